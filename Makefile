@@ -1,0 +1,41 @@
+# Everything works from a fresh clone with Python 3.11+ and make: each target sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-all lint format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+setup: $(STAMP)  ## make .venv with everything that training, tests and linting need
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "edgesea needs Python 3.11 or newer; call: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## run the whole pipeline on a synthetic city, offline, in a few minutes
+	$(BIN)/edgesea demo --out runs/demo
+
+test: $(STAMP)  ## run what CI runs
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-all: $(STAMP)  ## also the tests that take minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and caches, but no runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Audio in, windows and log-mel spectrograms out."""

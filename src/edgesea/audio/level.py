@@ -1,0 +1,78 @@
+"""Sound levels of windows: A-weighted from the samples, or averaged from measured readings."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+FLOOR = -120.0  # dB re full scale of digital silence
+
+
+@lru_cache(maxsize=8)
+def _a_weights(samples: int, sample_rate: int) -> NDArray[np.float64]:
+    """Power weights of the rFFT bins: the A curve of IEC 61672-1 (analytic form), 0 dB at 1 kHz."""
+    squared = np.asarray(np.fft.rfftfreq(samples, 1.0 / sample_rate), np.float64) ** 2
+
+    def response(f2: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        tails = np.sqrt((f2 + 107.7**2) * (f2 + 737.9**2))
+        return np.asarray(12194.0**2 * np.square(f2) / ((f2 + 20.6**2) * tails * (f2 + 12194.0**2)))
+
+    weights = np.square(response(squared) / response(1000.0**2))
+    weights[1 : (samples + 1) // 2] *= 2.0  # both halves of the spectrum
+    return np.asarray(weights)
+
+
+def a_weighted_level(windows: Float32, sample_rate: int) -> Float32:
+    """A-weighted level of each window in dB re full scale.
+
+    A 1 kHz sine of amplitude 1 has 0 dB (AES17); digital silence is given -120 dB.
+
+    Parameters
+    ----------
+    windows : ndarray, (N, W) float32
+        Audio in [-1, 1].
+    sample_rate : int
+        Rate in Hz.
+
+    Returns
+    -------
+    ndarray, (N,) float32
+    """
+    samples = windows.shape[1]
+    weights = _a_weights(samples, sample_rate)
+    power = np.array([np.sum(weights * np.abs(np.fft.rfft(window)) ** 2) for window in windows]) / samples**2
+    return np.asarray(10.0 * np.log10(np.maximum(2.0 * power, 10 ** (FLOOR / 10))), np.float32)
+
+
+def measured_level(
+    readings: Sequence[float], rate: float, starts: NDArray[np.int64], window: int, sample_rate: int
+) -> Float32:
+    """Energy average of the readings that fall into each window.
+
+    Parameters
+    ----------
+    readings : sequence of float
+        Levels in dB SPL, `rate` per second from the start of the clip; a single one holds for the whole clip.
+    rate : float
+        Readings per second.
+    starts : ndarray, (N,) int
+        First sample of each window.
+    window, sample_rate : int
+        Samples of a window; rate in Hz.
+
+    Returns
+    -------
+    ndarray, (N,) float32
+        dB SPL; where a window lies after the last reading, that reading.
+    """
+    energy = 10.0 ** (np.asarray(readings, np.float64) / 10.0)
+    if len(energy) == 1:
+        return np.full(len(starts), readings[0], np.float32)
+    seconds = starts / sample_rate
+    first = np.clip(np.floor(seconds * rate), 0, len(energy) - 1).astype(int)
+    last = np.clip(np.ceil((seconds + window / sample_rate) * rate), first + 1, len(energy)).astype(int)
+    total = np.concatenate([[0.0], np.cumsum(energy)])
+    return np.asarray(10.0 * np.log10((total[last] - total[first]) / (last - first)), np.float32)

@@ -1,0 +1,188 @@
+"""Framing: the one specification, in integer samples, of how a clip is cut into windows.
+
+With window ``W``, hop ``H`` and left padding ``pad`` (``W // 2`` when centred, else 0), window ``k`` covers the samples
+``k * H - pad ... k * H - pad + W`` of the clip. The end is zero-padded so that every sample is covered; a clip shorter
+than ``W`` gives one window.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.errors import EdgeseaError
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How clips are cut into windows.
+
+    Parameters
+    ----------
+    window : float
+        Length of a window in seconds.
+    hop : float
+        Distance between the starts of two windows in seconds.
+    center : bool
+        Precede the clip by half a window of zeros, so that ``k * hop`` is the middle of window ``k``.
+    """
+
+    window: float = 1.0
+    hop: float = 1.0
+    center: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("window", "hop"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise EdgeseaError(f"{name} must be a positive number of seconds, not {value!r}")
+
+    def at(self, sample_rate: int) -> "SampleFraming":
+        """The same framing in samples at `sample_rate` (Hz).
+
+        Raises
+        ------
+        EdgeseaError
+            If the window or the hop is shorter than one sample.
+        """
+        window, hop = round(self.window * sample_rate), round(self.hop * sample_rate)
+        if window < 1 or hop < 1:
+            raise EdgeseaError(
+                f"window {self.window} s or hop {self.hop} s is shorter than a sample at {sample_rate} Hz"
+            )
+        return SampleFraming(window, hop, window // 2 if self.center else 0)
+
+    def timestamps(self, count: int) -> NDArray[np.float64]:
+        """Timestamps ``k * hop`` of the first `count` windows, (count,) in seconds."""
+        return np.arange(count, dtype=np.float64) * self.hop
+
+
+@dataclass(frozen=True)
+class SampleFraming:
+    """A framing in integer samples at one rate; see the module's specification."""
+
+    window: int
+    hop: int
+    pad: int
+
+    def count(self, length: int) -> int:
+        """Number of windows of a clip of `length` samples."""
+        return 1 + max(0, -(-(length + self.pad - self.window) // self.hop))
+
+    def start(self, index: int) -> int:
+        """First sample of window `index` (negative inside the left padding)."""
+        return index * self.hop - self.pad
+
+    def cut(self, audio: Float32) -> Float32:
+        """All windows of a clip.
+
+        Parameters
+        ----------
+        audio : ndarray, (samples,)
+            The whole clip.
+
+        Returns
+        -------
+        ndarray, (count, window)
+            A read-only view of a padded copy, of the same dtype.
+        """
+        count = self.count(len(audio))
+        length = (count - 1) * self.hop + self.window
+        padded = np.zeros(max(length, self.pad + len(audio)), audio.dtype)
+        padded[self.pad : self.pad + len(audio)] = audio
+        return np.lib.stride_tricks.sliding_window_view(padded[:length], self.window)[:: self.hop]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of consecutive windows of one clip, with the audio they cover.
+
+    Attributes
+    ----------
+    first : int
+        Index of the first window.
+    count : int
+        Number of windows.
+    audio : ndarray, (samples,)
+        The samples from the start of the first window (without the left padding) to the end of the last.
+    """
+
+    first: int
+    count: int
+    audio: Float32
+
+
+class PieceCutter:
+    """Cuts a stream of chunks of any size into pieces of at most `size` windows, in constant memory.
+
+    Feeding all chunks and then calling `finish` yields the windows that `SampleFraming.cut` gives for the whole clip.
+    """
+
+    def __init__(self, framing: SampleFraming, size: int) -> None:
+        self.framing = framing
+        self.size = size
+        self.length = 0  # samples seen
+        self._first = 0  # first window of the next piece
+        self._offset = 0  # position in the clip of the first buffered sample
+        self._buffer: list[Float32] = []
+
+    def feed(self, chunk: Float32) -> Iterator[Piece]:
+        """Yield the pieces that `chunk` completes."""
+        self._buffer.append(chunk)
+        self.length += len(chunk)
+        # Strictly more than the piece needs: the last piece is cut by finish(), which knows where the clip ends.
+        while self.length > self.framing.start(self._first + self.size - 1) + self.framing.window:
+            yield self._take(self.size, self.framing.start(self._first + self.size - 1) + self.framing.window)
+
+    def finish(self, count: int | None = None) -> Iterator[Piece]:
+        """Yield the remaining windows, zero-padded at the end.
+
+        Parameters
+        ----------
+        count : int, optional
+            Total number of windows wanted (that of another rate of the same clip); default: the framing's own.
+        """
+        total = self.framing.count(self.length) if count is None else count
+        while self._first < total:
+            size = min(self.size, total - self._first)
+            yield self._take(size, self.framing.start(self._first + size - 1) + self.framing.window)
+
+    def _take(self, count: int, end: int) -> Piece:
+        begin = max(0, self.framing.start(self._first))
+        buffered = np.concatenate(self._buffer) if self._buffer else np.zeros(0, np.float32)
+        audio = buffered[begin - self._offset : end - self._offset]
+        audio = np.pad(audio, (0, end - begin - len(audio)))
+        piece = Piece(self._first, count, audio)
+        self._first += count
+        keep = max(0, self.framing.start(self._first))
+        self._buffer = [buffered[keep - self._offset :]]
+        self._offset = min(keep, self.length)
+        return piece
+
+
+def piece_windows(piece: Piece, framing: SampleFraming) -> Float32:
+    """The windows of a piece, (count, window), with the left padding of the first ones restored."""
+    begin = framing.start(piece.first)
+    audio = np.pad(piece.audio, (-begin, 0)) if begin < 0 else piece.audio
+    view = np.lib.stride_tricks.sliding_window_view(audio, framing.window)
+    return view[:: framing.hop][: piece.count]
+
+
+def batches(windows: Iterable[Float32], size: int) -> Iterator[Float32]:
+    """Regroup blocks of windows (n_i, W) into batches of exactly `size` (the last may be smaller)."""
+    pending: list[Float32] = []
+    count = 0
+    for block in windows:
+        while len(block):
+            part = block[: size - count]
+            pending.append(part)
+            count += len(part)
+            block = block[len(part) :]
+            if count == size:
+                yield np.concatenate(pending)
+                pending, count = [], 0
+    if pending:
+        yield np.concatenate(pending)

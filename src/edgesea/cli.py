@@ -1,0 +1,101 @@
+"""The command line: one command for each stage, generated from the stages' signatures and docstrings."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from edgesea.errors import EdgeseaError
+
+
+def _commands() -> dict[str, Callable[..., Any]]:
+    from edgesea.demo import demo
+    from edgesea.distill import distill
+    from edgesea.embed import embed
+    from edgesea.evaluate import evaluate
+    from edgesea.extract import extract
+    from edgesea.pipeline import run
+    from edgesea.reduction import reduce
+    from edgesea.report import report
+    from edgesea.sampling import sample
+
+    stages = (extract, sample, reduce, distill, embed, evaluate, run, report, demo)
+    return {function.__name__: function for function in stages}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Default: those of the process.
+
+    Returns
+    -------
+    int
+        0; 1 for an error in input, options or files; 130 if interrupted. (argparse exits with 2 for a wrong call.)
+    """
+    from jsonargparse import auto_cli, set_parsing_settings
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("edgesea").setLevel(logging.INFO)
+    set_parsing_settings(docstring_parse_style=_numpydoc())
+    try:
+        result = auto_cli(
+            _commands(),  # type: ignore[arg-type]
+            args=arguments,
+            prog="edgesea",
+            as_positional=True,
+            description="Make a big audio-embedding model small, specialised for your recordings.",
+        )
+        if isinstance(result, dict):
+            print(json.dumps(_brief(result), indent=2, default=str))
+        return 0
+    except EdgeseaError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("edgesea: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, MemoryError) as error:
+        return _fail(_system_error(error))
+
+
+def _fail(message: str) -> int:
+    print(f"edgesea: error: {message}", file=sys.stderr)
+    return 1
+
+
+def _system_error(error: OSError | MemoryError) -> str:
+    import errno
+
+    if isinstance(error, MemoryError):
+        return "out of memory; choose smaller parts, batches or fewer workers"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    name = f"{error.filename}: " if error.filename else ""
+    text = f"{name}{error.strerror or error}"
+    return f"{text}; free some space, then the same command goes on from here" if full else text
+
+
+def _numpydoc() -> Any:
+    from docstring_parser import DocstringStyle
+
+    return DocstringStyle.NUMPYDOC
+
+
+def _brief(result: dict[str, Any]) -> dict[str, Any]:
+    """The result without lists too long to read on a terminal."""
+    return {
+        key: _brief(value) if isinstance(value, dict) else value
+        for key, value in result.items()
+        if not (isinstance(value, list) and len(value) > 8)
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""``distill``: train a student on phi(teacher)."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.files import read_json, write_json
+from edgesea.version import versions
+
+log = logging.getLogger(__name__)
+PLAN_FILE, RESULTS_FILE = "plan.json", "results.json"
+
+
+def distill(
+    table: Path,
+    reduction: Path,
+    out: Path,
+    *,
+    student: Literal["sea-512", "sea-256", "sea-128", "sea-64"] = "sea-64",
+    head: Literal["linear", "relu_max"] = "linear",
+    filters: list[int] | None = None,
+    n_mels: int = 64,
+    n_fft: int = 1024,
+    hop_length: int = 160,
+    fmax: float | None = None,
+    epochs: int = 50,
+    epoch_size: int | None = None,
+    batch_size: int = 64,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    schedule: Literal["plateau", "onecycle"] = "plateau",
+    patience: int = 10,
+    keep: Literal["auto", "best", "last"] = "auto",
+    save_every: int = 0,
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    devices: int = 1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Train a student so that its embedding of a window comes close to the reduced embedding of the teacher.
+
+    Killed, it goes on from the last finished epoch when it is started again with the same options, with the same
+    result as if it had not been killed.
+
+    Parameters
+    ----------
+    table : Path
+        Folder of a table; its training windows train, its validation windows validate.
+    reduction : Path
+        Folder of a reduction; its size is that of the student's embedding.
+    out : Path
+        Folder of the student: checkpoint, model card, metrics.csv, results.json.
+    student : {"sea-512", "sea-256", "sea-128", "sea-64"}
+        Architecture (the paper's Student 0 to 3).
+    head : {"linear", "relu_max"}
+        linear: a linear layer on maximum and mean of the last feature map. relu_max: as published.
+    filters : list of int, optional
+        Filters of each block, instead of the architecture's.
+    n_mels : int
+        Mel bands.
+    n_fft : int
+        FFT length in samples at the table's rate.
+    hop_length : int
+        Samples between two frames.
+    fmax : float, optional
+        Upper edge of the mel bands in Hz; default: half the rate.
+    epochs : int
+        Passes over the training windows at most.
+    epoch_size : int, optional
+        Windows in an epoch, for tables so large that a pass is too long; default: all.
+    batch_size : int
+        Windows in a batch (of each device).
+    lr : float
+        Learning rate of Adam (the highest one, if one-cycle).
+    weight_decay : float
+        Decoupled weight decay.
+    schedule : {"plateau", "onecycle"}
+        plateau: a tenth of the rate after 5 epochs without improvement. onecycle: one rise and fall over all epochs.
+    patience : int
+        Stop after so many epochs without an improvement by 1e-4; 0: never. One-cycle always runs to its end.
+    keep : {"auto", "best", "last"}
+        Which epoch's weights are the student; auto: best on the validation windows, or last if one-cycle.
+    save_every : int
+        Keep the checkpoint of every so many epochs; 0: only best and last.
+    precision : {"auto", "32-true", "bf16-mixed", "16-mixed"}
+        Precision of training; auto: bf16-mixed where the hardware has it. Validation is always in single precision.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where to train.
+    devices : int
+        Number of devices (data parallel).
+    seed : int
+        Seed of weights and order.
+
+    Returns
+    -------
+    dict
+        On the validation windows: r2 (share of the target's variance explained), mse, mae, cosine; parameters, epochs.
+
+    Raises
+    ------
+    EdgeseaError
+        If table, reduction and options do not fit together, `out` holds another student, or training diverges.
+    """
+    try:
+        from edgesea.distill import train as training
+        from edgesea.distill.data import OrderedWindows, ShuffledWindows, WindowSource
+        from edgesea.distill.module import Distiller, Objective
+    except ModuleNotFoundError as error:
+        raise missing_extra(str(error.name), "train") from error
+    from edgesea.models import resolve_device
+    from edgesea.models.card import model_card
+    from edgesea.models.student import Student, StudentConfig
+    from edgesea.models.student_files import save_student
+    from edgesea.reduction import load_reduction
+    from edgesea.reduction.base import REDUCTION_FILE
+    from edgesea.table.reader import Table
+
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr), ("devices", devices)):
+        if not value > 0:
+            raise EdgeseaError(f"{name} must be positive, not {value}")
+    source, phi = Table(table), load_reduction(reduction)
+    if phi.input_size != source.embedding_size:
+        raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
+    device_name = resolve_device(device)
+    actual_precision = training.resolve_precision(precision, device_name)
+    config = StudentConfig.named(
+        student,
+        embedding_size=phi.output_size,
+        head=head,
+        filters=None if filters is None else tuple(filters),
+        sample_rate=source.sample_rate,
+        window=source.framing.window,
+        n_mels=n_mels,
+        n_fft=n_fft,
+        hop_length=hop_length,
+        fmax=fmax,
+    )
+    reduction_info = read_json(Path(reduction) / REDUCTION_FILE)
+    plan = {
+        "table": source.info["manifest_sha256"],
+        "teacher": source.info["teacher"],
+        "reduction": {key: reduction_info.get(key) for key in ("method", "output_size", "windows", "provenance")},
+        "architecture": config.to_dict(),
+        "training": {
+            "epochs": epochs,
+            "epoch_size": epoch_size,
+            "batch_size": batch_size * devices,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "schedule": schedule,
+            "patience": 0 if schedule == "onecycle" else patience,
+            "keep": ("last" if schedule == "onecycle" else "best") if keep == "auto" else keep,
+            "precision": actual_precision,
+            "seed": seed,
+        },
+    }
+    folder = Path(out)
+    finished = _claim(folder, plan)
+    if finished is not None:
+        return finished
+    training.seed(seed)
+    network = Student(config)
+    rank, world = training.process_rank(devices)
+    train = ShuffledWindows(WindowSource(source, phi, "train"), batch_size, epoch_size, seed, rank, world)
+    validation = OrderedWindows(WindowSource(source, phi, "validate"), batch_size, rank, world)
+    module = Distiller(network, Objective(lr, weight_decay, schedule, epochs), train, validation)
+    checkpoints = folder / "checkpoints"
+    options = plan["training"]
+    trainer = training.make_trainer(
+        checkpoints,
+        module,
+        patience=options["patience"],
+        save_every=save_every,
+        precision=actual_precision,
+        devices=devices,
+        device=device_name,
+    )
+    scores = training.fit(module, trainer, checkpoints, options["keep"])
+    parameters = sum(p.numel() for p in network.parameters())
+    result = {"student": str(out), "parameters": parameters, **scores}
+    if trainer.is_global_zero:
+        provenance = {**plan, "scores": scores, "versions": versions()}
+        save_student(network.float(), folder, provenance, model_card(config, provenance, parameters))
+        write_json(folder / RESULTS_FILE, result)
+    return result
+
+
+def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """Claim the folder for this plan; returns the results if it is finished already."""
+    path = folder / PLAN_FILE
+    if path.exists():
+        found = read_json(path)
+        if found != plan:
+            keys = sorted(key for key in plan.keys() | found.keys() if plan.get(key) != found.get(key))
+            raise EdgeseaError(
+                f"{folder}: holds a student made from other input or options (other {', '.join(keys)}); choose another "
+                "folder or delete it"
+            )
+        if (folder / RESULTS_FILE).exists():
+            log.info("%s is finished; nothing to do", folder)
+            result: dict[str, Any] = read_json(folder / RESULTS_FILE)
+            return result
+        return None
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EdgeseaError(f"{folder}: not empty and no student of `edgesea distill`; choose another folder")
+    write_json(path, plan)
+    return None

@@ -1,0 +1,179 @@
+"""The distillation objective as a Lightning module, and the measures of how well the student meets its target."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from edgesea.distill.data import Epoch, OrderedWindows, ShuffledWindows
+from edgesea.models.student import Student
+
+Schedule = Literal["plateau", "onecycle"]
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Optimiser and schedule: Adam with learning rate `lr` and decoupled `weight_decay` over `epochs` epochs."""
+
+    lr: float
+    weight_decay: float
+    schedule: Schedule
+    epochs: int
+
+
+class FitMeasure:
+    """Sums over windows from which MSE, MAE, cosine similarity and R2 follow.
+
+    R2 is the share of the target's variance that the student explains: ``1 - sum (t - y)^2 / sum (t - mean t)^2``, for
+    each dimension, and in total with both sums over all dimensions.
+
+    Parameters
+    ----------
+    size : int
+        Dimensions d.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.per_dimension = torch.zeros(3, size, dtype=torch.float64)  # squared error, target, squared target
+        self.scalars = torch.zeros(3, dtype=torch.float64)  # windows, absolute error, cosine
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add windows: outputs and targets (B, d)."""
+        y, t = outputs.detach().cpu().double(), targets.detach().cpu().double()
+        self.per_dimension += torch.stack([(t - y).square().sum(0), t.sum(0), t.square().sum(0)])
+        cosine = functional.cosine_similarity(t, y, dim=1).sum()
+        self.scalars += torch.stack([torch.tensor(float(len(t)), dtype=torch.float64), (t - y).abs().sum(), cosine])
+
+    def result(self) -> dict[str, Any]:
+        """mse, mae, cosine, r2 and r2_per_dimension."""
+        count = float(self.scalars[0])
+        error, total, squared = self.per_dimension
+        variance = squared - total.square() / count
+        size = len(error)
+        # A dimension whose target does not vary on these windows has no R2.
+        varies = variance > 1e-9 * squared.clamp_min(1e-30)
+        per_dimension = torch.where(varies, 1.0 - error / variance.clamp_min(1e-30), torch.nan)
+        return {
+            "mse": float(error.sum()) / count / size,
+            "mae": float(self.scalars[1]) / count / size,
+            "cosine": float(self.scalars[2]) / count,
+            "r2": 1.0 - float(error.sum() / variance.sum()) if bool(varies.any()) else math.nan,
+            "r2_per_dimension": [None if math.isnan(value) else value for value in per_dimension.tolist()],
+        }
+
+
+class Distiller(LightningModule):
+    """Trains a student to minimise ``mean || f_S(x) - phi(f_T(x)) ||^2``.
+
+    Learning-rate schedules are stepped here and not by the trainer, which saves its checkpoint before it steps
+    ReduceLROnPlateau: a resumed run would differ from an uninterrupted one.
+
+    Parameters
+    ----------
+    student : Student
+        What is trained.
+    objective : Objective
+        Optimiser and schedule.
+    train, validation : ShuffledWindows, OrderedWindows
+        Batches of int16 audio (B, W) and targets (B, d).
+    """
+
+    def __init__(
+        self, student: Student, objective: Objective, train: ShuffledWindows, validation: OrderedWindows
+    ) -> None:
+        super().__init__()
+        self.student, self.objective = student, objective
+        self._train, self._validation = train, validation
+        self.history: list[dict[str, float]] = []  # one row an epoch
+        self._scheduler: LRScheduler | ReduceLROnPlateau
+        self._scheduler_state: dict[str, Any] | None = None
+        self._loss_sum, self._loss_count = 0.0, 0
+        self.measure = FitMeasure(student.embedding_size)
+
+    def train_dataloader(self) -> Epoch:
+        """Batches of the current epoch; asked for in every epoch."""
+        return self._train.epoch(self.current_epoch)
+
+    def val_dataloader(self) -> OrderedWindows:
+        """All validation windows."""
+        return self._validation
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Embeddings (B, d) of int16 audio (B, W)."""
+        result: Tensor = self.student(audio.float() / 32767.0)
+        return result
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Mean squared error of a batch."""
+        audio, targets = batch
+        loss = functional.mse_loss(self(audio).float(), targets)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss.item()} in epoch {self.current_epoch + 1}")
+        self._loss_sum += float(loss.detach()) * len(targets)
+        self._loss_count += len(targets)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start a new measurement."""
+        self.measure = FitMeasure(self.student.embedding_size)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Measure a batch in full precision, as the student will be used."""
+        audio, targets = batch
+        with torch.autocast(self.device.type, enabled=False):
+            self.measure.update(self(audio), targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Combine the processes' measurements, step the plateau schedule, extend the history."""
+        reduce = self.trainer.strategy.reduce
+        for sums in (self.measure.per_dimension, self.measure.scalars):
+            device_sums = sums.to(self.device if self.device.type != "mps" else "cpu")
+            sums.copy_(reduce(device_sums, reduce_op="sum"))
+        result = self.measure.result()
+        self.log("val_mse", result["mse"], sync_dist=False)
+        if self.trainer.state.fn != "fit":
+            return
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(result["mse"])
+        row = {"epoch": self.current_epoch + 1, "lr": float(self._optimizer().param_groups[0]["lr"])}
+        row |= {"train_mse": self._loss_sum / max(1, self._loss_count)}
+        row |= {f"val_{name}": result[name] for name in ("mse", "mae", "cosine", "r2")}
+        self.history.append(row)
+        self._loss_sum, self._loss_count = 0.0, 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Step the one-cycle schedule."""
+        if isinstance(self._scheduler, OneCycleLR):
+            self._scheduler.step()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.trainer.optimizers[0]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam (AdamW if there is weight decay), and the schedule that goes with it."""
+        options = self.objective
+        kind = torch.optim.AdamW if options.weight_decay else torch.optim.Adam
+        optimizer = kind(self.student.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+        if options.schedule == "onecycle":
+            steps = options.epochs * self._train.batches
+            self._scheduler = OneCycleLR(optimizer, max_lr=options.lr, total_steps=steps + 1, pct_start=0.3)
+        else:
+            self._scheduler = ReduceLROnPlateau(optimizer, factor=0.1, patience=5)
+        if self._scheduler_state is not None:
+            self._scheduler.load_state_dict(self._scheduler_state)
+        return optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the schedule and the history."""
+        checkpoint["edgesea"] = {"scheduler": self._scheduler.state_dict(), "history": self.history}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what `on_save_checkpoint` stored."""
+        self.history = list(checkpoint["edgesea"]["history"])
+        self._scheduler_state = checkpoint["edgesea"]["scheduler"]

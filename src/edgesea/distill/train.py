@@ -1,0 +1,208 @@
+"""Running the distillation: trainer, checkpoints, resume, and the student that comes out."""
+
+import csv
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from tqdm import tqdm
+
+from edgesea.distill.module import Distiller
+from edgesea.errors import EdgeseaError
+from edgesea.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """``auto`` becomes bf16-mixed where the hardware multiplies in bfloat16, else 32-true."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if device == "cpu":
+        return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_avx512_bf16() else "32-true"
+    return "32-true"
+
+
+def _has_avx512_bf16() -> bool:
+    cpu = torch.backends.cpu.get_cpu_capability()
+    flags = Path("/proc/cpuinfo")
+    known = flags.read_text() if flags.is_file() else ""
+    return cpu.startswith("AVX512") and ("avx512_bf16" in known or "amx_bf16" in known)
+
+
+class ProgressBar(Callback):
+    """One bar over all epochs, in windows."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar where a resumed run stands."""
+        assert isinstance(pl_module, Distiller)
+        epoch_windows = len(pl_module.train_dataloader()) * pl_module._train.global_batch
+        done = pl_module.current_epoch * epoch_windows
+        total = (trainer.max_epochs or 0) * epoch_windows
+        hidden = None if trainer.is_global_zero else True
+        self._bar = tqdm(total=total, initial=done, unit="window", desc="distill", disable=hidden, smoothing=0.05)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Advance by a batch."""
+        assert isinstance(pl_module, Distiller)
+        self._bar.update(pl_module._train.global_batch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the epoch's result."""
+        assert isinstance(pl_module, Distiller)
+        row = pl_module.history[-1]
+        self._bar.set_postfix_str(f"epoch {row['epoch']}, mse {row['train_mse']:.4g}, val R2 {row['val_r2']:.3f}")
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class HistoryFile(Callback):
+    """Keeps ``metrics.csv`` equal to the module's history, also after a resume from an earlier epoch."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write all rows anew."""
+        assert isinstance(pl_module, Distiller)
+        if trainer.is_global_zero:
+            with atomic_path(self._path) as temporary, temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(pl_module.history[0]))
+                writer.writeheader()
+                writer.writerows(pl_module.history)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's tips and environment reports out of the log."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*(num_workers|isinstance\\(treespec|litlogger).*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def make_trainer(
+    folder: Path, module: Distiller, *, patience: int, save_every: int, precision: str, devices: Any, device: str
+) -> Trainer:
+    """A trainer with the paper's early stopping, and checkpoints below `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets ``last.ckpt``, ``best.ckpt`` and ``epoch-NNNN.ckpt``.
+    module : Distiller
+        What will be trained.
+    patience : int
+        Epochs without an improvement of the validation MSE by 1e-4 until training stops; 0: never.
+    save_every : int
+        Keep the checkpoint of every so many epochs; 0: none.
+    precision : str
+        Lightning's name: 32-true, bf16-mixed, 16-mixed.
+    devices : int or str
+        Number of devices, or auto.
+    device : str
+        cpu, cuda or mps.
+    """
+    keep: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    callbacks: list[Callback] = [
+        HistoryFile(folder.parent / "metrics.csv"),
+        ProgressBar(),
+        ModelCheckpoint(filename="best", monitor="val_mse", mode="min", **keep),
+    ]
+    if patience:
+        callbacks.append(EarlyStopping("val_mse", min_delta=1e-4, patience=patience, check_on_train_epoch_end=False))
+    if save_every:
+        name = "epoch-{epoch:04d}"
+        every = ModelCheckpoint(name, every_n_epochs=save_every, save_top_k=-1, auto_insert_metric_name=False, **keep)
+        callbacks.append(every)
+    callbacks.append(ModelCheckpoint(filename="last", **keep))  # the last to be written: it marks the epoch as done
+    distributed = devices not in (1, "1") and device != "mps"
+    with quiet_lightning():
+        return Trainer(
+            accelerator={"cuda": "gpu"}.get(device, device),
+            devices=devices,
+            strategy=DDPStrategy(broadcast_buffers=False) if distributed else "auto",
+            precision=precision,  # type: ignore[arg-type]
+            max_epochs=module.objective.epochs,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            logger=False,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+
+def fit(module: Distiller, trainer: Trainer, folder: Path, keep: str) -> dict[str, Any]:
+    """Train, or go on from ``last.ckpt``; leave the kept weights in the module and measure them.
+
+    Parameters
+    ----------
+    module, trainer : Distiller, Trainer
+        From `make_trainer`.
+    folder : Path
+        Where the checkpoints are.
+    keep : {"best", "last"}
+        Which epoch's weights become the student.
+
+    Returns
+    -------
+    dict
+        mse, mae, cosine, r2, r2_per_dimension on the validation windows, and the number of epochs run.
+
+    Raises
+    ------
+    EdgeseaError
+        If the loss became NaN or infinite.
+    """
+    last = folder / "last.ckpt"
+    with quiet_lightning():
+        if last.exists():
+            log.info("resuming from %s", last)
+        try:
+            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+        except FloatingPointError as error:
+            raise EdgeseaError(f"distill: {error}; lower lr ({module.objective.lr})") from error
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        state = torch.load(folder / f"{keep}.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(state)
+        trainer.validate(module, verbose=False)
+    return {**module.measure.result(), "epochs": len(module.history)}
+
+
+def seed(value: int) -> None:
+    """Seed torch (initial weights) and what Lightning's workers use."""
+    seed_everything(value, workers=True, verbose=False)
+
+
+def process_rank(devices: int) -> tuple[int, int]:
+    """Rank of this process and number of processes, before the process group exists (as launchers tell them)."""
+    import os
+
+    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or devices) if devices > 1 else 1
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
+    return (rank, world) if world > 1 else (0, 1)

@@ -1,0 +1,23 @@
+"""The one exception that means "the user can fix this": its message names the file or value and the remedy."""
+
+
+class EdgeseaError(ValueError):
+    """A problem in the input, the options or the files; the command line shows its message without a traceback."""
+
+
+def missing_extra(package: str, extra: str) -> EdgeseaError:
+    """Error for a module of an extra that is not installed.
+
+    Parameters
+    ----------
+    package : str
+        The distribution whose import failed.
+    extra : str
+        The extra of edgesea that installs it.
+
+    Returns
+    -------
+    EdgeseaError
+        To be raised by the caller (``raise missing_extra(...) from error``).
+    """
+    return EdgeseaError(f"{package} is not installed; it comes with: pip install 'edgesea[{extra}]'")

@@ -1,0 +1,146 @@
+"""Published weight files: downloaded once into a cache folder and verified on every use."""
+
+import hashlib
+import logging
+import os
+import uuid
+from pathlib import Path
+from types import ModuleType
+
+from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.models.checkpoint import file_digest
+
+logger = logging.getLogger(__name__)
+
+OPENL3_URL = "https://github.com/marl/openl3/raw/models/"
+EDGEL3_URL = "https://github.com/ksangeeta2429/edgel3/raw/models/"
+
+# git's ids of the published files in the branches behind the two URLs
+GIT_BLOBS = {
+    "openl3_audio_linear_env-v0_4_0.h5.gz": "7837407f033f3564c7e8d53fc4a4241fe160478b",
+    "openl3_audio_linear_music-v0_4_0.h5.gz": "4e2e61beb17865481c8b8791c72eac8307e2753a",
+    "openl3_audio_mel128_env-v0_4_0.h5.gz": "8c3dfee140f7776373841e5938a3e76c54f28942",
+    "openl3_audio_mel128_music-v0_4_0.h5.gz": "73ff29de441865318c4b3a3f98c40763c4773e7c",
+    "openl3_audio_mel256_env-v0_4_0.h5.gz": "34dbd7a91cdd2de6a3d6d036ac0a24d27d78e3cc",
+    "openl3_audio_mel256_music-v0_4_0.h5.gz": "15e483646fa3d4091a463f0affbb706e6bbbb098",
+    "edgel3_sea_ust_audio_emb_512.h5.gz": "116703e97997cc316d7163ede5d2f5e4d4018f87",
+    "edgel3_sea_ust_audio_emb_256.h5.gz": "6be46fee2c278b79d9f77f064146a9493eff2f83",
+    "edgel3_sea_ust_audio_emb_128.h5.gz": "162576876259e8267eb6cefe09470dbf153ed6fc",
+    "edgel3_sea_ust_audio_emb_64.h5.gz": "f3535405c91fe8da71f6456adb8a061213324239",
+}
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``EDGESEA_CACHE`` if it is set, otherwise the system's cache folder for edgesea."""
+    folder = os.environ.get("EDGESEA_CACHE")
+    if folder:
+        return Path(folder).expanduser()
+    return Path(_pooch().os_cache("edgesea"))
+
+
+def git_blob_id(path: Path) -> str:
+    """The id of a file in git: sha1 of ``blob``, a space, the size, a zero byte and the content, in hexadecimal."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
+    """A file from the cache, downloaded first if it is not there.
+
+    A file without a known id is trusted the first time: its sha256 is written to ``NAME.sha256`` beside it (a line that
+    ``sha256sum --check`` reads) and compared on every later use.
+
+    Parameters
+    ----------
+    url : str
+        Where the file is published (http or https).
+    name : str
+        Its name in the cache folder.
+    git_blob : str, optional
+        The git blob id that it must have.
+
+    Returns
+    -------
+    Path
+        The verified file.
+
+    Raises
+    ------
+    EdgeseaError
+        If it cannot be downloaded, or is not the expected file.
+    """
+    path = cache_folder() / name
+    try:
+        if path.is_file():
+            _verify(path, path, git_blob, f"{path}: not the published file", "delete it to download it again")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _store(url, path, git_blob)
+    except OSError as error:
+        raise EdgeseaError(
+            f"{path}: cannot be used ({error.strerror or error}); set EDGESEA_CACHE to a folder that can be written"
+        ) from error
+    return path
+
+
+def _store(url: str, path: Path, git_blob: str | None) -> None:
+    """Download, verify, and only then give the file its name."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # another process may be fetching the same file
+    try:
+        _download(url, partial, path)
+        _verify(partial, path, git_blob, f"{url}: not the expected file", _by_hand(path))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _download(url: str, target: Path, path: Path) -> None:
+    """Store what `url` gives in `target`; `path` is where it will be kept."""
+    pooch = _pooch()
+    import requests  # comes with pooch
+
+    logger.info("downloading %s to %s", url, path)
+    # Without the header a server may send a .gz file as an encoded .h5 file, which would arrive decompressed
+    download = pooch.HTTPDownloader(
+        progressbar=True, chunk_size=2**16, timeout=30, headers={"Accept-Encoding": "identity"}
+    )
+    try:
+        download(url, str(target), None)
+    except requests.RequestException as error:
+        raise EdgeseaError(f"{url}: cannot be downloaded ({error}); {_by_hand(path)}") from error
+
+
+def _by_hand(path: Path) -> str:
+    return f"get the file in another way and name it with weights=FILE, or put it there: {path}"
+
+
+def _verify(file: Path, path: Path, git_blob: str | None, problem: str, remedy: str) -> None:
+    """Raise EdgeseaError unless `file` has the git blob id, or else the sha256 recorded beside `path`.
+
+    Without a record, that of `file` becomes the record.
+    """
+    if git_blob is not None:
+        kind, expected, found = "git blob id", git_blob, git_blob_id(file)
+    else:
+        record = path.with_name(f"{path.name}.sha256")
+        kind, found = "sha256", file_digest(file)
+        words = record.read_text().split() if record.is_file() else []
+        if not words:
+            record.write_text(f"{found}  {path.name}\n")
+            logger.info("%s: no published hash is known; sha256 %s recorded in %s", path, found, record.name)
+        expected = words[0] if words else found
+        remedy += f"; if it was changed on purpose, delete {record}"
+    if found != expected:
+        raise EdgeseaError(f"{problem}: {kind} {found} instead of {expected}; {remedy}")
+
+
+def _pooch() -> ModuleType:
+    try:
+        import pooch
+    except ImportError as error:
+        raise missing_extra("pooch", "train") from error
+    module: ModuleType = pooch
+    return module

@@ -1,0 +1,160 @@
+"""EfficientAT teachers: MobileNetV3-large with a width multiplier, pretrained on AudioSet (Schmid et al., 2023)."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edgesea.audio.logmel import KaldiLogMel
+from edgesea.errors import EdgeseaError
+from edgesea.models.base import TorchModel
+from edgesea.models.checkpoint import file_digest, load_arrays, read_state_dict
+from edgesea.models.download import fetch
+
+WIDTHS = {"mn04": 0.4, "mn05": 0.5, "mn10": 1.0, "mn20": 2.0, "mn40": 4.0}
+FILES = {
+    "mn04": "mn04_as_mAP_432.pt",
+    "mn05": "mn05_as_mAP_443.pt",
+    "mn10": "mn10_as_mAP_471.pt",
+    "mn20": "mn20_as_mAP_478.pt",
+    "mn40": "mn40_as_mAP_484.pt",
+}
+URL = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+
+# MobileNetV3-large (Howard et al., 2019, table 1): kernel, expanded channels, channels out, squeeze-excite, stride;
+# blocks up to the sixth use ReLU, the others hard-swish.
+BLOCKS = [
+    (3, 16, 16, False, 1),
+    (3, 64, 24, False, 2),
+    (3, 72, 24, False, 1),
+    (5, 72, 40, True, 2),
+    (5, 120, 40, True, 1),
+    (5, 120, 40, True, 1),
+    (3, 240, 80, False, 2),
+    (3, 200, 80, False, 1),
+    (3, 184, 80, False, 1),
+    (3, 184, 80, False, 1),
+    (3, 480, 112, True, 1),
+    (3, 672, 112, True, 1),
+    (5, 672, 160, True, 2),
+    (5, 960, 160, True, 1),
+    (5, 960, 160, True, 1),
+]
+RELU_BLOCKS = 6
+
+
+def _round_channels(channels: float) -> int:
+    """Nearest multiple of 8, at least 8 and at least 90 % of `channels`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _conv_norm(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int, activation: type[nn.Module] | None
+) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01)]
+    if activation is not None:
+        layers.append(activation())
+    return nn.Sequential(*layers)
+
+
+class _SqueezeExcite(nn.Module):
+    """Channel gates from the mean of the feature map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = _round_channels(channels // 4)
+        self.fc1 = nn.Linear(channels, squeezed)
+        self.fc2 = nn.Linear(squeezed, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3))))))
+        return x * gates[:, :, None, None]
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(
+        self, inputs: int, kernel: int, expanded: int, outputs: int, gated: bool, stride: int, act: type[nn.Module]
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        if expanded != inputs:
+            layers.append(_conv_norm(inputs, expanded, 1, 1, 1, act))
+        layers.append(_conv_norm(expanded, expanded, kernel, stride, expanded, act))
+        if gated:
+            layers.append(_SqueezeExcite(expanded))
+        layers.append(_conv_norm(expanded, outputs, 1, 1, 1, None))
+        self.block = nn.Sequential(*layers)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x)
+        return x + y if self.residual else y
+
+
+class EfficientAT(TorchModel):
+    """An ``efficientat/mn*`` teacher: windows of any length at 32 kHz -> the globally averaged last feature map.
+
+    Parameters
+    ----------
+    variant : {"mn04", "mn05", "mn10", "mn20", "mn40"}
+        Width multiplier times ten.
+    """
+
+    sample_rate = 32000
+    window: float | None = None
+
+    def __init__(self, variant: str) -> None:
+        super().__init__()
+        scale = partial(_scaled, width=WIDTHS[variant])
+        channels = scale(16)
+        layers: list[nn.Module] = [_conv_norm(1, channels, 3, 2, 1, nn.Hardswish)]
+        for index, (kernel, expanded, outputs, gated, stride) in enumerate(BLOCKS):
+            act = nn.ReLU if index < RELU_BLOCKS else nn.Hardswish
+            layers.append(_InvertedResidual(channels, kernel, scale(expanded), scale(outputs), gated, stride, act))
+            channels = scale(outputs)
+        layers.append(_conv_norm(channels, 6 * channels, 1, 1, 1, nn.Hardswish))
+        self.id = f"efficientat/{variant}"
+        self.embedding_size = 6 * channels
+        self.log_mel = KaldiLogMel()
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Embeddings (B, D) of windows (B, W)."""
+        features: Tensor = self.features(self.log_mel(windows)[:, None])
+        return features.mean((2, 3))
+
+
+def _scaled(channels: int, width: float) -> int:
+    return _round_channels(channels * width)
+
+
+def load_efficientat(variant: str, weights: Path | None = None) -> EfficientAT:
+    """Load a published state dict (its classifier is not used).
+
+    Parameters
+    ----------
+    variant : {"mn04", "mn05", "mn10", "mn20", "mn40"}
+        Which width.
+    weights : Path, optional
+        The ``.pt`` file, loaded with ``weights_only=True``, so nothing in it is executed; default: download it.
+
+    Raises
+    ------
+    EdgeseaError
+        If the variant is unknown, the file is no state dict, or an array is missing, extra or misshapen.
+    """
+    if variant not in WIDTHS:
+        raise EdgeseaError(f"unknown teacher efficientat/{variant}; known: {', '.join(WIDTHS)}")
+    path = fetch(URL + FILES[variant], FILES[variant]) if weights is None else weights
+    model = EfficientAT(variant)
+    state = {
+        name.replace(".conc_se_layers.0.", "."): array
+        for name, array in read_state_dict(path).items()
+        if not name.startswith("classifier.")
+    }
+    load_arrays(model, state, path)
+    model.digest = file_digest(path)
+    return model

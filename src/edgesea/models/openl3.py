@@ -1,0 +1,116 @@
+"""OpenL3 teachers: look, listen and learn networks for one-second windows at 48 kHz (Cramer et al., ICASSP 2019)."""
+
+import re
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from edgesea.audio.logmel import LogMel
+from edgesea.errors import EdgeseaError
+from edgesea.models.base import TorchModel
+from edgesea.models.l3 import l3_blocks
+
+CONTENTS = ("env", "music")
+# Size of the final max pool over (bands, frames) of the last feature map for each embedding size
+POOLS = {
+    "mel128": {512: (16, 24), 6144: (4, 8)},
+    "mel256": {512: (32, 24), 6144: (8, 8)},
+    "linear": {512: (32, 24), 6144: (8, 8)},
+}
+VARIANTS = tuple(f"{content}-{bands}-{size}" for content in CONTENTS for bands in POOLS for size in POOLS[bands])
+FILTERS = (64, 128, 256, 512)
+
+
+class OpenL3(TorchModel):
+    """An ``openl3/*`` teacher: log-spectrogram, batch normalisation, four blocks of two convolutions, max pool.
+
+    Parameters
+    ----------
+    variant : str
+        One of `VARIANTS`: content of the training videos, input representation and embedding size, such as
+        ``env-mel256-512``.
+
+    Raises
+    ------
+    EdgeseaError
+        If the variant is unknown.
+    """
+
+    sample_rate = 48000
+    window: float | None = 1.0
+
+    def __init__(self, variant: str) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            known = ", ".join(f"openl3/{name}" for name in VARIANTS)
+            raise EdgeseaError(f"unknown model 'openl3/{variant}'; known: {known}")
+        self.id = f"openl3/{variant}"
+        _, bands, size = variant.split("-")
+        self.embedding_size = int(size)
+        self.log_mel = _log_mel(bands)
+        self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
+        # The last convolution is the embedding layer: no normalisation and no ReLU follow it
+        self.features = nn.Sequential(*l3_blocks(FILTERS)[:-2])
+        # It divides the feature map exactly, so that the 'same' padding of the original never comes into play
+        self.pool = nn.MaxPool2d(POOLS[bands][self.embedding_size])
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Embeddings (B, D) of windows (B, 48000); their order is that of (band, frame, channel)."""
+        features: Tensor = self.pool(self.features(self.input_norm(self.log_mel(windows)[:, None])))
+        return features.permute(0, 2, 3, 1).flatten(1)
+
+    def keras_order(self) -> list[str]:
+        """Names of the modules that hold the weights of a published file, in that file's order."""
+        return [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+
+
+def _log_mel(bands: str) -> LogMel:
+    if bands == "linear":
+        return LogMel(48000, 512, 242, None, root_of_power=False, padding="none")
+    n_mels = int(bands.removeprefix("mel"))
+    return LogMel(48000, 2048, 242, n_mels, scale="slaney", root_of_power=False, padding="end")
+
+
+def load_openl3(variant: str, weights: Path | None = None) -> OpenL3:
+    """Load an OpenL3 teacher.
+
+    Parameters
+    ----------
+    variant : str
+        One of `VARIANTS`, such as ``env-mel256-512``.
+    weights : Path, optional
+        A Keras weight file (``.h5`` or ``.h5.gz``); None: the published file, downloaded once and verified.
+
+    Raises
+    ------
+    EdgeseaError
+        If the variant is unknown, the download fails, or the file does not hold the weights of this variant.
+    """
+    from edgesea.models.checkpoint import file_digest, load_arrays
+    from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
+
+    model = OpenL3(variant)
+    content, bands, _ = variant.split("-")
+    if weights is None:
+        weights = _published(content, bands)
+    _check_name(weights, content, bands)
+    load_arrays(model, keras_to_torch(read_keras_h5(weights), model.keras_order(), weights), weights)
+    model.digest = file_digest(weights)
+    return model
+
+
+def _published(content: str, bands: str) -> Path:
+    from edgesea.models.download import GIT_BLOBS, OPENL3_URL, fetch
+
+    name = f"openl3_audio_{bands}_{content}-v0_4_0.h5.gz"
+    return fetch(OPENL3_URL + name, name, git_blob=GIT_BLOBS[name])
+
+
+def _check_name(weights: Path, content: str, bands: str) -> None:
+    """Refuse the published file of another variant: its arrays have the same names and shapes."""
+    published = re.match(r"openl3_audio_([a-z0-9]+)_([a-z]+)", weights.name)
+    if published and published.groups() != (bands, content):
+        raise EdgeseaError(
+            f"{weights}: its name says {published[2]} and {published[1]}, not {content} and {bands}; "
+            f"give openl3_audio_{bands}_{content}-v0_4_0.h5.gz"
+        )

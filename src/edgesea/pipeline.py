@@ -1,0 +1,265 @@
+"""``run``: one YAML file -> all stages -> a run directory; finished stages are skipped, changed ones redone."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import string
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgesea.distill import distill
+from edgesea.errors import EdgeseaError
+from edgesea.evaluate import evaluate
+from edgesea.extract import extract
+from edgesea.files import read_json, write_json
+from edgesea.reduction import reduce
+from edgesea.sampling import sample
+from edgesea.version import versions
+
+log = logging.getLogger(__name__)
+
+STAMPS = "stages.json"
+RESULTS = "results.json"
+CONFIG = "config.yaml"
+SYSTEMS = ("teacher", "reduced", "student")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes
+    ----------
+    function : callable
+        What it runs.
+    artifact : str
+        What it writes, below the run directory.
+    needs : tuple of str
+        The stages whose artifacts it reads.
+    fixed : tuple of str
+        The function's parameters that the pipeline sets, so that the YAML must not.
+    runtime : tuple of str
+        Options that change how fast it runs, but not its result.
+    """
+
+    function: Callable[..., dict[str, Any]]
+    artifact: str
+    needs: tuple[str, ...]
+    fixed: tuple[str, ...]
+    runtime: tuple[str, ...] = ("workers", "device")
+
+
+STAGES = {
+    "extract": Stage(extract, "table", (), ("out",)),
+    "sample": Stage(sample, "subset.parquet", ("extract",), ("table", "out")),
+    "reduce": Stage(reduce, "reduction", ("extract", "sample"), ("table", "out", "subset")),
+    "distill": Stage(distill, "student", ("extract", "reduce"), ("table", "reduction", "out")),
+    "evaluate": Stage(
+        evaluate,
+        "evaluate",
+        ("extract", "reduce", "distill"),
+        ("model", "out", "weights", "reduction", "cache"),
+    ),
+}
+
+
+def run(experiment: Path, *, out: Path | None = None) -> dict[str, Any]:
+    """Run all stages of an experiment; what is finished and unchanged is skipped.
+
+    Parameters
+    ----------
+    experiment : Path
+        YAML file with a section for each stage (extract, sample, reduce, distill, evaluate) that holds the options of
+        the command of that name. ${EDGESEA_DATA} and other environment variables are filled in. Without a section
+        evaluate, the run ends with the student.
+    out : Path, optional
+        Run directory: table/, subset.parquet, reduction/, student/, evaluate/, results.json, report.html; default:
+        runs/ and the name of the configuration.
+
+    Returns
+    -------
+    dict
+        What is written to results.json.
+
+    Raises
+    ------
+    EdgeseaError
+        If the configuration has an unknown key or a bad value, `out` holds something else, or a stage fails.
+    """
+    sections = read_config(Path(experiment))
+    return run_stages(sections, Path("runs") / Path(experiment).stem if out is None else Path(out))
+
+
+def read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """Read and check an experiment's YAML.
+
+    Returns
+    -------
+    dict
+        For each stage, all options of its function but those that the pipeline sets.
+
+    Raises
+    ------
+    EdgeseaError
+        Naming the unknown key, or the value that does not fit its option.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise EdgeseaError(f"{path}: {error.strerror or error}") from error
+    filled = string.Template(text).safe_substitute({"EDGESEA_DATA": "data", **os.environ})
+    try:
+        given = yaml.safe_load(filled)
+    except yaml.YAMLError as error:
+        raise EdgeseaError(f"{path}: not YAML: {error}") from error
+    if not isinstance(given, dict):
+        raise EdgeseaError(f"{path}: must hold sections ({', '.join(STAGES)})")
+    unknown = [str(key) for key in given if key not in STAGES]
+    if unknown:
+        raise EdgeseaError(f"{path}: unknown section {', '.join(unknown)}; known: {', '.join(STAGES)}")
+    missing = [name for name in STAGES if name not in given and name in ("extract",)]
+    if missing:
+        raise EdgeseaError(f"{path}: no section {', '.join(missing)}")
+    return {
+        name: check_options(name, given.get(name) or {}, str(path))
+        for name in STAGES
+        if name in given or name != "evaluate"
+    }
+
+
+def check_options(stage: str, options: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Options of a stage with their defaults, checked against its function's signature."""
+    from jsonargparse import ArgumentParser, Namespace
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(STAGES[stage].function, skip=set(STAGES[stage].fixed))
+    known = [action.dest for action in parser._actions if action.dest != "help"]
+    if not isinstance(options, Mapping):
+        raise EdgeseaError(f"{source}: section {stage} must be a mapping of options")
+    unknown = [str(key) for key in options if key not in known]
+    if unknown:
+        raise EdgeseaError(f"{source}: {stage}: unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+    try:
+        parsed = parser.parse_object(dict(options))
+    except Exception as error:  # jsonargparse raises several types
+        raise EdgeseaError(f"{source}: {stage}: {' '.join(str(error).split())}") from error
+    namespace = parsed.as_dict() if isinstance(parsed, Namespace) else dict(parsed)
+    return {name: _plain(namespace.get(name)) for name in known}
+
+
+def _plain(value: Any) -> Any:
+    """A value without jsonargparse's path and namespace types."""
+    return Path(value) if isinstance(value, os.PathLike) else value
+
+
+def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, Any]:
+    """Run checked sections into a run directory; see `run`."""
+    _claim(out)
+    stamps = read_json(out / STAMPS)["stages"]
+    done: dict[str, str] = {}
+    results: dict[str, Any] = {}
+    for name, stage in STAGES.items():
+        if name not in sections:
+            continue
+        fingerprint = _fingerprint(stage, sections[name], {key: done[key] for key in stage.needs if key in done})
+        stamp = stamps.get(name, {})
+        artifact = out / stage.artifact
+        if stamp.get("fingerprint") == fingerprint and stamp.get("finished") and artifact.exists():
+            log.info("%s: unchanged, skipped", name)
+        else:
+            if artifact.exists() and stamp.get("fingerprint") != fingerprint:
+                log.info("%s: input or options changed, done again", name)
+                shutil.rmtree(artifact) if artifact.is_dir() else artifact.unlink()
+            stamps[name] = {"fingerprint": fingerprint, "finished": False}
+            _write_stamps(out, stamps)
+            log.info("%s: started", name)
+            began = time.perf_counter()
+            result = _run_stage(name, dict(sections[name]), sections, out)
+            seconds = round(time.perf_counter() - began, 1)
+            stamps[name] = {"fingerprint": fingerprint, "finished": True, "seconds": seconds, "result": result}
+            _write_stamps(out, stamps)
+        done[name] = fingerprint
+        results[name] = stamps[name]["result"]
+    return _finish(out, sections, results, {name: stamps[name]["seconds"] for name in results})
+
+
+def _claim(out: Path) -> None:
+    """Make sure that the folder is new, empty, or a run directory."""
+    if (out / STAMPS).is_file():
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise EdgeseaError(f"{out}: not empty and no run directory; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_stamps(out, {})
+
+
+def _write_stamps(out: Path, stamps: Mapping[str, Any]) -> None:
+    write_json(out / STAMPS, {"format": "edgesea run", "stages": dict(stamps)})
+
+
+def _fingerprint(stage: Stage, options: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Hash of everything that a stage's result depends on, down to the size and time of every input file."""
+    relevant = {key: _describe(value) for key, value in options.items() if key not in stage.runtime}
+    text = json.dumps([relevant, dict(inputs), versions()["edgesea"]], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _describe(value: Any) -> Any:
+    if not isinstance(value, Path) or not value.exists():
+        return value
+    files = sorted(path for path in value.rglob("*") if path.is_file()) if value.is_dir() else [value]
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode("utf-8", "surrogateescape"))
+    return [str(value), digest.hexdigest()]
+
+
+def _run_stage(
+    name: str, options: dict[str, Any], sections: Mapping[str, Mapping[str, Any]], out: Path
+) -> dict[str, Any]:
+    path = {key: out / stage.artifact for key, stage in STAGES.items()}
+    if name == "extract":
+        return extract(**options, out=path["extract"])
+    if name == "sample":
+        return sample(**options, table=path["extract"], out=path["sample"])
+    if name == "reduce":
+        return reduce(**options, table=path["extract"], subset=path["sample"], out=path["reduce"])
+    if name == "distill":
+        return distill(**options, table=path["extract"], reduction=path["reduce"], out=path["distill"])
+    teacher = {"model": sections["extract"]["teacher"], "weights": sections["extract"]["weights"]}
+    systems = {
+        "teacher": teacher,
+        "reduced": {**teacher, "reduction": path["reduce"]},
+        "student": {"model": str(path["distill"])},
+    }
+    folder = path["evaluate"]
+    return {
+        system: evaluate(**options, **chosen, out=folder / f"{system}.json", cache=folder / "cache")
+        for system, chosen in systems.items()
+    }
+
+
+def _finish(
+    out: Path, sections: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """Write config.yaml, results.json and the report."""
+    config = {name: {key: _yaml_value(value) for key, value in section.items()} for name, section in sections.items()}
+    (out / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
+    summary = {**results, "seconds": dict(seconds), "config": config, "versions": versions()}
+    write_json(out / RESULTS, summary)
+    from edgesea.report import report
+
+    report(out)
+    return summary
+
+
+def _yaml_value(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

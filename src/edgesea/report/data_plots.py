@@ -1,0 +1,232 @@
+"""Plots of the data: levels, where the subset comes from, what the reduction keeps, and a map of the windows."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgesea.report.data import Frame, TableSummary, WindowSample, natural
+from edgesea.report.html import Html
+from edgesea.report.svg import (
+    FITTED,
+    GROUPS,
+    MUTED,
+    VARIABLES,
+    WIDTH,
+    drawing,
+    inline,
+    label,
+    legend_above,
+    plain_numbers,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_SENSORS, MOST_DAYS, MOST_NUMBERS = 40, 42, 160
+OTHERS = "others"
+
+
+def level_plot(summary: TableSummary, unit: str) -> Html:
+    """Histogram of the levels of all windows and of the subset, each in percent of its windows."""
+    if not summary.levels:
+        return Html("")
+    first, last = min(summary.levels), max(summary.levels)
+    width = max(1, -(-(last - first + 1) // 60))  # dB in a bin
+    edges = np.arange(first, last + width + 1, width)
+    with drawing("levels", WIDTH / 2, 2.9) as figure:
+        axes = figure.subplots()
+        shares = _shares(summary.levels, edges)
+        axes.stairs(shares, edges, fill=True, color=FITTED, alpha=0.45, label="table")
+        if summary.chosen_levels:
+            chosen = _shares(summary.chosen_levels, edges)
+            axes.stairs(chosen, edges, color=VARIABLES["reduced"], linewidth=1.8, label="subset")
+        axes.set(xlabel=f"level of a window ({unit})", ylabel=f"windows (% in {width} dB)", ylim=(0, None))
+        axes.grid(visible=False, axis="x")
+        legend_above(axes, 2)
+        return inline(figure, "Histogram of the levels of the windows of the table and of the subset")
+
+
+def _shares(levels: Counter[int], edges: "np.typing.NDArray[np.int64]") -> "np.typing.NDArray[np.float64]":
+    counts, _ = np.histogram(list(levels), edges, weights=list(levels.values()))
+    return np.asarray(100.0 * counts / levels.total())
+
+
+def frames_plot(summary: TableSummary, chosen: bool, full_width: bool = False) -> Html:
+    """Windows by sensor and day (`chosen`: of the subset, else of the table), as far as these are known."""
+    which = int(chosen)
+    if len(summary.sensors) > 1 and len(summary.days) > 1:
+        return _frame_map(summary, which)
+    known, axis = (summary.sensors, 0) if len(summary.sensors) > 1 else (summary.days, 1)
+    if len(known) < 2:
+        return Html("")
+    totals: Counter[str] = Counter()
+    for frame, counts in summary.frames.items():
+        totals[frame[axis]] += counts[which]
+    names = known if axis else [name for name, _ in totals.most_common(MOST_SENSORS) if name]
+    with drawing("frames", WIDTH / 2, 2.9) as figure:
+        axes = figure.subplots()
+        axes.bar(range(len(names)), [totals[name] for name in names], color=VARIABLES["reduced"], width=0.8)
+        step = -(-len(names) // 16)
+        axes.set_xticks(range(0, len(names), step), [label(name, 12) for name in names[::step]], rotation=90)
+        axes.set(xlabel=("sensor", "day")[axis], ylabel="windows in the subset" if chosen else "windows")
+        axes.grid(visible=False, axis="x")
+        return inline(figure, f"Windows by {('sensor', 'day')[axis]}")
+
+
+def _frame_map(summary: TableSummary, which: int) -> Html:
+    """Sensors x days, coloured by the number of windows."""
+    from matplotlib.ticker import MaxNLocator
+
+    by_sensor: Counter[str] = Counter()
+    for (sensor, _), counts in summary.frames.items():
+        by_sensor[sensor] += counts[0]
+    sensors = sorted((name for name, _ in by_sensor.most_common(MOST_SENSORS)), key=natural)
+    periods, unit = _periods(summary.frames)
+    columns = sorted(set(periods.values()))
+    grid = np.full((len(sensors), len(columns)), np.nan)
+    places = {name: row for row, name in enumerate(sensors)}
+    for (sensor, day), counts in summary.frames.items():
+        if sensor in places:
+            cell = places[sensor], columns.index(periods[day])
+            grid[cell] = np.nansum([grid[cell], counts[which]])
+    with drawing("frames", WIDTH / 2, min(7.0, max(2.9, 1.3 + 0.17 * len(sensors)))) as figure:
+        axes = figure.subplots()
+        mesh = axes.pcolormesh(np.ma.masked_invalid(grid), cmap="cividis", vmin=0, linewidth=0)
+        axes.set_yticks(np.arange(len(sensors)) + 0.5, [label(name or "?", 16) for name in sensors])
+        step = -(-len(columns) // 10)
+        ticks = np.arange(0, len(columns), step)
+        axes.set_xticks(ticks + 0.5, [columns[i] or "?" for i in ticks], rotation=90 if len(columns) > 4 else 0)
+        axes.set(xlabel=unit, ylabel="sensor")
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        for side in axes.spines.values():
+            side.set_visible(False)
+        if grid.size <= MOST_NUMBERS:
+            _write_numbers(axes, grid)
+        bar = figure.colorbar(mesh, ax=axes, label="windows in the subset" if which else "windows", aspect=30, pad=0.02)
+        bar.locator = MaxNLocator(nbins=5, integer=True)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        return inline(figure, "Number of windows of each sensor and day")
+
+
+def _write_numbers(axes: "Axes", grid: "np.typing.NDArray[np.float64]") -> None:
+    largest = np.nanmax(grid)
+    for (row, column), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            colour = "#000000" if value > 0.6 * largest else "#ffffff"
+            axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=7)
+
+
+def _periods(frames: dict[Frame, Any]) -> tuple[dict[str, str], str]:
+    """Days, ISO weeks, months or years: the finest of which there are at most `MOST_DAYS`."""
+    days = {day for _, day in frames}
+
+    def week(day: str) -> str:
+        year, number, _ = date.fromisoformat(day).isocalendar()
+        return f"{year}-W{number:02d}"
+
+    names = {"day": str, "week": week, "month": lambda day: day[:7], "year": lambda day: day[:4]}
+    for unit, name in names.items():
+        periods = {day: name(day) if day else "" for day in days}
+        if len(set(periods.values())) <= MOST_DAYS:
+            break
+    return periods, unit
+
+
+def variance_plot(ratios: Sequence[float], size: int, sample: WindowSample | None, validate: float | None) -> Html:
+    """Cumulative explained variance against the number of dimensions, with the chosen size marked.
+
+    Parameters
+    ----------
+    ratios : sequence of float
+        Share of the variance of each component on the windows fitted.
+    size : int
+        Dimensions kept.
+    sample : WindowSample or None
+        With the curve on validation windows.
+    validate : float or None
+        Share kept on all validation windows.
+    """
+    kept = np.cumsum(ratios) * 100.0
+    if not len(kept):
+        return Html("")
+    colour = VARIABLES["reduced"]
+    with drawing("variance", WIDTH / 2, 3.4) as figure:
+        axes = figure.subplots()
+        axes.plot(np.arange(1, len(kept) + 1), kept, color=FITTED, label="windows fitted on")
+        if sample is not None and sample.validation is not None:
+            curve = sample.validation * 100.0
+            axes.plot(np.arange(1, len(curve) + 1), curve, color=colour, linewidth=1.8, label="validation")
+        axes.axvline(size, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot([size], [kept[size - 1]], "o", color=FITTED, markersize=5)
+        if validate is not None:
+            axes.plot([size], [100.0 * validate], "o", color=colour, markersize=5)
+        right = size < 0.3 * len(kept)
+        text = f"{size} dimensions: {kept[size - 1]:.1f} %"
+        axes.annotate(
+            text, (size, 4), (5 if right else -5, 0), textcoords="offset points", ha="left" if right else "right"
+        )
+        axes.set_xscale("log", base=2)
+        plain_numbers(axes.xaxis)
+        axes.set(xlabel="dimensions", ylabel="variance explained (%)", ylim=(0, 102), xlim=(1, max(2, len(kept))))
+        legend_above(axes, 2)
+        return inline(figure, f"Cumulative explained variance; {text}")
+
+
+def map_plot(sample: WindowSample, unit: str) -> Html:
+    """First two reduced dimensions of a sample of windows, coloured by sensor (else by split) and by level."""
+    if not len(sample.points):
+        return Html("")
+    names = sample.sensors if any(sample.sensors) else sample.splits
+    kind = "sensor" if any(sample.sensors) else "split"
+    grouped = len(set(names)) > 1
+    with drawing("map", WIDTH, 4.2) as figure:
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        if grouped:
+            _by_group(panels[0], sample, names, kind)
+        else:
+            panels[0].remove()
+        _by_level(figure, panels[1], sample, unit)
+        for axes in panels:
+            axes.set(xlabel="reduced dimension 1")
+            axes.margins(0.03)
+        panels[0 if grouped else 1].set_ylabel("reduced dimension 2")
+        panels[1].tick_params(labelleft=True)
+        return inline(figure, f"Windows by their first two reduced dimensions, coloured by {kind} and by level")
+
+
+def _by_group(axes: "Axes", sample: WindowSample, names: list[str], kind: str) -> None:
+    frequent = [name for name, _ in Counter(names).most_common(len(GROUPS) + 1)]
+    if len(frequent) > len(GROUPS):
+        frequent = frequent[: len(GROUPS) - 1]
+    shown = sorted(frequent, key=natural)
+    colours = dict(zip(shown, GROUPS, strict=False))
+    axes.scatter(*sample.points.T, c=[colours.get(name, FITTED) for name in names], s=7, alpha=0.65, linewidths=0)
+    entries = [(colours[name], label(name or "unknown", 14)) for name in shown]
+    if len(set(names)) > len(shown):
+        entries.append((FITTED, OTHERS))
+    handles = [axes.scatter([], [], color=colour, s=18, linewidths=0, label=text) for colour, text in entries]
+    legend_above(axes, len(handles), handles=handles, title=None, columnspacing=0.9, handletextpad=0.1)
+    axes.set_title(f"by {kind}", pad=22)
+
+
+def _by_level(figure: "Figure", axes: "Axes", sample: WindowSample, unit: str) -> None:
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = np.nanpercentile(sample.level, (1, 99))
+    bounds = MaxNLocator(nbins=8).tick_values(low, high if high > low else low + 1.0)
+    # Neither end of the map may vanish in a white or a black page.
+    colours = ListedColormap(colormaps["viridis"](np.linspace(0.15, 0.92, len(bounds) - 1)))
+    norm = BoundaryNorm(bounds, len(bounds) - 1)
+    dots = axes.scatter(*sample.points.T, c=sample.level, s=7, cmap=colours, norm=norm, alpha=0.8, linewidths=0)
+    bar = figure.colorbar(dots, ax=axes, aspect=30, pad=0.02, label=f"level ({unit})")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.solids.set_alpha(1.0)  # type: ignore[union-attr]
+    axes.set_title("by level", pad=22)

@@ -1,0 +1,60 @@
+"""A subset on disk: which windows of a table were chosen, by what."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from edgesea.errors import EdgeseaError
+from edgesea.files import atomic_path
+
+_KEY = b"edgesea"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Windows of a table, sorted by their place in it.
+
+    Attributes
+    ----------
+    part, window : ndarray, (k,) int64
+        Part of the table and row in that part's windows.
+    info : dict
+        Method, options and the table's manifest digest.
+    """
+
+    part: NDArray[np.int64]
+    window: NDArray[np.int64]
+    info: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def save(self, path: Path) -> None:
+        """Write as one Parquet file with the columns ``part`` and ``window``."""
+        table = pa.table({"part": pa.array(self.part, pa.int32()), "window": pa.array(self.window, pa.int64())})
+        with atomic_path(path) as temporary:
+            pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(self.info)}), temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> "Subset":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        EdgeseaError
+            If the file is missing or no subset.
+        """
+        try:
+            table = pq.read_table(path)
+            info = json.loads(table.schema.metadata[_KEY])
+            return cls(table["part"].to_numpy().astype(np.int64), table["window"].to_numpy(), info)
+        except FileNotFoundError:
+            raise EdgeseaError(f"{path}: no such subset; make one: edgesea sample") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise EdgeseaError(f"{path}: not a subset written by `edgesea sample`: {error}") from error

@@ -1,0 +1,1 @@
+"""Downstream tasks: labelled data, a small classifier on the embeddings, and scores."""

@@ -1,0 +1,105 @@
+"""ESC-50 and ESC-10 (Piczak, 2015): one class a clip, five official folds that are never mixed."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.errors import EdgeseaError
+from edgesea.tasks.classifier import Classifier, make_probe
+
+METADATA = Path("meta/esc50.csv")
+
+
+@dataclass(frozen=True)
+class Esc50:
+    """A data set in the layout of ESC-50.
+
+    Attributes
+    ----------
+    paths : list of Path
+        The clips.
+    labels : ndarray of str, (N,)
+        Their classes.
+    folds : ndarray, (N,) int
+        Their folds.
+    """
+
+    paths: list[Path]
+    labels: NDArray[np.str_]
+    folds: NDArray[np.int64]
+
+    @classmethod
+    def load(cls, data: Path) -> "Esc50":
+        """Read ``meta/esc50.csv`` and ``audio/`` below `data`.
+
+        Raises
+        ------
+        EdgeseaError
+            If they are missing, or a column is.
+        """
+        path = data / METADATA
+        if not path.is_file():
+            raise EdgeseaError(
+                f"{path}: no such file; the task esc50 needs {METADATA} and audio/ below its data folder"
+            )
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        try:
+            paths = [data / "audio" / row["filename"] for row in rows]
+            labels, folds = [row["category"] for row in rows], [int(row["fold"]) for row in rows]
+        except (KeyError, ValueError) as error:
+            raise EdgeseaError(f"{path}: bad or missing column: {error}; needed: filename, fold, category") from error
+        if not rows:
+            raise EdgeseaError(f"{path}: no clips in it")
+        return cls(paths, np.array(labels), np.array(folds))
+
+    def score(
+        self,
+        features: NDArray[np.floating],
+        usable: NDArray[np.bool_],
+        classifier: Classifier,
+        folds: Sequence[int] | None,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Accuracy of a probe on each test fold, trained on all others.
+
+        Parameters
+        ----------
+        features : ndarray, (N, D)
+            One row a clip.
+        usable : ndarray of bool, (N,)
+            False for clips that could not be embedded: they are not trained on, and count as wrong when tested.
+        classifier : {"logistic", "mlp"}
+            The probe.
+        folds : sequence of int, optional
+            Folds to test; default: each in turn.
+        seed : int
+            Seed of the probe.
+
+        Returns
+        -------
+        dict
+            accuracy, accuracy_by_fold, accuracy_by_class, clips.
+        """
+        tested = sorted(set(folds)) if folds else sorted(set(self.folds.tolist()))
+        unknown = set(tested) - set(self.folds.tolist())
+        if unknown or len(set(self.folds.tolist())) < 2:
+            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {sorted(set(self.folds.tolist()))}")
+        correct = np.zeros(len(self.labels), bool)
+        for fold in tested:
+            train, test = (self.folds != fold) & usable, (self.folds == fold) & usable
+            probe = make_probe(classifier, seed).fit(features[train], self.labels[train])
+            correct[test] = probe.predict(features[test]) == self.labels[test]
+        chosen = np.isin(self.folds, tested)
+        classes = sorted(set(self.labels.tolist()))
+        return {
+            "accuracy": float(correct[chosen].mean()),
+            "accuracy_by_fold": {str(fold): float(correct[self.folds == fold].mean()) for fold in tested},
+            "accuracy_by_class": {name: float(correct[chosen & (self.labels == name)].mean()) for name in classes},
+            "clips": int(chosen.sum()),
+        }

@@ -1,0 +1,43 @@
+"""Shared fixtures: real data where it is present, and small synthetic tables."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+# Two test processes share two cores: one thread each is faster than two that wait for each other.
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with the real data of the project; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("EDGESEA_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist (set EDGESEA_TEST_DATA)")
+    return folder
+
+
+def write_noise(path: Path, seconds: float = 3.0, rate: int = 8000, seed: int = 0, channels: int = 1) -> Path:
+    """Write a wav of amplitude-modulated noise, different for each seed."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    tone = np.sin(2 * np.pi * rng.uniform(100, rate / 4) * time) * (1 + np.sin(2 * np.pi * rng.uniform(1, 6) * time))
+    samples = 0.1 * tone[:, None] + 0.05 * rng.standard_normal((len(time), channels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples.astype(np.float32), rate)
+    return path
+
+
+@pytest.fixture
+def noise_folder(tmp_path: Path) -> Path:
+    """Twelve clips of 2 to 5 s."""
+    folder = tmp_path / "audio"
+    for index in range(12):
+        write_noise(folder / f"clip{index:02d}.wav", 2.0 + index % 4, seed=index)
+    return folder

@@ -1,0 +1,187 @@
+import gzip
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from openl3_random import write_keras_h5
+from torch import nn
+
+from edgesea.errors import EdgeseaError
+from edgesea.models import keras_h5
+from edgesea.models.checkpoint import load_arrays
+from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
+
+RNG = np.random.default_rng(0)
+NORM = {key: RNG.random(3).astype(np.float32) for key in ("gamma", "beta", "moving_mean", "moving_variance")}
+CONV = {"kernel": RNG.random((3, 5, 2, 3)).astype(np.float32), "bias": RNG.random(3).astype(np.float32)}
+# Alphabetical order, in which HDF5 lists its groups, is not the order of the layers
+LAYERS = [("z_conv", CONV), ("a_norm", NORM)]
+FRONT_END = ("mel", {name: np.ones((4, 1), np.float32) for name in ("real_kernels", "imag_kernels", "Variable")})
+
+
+def assert_layers(found, expected):
+    assert [name for name, _ in found] == [name for name, _ in expected]
+    for (_, arrays), (_, reference) in zip(found, expected, strict=True):
+        assert list(arrays) == list(reference)
+        for key, array in reference.items():
+            np.testing.assert_array_equal(arrays[key], array)
+
+
+@pytest.mark.parametrize("full_model", [False, True])
+def test_layers_are_read_in_topological_order(tmp_path, full_model):
+    path = write_keras_h5(tmp_path / "model.h5", [FRONT_END, *LAYERS], full_model)
+    assert_layers(read_keras_h5(path), [FRONT_END, *LAYERS])
+
+
+def test_gzip_is_recognised_by_content(tmp_path):
+    path = write_keras_h5(tmp_path / "plain.h5", LAYERS)
+    zipped = tmp_path / "zipped"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert_layers(read_keras_h5(zipped), LAYERS)
+
+
+def test_names_as_bytes_in_pieces_and_without_suffix(tmp_path):
+    """Keras 1 stores bytes, Keras 3 drops ':0', and all of them cut attributes that are too long for HDF5."""
+    path = tmp_path / "model.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names0"] = [b"input"]
+        file.attrs["layer_names1"] = [b"conv"]
+        file.create_group("input").attrs["weight_names"] = np.zeros(0)
+        file.create_group("conv").attrs["weight_names"] = [b"conv/kernel", b"conv/bias"]
+        for key, array in CONV.items():
+            file[f"conv/conv/{key}"] = array
+    assert_layers(read_keras_h5(path), [("conv", CONV)])
+
+
+def test_layers_of_a_nested_model_are_separate(tmp_path):
+    """Keras stores a nested model as one layer, with the trainable arrays of all its layers first."""
+    path = tmp_path / "model.h5"
+    names = ["z_conv/kernel", "z_conv/bias", "a_norm/gamma", "a_norm/beta", "a_norm/moving_mean"]
+    names.append("a_norm/moving_variance")
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["body"]
+        group = file.create_group("body")
+        group.attrs["weight_names"] = [f"{name}:0" for name in names]
+        for layer, arrays in LAYERS:
+            for key, array in arrays.items():
+                group[f"{layer}/{key}:0"] = array
+    assert_layers(read_keras_h5(path), LAYERS)
+
+
+def damaged(path: Path, kind: str) -> Path:
+    content = write_keras_h5(path, LAYERS).read_bytes()
+    if kind == "missing":
+        path.unlink()
+    elif kind == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "truncated gzip":
+        path.write_bytes(gzip.compress(content)[:-100])
+    elif kind == "damaged gzip":
+        zipped = bytearray(gzip.compress(content))
+        zipped[len(zipped) // 2] ^= 0xFF
+        path.write_bytes(zipped)
+    elif kind == "gzip of text":
+        path.write_bytes(gzip.compress(b"not HDF5"))
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "missing group":
+        with h5py.File(path, "a") as file:
+            del file["a_norm"]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "no such weight file"),
+        ("text", "not a readable HDF5 file"),
+        ("empty", "not a readable HDF5 file"),
+        ("truncated", "not a readable HDF5 file"),
+        ("truncated gzip", "damaged or incomplete gzip file"),
+        ("damaged gzip", "damaged or incomplete gzip file"),
+        ("gzip of text", "not a readable HDF5 file"),
+        ("folder", "cannot be read"),
+        ("missing group", "not a readable HDF5 file"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, kind, message):
+    path = damaged(tmp_path / "weights.h5", kind)
+    with pytest.raises(EdgeseaError, match=message) as error:
+        read_keras_h5(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_decompressed_size_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras_h5, "MAX_BYTES", 2**20)
+    path = tmp_path / "bomb.h5.gz"
+    path.write_bytes(gzip.compress(bytes(2**20 + 1)))
+    with pytest.raises(EdgeseaError, match="larger than 1 MB"):
+        read_keras_h5(path)
+
+
+def test_claimed_array_size_is_bounded(tmp_path):
+    """A chunked HDF5 array takes no room in the file before it is written."""
+    path = write_keras_h5(tmp_path / "bomb.h5", LAYERS)
+    with h5py.File(path, "a") as file:
+        del file["z_conv/z_conv/bias:0"]
+        file.create_dataset("z_conv/z_conv/bias:0", (2**30,), np.float32, chunks=(2**20,))
+    with pytest.raises(EdgeseaError, match="z_conv/bias:0 claims 4096 MB"):
+        read_keras_h5(path)
+
+
+def test_keras_3_weights_are_refused_with_a_remedy(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["layers/conv2d/vars/0"] = CONV["kernel"]
+    with pytest.raises(EdgeseaError, match=r"Keras 3 weight file .* model\.save"):
+        read_keras_h5(path)
+
+
+def test_other_hdf5_files_are_refused(tmp_path):
+    path = tmp_path / "data.h5"
+    with h5py.File(path, "w") as file:
+        file["embedding"] = np.zeros(3)
+    with pytest.raises(EdgeseaError, match="no attribute 'layer_names'"):
+        read_keras_h5(path)
+
+
+def test_keras_to_torch_computes_what_keras_computes():
+    module = nn.Sequential(nn.Conv2d(2, 3, (3, 5)), nn.BatchNorm2d(3, eps=1e-3)).eval()
+    load_arrays(module, keras_to_torch([FRONT_END, *LAYERS], ["0", "1"], Path("file")), "file")
+    image = RNG.random((2, 6, 7))
+    with torch.no_grad():
+        result = module(torch.from_numpy(image[None]).float())[0].numpy()
+    patches = np.lib.stride_tricks.sliding_window_view(image, (3, 5), (1, 2))  # (in, height, width, 3, 5)
+    expected = np.einsum("ihwab,abio->ohw", patches, CONV["kernel"]) + CONV["bias"][:, None, None]
+    column = {key: array[:, None, None] for key, array in NORM.items()}
+    expected = (expected - column["moving_mean"]) / np.sqrt(column["moving_variance"] + 1e-3)
+    np.testing.assert_allclose(result, expected * column["gamma"] + column["beta"], rtol=1e-5)
+
+
+def test_convolution_without_bias():
+    state = keras_to_torch([("conv", {"kernel": CONV["kernel"]})], ["body.0"], Path("file"))
+    assert {name: tuple(array.shape) for name, array in state.items()} == {"body.0.weight": (3, 2, 3, 5)}
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([], r"0 layers with weights \(none\) instead of 2"),
+        (LAYERS * 3, r"6 layers with weights \(z_conv, a_norm, z_conv, a_norm, \.\.\.\) instead of 2"),
+        ([LAYERS[0], ("dense", {"kernel": np.ones((3, 4)), "bias": np.ones(4)})], r"layer 'dense' is neither"),
+        ([LAYERS[0], ("norm", {"gamma": np.ones(3), "beta": np.ones(3)})], r"layer 'norm' is neither .*gamma \(3,\)"),
+        ([LAYERS[0], ("odd", {**CONV, "recurrent_kernel": np.ones(3)})], r"layer 'odd' is neither"),
+        ([LAYERS[0], ("quantised", {"kernel": np.ones((3, 3, 2, 3), np.int8)})], "has dtype int8"),
+    ],
+)
+def test_other_models_are_refused(layers, message):
+    with pytest.raises(EdgeseaError, match=message) as error:
+        keras_to_torch(layers, ["0", "1"], Path("some/file.h5"))
+    assert str(error.value).startswith("some/file.h5: ")

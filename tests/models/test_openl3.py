@@ -1,0 +1,125 @@
+import gzip
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from openl3_random import VARIANTS, random_layers, windows, write_keras_h5
+
+from edgesea.errors import EdgeseaError
+from edgesea.models.base import EmbeddingModel
+from edgesea.models.checkpoint import file_digest
+from edgesea.models.openl3 import VARIANTS as ALL_VARIANTS
+from edgesea.models.openl3 import OpenL3, load_openl3
+
+GOLDEN = Path(__file__).with_name("openl3_golden.npz")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return write_keras_h5(tmp_path_factory.mktemp("openl3") / "random.h5", random_layers())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_embeddings_are_those_of_tensorflow(weights, variant):
+    model = load_openl3(f"music-{variant}", weights)
+    with np.load(GOLDEN) as golden:
+        embedding, log_mel = golden[f"{variant}/embedding"], golden[f"{variant}/log_mel"]
+    np.testing.assert_allclose(model.log_mel(torch.from_numpy(windows()))[:, ::7, ::7], log_mel, atol=1e-4)
+    error = np.abs(model.embed(windows()) - embedding).max(1)
+    assert (error <= 1e-5 * np.abs(embedding).max(1)).all()
+
+
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
+def test_variants(variant):
+    with torch.device("meta"):  # shapes only
+        model = OpenL3(variant)
+    assert len(ALL_VARIANTS) == 12
+    assert isinstance(model, EmbeddingModel)
+    assert (model.id, model.sample_rate, model.window) == (f"openl3/{variant}", 48000, 1.0)
+    assert model.embedding_size == int(variant.rpartition("-")[2])
+    assert sum(parameter.numel() for parameter in model.parameters()) == 4_687_042
+    frames = model.log_mel.frames(48000)
+    assert (model.log_mel.n_bands, frames) == {"mel128": (128, 199), "mel256": (256, 199), "linear": (257, 197)}[
+        variant.split("-")[1]
+    ]
+    # The last feature map is a whole number of pools, where 'same' and 'valid' are one
+    pools = [
+        size / pool
+        for size, pool in zip((model.log_mel.n_bands // 8, frames // 8), model.pool.kernel_size, strict=True)
+    ]
+    assert all(count.is_integer() for count in pools)
+    assert 512 * np.prod(pools) == model.embedding_size
+
+
+def test_gzipped_full_model_and_digest(weights, tmp_path):
+    full = write_keras_h5(tmp_path / "full.h5", random_layers(), full_model=True)
+    zipped = tmp_path / "openl3_audio_mel128_env-v0_4_0.h5.gz"
+    zipped.write_bytes(gzip.compress(full.read_bytes(), 1))
+    model, reference = load_openl3("env-mel128-512", zipped), load_openl3("env-mel128-512", weights)
+    for name, array in reference.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], array, rtol=0, atol=0)
+    assert model.digest == file_digest(zipped)
+
+
+def test_windows_of_another_length_are_refused(weights):
+    with pytest.raises(EdgeseaError, match="openl3/env-mel128-512: windows must have 48000 samples"):
+        load_openl3("env-mel128-512", weights).embed(np.zeros((1, 8000), np.float32))
+
+
+@pytest.mark.parametrize("variant", ["env-mel512-512", "mel256-512", "env-mel256-1024", ""])
+def test_unknown_variants_get_the_known_ones(variant):
+    with pytest.raises(EdgeseaError, match=re.escape(f"'openl3/{variant}'; known: openl3/env-mel128-512, ")):
+        load_openl3(variant, Path("unused.h5"))
+
+
+@pytest.mark.parametrize("name", ["openl3_audio_mel128_env.h5", "openl3_audio_mel256_music-v0_4_0.h5"])
+def test_the_file_of_another_variant_is_refused_by_its_name(weights, tmp_path, name):
+    path = tmp_path / name
+    path.symlink_to(weights)
+    with pytest.raises(EdgeseaError, match=re.escape(f"{path}: its name says")):
+        load_openl3("env-mel256-512", path)
+
+
+def test_misshapen_arrays_are_named(tmp_path):
+    layers = random_layers()
+    layers[3] = ("conv2d_1", {"kernel": np.zeros((3, 3, 64, 32), np.float32), "bias": np.zeros(32, np.float32)})
+    path = write_keras_h5(tmp_path / "other.h5", layers)
+    message = (
+        r"other\.h5: these are the weights of another model: features\.3\.bias has shape \(32,\) instead of \(64,\)"
+    )
+    with pytest.raises(EdgeseaError, match=message):
+        load_openl3("env-mel256-512", path)
+
+
+def test_layers_in_another_order_are_refused(tmp_path):
+    layers = random_layers()
+    layers[1:3] = layers[2:0:-1]
+    with pytest.raises(EdgeseaError, match=r"missing features\.1\.running_mean \(64,\)"):
+        load_openl3("env-mel256-512", write_keras_h5(tmp_path / "other.h5", layers))
+
+
+def test_a_student_file_is_refused(tmp_path):
+    """A student has one normalisation more."""
+    layers = [*random_layers(), ("norm", random_layers()[2][1])]
+    with pytest.raises(EdgeseaError, match=r"17 layers with weights .* instead of 16"):
+        load_openl3("env-mel256-512", write_keras_h5(tmp_path / "student.h5", layers))
+
+
+def test_imports_are_light():
+    modules = "openl3, keras_h5, download, hear, onnx, function"
+    code = f"import sys; from edgesea.models import {modules}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tensorflow", "keras", "h5py", "onnxruntime", "pooch", "requests"} & set(loaded)
+
+
+def test_files_are_laid_out_as_keras_does(weights):
+    """The layout of `write_keras_h5` was compared with that of tf_keras 2.21; this pins it."""
+    with h5py.File(weights) as file:
+        assert list(file.attrs["layer_names"][:3]) == ["input_1", "batch_normalization", "conv2d"]
+        assert list(file["conv2d"].attrs["weight_names"]) == ["conv2d/kernel:0", "conv2d/bias:0"]
+        assert file["conv2d"]["conv2d/kernel:0"].shape == (3, 3, 1, 64)
