@@ -41,3 +41,34 @@ def noise_folder(tmp_path: Path) -> Path:
     for index in range(12):
         write_noise(folder / f"clip{index:02d}.wav", 2.0 + index % 4, seed=index)
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A spectral table of 18 clips (90 windows) from three sensors on two days: 12 train, 4 validate, 2 test.
+
+    It is cut small: four parts, most with several row groups.
+    """
+    from edgesea.extract import extract
+
+    folder = tmp_path_factory.mktemp("small")
+    rows = ["path,sensor,time,split"]
+    for index in range(18):
+        write_noise(folder / "audio" / f"clip{index:02d}.wav", 3.0, seed=index)
+        split = {4: "validate", 7: "validate", 10: "validate", 13: "validate", 5: "test", 11: "test"}.get(index, "train")
+        rows.append(f"audio/clip{index:02d}.wav,s{index % 3},2020-05-0{1 + index // 9}T12:00:00,{split}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgesea.table.writer.FLUSH_BYTES", 100_000)  # two clips or so
+        extract(folder / "manifest.csv", folder / "table", part_clips=5, dtype="float32", workers=1)
+    return folder / "table"
+
+
+@pytest.fixture(scope="session")
+def small_reduction(small_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """PCA of `small_table` to four dimensions."""
+    from edgesea.reduction import reduce
+
+    folder = tmp_path_factory.mktemp("small") / "reduction"
+    reduce(small_table, folder, size=4, whiten=True)
+    return folder

@@ -5,9 +5,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from edgesea.errors import EdgeseaError
+from edgesea.summary import summary
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             description="Make a big audio-embedding model small, specialised for your recordings.",
         )
         if isinstance(result, dict):
-            print(json.dumps(_brief(result), indent=2, default=str))
+            print(summary(result, Path(result["run"])) if "run" in result else json.dumps(_brief(result), indent=2))
         return 0
     except EdgeseaError as error:
         return _fail(str(error))

@@ -46,7 +46,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> dict[str, Any]:
         "distill": {
             "student": "sea-64",
             "filters": [16, 32, 64, 64],
-            "epochs": 16,
+            "epochs": 12,
             "lr": 3e-3,
             "schedule": "onecycle",
             "precision": "auto",
@@ -68,6 +68,6 @@ def _city(folder: Path, seed: int) -> Path:
         if read_json(stamp) != wanted:
             raise EdgeseaError(f"{folder}: holds the city of another seed; choose another folder or delete it")
         return folder
-    make_city(folder, seed=seed)
+    make_city(folder, annotated=0.8, seed=seed)
     write_json(stamp, wanted)
     return folder

@@ -27,6 +27,7 @@ from edgesea.version import versions
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
+    from edgesea.table.reader import Table
 
 Float32 = NDArray[np.float32]
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class _Rates:
     student: int
     teacher: int
     level: float
+    measured: bool
 
 
 def extract(
@@ -145,6 +147,8 @@ def extract(
     for name, value in (("part_clips", part_clips), ("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise EdgeseaError(f"{name} must be at least 1, not {value}")
+    if not level_rate > 0:
+        raise EdgeseaError(f"level_rate must be a positive number of readings per second, not {level_rate}")
     from edgesea.models import load_teacher
 
     framing = Framing(window, hop, center)
@@ -154,6 +158,7 @@ def extract(
     if model.window is not None and round(model.window * model.sample_rate) != round(window * model.sample_rate):
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
     parts = _parts(entries, part_clips)
+    measured = any(entry.level for entry in entries)
     plan = {
         "teacher": {
             "id": model.id,
@@ -167,11 +172,11 @@ def extract(
         "parts": len(parts),
         "part_clips": part_clips,
         "batch_size": batch_size,
-        "level": {"unit": "dB SPL" if any(e.level for e in entries) else "dB(A) re full scale", "rate": level_rate},
+        "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
         "manifest_sha256": _manifest_digest(entries),
     }
     _check_plan(Path(out), plan)
-    rates = _Rates(framing, sample_rate, model.sample_rate, level_rate)
+    rates = _Rates(framing, sample_rate, model.sample_rate, level_rate, measured)
     speed = _write_parts(Path(out), parts, model, rates, dtype, batch_size, workers)
     return {**_finish(Path(out), entries, plan, max_skipped), **speed}
 
@@ -181,7 +186,7 @@ def _parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]:
     parts: list[list[ClipEntry]] = [[]]
     total = 0
     for entry in entries:
-        size = entry.path.stat().st_size if entry.path.is_file() else 0
+        size = max(0, _file_size(entry.path))
         if parts[-1] and (len(parts[-1]) >= clips or total + size > PART_BYTES):
             parts.append([])
             total = 0
@@ -190,11 +195,18 @@ def _parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]:
     return parts
 
 
+def _file_size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none, or where there can be none of this name."""
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:
+        return -1
+
+
 def _manifest_digest(entries: Sequence[ClipEntry]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
-        size = entry.path.stat().st_size if entry.path.is_file() else -1
-        fields = (entry.clip, entry.sensor, entry.time, entry.split, entry.level, size)
+        fields = (entry.clip, entry.sensor, entry.time, entry.split, entry.level, _file_size(entry.path))
         digest.update(repr(fields).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -214,7 +226,9 @@ def _check_plan(out: Path, plan: dict[str, Any]) -> None:
                 "or delete it"
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise EdgeseaError(f"{out}: a file; the table needs a folder")
+    if out.exists() and any(entry.suffix != ".tmp" for entry in out.iterdir()):  # .tmp: killed while writing the plan
         raise EdgeseaError(f"{out}: not empty and no table; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
@@ -231,12 +245,14 @@ def _write_parts(
 ) -> dict[str, float]:
     """Write the missing parts; returns how fast the windows went through."""
     from edgesea.table.reader import part_skipped
+    from edgesea.table.schema import TABLE_FILE
     from edgesea.table.writer import PartWriter
 
     failed: dict[str, str] = {}
     windows, began = 0, time.perf_counter()
     with tqdm(total=sum(map(len, parts)), unit="clip", desc="extract", disable=None, smoothing=0.05) as bar:
         while missing := [part for part in range(len(parts)) if part_skipped(out, part) is None]:
+            (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
             bar.n = sum(map(len, parts)) - sum(len(parts[part]) for part in missing)
             bar.refresh()
             todo = [entry for part in missing for entry in parts[part] if entry.clip not in failed]
@@ -244,7 +260,7 @@ def _write_parts(
             try:
                 for part in missing:
                     with PartWriter(out, part, model.embedding_size, dtype) as writer:
-                        batcher = _Batcher(model, batch_size, writer.add)
+                        batcher = _Batcher(model, batch_size, dtype, writer.add)
                         for entry in parts[part]:
                             if entry.clip in failed:
                                 writer.skipped.append((entry.clip, failed[entry.clip]))
@@ -276,31 +292,36 @@ def _write_clip(
     entry: ClipEntry, pieces: Iterator[_Piece], batcher: "_Batcher", skipped: list[tuple[str, str]]
 ) -> None:
     written = clipped = 0
-    try:
-        for piece in pieces:
-            batcher.add(entry, piece)
-            written += 1
-            clipped += piece.clipped
-    except (EdgeseaError, OSError, MemoryError) as error:
-        reason = str(error).removeprefix(f"{entry.path}: ")
-        if written:
-            raise _ClipError(entry.clip, reason) from error
-        skipped.append((entry.clip, reason))
-        log.warning("skipped %s: %s", entry.clip, reason)
+    while True:
+        try:
+            piece = next(pieces, None)
+        except (EdgeseaError, OSError, MemoryError) as error:
+            reason = str(error).removeprefix(f"{entry.path}: ")
+            if written:
+                raise _ClipError(entry.clip, reason) from error
+            skipped.append((entry.clip, reason))
+            log.warning("skipped %s: %s", entry.clip, reason)
+            return
+        if piece is None:
+            break
+        batcher.add(entry, piece)  # what fails here (teacher, disk) is not the clip's fault
+        written += 1
+        clipped += piece.clipped
     if clipped:
         log.debug("%s: %d samples beyond full scale were clipped", entry.clip, clipped)
 
 
 def _pieces(entry: ClipEntry, rates: _Rates) -> Iterator[_Piece]:
     """Decode a clip once and cut it at both rates; the student's rate decides how many windows there are."""
-    student_framing, teacher_framing = rates.framing.at(rates.student), rates.framing.at(rates.teacher)
+    student_framing = rates.framing.at(rates.student)
+    teacher_framing = rates.framing.at(rates.teacher, hop_rate=rates.student)  # the same places, however long the clip
     cutters = PieceCutter(student_framing, PIECE_WINDOWS), PieceCutter(teacher_framing, PIECE_WINDOWS)
     queues: tuple[list[Any], list[Any]] = ([], [])
 
     def pair() -> Iterator[_Piece]:
         while queues[0] and queues[1]:
             student, teacher = queues[0].pop(0), queues[1].pop(0)
-            starts = np.arange(student.first, student.first + student.count) * student_framing.hop - student_framing.pad
+            starts = np.array([student_framing.start(student.first + k) for k in range(student.count)], np.int64)
             windows = piece_windows(teacher, teacher_framing)
             levels = (
                 measured_level(entry.level, rates.level, starts, student_framing.window, rates.student)
@@ -312,6 +333,8 @@ def _pieces(entry: ClipEntry, rates: _Rates) -> Iterator[_Piece]:
             clipped = int(np.count_nonzero(pcm != scaled))
             yield _Piece(max(0, int(starts[0])), pcm.astype(np.int16), starts, levels, windows, clipped)
 
+    if rates.measured and not entry.level:
+        raise EdgeseaError("no level in the manifest, where other clips have one; the two scales do not mix")
     with AudioFile(entry.path) as file:
         resamplers = Resampler(file.sample_rate, rates.student), Resampler(file.sample_rate, rates.teacher)
         for chunk in file.chunks():
@@ -332,8 +355,8 @@ class _Batcher:
     Batches never reach over the end of a part, so a part's bytes do not depend on what was computed before it.
     """
 
-    def __init__(self, model: "EmbeddingModel", size: int, sink: Callable[..., None]) -> None:
-        self._model, self._size, self._sink = model, size, sink
+    def __init__(self, model: "EmbeddingModel", size: int, dtype: str, sink: Callable[..., None]) -> None:
+        self._model, self._size, self._dtype, self._sink = model, size, dtype, sink
         self._pending: list[tuple[ClipEntry, _Piece]] = []
         self._count = 0
 
@@ -349,37 +372,55 @@ class _Batcher:
         windows = np.concatenate([piece.windows for _, piece in self._pending])
         blocks = [self._model.embed(windows[i : i + self._size]) for i in range(0, len(windows), self._size)]
         embeddings = np.concatenate(blocks)
-        if not np.isfinite(embeddings).all():
-            raise EdgeseaError(f"teacher {self._model.id} gave NaN or Inf for a window of {self._pending[0][0].clip}")
         first = 0
         for entry, piece in self._pending:
             last = first + len(piece.starts)
+            self._check(embeddings[first:last], entry.clip)
             self._sink(entry, piece.offset, piece.pcm, piece.starts, piece.levels, embeddings[first:last])
             first = last
         self._pending, self._count = [], 0
 
+    def _check(self, embeddings: Float32, clip: str) -> None:
+        if not np.isfinite(embeddings).all():
+            raise EdgeseaError(f"teacher {self._model.id} gave NaN or Inf for a window of {clip}")
+        if (largest := np.abs(embeddings).max()) > np.finfo(self._dtype).max:
+            raise EdgeseaError(
+                f"teacher {self._model.id} gave {largest:g} for a window of {clip}, too large for dtype={self._dtype}; "
+                "choose dtype=float32"
+            )
+
 
 def _finish(out: Path, entries: Sequence[ClipEntry], plan: dict[str, Any], max_skipped: float) -> dict[str, Any]:
-    """Write skipped.csv and, last of all, table.json."""
+    """Write skipped.csv and, last of all, table.json, unless a former call has done it."""
     from edgesea.table.reader import Table, part_skipped
     from edgesea.table.schema import SKIPPED_FILE, TABLE_FILE
 
+    finished = (out / TABLE_FILE).exists()
     skipped = [row for part in range(plan["parts"]) for row in part_skipped(out, part) or []]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("clip", "reason"), *skipped])
-    with atomic_path(out / SKIPPED_FILE) as temporary:
-        temporary.write_text(text.getvalue(), "utf-8", "surrogateescape")
+    if not finished:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("clip", "reason"), *skipped])
+        with atomic_path(out / SKIPPED_FILE) as temporary:
+            temporary.write_text(text.getvalue(), "utf-8", "surrogateescape")
     used = len(entries) - len(skipped)
     if used == 0 or len(skipped) > max_skipped * len(entries):
         raise EdgeseaError(
             f"{len(skipped)} of {len(entries)} clips cannot be used (first: {skipped[0][0]}: {skipped[0][1]}); all are "
             f"listed in {out / SKIPPED_FILE}; raise max_skipped ({max_skipped}) to go on without them"
         )
-    by_split: Counter[str] = Counter()
-    for chunk in Table(out, plan).chunks():
-        by_split.update(chunk.splits[chunk.clip].tolist())
-    info = {**plan, "clips": used, "skipped": len(skipped), "windows": sum(by_split.values())}
-    info |= {"windows_by_split": dict(sorted(by_split.items())), "versions": versions()}
-    write_json(out / TABLE_FILE, info)
+    if not finished:
+        by_split = _windows_by_split(Table(out, plan))
+        counts = {"clips": used, "skipped": len(skipped), "windows": sum(by_split.values())}
+        for stale in out.glob("*/.*.tmp"):  # left by killed calls
+            stale.unlink(missing_ok=True)
+        write_json(out / TABLE_FILE, {**plan, **counts, "windows_by_split": by_split, "versions": versions()})
+    info = read_json(out / TABLE_FILE)
     keys = ("clips", "windows", "skipped", "windows_by_split")
     return {"table": str(out), **{key: info[key] for key in keys}}
+
+
+def _windows_by_split(table: "Table") -> dict[str, int]:
+    by_split: Counter[str] = Counter()
+    for chunk in table.chunks():
+        by_split.update(chunk.splits[chunk.clip].tolist())
+    return dict(sorted(by_split.items()))

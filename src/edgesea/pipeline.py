@@ -86,7 +86,7 @@ def run(experiment: Path, *, out: Path | None = None) -> dict[str, Any]:
     Returns
     -------
     dict
-        What is written to results.json.
+        What is written to results.json, and the run directory as `run`.
 
     Raises
     ------
@@ -258,7 +258,7 @@ def _finish(
     from edgesea.report import report
 
     report(out)
-    return summary
+    return {"run": str(out), **summary}
 
 
 def _yaml_value(value: Any) -> Any:

@@ -27,13 +27,13 @@ def prefetch(sources: Iterable[Callable[[], Iterable[T]]], workers: int, depth: 
     Yields
     ------
     iterator
-        One for each source, in order; it must be exhausted (or have raised) before the next is asked for. An exception
-        of the source is raised from it.
+        One for each source, in order. An exception of the source is raised from it. Asking for the next one abandons
+        what is left of it.
     """
     stop = threading.Event()
 
-    def put(queue: "Queue[Any]", item: Any) -> bool:
-        while not stop.is_set():
+    def put(queue: "Queue[Any]", item: Any, abandoned: threading.Event) -> bool:
+        while not (stop.is_set() or abandoned.is_set()):
             try:
                 queue.put(item, timeout=0.1)
                 return True
@@ -41,14 +41,16 @@ def prefetch(sources: Iterable[Callable[[], Iterable[T]]], workers: int, depth: 
                 continue
         return False
 
-    def pump(source: Callable[[], Iterable[T]], queue: "Queue[Any]") -> None:
+    def pump(source: Callable[[], Iterable[T]], queue: "Queue[Any]", abandoned: threading.Event) -> None:
+        if stop.is_set():
+            return
         try:
             for item in source():
-                if not put(queue, (item, None)):
+                if not put(queue, (item, None), abandoned):
                     return
-            put(queue, (_END, None))
+            put(queue, (_END, None), abandoned)
         except BaseException as error:
-            put(queue, (_END, error))
+            put(queue, (_END, error), abandoned)
 
     def drain(queue: "Queue[Any]") -> Iterator[T]:
         while True:
@@ -60,18 +62,20 @@ def prefetch(sources: Iterable[Callable[[], Iterable[T]]], workers: int, depth: 
             yield item
 
     remaining = iter(sources)
-    pending: deque[Queue[Any]] = deque()
+    pending: deque[tuple[Queue[Any], threading.Event]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="edgesea-decode") as pool:
 
         def start(count: int) -> None:
             for source in islice(remaining, count):
-                pending.append(Queue(depth))
-                pool.submit(pump, source, pending[-1])
+                pending.append((Queue(depth), threading.Event()))
+                pool.submit(pump, source, *pending[-1])
 
         try:
             start(workers + 2)
             while pending:
-                yield drain(pending.popleft())
+                queue, abandoned = pending.popleft()
+                yield drain(queue)
+                abandoned.set()  # a consumer that gave up halfway must not leave a thread waiting
                 start(1)
         finally:
             stop.set()

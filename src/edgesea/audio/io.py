@@ -42,6 +42,8 @@ class AudioFile:
             self._file = soundfile.SoundFile(path)
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the ending .raw
             reason = "no such file" if not path.exists() else "is a folder" if path.is_dir() else _detail(error)
+            if reason.startswith("File does not exist"):  # what libsndfile says when it finds no MP3 frame
+                reason = "Format not recognised"
             raise EdgeseaError(f"{path}: cannot be decoded: {reason}") from error
         self.sample_rate: int = self._file.samplerate
         self.frames: int = self._file.frames

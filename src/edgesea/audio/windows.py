@@ -7,6 +7,7 @@ than ``W`` gives one window.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,20 +41,30 @@ class Framing:
             if not (np.isfinite(value) and value > 0):
                 raise EdgeseaError(f"{name} must be a positive number of seconds, not {value!r}")
 
-    def at(self, sample_rate: int) -> "SampleFraming":
+    def at(self, sample_rate: int, hop_rate: int | None = None) -> "SampleFraming":
         """The same framing in samples at `sample_rate` (Hz).
+
+        Parameters
+        ----------
+        sample_rate : int
+            Rate in Hz.
+        hop_rate : int, optional
+            Rate in Hz whose whole samples set the hop; default: `sample_rate`. Where two rates of a clip would round
+            the hop differently, the windows of the one that follows the other do not drift away from the other's.
 
         Raises
         ------
         EdgeseaError
             If the window or the hop is shorter than one sample.
         """
-        window, hop = round(self.window * sample_rate), round(self.hop * sample_rate)
+        window, hop = round(self.window * sample_rate), round(self.hop * (hop_rate or sample_rate))
         if window < 1 or hop < 1:
             raise EdgeseaError(
                 f"window {self.window} s or hop {self.hop} s is shorter than a sample at {sample_rate} Hz"
             )
-        return SampleFraming(window, hop, window // 2 if self.center else 0)
+        scaled = Fraction(hop * sample_rate, hop_rate or sample_rate)
+        step = scaled.numerator if scaled.denominator == 1 else scaled
+        return SampleFraming(window, step, window // 2 if self.center else 0)
 
     def timestamps(self, count: int) -> NDArray[np.float64]:
         """Timestamps ``k * hop`` of the first `count` windows, (count,) in seconds."""
@@ -62,10 +73,13 @@ class Framing:
 
 @dataclass(frozen=True)
 class SampleFraming:
-    """A framing in integer samples at one rate; see the module's specification."""
+    """A framing in integer samples at one rate; see the module's specification.
+
+    A fractional hop is that of another rate (`Framing.at`): window ``k`` then starts at ``floor(k * hop) - pad``.
+    """
 
     window: int
-    hop: int
+    hop: int | Fraction
     pad: int
 
     def count(self, length: int) -> int:
@@ -74,7 +88,7 @@ class SampleFraming:
 
     def start(self, index: int) -> int:
         """First sample of window `index` (negative inside the left padding)."""
-        return index * self.hop - self.pad
+        return int(index * self.hop) - self.pad
 
     def cut(self, audio: Float32) -> Float32:
         """All windows of a clip.
@@ -90,10 +104,17 @@ class SampleFraming:
             A read-only view of a padded copy, of the same dtype.
         """
         count = self.count(len(audio))
-        length = (count - 1) * self.hop + self.window
+        length = self.start(count - 1) + self.pad + self.window
         padded = np.zeros(max(length, self.pad + len(audio)), audio.dtype)
         padded[self.pad : self.pad + len(audio)] = audio
-        return np.lib.stride_tricks.sliding_window_view(padded[:length], self.window)[:: self.hop]
+        return self.take(padded[:length], 0, count)
+
+    def take(self, audio: Float32, first: int, count: int) -> Float32:
+        """Windows `first` ... `first + count - 1` of `audio`, which begins where the first of them does."""
+        view = np.lib.stride_tricks.sliding_window_view(audio, self.window)
+        if isinstance(self.hop, int):
+            return view[:: self.hop][:count]
+        return view[[self.start(first + k) - self.start(first) for k in range(count)]]
 
 
 @dataclass(frozen=True)
@@ -167,8 +188,7 @@ def piece_windows(piece: Piece, framing: SampleFraming) -> Float32:
     """The windows of a piece, (count, window), with the left padding of the first ones restored."""
     begin = framing.start(piece.first)
     audio = np.pad(piece.audio, (-begin, 0)) if begin < 0 else piece.audio
-    view = np.lib.stride_tricks.sliding_window_view(audio, framing.window)
-    return view[:: framing.hop][: piece.count]
+    return framing.take(audio, piece.first, piece.count)
 
 
 def batches(windows: Iterable[Float32], size: int) -> Iterator[Float32]:

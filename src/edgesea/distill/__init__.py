@@ -1,6 +1,7 @@
 """``distill``: train a student on phi(teacher)."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,18 +111,21 @@ def distill(
         raise missing_extra(str(error.name), "train") from error
     from edgesea.models import resolve_device
     from edgesea.models.card import model_card
+    from edgesea.models.checkpoint import file_digest
     from edgesea.models.student import Student, StudentConfig
     from edgesea.models.student_files import save_student
     from edgesea.reduction import load_reduction
-    from edgesea.reduction.base import REDUCTION_FILE
+    from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
     from edgesea.table.reader import Table
 
-    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr), ("devices", devices)):
-        if not value > 0:
+    positive = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr, "devices": devices}
+    for name, value in positive.items():
+        if value is not None and not value > 0:
             raise EdgeseaError(f"{name} must be positive, not {value}")
     source, phi = Table(table), load_reduction(reduction)
     if phi.input_size != source.embedding_size:
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
+    windows = {split: WindowSource(source, phi, split) for split in ("train", "validate")}
     device_name = resolve_device(device)
     actual_precision = training.resolve_precision(precision, device_name)
     config = StudentConfig.named(
@@ -138,9 +142,12 @@ def distill(
     )
     reduction_info = read_json(Path(reduction) / REDUCTION_FILE)
     plan = {
-        "table": source.info["manifest_sha256"],
+        "table": {key: source.info[key] for key in ("manifest_sha256", "framing", "dtype")},
         "teacher": source.info["teacher"],
-        "reduction": {key: reduction_info.get(key) for key in ("method", "output_size", "windows", "provenance")},
+        "reduction": {
+            **{key: reduction_info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")},
+            "sha256": file_digest(Path(reduction) / ARRAYS_FILE),
+        },
         "architecture": config.to_dict(),
         "training": {
             "epochs": epochs,
@@ -162,8 +169,8 @@ def distill(
     training.seed(seed)
     network = Student(config)
     rank, world = training.process_rank(devices)
-    train = ShuffledWindows(WindowSource(source, phi, "train"), batch_size, epoch_size, seed, rank, world)
-    validation = OrderedWindows(WindowSource(source, phi, "validate"), batch_size, rank, world)
+    train = ShuffledWindows(windows["train"], batch_size, epoch_size, seed, rank, world)
+    validation = OrderedWindows(windows["validate"], batch_size, rank, world)
     module = Distiller(network, Objective(lr, weight_decay, schedule, epochs), train, validation)
     checkpoints = folder / "checkpoints"
     options = plan["training"]
@@ -192,10 +199,10 @@ def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     if path.exists():
         found = read_json(path)
         if found != plan:
-            keys = sorted(key for key in plan.keys() | found.keys() if plan.get(key) != found.get(key))
+            differences = "; ".join(_differences(found, plan))
             raise EdgeseaError(
-                f"{folder}: holds a student made from other input or options (other {', '.join(keys)}); choose another "
-                "folder or delete it"
+                f"{folder}: holds a student made from other input or options ({differences}); choose another folder or "
+                "delete it"
             )
         if (folder / RESULTS_FILE).exists():
             log.info("%s is finished; nothing to do", folder)
@@ -206,3 +213,12 @@ def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
         raise EdgeseaError(f"{folder}: not empty and no student of `edgesea distill`; choose another folder")
     write_json(path, plan)
     return None
+
+
+def _differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
+    """Describe the values that differ, as ``training.lr: 0.001 there, 0.01 here``."""
+    if isinstance(found, dict) and isinstance(plan, dict):
+        for key in sorted(found.keys() | plan.keys()):
+            yield from _differences(found.get(key), plan.get(key), f"{name}.{key}" if name else key)
+    elif found != plan:
+        yield f"{name}: {found} there, {plan} here"

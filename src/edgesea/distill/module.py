@@ -15,6 +15,7 @@ from edgesea.models.student import Student
 
 Schedule = Literal["plateau", "onecycle"]
 Batch = tuple[Tensor, Tensor]
+DIVERGED = 1e6  # times the targets' power (at least 1); batch normalisation can keep a lost student's loss finite
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ class Distiller(LightningModule):
         """Mean squared error of a batch."""
         audio, targets = batch
         loss = functional.mse_loss(self(audio).float(), targets)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss.item()} in epoch {self.current_epoch + 1}")
+        if not loss.detach() < DIVERGED * targets.square().mean().clamp_min(1.0):
+            raise FloatingPointError(f"the loss became {loss.item():.3g} in epoch {self.current_epoch + 1}")
         self._loss_sum += float(loss.detach()) * len(targets)
         self._loss_count += len(targets)
         return loss
@@ -139,6 +140,8 @@ class Distiller(LightningModule):
         self.log("val_mse", result["mse"], sync_dist=False)
         if self.trainer.state.fn != "fit":
             return
+        if not math.isfinite(result["mse"]):
+            raise FloatingPointError(f"the validation MSE became {result['mse']} in epoch {self.current_epoch + 1}")
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(result["mse"])
         row = {"epoch": self.current_epoch + 1, "lr": float(self._optimizer().param_groups[0]["lr"])}
@@ -170,8 +173,12 @@ class Distiller(LightningModule):
         return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the schedule and the history."""
-        checkpoint["edgesea"] = {"scheduler": self._scheduler.state_dict(), "history": self.history}
+        """Store the schedule, the history, and whether early stopping ended the training here."""
+        checkpoint["edgesea"] = {
+            "scheduler": self._scheduler.state_dict(),
+            "history": self.history,
+            "stopped": self.trainer.should_stop,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` stored."""

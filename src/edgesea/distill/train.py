@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from tqdm import tqdm
 
@@ -87,6 +89,29 @@ class HistoryFile(Callback):
                 writer.writerows(pl_module.history)
 
 
+class KeptCheckpoints(Callback):
+    """Keeps the checkpoint of every so many epochs, numbered as in ``metrics.csv``."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self._folder, self._every = folder, every
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, if it is time."""
+        assert isinstance(pl_module, Distiller)
+        epoch = len(pl_module.history)
+        if epoch % self._every == 0:
+            trainer.save_checkpoint(self._folder / f"epoch-{epoch:04d}.ckpt")
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints beside their final place: Lightning goes through /tmp, often another file system."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write all of the checkpoint or none of it."""
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's tips and environment reports out of the log."""
@@ -134,9 +159,7 @@ def make_trainer(
     if patience:
         callbacks.append(EarlyStopping("val_mse", min_delta=1e-4, patience=patience, check_on_train_epoch_end=False))
     if save_every:
-        name = "epoch-{epoch:04d}"
-        every = ModelCheckpoint(name, every_n_epochs=save_every, save_top_k=-1, auto_insert_metric_name=False, **keep)
-        callbacks.append(every)
+        callbacks.append(KeptCheckpoints(folder, save_every))
     callbacks.append(ModelCheckpoint(filename="last", **keep))  # the last to be written: it marks the epoch as done
     distributed = devices not in (1, "1") and device != "mps"
     with quiet_lightning():
@@ -151,6 +174,7 @@ def make_trainer(
             num_sanity_val_steps=0,
             logger=False,
             callbacks=callbacks,
+            plugins=[AtomicCheckpoints()],
             enable_progress_bar=False,
             enable_model_summary=False,
         )
@@ -176,22 +200,53 @@ def fit(module: Distiller, trainer: Trainer, folder: Path, keep: str) -> dict[st
     Raises
     ------
     EdgeseaError
-        If the loss became NaN or infinite.
+        If training diverged, or the checkpoint to keep cannot be read.
     """
-    last = folder / "last.ckpt"
-    with quiet_lightning():
-        if last.exists():
-            log.info("resuming from %s", last)
-        try:
-            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
-        except FloatingPointError as error:
-            raise EdgeseaError(f"distill: {error}; lower lr ({module.objective.lr})") from error
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        state = torch.load(folder / f"{keep}.ckpt", map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(state)
+    path, checkpoint = _last_checkpoint(folder)
+    with quiet_lightning(), _interruptible(trainer):
+        if path is not None:
+            log.info("resuming from %s", path)
+        if checkpoint.get("edgesea", {}).get("stopped"):
+            module.on_load_checkpoint(checkpoint)  # stopped early, then killed: trainer.fit would add an epoch
+        else:
+            try:
+                trainer.fit(module, ckpt_path=path, weights_only=True)
+            except FloatingPointError as error:
+                raise EdgeseaError(f"distill: {error}; lower lr ({module.objective.lr})") from error
+        module.load_state_dict(_read(folder / f"{keep}.ckpt")["state_dict"])
         trainer.validate(module, verbose=False)
     return {**module.measure.result(), "epochs": len(module.history)}
+
+
+@contextmanager
+def _interruptible(trainer: Trainer) -> Iterator[None]:
+    """Turn what Lightning makes of Ctrl-C, an exit with further ones switched off, into KeyboardInterrupt again."""
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+
+
+def _last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """The latest readable checkpoint and its path; an earlier epoch's leads to the same student."""
+    for path in (folder / "last.ckpt", folder / "best.ckpt"):
+        if path.exists():
+            try:
+                return path, _read(path)
+            except EdgeseaError as error:
+                log.warning("%s", error)
+    return None, {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise EdgeseaError(f"{path}: cannot be read ({error}); delete {path.parent} to train anew") from error
+    return checkpoint
 
 
 def seed(value: int) -> None:

@@ -54,13 +54,13 @@ def reduce(
         If the table or the subset is missing, they do not belong together, or the embeddings cannot be reduced so.
     """
     from edgesea.reduction.pca import PCA
-    from edgesea.sampling.subset import Subset
+    from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
     from edgesea.version import versions
 
     source = Table(table)
     chosen = None if subset is None else Subset.load(Path(subset))
-    if chosen is not None and chosen.info["table"] != source.info["manifest_sha256"]:
+    if chosen is not None and chosen.info["table"] != table_key(source.info):
         raise EdgeseaError(f"{subset}: was chosen from another table than {table}")
     phi = PCA(size, whiten)
     phi.fit(source.iter_embeddings("train") if chosen is None else _subset_embeddings(source, chosen))

@@ -177,7 +177,7 @@ def _draw(sizes: list[int], rng: np.random.Generator) -> list[NDArray[np.int64]]
 
 
 class _ExplainedCurve:
-    """Sums from which the explained variance of the first 1 ... d components follows, as `edgesea reduce` defines it."""
+    """Sums that give the variance explained by the first 1 ... d components, as `edgesea reduce` defines it."""
 
     def __init__(self, phi: Any) -> None:
         self._phi = phi

@@ -1,7 +1,7 @@
 """Plots of the data: levels, where the subset comes from, what the reduction keeps, and a map of the windows."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ def level_plot(summary: TableSummary, unit: str) -> Html:
             axes.stairs(chosen, edges, color=VARIABLES["reduced"], linewidth=1.8, label="subset")
         axes.set(xlabel=f"level of a window ({unit})", ylabel=f"windows (% in {width} dB)", ylim=(0, None))
         axes.grid(visible=False, axis="x")
-        legend_above(axes, 2)
+        legend_above(figure, axes)
         return inline(figure, "Histogram of the levels of the windows of the table and of the subset")
 
 
@@ -55,7 +55,7 @@ def _shares(levels: Counter[int], edges: "np.typing.NDArray[np.int64]") -> "np.t
     return np.asarray(100.0 * counts / levels.total())
 
 
-def frames_plot(summary: TableSummary, chosen: bool, full_width: bool = False) -> Html:
+def frames_plot(summary: TableSummary, chosen: bool) -> Html:
     """Windows by sensor and day (`chosen`: of the subset, else of the table), as far as these are known."""
     which = int(chosen)
     if len(summary.sensors) > 1 and len(summary.days) > 1:
@@ -66,12 +66,12 @@ def frames_plot(summary: TableSummary, chosen: bool, full_width: bool = False) -
     totals: Counter[str] = Counter()
     for frame, counts in summary.frames.items():
         totals[frame[axis]] += counts[which]
-    names = known if axis else [name for name, _ in totals.most_common(MOST_SENSORS) if name]
+    names = known if axis else sorted((name for name, _ in totals.most_common(MOST_SENSORS)), key=natural)
     with drawing("frames", WIDTH / 2, 2.9) as figure:
         axes = figure.subplots()
         axes.bar(range(len(names)), [totals[name] for name in names], color=VARIABLES["reduced"], width=0.8)
         step = -(-len(names) // 16)
-        axes.set_xticks(range(0, len(names), step), [label(name, 12) for name in names[::step]], rotation=90)
+        axes.set_xticks(range(0, len(names), step), [label(name or "?", 12) for name in names[::step]], rotation=90)
         axes.set(xlabel=("sensor", "day")[axis], ylabel="windows in the subset" if chosen else "windows")
         axes.grid(visible=False, axis="x")
         return inline(figure, f"Windows by {('sensor', 'day')[axis]}")
@@ -93,11 +93,12 @@ def _frame_map(summary: TableSummary, which: int) -> Html:
         if sensor in places:
             cell = places[sensor], columns.index(periods[day])
             grid[cell] = np.nansum([grid[cell], counts[which]])
-    with drawing("frames", WIDTH / 2, min(7.0, max(2.9, 1.3 + 0.17 * len(sensors)))) as figure:
+    width = WIDTH if max(grid.shape) > 12 else WIDTH / 2
+    with drawing("frames", width, max(2.9, 1.3 + 0.17 * len(sensors))) as figure:
         axes = figure.subplots()
         mesh = axes.pcolormesh(np.ma.masked_invalid(grid), cmap="cividis", vmin=0, linewidth=0)
         axes.set_yticks(np.arange(len(sensors)) + 0.5, [label(name or "?", 16) for name in sensors])
-        step = -(-len(columns) // 10)
+        step = -(-len(columns) // 14)
         ticks = np.arange(0, len(columns), step)
         axes.set_xticks(ticks + 0.5, [columns[i] or "?" for i in ticks], rotation=90 if len(columns) > 4 else 0)
         axes.set(xlabel=unit, ylabel="sensor")
@@ -110,7 +111,7 @@ def _frame_map(summary: TableSummary, which: int) -> Html:
             _write_numbers(axes, grid)
         bar = figure.colorbar(mesh, ax=axes, label="windows in the subset" if which else "windows", aspect=30, pad=0.02)
         bar.locator = MaxNLocator(nbins=5, integer=True)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         return inline(figure, "Number of windows of each sensor and day")
 
 
@@ -130,12 +131,17 @@ def _periods(frames: dict[Frame, Any]) -> tuple[dict[str, str], str]:
         year, number, _ = date.fromisoformat(day).isocalendar()
         return f"{year}-W{number:02d}"
 
-    names = {"day": str, "week": week, "month": lambda day: day[:7], "year": lambda day: day[:4]}
+    names: dict[str, Callable[[str], str]] = {
+        "day": str,
+        "week": week,
+        "month": lambda day: day[:7],
+        "year": lambda day: day[:4],
+    }
     for unit, name in names.items():
         periods = {day: name(day) if day else "" for day in days}
-        if len(set(periods.values())) <= MOST_DAYS:
-            break
-    return periods, unit
+        if len(set(periods.values())) <= MOST_DAYS or unit == "year":
+            return periods, unit
+    raise AssertionError
 
 
 def variance_plot(ratios: Sequence[float], size: int, sample: WindowSample | None, validate: float | None) -> Html:
@@ -174,7 +180,7 @@ def variance_plot(ratios: Sequence[float], size: int, sample: WindowSample | Non
         axes.set_xscale("log", base=2)
         plain_numbers(axes.xaxis)
         axes.set(xlabel="dimensions", ylabel="variance explained (%)", ylim=(0, 102), xlim=(1, max(2, len(kept))))
-        legend_above(axes, 2)
+        legend_above(figure, axes)
         return inline(figure, f"Cumulative explained variance; {text}")
 
 
@@ -189,6 +195,7 @@ def map_plot(sample: WindowSample, unit: str) -> Html:
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         if grouped:
             _by_group(panels[0], sample, names, kind)
+            legend_above(figure, panels[0])
         else:
             panels[0].remove()
         _by_level(figure, panels[1], sample, unit)
@@ -206,13 +213,14 @@ def _by_group(axes: "Axes", sample: WindowSample, names: list[str], kind: str) -
         frequent = frequent[: len(GROUPS) - 1]
     shown = sorted(frequent, key=natural)
     colours = dict(zip(shown, GROUPS, strict=False))
-    axes.scatter(*sample.points.T, c=[colours.get(name, FITTED) for name in names], s=7, alpha=0.65, linewidths=0)
-    entries = [(colours[name], label(name or "unknown", 14)) for name in shown]
+    x, y = sample.points.T
+    axes.scatter(x, y, c=[colours.get(name, FITTED) for name in names], s=7, alpha=0.65, linewidths=0)
+    entries = [(colours[name], label(name or "unknown", 12)) for name in shown]
     if len(set(names)) > len(shown):
         entries.append((FITTED, OTHERS))
-    handles = [axes.scatter([], [], color=colour, s=18, linewidths=0, label=text) for colour, text in entries]
-    legend_above(axes, len(handles), handles=handles, title=None, columnspacing=0.9, handletextpad=0.1)
-    axes.set_title(f"by {kind}", pad=22)
+    for colour, text in entries:
+        axes.scatter([], [], color=colour, s=18, linewidths=0, label=text)
+    axes.set_title(f"by {kind}")
 
 
 def _by_level(figure: "Figure", axes: "Axes", sample: WindowSample, unit: str) -> None:
@@ -225,8 +233,8 @@ def _by_level(figure: "Figure", axes: "Axes", sample: WindowSample, unit: str) -
     # Neither end of the map may vanish in a white or a black page.
     colours = ListedColormap(colormaps["viridis"](np.linspace(0.15, 0.92, len(bounds) - 1)))
     norm = BoundaryNorm(bounds, len(bounds) - 1)
-    dots = axes.scatter(*sample.points.T, c=sample.level, s=7, cmap=colours, norm=norm, alpha=0.8, linewidths=0)
+    x, y = sample.points.T
+    dots = axes.scatter(x, y, c=sample.level, s=7, cmap=colours, norm=norm, alpha=0.8, linewidths=0)
     bar = figure.colorbar(dots, ax=axes, aspect=30, pad=0.02, label=f"level ({unit})")
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.solids.set_alpha(1.0)  # type: ignore[union-attr]
-    axes.set_title("by level", pad=22)
+    bar.outline.set_visible(False)
+    axes.set_title("by level")

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 # Nothing may be fetched or executed, whatever a file name or an option contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-MISSING = "–"
+MISSING = "\u2013"
 
 
 class Html(str):
@@ -19,6 +19,8 @@ def text(value: object) -> Html:
     """HTML of any value; what cannot be encoded (odd bytes of file names) becomes ``?``."""
     if isinstance(value, Html):
         return value
+    if value is None:
+        return Html(MISSING)
     return Html(html.escape(str(value).encode("utf-8", "replace").decode("utf-8")))
 
 
@@ -60,7 +62,7 @@ def page(title: str, summary: object, sections: Sequence[tuple[str, Html]]) -> H
         Html(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
         Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         Html('<meta name="color-scheme" content="light dark">'),
-        element("title", f"{title} – edgesea"),
+        element("title", f"{title}, edgesea"),
         element("style", style),
     ]
     header = element("header", element("h1", title), element("p", summary), element("nav", join(links, " ")))

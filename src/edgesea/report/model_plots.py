@@ -19,7 +19,7 @@ from edgesea.report.svg import (
     whole_numbers,
 )
 
-MOST_ROWS = 20  # classes in a column
+MOST_ROWS = 26  # classes in a column
 LOWEST_R2 = -1.0  # R2 has no lower end; bars are cut here
 
 
@@ -45,15 +45,16 @@ def training_plot(history: Sequence[Mapping[str, float]], kept: int) -> Html:
         mse.plot(epochs, [row["val_mse"] for row in history], color=colour, label="validation", **style)
         mse.set(ylabel="mean squared error", ylim=(0, None))
         r2.plot(epochs, [row["val_r2"] for row in history], color=colour, label="validation", **style)
-        r2.set(ylabel="R2", ylim=(min(0.0, max(LOWEST_R2, np.nanmin([row["val_r2"] for row in history]))), 1.0))
+        lowest = min([0.0, *(row["val_r2"] for row in history if np.isfinite(row["val_r2"]))])
+        r2.set(ylabel="R2", ylim=(max(LOWEST_R2, lowest), 1.0))
         rate.step(epochs, [row["lr"] for row in history], where="mid", color=INK, linewidth=1.2)
         rate.set(ylabel="learning rate", yscale="log")
         plain_numbers(rate.yaxis)
         for axes in (mse, r2, rate):
             axes.axvline(kept, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), label="weights kept")
-            axes.set_xlabel("epoch")
+            axes.set(xlabel="epoch", xlim=(epochs[0] - 0.5, epochs[-1] + 0.5))
             whole_numbers(axes.xaxis)
-        legend_above(mse, 3, columnspacing=1.0)
+        legend_above(figure, mse)
         return inline(figure, f"Errors, R2 and learning rate by epoch; the weights of epoch {kept} were kept")
 
 
@@ -97,17 +98,22 @@ def class_plot(scores: Mapping[str, Mapping[str, float | None]], metric: str, be
             part = names[index * rows : (index + 1) * rows]
             for number, (system, own) in enumerate(scores.items()):
                 places = np.arange(len(part)) + (number - (len(scores) - 1) / 2) * thickness
-                widths = [np.nan if own.get(name) is None else own[name] for name in part]
-                axes.barh(places, widths, 0.9 * thickness, color=VARIABLES[system], label=system)  # type: ignore[arg-type]
+                axes.barh(places, _heights(own, part), 0.9 * thickness, color=VARIABLES[system], label=system)
             axes.set_yticks(range(len(part)), [label(name) for name in part])
             axes.set(xlabel=metric, xlim=(0, best), ylim=(rows - 0.5, -0.5))
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
-        legend_above(panels[0], 3)
+        legend_above(figure, panels[0])
         return inline(figure, f"{metric} of each class for {', '.join(scores)}")
 
 
-def fold_plot(scores: Mapping[str, Mapping[str, float]], metric: str, best: float) -> Html:
+def _heights(scores: Mapping[str, float | None], names: Sequence[str]) -> list[float]:
+    """Lengths of bars; no bar where there is no score."""
+    values = (scores.get(name) for name in names)
+    return [np.nan if value is None else value for value in values]
+
+
+def fold_plot(scores: Mapping[str, Mapping[str, float | None]], metric: str, best: float) -> Html:
     """Scores by fold, one bar for each system; parameters as those of `class_plot`."""
     folds = list(next(iter(scores.values())))
     thickness = 0.8 / len(scores)
@@ -115,11 +121,10 @@ def fold_plot(scores: Mapping[str, Mapping[str, float]], metric: str, best: floa
         axes = figure.subplots()
         for number, (system, own) in enumerate(scores.items()):
             places = np.arange(len(folds)) + (number - (len(scores) - 1) / 2) * thickness
-            values = [own[fold] for fold in folds]
-            axes.bar(places, values, 0.9 * thickness, color=VARIABLES[system], label=system)
+            axes.bar(places, _heights(own, folds), 0.9 * thickness, color=VARIABLES[system], label=system)
         axes.set_xticks(range(len(folds)), [label(fold) for fold in folds])
         axes.set(xlabel="test fold", ylabel=metric, ylim=(0, best))
         axes.grid(visible=False, axis="x")
         axes.tick_params(axis="x", length=0)
-        legend_above(axes, 3)
+        legend_above(figure, axes)
         return inline(figure, f"{metric} by fold for {', '.join(scores)}")

@@ -92,11 +92,14 @@ def _read_results(folder: Path) -> dict[str, Any]:
         raise EdgeseaError(f"{folder}: {what} (it has no {RESULTS}); make one: edgesea run")
     stamps = _optional_json(folder / STAMPS).get("stages", {})
     results = _optional_json(folder / RESULTS)
-    open_stages = [name for name, stamp in stamps.items() if not stamp.get("finished")]
     # A run that was changed and killed leaves the results of the earlier one behind.
-    open_stages += [name for name, stamp in stamps.items() if name in results and stamp.get("result") != results[name]]
+    open_stages = [
+        name
+        for name, stamp in stamps.items()
+        if name in results and (not stamp.get("finished") or stamp.get("result") != results[name])
+    ]
     if not results or open_stages:
-        missing = ", ".join(dict.fromkeys(open_stages)) or RESULTS
+        missing = ", ".join(open_stages) or f"no {RESULTS}"
         raise EdgeseaError(f"{folder}: unfinished run ({missing}); finish it by running the same `edgesea run` again")
     if not isinstance(results.get("extract"), dict) or not isinstance(results.get("config"), dict):
         raise EdgeseaError(f"{folder / RESULTS}: not the results of `edgesea run`; run the same `edgesea run` again")

@@ -1,78 +1,196 @@
-"""The sections of the report: each takes what was read of a run and returns HTML."""
+"""The sections about data, reduction, training and provenance: each takes what was read of a run and returns HTML."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
 from edgesea.report.data import TableSummary, WindowSample
 from edgesea.report.data_plots import frames_plot, level_plot, map_plot, variance_plot
-from edgesea.report.html import (
-    MISSING,
-    Html,
-    decimal,
-    element,
-    figure,
-    integer,
-    join,
-    note,
-    percent,
-    table,
-    text,
-    tiles,
-)
-from edgesea.report.model_plots import class_plot, dimension_plot, fold_plot, training_plot
+from edgesea.report.html import MISSING, Html, decimal, element, figure, integer, join, note, percent, table, tiles
+from edgesea.report.model_plots import dimension_plot, training_plot
 from edgesea.report.run import REDUCTION, STUDENT, RunFiles
 
 MOST_SKIPPED = 20
-SPLITS = ("train", "validate", "test")
+SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A score of a task: its key in the results, its name, and whether it is shown in percent."""
-
-    key: str
-    name: str
-    in_percent: bool = False
-
-    def show(self, value: float | None) -> str:
-        """The score as text."""
-        return percent(value, 1) if self.in_percent else decimal(value)
-
-    @property
-    def best(self) -> float:
-        """The highest score, in the unit shown."""
-        return 100.0 if self.in_percent else 1.0
-
-    @property
-    def axis(self) -> str:
-        """Name with unit."""
-        return f"{self.name} (%)" if self.in_percent else self.name
-
-    def by(self, scores: dict[str, dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
-        """A detail of each system's scores, in the unit shown."""
-        return {
-            system: {name: None if value is None else value * self.best for name, value in own.get(key, {}).items()}
-            for system, own in scores.items()
-        }
+def data_section(run: RunFiles, counts: TableSummary | None) -> Html:
+    """Clips, windows, sensors, levels, the subset, and what was skipped."""
+    extract, sample = run.stage("extract"), run.stage("sample")
+    hop = run.results["config"].get("extract", {}).get("hop")
+    windows = extract.get("windows")
+    items: list[tuple[object, object]] = [("clips", integer(extract.get("clips"))), ("windows", integer(windows))]
+    if hop and windows is not None:
+        items.append(("audio", _hours(windows, hop)))
+    if counts is not None:
+        items += [("sensors", integer(len(counts.sensors) or None)), ("days", integer(len(counts.days) or None))]
+    items += [
+        ("subset windows", integer(sample.get("windows"))),
+        ("skipped clips", integer(extract.get("skipped"))),
+    ]
+    parts: list[object] = [tiles(items)]
+    if counts is None:
+        parts.append(note("The table is no longer in the run directory, so that nothing is shown of its windows."))
+    else:
+        parts += [_splits(counts, hop), _data_plots(run, counts)]
+    return join([*parts, _skipped(run)])
 
 
-METRICS = (
-    Metric("accuracy", "accuracy", True),
-    Metric("micro_auprc", "micro AUPRC"),
-    Metric("macro_auprc", "macro AUPRC"),
-    Metric("micro_f1", "micro F1"),
-)
-# Key of the scores by class, and what they are.
-BY_CLASS = {"accuracy_by_class": METRICS[0], "class_auprc": Metric("class_auprc", "AUPRC")}
+def _hours(windows: int, hop: float) -> str:
+    seconds = windows * hop
+    return f"{decimal(seconds / 3600, 1)} h" if seconds >= 3600 else f"{decimal(seconds / 60, 1)} min"
 
 
-def metrics_of(run: RunFiles) -> list[Metric]:
-    """The scores that the run's task has."""
-    return [metric for metric in METRICS if any(metric.key in own for own in run.scores.values())]
+def _splits(counts: TableSummary, hop: float | None) -> Html:
+    total = counts.windows.total()
+    rows = [
+        [split, integer(counts.clips[split]), integer(n), percent(n / total, 1), _hours(n, hop) if hop else MISSING]
+        for split, n in sorted(counts.windows.items())
+    ]
+    return table(["split", "clips", "windows", "share", "audio"], rows)
+
+
+def _data_plots(run: RunFiles, counts: TableSummary) -> Html:
+    assert run.table is not None
+    unit = run.table.info.get("level", {}).get("unit", "dB")
+    chosen = run.subset is not None
+    frames = frames_plot(counts, chosen)
+    levels = f"Levels of the windows, each in percent of its own set.{_choice(run)}"
+    where = "Where the windows of the subset come from." if chosen else "Where the windows come from."
+    figures = [figure(level_plot(counts, unit), levels), figure(frames, where)]
+    missing = (
+        "" if frames else note("The table does not know sensors and times, so the subset cannot be shown by them.")
+    )
+    return join([element("div", *figures, class_="pair"), missing])
+
+
+def _choice(run: RunFiles) -> str:
+    """How the subset was chosen, as a sentence."""
+    if run.subset is None:
+        return ""
+    own = run.subset.info
+    total = integer(own.get("candidates"))
+    return f" The subset was chosen by the method {own.get('method')} from {total} windows (split {own.get('split')})."
+
+
+def _skipped(run: RunFiles) -> Html:
+    if not run.skipped:
+        return Html("")
+    count = len(run.skipped)
+    more = f" The first {MOST_SKIPPED}; all are in table/skipped.csv." if count > MOST_SKIPPED else ""
+    listing = table(["clip", "reason"], run.skipped[:MOST_SKIPPED], words=2, class_="wide")
+    caption = note(f"{integer(count)} clips could not be used.{more}")
+    return join([element("h3", "Skipped clips"), caption, listing])
+
+
+def reduction_section(run: RunFiles, sample: WindowSample | None) -> Html:
+    """What the reduction keeps, and a map of the windows."""
+    own = run.stage("reduce")
+    if not own:
+        return Html("")
+    validate = own.get("explained_variance_validate")
+    items = [
+        ("method", own.get("method")),
+        ("dimensions", f"{integer(own.get('input_size'))} → {integer(own.get('output_size'))}"),
+        ("windows fitted on", integer(own.get("windows"))),
+        ("variance kept, fitted", percent(own.get("explained_variance"), 1)),
+        ("variance kept, validation", percent(validate, 1)),
+    ]
+    parts: list[object] = [tiles(items)]
+    ratios = run.reduction.get("explained_variance_ratio")
+    if ratios:
+        measured = 0 if sample is None else sample.validation_windows
+        caption = (
+            "Share of the standardised variance in the leading dimensions. The dashed line is the chosen size. "
+            f"Validation: curve on {integer(measured)} windows, dot on all."
+        )
+        plot = figure(variance_plot(ratios, own["output_size"], sample, validate), caption)
+        parts.append(element("div", plot, _needed(ratios), class_="pair"))
+    if sample is not None and run.table is not None:
+        unit = run.table.info.get("level", {}).get("unit", "dB")
+        caption = f"The first two reduced dimensions of {integer(len(sample.points))} windows chosen at random."
+        parts.append(figure(map_plot(sample, unit), caption))
+    return join(parts)
+
+
+def _needed(ratios: Sequence[float]) -> Html:
+    """Dimensions that it takes to keep a share of the variance."""
+    kept = np.cumsum(ratios)
+    # The shares sum to 1 but for rounding.
+    rows = [[percent(share), integer(1 + np.searchsorted(kept, share - 1e-9))] for share in SHARES]
+    return table(["variance kept", "dimensions needed"], rows, caption="On the windows fitted on.")
+
+
+def training_section(run: RunFiles) -> Html:
+    """The course of the training, and the fit of each dimension."""
+    own = run.stage("distill")
+    if not own:
+        return Html("")
+    parts: list[object] = []
+    if run.history:
+        keep = run.student.get("provenance", {}).get("training", {}).get("keep", "best")
+        kept = run.history[-1] if keep == "last" else min(run.history, key=lambda row: row["val_mse"])
+        caption = (
+            f"{integer(own.get('epochs'))} epochs. The dashed line is the epoch whose weights were kept ({keep}): "
+            f"epoch {int(kept['epoch'])}."
+        )
+        parts.append(figure(training_plot(run.history, int(kept["epoch"])), caption))
+    else:
+        parts.append(note("student/metrics.csv is no longer in the run directory."))
+    r2 = own.get("r2_per_dimension") or []
+    good = sum(value is not None and value > 0.5 for value in r2)
+    caption = (
+        "R2 of each dimension on the validation windows, by decreasing variance of the target; "
+        f"it exceeds 0.5 in {good} of {len(r2)} dimensions."
+    )
+    parts.append(figure(dimension_plot(r2), caption))
+    return join(parts)
+
+
+def provenance_section(run: RunFiles) -> Html:
+    """Configuration, versions, times and hashes."""
+    seconds = run.results.get("seconds", {})
+    times = table(["stage", "time"], [[name, _duration(value)] for name, value in seconds.items()])
+    versions = table(["package", "version"], list(run.results.get("versions", {}).items()), words=2)
+    config = yaml.safe_dump(run.results["config"], sort_keys=False, allow_unicode=True)
+    parts = [
+        element(
+            "div",
+            element("div", element("h3", "Time"), times),
+            element("div", element("h3", "Versions"), versions),
+            class_="pair",
+        ),
+        element("h3", "Weights"),
+        table(["file", "sha256"], [[name, element("code", value)] for name, value in _digests(run)], words=2),
+        element("h3", "Configuration"),
+        element("pre", config),
+    ]
+    return join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _digests(run: RunFiles) -> list[tuple[str, str]]:
+    rows = []
+    if run.table is not None:
+        teacher = run.table.info["teacher"]
+        rows.append((f"teacher {teacher['id']}", teacher.get("sha256") or "none: it has no weights"))
+    for name in (f"{REDUCTION}/reduction.safetensors", f"{STUDENT}/model.safetensors"):
+        path = run.folder / name
+        if path.is_file():
+            rows.append((name, _sha256(path)))
+    if run.table is not None:
+        rows.append(("table (clips, sizes, splits)", str(run.table.info.get("manifest_sha256", MISSING))))
+    return rows
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Matplotlib wants numbers for colours. These stand for the style sheet's variables, which differ in light and dark mode.
+# Matplotlib wants numbers for colours; these stand for variables of the style sheet, which differ in dark mode.
 VARIABLES = {
     "ink": "#0a0b01",
     "muted": "#0a0b02",
@@ -107,7 +107,8 @@ def inline(figure: "Figure", description: str) -> Html:
     for block in ("metadata", "style"):
         svg = re.sub(rf"<{block}\b.*?</{block}>\s*", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', svg)
-    attributes = f'class="plot" role="img" aria-label="{text(description)}" viewBox="{box[1] if box else ""}"'
+    kind = "plot wide" if figure.get_figwidth() >= WIDTH else "plot"
+    attributes = f'class="{kind}" role="img" aria-label="{text(description)}" viewBox="{box[1] if box else ""}"'
     svg = re.sub(r"<svg\b[^>]*>", lambda _: f"<svg {attributes}>", svg, count=1)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = svg.replace("xlink:href=", "href=")
@@ -126,17 +127,18 @@ def _short_numbers(match: re.Match[str]) -> str:
 
 
 def label(value: object, length: int = 28) -> str:
-    """Text from a file as a label: printable, and not longer than `length`."""
+    """Text from a file as a label: printable, and shortened in the middle (ids often differ at their end)."""
     shown = "".join(c if c.isprintable() else "?" for c in str(value).encode("utf-8", "replace").decode("utf-8"))
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+    tail = length // 2
+    return shown if len(shown) <= length else f"{shown[: length - 1 - tail]}…{shown[-tail:]}"
 
 
 def plain_numbers(axis: Any) -> None:
     """Tick labels as plain numbers, also on a logarithmic axis (whose own labels would be formulas)."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def whole_numbers(axis: Any) -> None:
@@ -146,8 +148,16 @@ def whole_numbers(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
-def legend_above(axes: "Axes", columns: int, **options: Any) -> None:
-    """A one-line legend above the axes, where it covers nothing."""
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2, handlelength=1.4, **options
+def legend_above(figure: "Figure", axes: "Axes") -> None:
+    """A one-line legend above everything, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=len(labels),
+        borderaxespad=0.2,
+        handlelength=1.4,
+        handletextpad=0.5,
+        columnspacing=1.4,
     )

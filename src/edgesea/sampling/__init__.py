@@ -60,7 +60,7 @@ def sample(
     import numpy as np
 
     from edgesea.sampling.frames import candidates
-    from edgesea.sampling.subset import Subset
+    from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
 
     if size < 1:
@@ -71,6 +71,6 @@ def sample(
         raise EdgeseaError(f"{table}: no windows in split {split!r}; it has {source.counts}")
     chosen = _methods()[method](found, min(size, len(found.part)), np.random.default_rng(seed))
     options = {"method": method, "size": size, "frame": frame, "split": split, "seed": seed}
-    info = {**options, "table": source.info["manifest_sha256"], "candidates": len(found.part)}
+    info = {**options, "table": table_key(source.info), "candidates": len(found.part)}
     Subset(found.part[chosen], found.window[chosen], info).save(Path(out))
     return {"subset": str(out), "windows": len(chosen), "candidates": len(found.part), "frames": len(found.names)}

@@ -1,6 +1,8 @@
 """A subset on disk: which windows of a table were chosen, by what."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,12 @@ from edgesea.files import atomic_path
 _KEY = b"edgesea"
 
 
+def table_key(info: Mapping[str, Any]) -> str:
+    """Hash of what decides which windows a table has, in which order, and their embeddings, from its ``table.json``."""
+    names = ("manifest_sha256", "teacher", "sample_rate", "framing", "dtype", "part_clips", "windows")
+    return hashlib.sha256(json.dumps([info[name] for name in names], sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Subset:
     """Windows of a table, sorted by their place in it.
@@ -25,7 +33,7 @@ class Subset:
     part, window : ndarray, (k,) int64
         Part of the table and row in that part's windows.
     info : dict
-        Method, options and the table's manifest digest.
+        Method, options and the table's key.
     """
 
     part: NDArray[np.int64]

@@ -121,7 +121,7 @@ def impact(code: str, length: int, sample_rate: int, rng: np.random.Generator) -
             count, 0.4 * fall, sample_rate
         )
         add(total, rng.uniform(0.3, 1.0) * (body + hiss * burst), start)
-        start += int(sample_rate * np.exp(rng.uniform(np.log(0.07), np.log(1.2))))
+        start += int(sample_rate * np.exp(rng.uniform(np.log(0.1), np.log(1.8))))
     return total * fades(length, 0.001, 0.02, sample_rate)
 
 

@@ -11,17 +11,17 @@ from edgesea.synth.taxonomy import COARSE, FINE, coarse_of, sure_codes
 
 # Greatest duration in seconds, and the relative frequencies of the fine classes.
 HABIT: dict[str, tuple[tuple[float, float], tuple[float, ...]]] = {
-    "1": ((4.0, 10.0), (0.25, 0.4, 0.35)),
-    "2": ((4.0, 10.0), (0.3, 0.4, 0.2, 0.1)),
-    "3": ((3.0, 8.0), (1.0,)),
-    "4": ((3.0, 8.0), (0.3, 0.4, 0.3)),
-    "5": ((4.0, 10.0), (0.35, 0.1, 0.35, 0.2)),
+    "1": ((5.0, 10.0), (0.25, 0.4, 0.35)),
+    "2": ((5.0, 10.0), (0.3, 0.4, 0.2, 0.1)),
+    "3": ((4.0, 9.0), (1.0,)),
+    "4": ((5.0, 10.0), (0.3, 0.4, 0.3)),
+    "5": ((5.0, 10.0), (0.35, 0.1, 0.35, 0.2)),
     "6": ((7.0, 10.0), (0.5, 0.25, 0.25)),
-    "7": ((3.0, 10.0), (0.55, 0.2, 0.15, 0.1)),
-    "8": ((3.0, 9.0), (1.0,)),
+    "7": ((5.0, 10.0), (0.55, 0.2, 0.15, 0.1)),
+    "8": ((4.0, 10.0), (1.0,)),
 }
 NEAR = 0.75  # share of events near the sensor
-SNR = {"near": (13.0, 22.0), "far": (-3.0, 13.0)}  # level above the background in dB
+SNR = {"near": (13.0, 22.0), "far": (-3.0, 14.0)}  # level above the background in dB
 LOUD = {
     "2": 5.0,
     "3": 7.0,
@@ -97,7 +97,7 @@ def draw_events(sensor: Sensor, hour: float, *, weekend: bool, seconds: float, r
             unsure = f"{coarse}-X" in FINE and rng.random() < UNSURE[proximity]
             duration = min(seconds, rng.uniform(shortest, longest))
             snr = rng.uniform(*SNR[proximity]) + LOUD.get(coarse, 0.0)
-            onset = rng.uniform(0.0, seconds - 0.6 * duration)
+            onset = rng.uniform(0.0, seconds - 0.8 * duration)
             tag = f"{coarse}-X" if unsure else source
             events.append(Event(source, tag, proximity, onset, duration, floor + snr, snr))
     return events

@@ -110,7 +110,7 @@ def make_sensor(index: int, sample_rate: int, rng: np.random.Generator) -> Senso
         hum=rng.uniform(0.0, 0.25),
         calibration=104.0 + rng.uniform(-3.0, 3.0),
         response=1.0 * rng.standard_normal(9),
-        rates=np.exp(0.3 * rng.standard_normal(len(COARSE))),
+        rates=np.exp(0.25 * rng.standard_normal(len(COARSE))),
         reverberation=normalised(tail) / np.sqrt(length),
     )
 

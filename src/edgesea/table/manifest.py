@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def read_manifest(
         The manifest's own names of the columns ``path``, ``sensor``, ``time``, ``split``, ``level``.
     validate : float or str
         For clips without a split: the share that validates, chosen by a hash of the clip's name, or a condition
-        ``column=value`` on the manifest (``fold=5``).
+        ``column=value`` on the manifest (``fold=5``; the clips that do not fulfil it train).
 
     Returns
     -------
@@ -131,17 +132,20 @@ def _read_rows(source: Path, columns: dict[str, str], validate: float | str) -> 
         if name not in rows[0]:
             raise EdgeseaError(f"{source}: no column {name!r}; it has {', '.join(map(str, rows[0]))}")
     for row in rows:
-        if isinstance(validate, str):
+        if isinstance(validate, str) and not row.get(wanted["split"]):
             row[wanted["split"]] = "validate" if str(row[column]) == value else "train"
+        row[wanted["path"]] = str(row[wanted["path"]] or "").strip()
     return [{name: row.get(own) for name, own in wanted.items()} for row in rows]
 
 
 def _entry(row: Mapping[str, Any], root: Path, validate: float | str, source: Path) -> ClipEntry:
-    name = str(row["path"] or "").strip()
+    name = str(row["path"])
     if not name:
         raise EdgeseaError(f"{source}: a row has an empty path")
     path = Path(name)
     clip = path.relative_to(root).as_posix() if path.is_absolute() and path.is_relative_to(root) else path.as_posix()
+    # A file name may hold bytes that are no UTF-8 (surrogates here), which neither Parquet nor JSON can store.
+    clip = clip.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     split = str(row.get("split") or "") or hash_split(clip, validate if not isinstance(validate, str) else 0.0)
     if split not in SPLITS:
         raise EdgeseaError(f"{source}: {clip}: split {split!r} is none of {', '.join(SPLITS)}")
@@ -181,5 +185,7 @@ def _levels(value: Any, source: Path, clip: str) -> tuple[float, ...] | None:
             value = json.loads(value) if value.lstrip().startswith("[") else re.split(r"[\s;,]+", value.strip())
         numbers = tuple(float(item) for item in (value if isinstance(value, list | tuple) else [value]))
     except (TypeError, ValueError):
-        raise EdgeseaError(f"{source}: {clip}: level {value!r} is neither a number nor a list of numbers") from None
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise EdgeseaError(f"{source}: {clip}: level {value!r} is neither a number nor a list of numbers")
     return numbers or None

@@ -182,7 +182,10 @@ def part_skipped(table: Path, part: int) -> list[tuple[str, str]] | None:
     path = part_path(table, CLIPS, part)
     if not path.exists():
         return None
-    metadata = pq.read_metadata(path).metadata or {}
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (OSError, ValueError) as error:
+        raise EdgeseaError(f"{path}: cannot be read: {error}; delete it and extract the table again") from error
     return [(clip, reason) for clip, reason in json.loads(metadata.get(SKIPPED_KEY, b"[]"))]
 
 

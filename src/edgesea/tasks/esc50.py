@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.classifier import Classifier, make_probe
+from edgesea.tasks.classifier import Classifier, fixed_epochs, make_probe
 
 METADATA = Path("meta/esc50.csv")
 
@@ -93,7 +93,8 @@ class Esc50:
         correct = np.zeros(len(self.labels), bool)
         for fold in tested:
             train, test = (self.folds != fold) & usable, (self.folds == fold) & usable
-            probe = make_probe(classifier, seed).fit(features[train], self.labels[train])
+            with fixed_epochs():
+                probe = make_probe(classifier, seed).fit(features[train], self.labels[train])
             correct[test] = probe.predict(features[test]) == self.labels[test]
         chosen = np.isin(self.folds, tested)
         classes = sorted(set(self.labels.tolist()))

@@ -1,0 +1,95 @@
+"""Which head should a student end in? Trains each variant on the table of a finished run of examples/esc10.yaml.
+
+    edgesea run examples/esc10.yaml --out runs/esc10
+    python benchmarks/heads.py runs/esc10 --out runs/heads
+
+Every variant has the run's options but for what its row says. R2 is measured on the clips of fold 5; accuracy is that
+of a logistic probe trained on folds 1 to 4 and tested on the 80 clips of fold 5. Finished variants are not trained
+again. Prints a Markdown table and writes benchmarks/results/heads.json.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgesea.distill import distill
+from edgesea.evaluate import evaluate
+from edgesea.files import read_json, write_json
+from edgesea.models.student import HEADS
+
+RESULTS = Path(__file__).parent / "results" / "heads.json"
+
+
+class MaxHead(nn.Module):
+    """Maximum of the feature map before its ReLU: the published head without the ReLU."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.amax((2, 3))
+
+
+class LinearNoReluHead(nn.Module):
+    """Linear layer on maximum and mean of the feature map before its ReLU."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * channels, size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(torch.cat([features.amax((2, 3)), features.mean((2, 3))], 1))
+
+
+class BandHead(nn.Module):
+    """Linear layer on maximum and mean over time of each channel in each of the eight remaining bands."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * channels * 8, size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = torch.relu(features)
+        return self.linear(torch.cat([features.amax(3), features.mean(3)], 1).flatten(1))
+
+
+HEADS.update({"max": MaxHead, "linear_no_relu": LinearNoReluHead, "bands": BandHead})
+VARIANTS: dict[str, dict[str, Any]] = {
+    "linear on max and mean (default)": {"head": "linear"},
+    "linear on max and mean, no ReLU before": {"head": "linear_no_relu"},
+    "linear on max and mean over time, by band": {"head": "bands"},
+    "max, no ReLU": {"head": "max"},
+    "ReLU, max (published)": {"head": "relu_max"},
+    "linear, learning rate 3e-3": {"head": "linear", "lr": 3e-3},
+}
+
+
+def measure(run: Path, out: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Train and judge one variant."""
+    config = read_json(run / "results.json")["config"]
+    options = {**config["distill"], **changes}
+    folder = out / "-".join(str(value) for value in changes.values())
+    fitted = distill(table=run / "table", reduction=run / "reduction", out=folder, **options)
+    judged = evaluate(**{**config["evaluate"], "data": Path(config["evaluate"]["data"])}, model=str(folder))
+    keys = ("r2", "cosine", "mse", "parameters")
+    return {"variant": name, **{key: fitted[key] for key in keys}, "accuracy": judged["accuracy"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run of examples/esc10.yaml")
+    parser.add_argument("--out", type=Path, default=Path("runs/heads"))
+    arguments = parser.parse_args()
+    rows = [measure(arguments.run, arguments.out, name, changes) for name, changes in VARIANTS.items()]
+    write_json(RESULTS, {"torch": torch.__version__, "rows": rows})
+    print("| head | R2 | cosine | accuracy | parameters |\n|---|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: -row["r2"]):
+        scores = " | ".join(f"{row[key]:.3f}" for key in ("r2", "cosine", "accuracy"))
+        print(f"| {row['variant']} | {scores} | {row['parameters']:,} |")
+
+
+if __name__ == "__main__":
+    main()
