@@ -72,3 +72,15 @@ def small_reduction(small_table: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("small") / "reduction"
     reduce(small_table, folder, size=4, whiten=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def train_only_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A spectral float16 table of three clips (six windows), all of them for training."""
+    from edgesea.extract import extract
+
+    folder = tmp_path_factory.mktemp("train_only")
+    for index in range(3):
+        write_noise(folder / "audio" / f"clip{index}.wav", 2.0, seed=index)
+    extract(folder / "audio", folder / "table", validate=0.0, hop=1.0, workers=1)
+    return folder / "table"

@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     from jsonargparse import auto_cli, set_parsing_settings
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("edgesea").setLevel(logging.INFO)
+    started_by_trainer = bool(int(os.environ.get("LOCAL_RANK") or 0))  # to train on another device
+    logging.getLogger("edgesea").setLevel(logging.WARNING if started_by_trainer else logging.INFO)
     set_parsing_settings(docstring_parse_style=_numpydoc())
     try:
         result = auto_cli(
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             as_positional=True,
             description="Make a big audio-embedding model small, specialised for your recordings.",
         )
-        if isinstance(result, dict):
+        if isinstance(result, dict) and not started_by_trainer:
             print(summary(result, Path(result["run"])) if "run" in result else json.dumps(_brief(result), indent=2))
         return 0
     except EdgeseaError as error:

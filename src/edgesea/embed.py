@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from edgesea.audio.io import audio_suffixes
+from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path
@@ -99,21 +99,21 @@ def embed(
 
 def _targets(inputs: Sequence[Path], out: Path | None, suffix: str) -> dict[Path, Path]:
     """Every audio file to embed, with its result's path."""
-    suffixes = audio_suffixes()
     ending = f"_{suffix}.npz" if suffix else ".npz"
-    targets: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
     for given in map(Path, inputs):
         if not given.exists():
             raise EdgeseaError(f"{given}: no such file or folder")
-        found = [given] if given.is_file() else sorted(p for p in given.rglob("*") if p.suffix.lower() in suffixes)
+        found = [given] if given.is_file() else sorted(filter(is_audio, given.rglob("*")))
         if not found:
-            raise EdgeseaError(f"{given}: no audio file found (endings: {' '.join(sorted(suffixes))})")
+            raise EdgeseaError(f"{given}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
         for path in found:
             base = (
                 path.parent if out is None else Path(out) / (path.parent.relative_to(given) if given.is_dir() else "")
             )
             target = base / f"{path.stem}{ending}"
-            if target in targets.values():  # the same name with another ending: keep both
+            if sources.get(target, path) != path:  # the same name with another ending: keep both
                 target = base / f"{path.name}{ending}"
-            targets[path] = target
-    return targets
+            if sources.setdefault(target, path) != path:
+                raise EdgeseaError(f"{path} and {sources[target]} would both give {target}; embed them one by one")
+    return {path: target for target, path in sources.items()}

@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import string
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgesea.extract import extract
 from edgesea.files import read_json, write_json
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
+from edgesea.table.manifest import read_manifest
 from edgesea.version import versions
 
 log = logging.getLogger(__name__)
@@ -182,6 +184,8 @@ def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str
             log.info("%s: started", name)
             began = time.perf_counter()
             result = _run_stage(name, dict(sections[name]), sections, out)
+            if int(os.environ.get("LOCAL_RANK") or 0):
+                sys.exit(0)  # this process was started only to train on another device
             seconds = round(time.perf_counter() - began, 1)
             stamps[name] = {"fingerprint": fingerprint, "finished": True, "seconds": seconds, "result": result}
             _write_stamps(out, stamps)
@@ -207,6 +211,10 @@ def _write_stamps(out: Path, stamps: Mapping[str, Any]) -> None:
 def _fingerprint(stage: Stage, options: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Hash of everything that a stage's result depends on, down to the size and time of every input file."""
     relevant = {key: _describe(value) for key, value in options.items() if key not in stage.runtime}
+    if stage.function is extract:
+        names = ("source", "root", "columns", "validate")
+        clips = read_manifest(*(options[name] for name in names))
+        relevant["clips"] = _digest(clip.path for clip in clips)
     text = json.dumps([relevant, dict(inputs), versions()["edgesea"]], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -215,11 +223,17 @@ def _describe(value: Any) -> Any:
     if not isinstance(value, Path) or not value.exists():
         return value
     files = sorted(path for path in value.rglob("*") if path.is_file()) if value.is_dir() else [value]
+    return [str(value), _digest(files)]
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Hash of the paths, sizes and times of files, of which some may be missing."""
     digest = hashlib.sha256()
     for path in files:
-        status = path.stat()
-        digest.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode("utf-8", "surrogateescape"))
-    return [str(value), digest.hexdigest()]
+        status = path.stat() if path.is_file() else None
+        known = (status.st_size, status.st_mtime_ns) if status else None
+        digest.update(repr((str(path), known)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _run_stage(

@@ -1,7 +1,9 @@
 """Decoding (anything libsndfile reads, as a stream of mono chunks) and resampling (soxr, also as a stream)."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,20 @@ Float32 = NDArray[np.float32]
 
 CHUNK_SECONDS = 10.0
 RATES = (500, 1_000_000)  # Hz; a header outside names no recording, and would resample to an absurd size
-UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # what recorders write that stream to a pipe
+UNKNOWN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)  # what writes to a pipe: sox, arecord, ffmpeg ...
 _CUT_SHORT = re.compile(r"^\s*(?:data|SSND|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
+@cache
 def audio_suffixes() -> frozenset[str]:
     """File name endings (lower case, with the dot) that are taken for audio when a folder is searched."""
     formats = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
     return frozenset(formats | {".aif", ".oga", ".opus", ".mp3", ".wave"})
+
+
+def is_audio(path: Path) -> bool:
+    """Whether a file found in a folder is taken for audio: by its ending, and unless it is hidden."""
+    return path.suffix.lower() in audio_suffixes() and not path.name.startswith(".") and path.is_file()
 
 
 class AudioFile:
@@ -39,7 +47,8 @@ class AudioFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = soundfile.SoundFile(path)
+            # As bytes, because a name on POSIX need not be UTF-8.
+            self._file = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the ending .raw
             reason = "no such file" if not path.exists() else "is a folder" if path.is_dir() else _detail(error)
             if reason.startswith("File does not exist"):  # what libsndfile says when it finds no MP3 frame

@@ -1,7 +1,6 @@
 """Batches of (window, target) from a table: shuffled over its parts, resumable at any epoch, in flat memory."""
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,10 @@ class WindowSource:
         self.chunks = [chunk for chunk in self.chunks if chunk[2]]
         self.windows = sum(count for *_, count in self.chunks)
         if not self.windows:
-            raise EdgeseaError(f"{table.path}: no windows in split {split!r}; it has {table.counts}")
+            raise EdgeseaError(
+                f"{table.path}: no windows in split {split!r} (it has {table.counts}); the option validate of "
+                "`edgesea extract` decides which clips validate"
+            )
 
     @property
     def window_bytes(self) -> int:
@@ -90,8 +92,8 @@ class ShuffledWindows:
         self.pass_batches = source.windows // self.global_batch
         self.batches = self.pass_batches if epoch_size is None else max(1, epoch_size // self.global_batch)
         self.buffer_windows = max(1, buffer_bytes // source.window_bytes)
-        # The buffer in use, or the whole table if that fits.
-        self._load_buffer: Any = lru_cache(maxsize=1)(self._read_buffer)
+        self._members: tuple[int, ...] = ()  # chunks in the buffer, which is kept for the next pass
+        self._buffer: tuple[Int16, Float32] | None = None
 
     def epoch(self, epoch: int) -> "Epoch":
         """The batches of an epoch."""
@@ -125,6 +127,7 @@ class ShuffledWindows:
             rows = np.random.default_rng((self.seed, number, index)).permutation(count)[skip:take]
             held_audio.append((audio, rows))
             held_targets.append((targets, rows))
+            del audio, targets  # so that the next buffer is read into free memory
             ready = sum(len(r) for _, r in held_audio) // self.global_batch * self.global_batch
             yield from self._cut(held_audio, held_targets, ready)
 
@@ -153,6 +156,12 @@ class ShuffledWindows:
             total += count
         if members:
             yield tuple(members)
+
+    def _load_buffer(self, members: tuple[int, ...]) -> tuple[Int16, Float32]:
+        if self._buffer is None or self._members != members:
+            self._buffer = None
+            self._members, self._buffer = members, self._read_buffer(members)
+        return self._buffer
 
     def _read_buffer(self, members: tuple[int, ...]) -> tuple[Int16, Float32]:
         count = sum(self.source.chunks[i][2] for i in members)

@@ -136,6 +136,7 @@ class Distiller(LightningModule):
         for sums in (self.measure.per_dimension, self.measure.scalars):
             device_sums = sums.to(self.device if self.device.type != "mps" else "cpu")
             sums.copy_(reduce(device_sums, reduce_op="sum"))
+        train = reduce(torch.tensor([self._loss_sum, max(1, self._loss_count)], device=self.device), reduce_op="sum")
         result = self.measure.result()
         self.log("val_mse", result["mse"], sync_dist=False)
         if self.trainer.state.fn != "fit":
@@ -145,7 +146,7 @@ class Distiller(LightningModule):
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(result["mse"])
         row = {"epoch": self.current_epoch + 1, "lr": float(self._optimizer().param_groups[0]["lr"])}
-        row |= {"train_mse": self._loss_sum / max(1, self._loss_count)}
+        row |= {"train_mse": float(train[0] / train[1])}
         row |= {f"val_{name}": result[name] for name in ("mse", "mae", "cosine", "r2")}
         self.history.append(row)
         self._loss_sum, self._loss_count = 0.0, 0

@@ -13,7 +13,6 @@ import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.strategies import DDPStrategy
 from tqdm import tqdm
 
 from edgesea.distill.module import Distiller
@@ -166,7 +165,7 @@ def make_trainer(
         return Trainer(
             accelerator={"cuda": "gpu"}.get(device, device),
             devices=devices,
-            strategy=DDPStrategy(broadcast_buffers=False) if distributed else "auto",
+            strategy="ddp" if distributed else "auto",
             precision=precision,  # type: ignore[arg-type]
             max_epochs=module.objective.epochs,
             reload_dataloaders_every_n_epochs=1,

@@ -69,7 +69,10 @@ def _checkpoint_student(folder: Path) -> Student:
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict) or config.get("model") != "edgesea.student":
         raise EdgeseaError(f"{folder / CONFIG_FILE}: not the configuration of an edgesea student")
-    student = Student(StudentConfig.from_dict(config["architecture"]))
+    try:
+        student = Student(StudentConfig.from_dict(config["architecture"]))
+    except Exception as error:  # a changed value fails somewhere in the making of the network
+        raise EdgeseaError(f"{folder / CONFIG_FILE}: no student can be made of it: {error}") from error
     weights = folder / WEIGHTS_FILE
     try:
         arrays = load_file(weights)

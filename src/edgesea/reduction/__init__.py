@@ -127,9 +127,14 @@ def load_reduction(folder: Path | str) -> "Reduction":
 
     info = read_json(path / REDUCTION_FILE)
     methods = {"pca": PCA}
-    if info.get("method") not in methods:
-        raise EdgeseaError(f"{path}: unknown method {info.get('method')!r}; known: {', '.join(methods)}")
+    method = info.get("method") if isinstance(info, dict) else None
+    if method not in methods:
+        raise EdgeseaError(f"{path / REDUCTION_FILE}: unknown method {method!r}; known: {', '.join(methods)}")
     try:
-        return methods[info["method"]].restore(info, load_file(path / ARRAYS_FILE))
-    except (OSError, KeyError, SafetensorError) as error:
+        arrays = load_file(path / ARRAYS_FILE)
+    except (OSError, SafetensorError) as error:
         raise EdgeseaError(f"{path / ARRAYS_FILE}: cannot be read: {error}") from error
+    try:
+        return methods[method].restore(info, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise EdgeseaError(f"{path}: the two files do not fit together ({error}); reduce again") from error

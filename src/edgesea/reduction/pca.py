@@ -155,9 +155,17 @@ class PCA:
 
     @classmethod
     def restore(cls, info: dict[str, Any], arrays: dict[str, Float64]) -> "PCA":
-        """The PCA that `save` wrote."""
+        """The PCA that `save` wrote.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If a value is missing or of the wrong type or shape.
+        """
         pca = cls(int(info["output_size"]), bool(info["whiten"]))
         pca.input_size, pca.windows = int(info["input_size"]), int(info["windows"])
         pca.mean, pca.scale = arrays["mean"], arrays["scale"]
         pca.components, pca.variance = arrays["components"], arrays["variance"]
+        if pca.components.shape != (pca.output_size, pca.input_size):
+            raise ValueError(f"components {pca.components.shape} for {pca.input_size} to {pca.output_size} dimensions")
         return pca

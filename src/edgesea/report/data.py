@@ -172,7 +172,7 @@ def _draw(sizes: list[int], rng: np.random.Generator) -> list[NDArray[np.int64]]
     total = sum(sizes)
     chosen = np.sort(rng.choice(total, min(SAMPLE, total), replace=False)) if total else np.zeros(0, np.int64)
     ends = np.cumsum(sizes, dtype=np.int64)
-    blocks = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    blocks = np.split(chosen, np.searchsorted(chosen, ends))[:-1]
     return [block - (end - size) for block, end, size in zip(blocks, ends, sizes, strict=True)]
 
 

@@ -213,8 +213,9 @@ def _by_group(axes: "Axes", sample: WindowSample, names: list[str], kind: str) -
         frequent = frequent[: len(GROUPS) - 1]
     shown = sorted(frequent, key=natural)
     colours = dict(zip(shown, GROUPS, strict=False))
-    x, y = sample.points.T
-    axes.scatter(x, y, c=[colours.get(name, FITTED) for name in names], s=7, alpha=0.65, linewidths=0)
+    order = sorted(range(len(names)), key=lambda i: names[i] in colours)  # the others below
+    x, y = sample.points[order].T
+    axes.scatter(x, y, c=[colours.get(names[i], FITTED) for i in order], s=7, alpha=0.65, linewidths=0)
     entries = [(colours[name], label(name or "unknown", 12)) for name in shown]
     if len(set(names)) > len(shown):
         entries.append((FITTED, OTHERS))

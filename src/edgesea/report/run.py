@@ -102,7 +102,7 @@ def _read_results(folder: Path) -> dict[str, Any]:
         missing = ", ".join(open_stages) or f"no {RESULTS}"
         raise EdgeseaError(f"{folder}: unfinished run ({missing}); finish it by running the same `edgesea run` again")
     if not isinstance(results.get("extract"), dict) or not isinstance(results.get("config"), dict):
-        raise EdgeseaError(f"{folder / RESULTS}: not the results of `edgesea run`; run the same `edgesea run` again")
+        raise EdgeseaError(f"{folder}: no run directory (its {RESULTS} is not a run's); make one: edgesea run")
     return results
 
 

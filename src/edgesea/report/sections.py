@@ -12,6 +12,7 @@ from edgesea.report.data_plots import frames_plot, level_plot, map_plot, varianc
 from edgesea.report.html import MISSING, Html, decimal, element, figure, integer, join, note, percent, table, tiles
 from edgesea.report.model_plots import dimension_plot, training_plot
 from edgesea.report.run import REDUCTION, STUDENT, RunFiles
+from edgesea.report.svg import is_wide
 
 MOST_SKIPPED = 20
 SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -35,7 +36,7 @@ def data_section(run: RunFiles, counts: TableSummary | None) -> Html:
     if counts is None:
         parts.append(note("The table is no longer in the run directory, so that nothing is shown of its windows."))
     else:
-        parts += [_splits(counts, hop), _data_plots(run, counts)]
+        parts.append(_data_plots(run, counts, _splits(counts, hop)))
     return join([*parts, _skipped(run)])
 
 
@@ -53,18 +54,21 @@ def _splits(counts: TableSummary, hop: float | None) -> Html:
     return table(["split", "clips", "windows", "share", "audio"], rows)
 
 
-def _data_plots(run: RunFiles, counts: TableSummary) -> Html:
+def _data_plots(run: RunFiles, counts: TableSummary, splits: Html) -> Html:
+    """The table of the splits with the plots, arranged by how much room the last one takes."""
     assert run.table is not None
     unit = run.table.info.get("level", {}).get("unit", "dB")
     chosen = run.subset is not None
     frames = frames_plot(counts, chosen)
     levels = f"Levels of the windows, each in percent of its own set.{_choice(run)}"
     where = "Where the windows of the subset come from." if chosen else "Where the windows come from."
-    figures = [figure(level_plot(counts, unit), levels), figure(frames, where)]
+    level_figure, frames_figure = figure(level_plot(counts, unit), levels), figure(frames, where)
+    if frames and not is_wide(frames):
+        return join([splits, element("div", level_figure, frames_figure, class_="pair")])
     missing = (
         "" if frames else note("The table does not know sensors and times, so the subset cannot be shown by them.")
     )
-    return join([element("div", *figures, class_="pair"), missing])
+    return join([element("div", level_figure, splits, class_="pair"), frames_figure, missing])
 
 
 def _choice(run: RunFiles) -> str:
@@ -96,8 +100,8 @@ def reduction_section(run: RunFiles, sample: WindowSample | None) -> Html:
         ("method", own.get("method")),
         ("dimensions", f"{integer(own.get('input_size'))} → {integer(own.get('output_size'))}"),
         ("windows fitted on", integer(own.get("windows"))),
-        ("variance kept, fitted", percent(own.get("explained_variance"), 1)),
-        ("variance kept, validation", percent(validate, 1)),
+        ("variance kept", percent(own.get("explained_variance"), 1)),
+        ("kept on validation", percent(validate, 1)),
     ]
     parts: list[object] = [tiles(items)]
     ratios = run.reduction.get("explained_variance_ratio")

@@ -28,6 +28,7 @@ INK, MUTED, LINE, PAPER, FITTED = (VARIABLES[name] for name in ("ink", "muted", 
 # Tol's bright scheme: safe for colour-blind readers, and visible on white and on black.
 GROUPS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 WIDTH = 9.6  # inches of a figure as wide as the page
+WIDE = "plot wide"  # CSS classes of such a figure
 
 
 def _style() -> dict[str, Any]:
@@ -107,17 +108,22 @@ def inline(figure: "Figure", description: str) -> Html:
     for block in ("metadata", "style"):
         svg = re.sub(rf"<{block}\b.*?</{block}>\s*", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', svg)
-    kind = "plot wide" if figure.get_figwidth() >= WIDTH else "plot"
+    kind = WIDE if figure.get_figwidth() >= WIDTH else "plot"
     attributes = f'class="{kind}" role="img" aria-label="{text(description)}" viewBox="{box[1] if box else ""}"'
     svg = re.sub(r"<svg\b[^>]*>", lambda _: f"<svg {attributes}>", svg, count=1)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     svg = svg.replace("xlink:href=", "href=")
     # The page chooses the font; sizes stay.
-    svg = re.sub(r"font: (?:[a-z0-9]+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     svg = re.sub(r'\b(d|x|y|points|transform)="([^"]*)"', _short_numbers, svg)
     for variable, colour in VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return Html(re.sub(r"\s*\n\s*", "\n", svg))
+
+
+def is_wide(svg: Html) -> bool:
+    """Whether a figure of `inline` is as wide as the page."""
+    return svg.startswith(f'<svg class="{WIDE}"')
 
 
 def _short_numbers(match: re.Match[str]) -> str:

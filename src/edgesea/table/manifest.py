@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesea.audio.io import audio_suffixes
+from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.errors import EdgeseaError
 
 SPLITS = ("train", "validate", "test")
@@ -99,9 +99,8 @@ def read_manifest(
 
 
 def _find_audio(folder: Path) -> Iterable[Mapping[str, Any]]:
-    suffixes = audio_suffixes()
     for path in folder.rglob("*"):
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith("."):
+        if is_audio(path):
             name = path.relative_to(folder)
             split = name.parts[0] if name.parts[0] in SPLITS and len(name.parts) > 1 else None
             yield {"path": name.as_posix(), "split": split}

@@ -1,0 +1,172 @@
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from edgesea.audio.io import AudioFile, Resampler, audio_suffixes, is_audio, load_audio
+from edgesea.errors import EdgeseaError
+
+
+def sine(rate: int, hz: float = 1000.0, seconds: float = 2.0, amplitude: float = 0.5) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def tone(audio: np.ndarray, rate: int, hz: float) -> tuple[float, float]:
+    """(frequency of the strongest bin, amplitude at `hz`) of the middle second."""
+    middle = audio[len(audio) // 2 - rate // 2 :][:rate].astype(np.float64)
+    spectrum = np.abs(np.fft.rfft(middle)) * 2 / rate
+    return float(spectrum.argmax()), float(spectrum[round(hz)])
+
+
+@pytest.mark.parametrize(("ending", "error"), [("wav", 1e-4), ("flac", 1e-4), ("ogg", 0.05), ("mp3", 0.05)])
+def test_formats_are_decoded(tmp_path, ending, error):
+    path = tmp_path / f"tone.{ending}"
+    soundfile.write(path, sine(16000), 16000)
+    audio = load_audio(path, 16000)
+    assert audio.dtype == np.float32
+    frequency, amplitude = tone(audio, 16000, 1000)
+    assert frequency == 1000
+    assert amplitude == pytest.approx(0.5, rel=error)
+
+
+def test_integers_are_scaled_to_one(tmp_path):
+    path = tmp_path / "int16.wav"
+    soundfile.write(path, np.array([-32768, -1, 0, 1, 16384], np.int16), 8000)
+    assert load_audio(path, 8000).tolist() == [-1.0, -1 / 32768, 0.0, 1 / 32768, 0.5]
+
+
+def test_channels_are_averaged(tmp_path):
+    channels = np.random.default_rng(0).uniform(-1, 1, (8000, 8)).astype(np.float32)
+    soundfile.write(tmp_path / "eight.wav", channels, 8000, subtype="FLOAT")
+    np.testing.assert_allclose(load_audio(tmp_path / "eight.wav", 8000), channels.mean(1), atol=1e-7)
+
+
+@pytest.mark.parametrize("source", [44100, 192000, 11025, 8000])
+@pytest.mark.parametrize("target", [8000, 16000, 48000])
+def test_resampling_keeps_frequency_amplitude_and_length(tmp_path, source, target):
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, sine(source), source, subtype="FLOAT")
+    audio = load_audio(path, target)
+    assert abs(len(audio) - 2 * target) <= 1
+    frequency, amplitude = tone(audio, target, 1000)
+    assert frequency == 1000
+    assert amplitude == pytest.approx(0.5, rel=1e-3)
+
+
+def test_what_the_lower_rate_cannot_hold_is_removed(tmp_path):
+    path = tmp_path / "high.wav"
+    soundfile.write(path, sine(44100, hz=6000), 44100, subtype="FLOAT")
+    assert np.abs(load_audio(path, 8000)[400:-400]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("source", "target"), [(44100, 8000), (192000, 32000), (8000, 48000), (22050, 16000)])
+def test_a_stream_of_chunks_is_resampled_like_the_whole(source, target):
+    audio = np.random.default_rng(1).uniform(-1, 1, source * 3 + 17).astype(np.float32)
+    resampler = Resampler(source, target)
+    chunks = np.split(audio, [1, 500, source, source + 3, 2 * source])
+    parts = [resampler.feed(chunk) for chunk in chunks] + [resampler.feed(np.zeros(0, np.float32), last=True)]
+    np.testing.assert_allclose(np.concatenate(parts), soxr.resample(audio, source, target), atol=1e-6)
+
+
+def test_a_file_longer_than_a_chunk_is_resampled_like_the_whole(tmp_path):
+    audio = np.random.default_rng(2).uniform(-1, 1, (44100 * 23, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", audio, 44100, subtype="FLOAT")
+    with AudioFile(tmp_path / "long.wav") as file:
+        assert [len(chunk) for chunk in file.chunks()] == [441000, 441000, 132300]
+    whole = soxr.resample(audio.mean(1), 44100, 8000)
+    np.testing.assert_allclose(load_audio(tmp_path / "long.wav", 8000), whole, atol=1e-6)
+
+
+def test_audio_is_recognised_by_its_ending(tmp_path):
+    assert {".wav", ".flac", ".ogg", ".mp3", ".aif"} <= audio_suffixes()
+    assert not {".raw", ".csv", ".txt", ""} & audio_suffixes()
+    for name in ("a.WAV", ".hidden.wav", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+    assert [path.name for path in tmp_path.iterdir() if is_audio(path)] == ["a.WAV"]
+
+
+def test_names_need_not_be_utf8(tmp_path):
+    soundfile.write(tmp_path / "a.wav", sine(8000), 8000)
+    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav")  # noqa: PTH118
+    os.rename(tmp_path / "a.wav", odd)  # noqa: PTH104
+    assert len(load_audio(os.fsdecode(odd), 8000)) == 16000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("text.wav", b"hello " * 100, "Format not recognised"),
+        ("text.mp3", b"hello " * 100, "Format not recognised"),
+        ("empty.wav", b"", "Format not recognised"),
+        ("empty.mp3", b"", "Format not recognised"),
+    ],
+)
+def test_what_is_no_audio_is_refused(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EdgeseaError, match=f"{name}: cannot be decoded: {reason}"):
+        load_audio(tmp_path / name, 8000)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    with pytest.raises(EdgeseaError, match=r"gone\.wav: cannot be decoded: no such file"):
+        load_audio(tmp_path / "gone.wav", 8000)
+    with pytest.raises(EdgeseaError, match="cannot be decoded: is a folder"):
+        load_audio(tmp_path, 8000)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_refused(tmp_path, bad):
+    audio = sine(8000)
+    audio[-1] = bad
+    soundfile.write(tmp_path / "bad.wav", audio, 8000, subtype="FLOAT")
+    with pytest.raises(EdgeseaError, match=r"bad\.wav: holds NaN or Inf samples"):
+        load_audio(tmp_path / "bad.wav", 8000)
+
+
+def test_a_file_without_samples_is_refused(tmp_path):
+    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 8000)
+    with pytest.raises(EdgeseaError, match="holds no samples"):
+        load_audio(tmp_path / "none.wav", 8000)
+
+
+@pytest.mark.parametrize("rate", [100, 2_000_000])
+def test_implausible_rates_are_refused(tmp_path, rate):
+    soundfile.write(tmp_path / "odd.wav", np.zeros(1000, np.float32), rate)
+    with pytest.raises(EdgeseaError, match=f"implausible sample rate of {rate} Hz"):
+        load_audio(tmp_path / "odd.wav", 8000)
+
+
+@pytest.mark.parametrize("share", [0.97, 0.5, 0.1])
+@pytest.mark.parametrize("ending", ["wav", "aiff", "flac"])
+def test_truncated_files_are_refused(tmp_path, ending, share):
+    path = tmp_path / f"cut.{ending}"
+    soundfile.write(path, np.random.default_rng(3).uniform(-0.5, 0.5, 160000).astype(np.float32), 8000)
+    path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
+    with pytest.raises(EdgeseaError, match=r"truncated: the header announces \d+ bytes, \d+ are there|damaged after"):
+        load_audio(path, 8000)
+
+
+def test_truncated_mp3_is_refused_and_whole_mp3_is_not(tmp_path):
+    path = tmp_path / "cut.mp3"
+    soundfile.write(path, np.random.default_rng(3).uniform(-0.5, 0.5, 160000).astype(np.float32), 8000)
+    assert len(load_audio(path, 8000)) == pytest.approx(160000, rel=0.02)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(EdgeseaError, match="truncated: the header announces 160000 samples"):
+        load_audio(path, 8000)
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+def test_headers_of_streamed_recordings_announce_no_size(tmp_path, size):
+    """Recorders that write to a pipe cannot know the size; the file is whole all the same."""
+    path = tmp_path / "streamed.wav"
+    soundfile.write(path, sine(8000), 8000, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    where = content.index(b"data") + 4
+    content[where : where + 4] = struct.pack("<I", size)
+    content[4:8] = struct.pack("<I", min(size + 36, 0xFFFFFFFF) if size else 8)
+    path.write_bytes(content)
+    assert len(load_audio(path, 8000)) == 16000

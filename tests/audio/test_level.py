@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from edgesea.audio.level import a_weighted_level, measured_level
+
+
+def sine(hz: float, rate: int, amplitude: float = 1.0) -> np.ndarray:
+    return (amplitude * np.sin(2 * np.pi * hz * np.arange(rate) / rate)).astype(np.float32)[None]
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 32000, 48000])
+@pytest.mark.parametrize(("hz", "weight", "tolerance"), [(100, -19.1, 0.3), (1000, 0.0, 0.01), (2000, 1.2, 0.3)])
+def test_a_curve_of_iec_61672(rate, hz, weight, tolerance):
+    """Table 3 of IEC 61672-1; a full-scale sine at 1 kHz has 0 dB."""
+    assert a_weighted_level(sine(hz, rate), rate)[0] == pytest.approx(weight, abs=tolerance)
+
+
+@pytest.mark.parametrize(("hz", "weight"), [(31.5, -39.4), (250, -8.6), (500, -3.2), (4000, 1.0), (8000, -1.1)])
+def test_more_of_the_a_curve(hz, weight):
+    window = np.sin(2 * np.pi * hz * np.arange(64000) / 32000).astype(np.float32)[None]
+    assert a_weighted_level(window, 32000)[0] == pytest.approx(weight, abs=0.3)
+
+
+def test_half_the_amplitude_is_six_decibels_less():
+    levels = a_weighted_level(np.concatenate([sine(1000, 8000), sine(1000, 8000, 0.5)]), 8000)
+    assert levels.dtype == np.float32
+    assert levels[0] - levels[1] == pytest.approx(20 * np.log10(2), abs=1e-4)
+
+
+def test_odd_and_even_lengths_agree():
+    noise = np.random.default_rng(0).standard_normal((1, 8001)).astype(np.float32)
+    assert a_weighted_level(noise, 8000)[0] == pytest.approx(a_weighted_level(noise[:, :-1], 8000)[0], abs=0.01)
+
+
+def test_silence_has_the_floor():
+    assert a_weighted_level(np.zeros((2, 8000), np.float32), 8000).tolist() == [-120.0, -120.0]
+    assert a_weighted_level(np.full((1, 8000), 0.5, np.float32), 8000)[0] == -120.0  # A weighting removes a constant
+
+
+def test_measured_levels_are_averaged_as_energies():
+    """A window of 2 s at 1 s from the start takes the readings 60 and 70 dB."""
+    level = measured_level([50.0, 60.0, 70.0, 80.0], 1.0, np.array([8000]), 16000, 8000)
+    assert level.tolist() == pytest.approx([10 * np.log10((1e6 + 1e7) / 2)])
+
+
+def test_a_window_takes_the_readings_that_it_touches():
+    starts = np.array([-4000, 0, 4000, 8000])
+    levels = measured_level([50.0, 60.0, 70.0], 1.0, starts, 8000, 8000)
+    halves = [10 * np.log10((1e5 + 1e6) / 2), 60.0]
+    assert levels.tolist() == pytest.approx([50.0, 50.0, *halves])
+
+
+def test_a_single_reading_holds_for_the_clip_and_the_last_one_goes_on():
+    starts = np.array([0, 8000, 80000])
+    assert measured_level([65.5], 1.0, starts, 8000, 8000).tolist() == [65.5] * 3
+    assert measured_level([50.0, 60.0], 1.0, starts, 8000, 8000).tolist() == pytest.approx([50.0, 60.0, 60.0])
+
+
+@pytest.mark.parametrize("rate", [1.0, 3.0, 8.0, 10.0, 100.0])
+def test_windows_on_the_readings_grid_take_whole_readings(rate):
+    """Window k takes the readings k ... k + rate - 1 and none beside, whatever the rounding of k / rate."""
+    readings = np.random.default_rng(0).uniform(40, 90, 400)
+    starts = np.arange(0, 250) * 48000 // round(rate)
+    expected = [
+        10 * np.log10(np.mean(10 ** (readings[k : k + round(rate)] / 10))) for k in range(250) if k + rate <= 400
+    ]
+    levels = measured_level(readings.tolist(), rate, starts, 48000, 48000)
+    np.testing.assert_allclose(levels[: len(expected)], expected, atol=1e-4)

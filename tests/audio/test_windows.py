@@ -1,0 +1,144 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, batches, piece_windows
+from edgesea.errors import EdgeseaError
+
+
+def ramp(samples: int) -> np.ndarray:
+    """Sample i has the value i + 1, so that padding (0) shows."""
+    return np.arange(1, samples + 1, dtype=np.float32)
+
+
+def test_window_and_hop_are_rounded_to_samples():
+    assert Framing(1.0, 0.1).at(8000) == SampleFraming(8000, 800, 0)
+    assert Framing(1.0, 0.1, center=True).at(48000) == SampleFraming(48000, 4800, 24000)
+    assert Framing(0.96, 0.3333).at(22050) == SampleFraming(21168, 7349, 0)
+    assert Framing(5 / 8000, 1.0, center=True).at(8000).pad == 2  # W // 2 of an odd W
+
+
+@pytest.mark.parametrize(
+    ("length", "count"),
+    [(0, 1), (1, 1), (7999, 1), (8000, 1), (8001, 2), (12000, 2), (12001, 3), (80000, 19)],
+)
+def test_number_of_windows(length, count):
+    """1 + ceil(max(0, L - W) / H) with W = 8000 and H = 4000."""
+    assert Framing(1.0, 0.5).at(8000).count(length) == count
+
+
+@pytest.mark.parametrize(("length", "count"), [(0, 1), (4000, 1), (4001, 2), (8000, 2), (80000, 20)])
+def test_centring_counts_the_padding_as_part_of_the_clip(length, count):
+    """1 + ceil(max(0, L + W // 2 - W) / H)."""
+    assert Framing(1.0, 0.5, center=True).at(8000).count(length) == count
+
+
+def test_a_clip_is_covered_and_padded_with_zeros():
+    framing = SampleFraming(window=4, hop=3, pad=0)
+    assert framing.cut(ramp(6)).tolist() == [[1, 2, 3, 4], [4, 5, 6, 0]]
+    assert framing.cut(ramp(2)).tolist() == [[1, 2, 0, 0]]
+    assert framing.cut(ramp(0)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_a_centred_clip_begins_with_half_a_window_of_zeros():
+    framing = SampleFraming(window=4, hop=2, pad=2)
+    assert framing.cut(ramp(5)).tolist() == [[0, 0, 1, 2], [1, 2, 3, 4], [3, 4, 5, 0]]
+    assert [framing.start(k) for k in range(3)] == [-2, 0, 2]
+
+
+def test_timestamps_are_multiples_of_the_hop():
+    assert Framing(1.0, 0.1, center=True).timestamps(4).tolist() == [0.0, 0.1, 0.2, 3 * 0.1]
+    middle = 7 * 800 - 4000 + 4000  # start of window 7 plus half a window
+    assert Framing(1.0, 0.1, center=True).at(8000).start(7) + 4000 == middle == 0.7 * 8000
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_lengths_must_be_positive_numbers(bad):
+    with pytest.raises(EdgeseaError, match="window must be a positive number of seconds"):
+        Framing(bad, 1.0)
+    with pytest.raises(EdgeseaError, match="hop must be a positive number of seconds"):
+        Framing(1.0, bad)
+
+
+def test_a_hop_below_one_sample_is_refused():
+    with pytest.raises(EdgeseaError, match=r"hop 5e-05 s is shorter than a sample at 8000 Hz"):
+        Framing(1.0, 5e-5).at(8000)
+
+
+def test_windows_at_a_second_rate_do_not_drift():
+    """0.25 s are 5512.5 samples at 22 050 Hz; at 32 000 Hz the windows follow the rounded hop, not 8000 samples."""
+    student, teacher = Framing(1.0, 0.25).at(22050), Framing(1.0, 0.25).at(32000, hop_rate=22050)
+    assert (student.hop, teacher.hop) == (5512, Fraction(5512 * 32000, 22050))
+    assert abs(teacher.start(14400) / 32000 - student.start(14400) / 22050) < 1 / 32000
+    assert Framing(1.0, 0.5).at(32000, hop_rate=8000) == Framing(1.0, 0.5).at(32000)
+
+
+@st.composite
+def chunked_clips(draw):
+    framing = SampleFraming(
+        window=draw(st.integers(1, 12)),
+        hop=draw(st.integers(1, 20) | st.fractions(Fraction(1, 2), 20, max_denominator=7)),
+        pad=0,
+    )
+    if draw(st.booleans()):
+        framing = SampleFraming(framing.window, framing.hop, framing.window // 2)
+    audio = ramp(draw(st.integers(0, 150)))
+    cuts = sorted(draw(st.lists(st.integers(0, len(audio)), max_size=12)))
+    return framing, audio, np.split(audio, cuts), draw(st.integers(1, 6))
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(chunked_clips())
+def test_pieces_of_any_chunks_give_the_windows_of_the_whole_clip(case):
+    framing, audio, chunks, size = case
+    cutter = PieceCutter(framing, size)
+    pieces = [piece for chunk in chunks for piece in cutter.feed(chunk)]
+    pieces += cutter.finish()
+    assert [piece.first for piece in pieces] == list(range(0, framing.count(len(audio)), size))
+    assert all(piece.count <= size for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate([piece_windows(p, framing) for p in pieces]), framing.cut(audio))
+    # The formula itself, window by window
+    padded = np.concatenate([np.zeros(framing.pad), audio, np.zeros(framing.window + 20)])
+    for k, window in enumerate(framing.cut(audio)):
+        np.testing.assert_array_equal(window, padded[int(k * framing.hop) :][: framing.window])
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(chunked_clips(), st.integers(-2, 2))
+def test_the_count_of_another_rate_can_be_asked_for(case, extra):
+    """The other rate's resampler may give a sample more or less, and the count follows the student's rate."""
+    framing, audio, chunks, size = case
+    cutter = PieceCutter(framing, size)
+    early = [piece for chunk in chunks for piece in cutter.feed(chunk)]
+    wanted = max(sum(piece.count for piece in early), framing.count(len(audio)) + extra, 1)
+    pieces = [*early, *cutter.finish(wanted)]
+    assert sum(piece.count for piece in pieces) == wanted
+    windows = np.concatenate([piece_windows(piece, framing) for piece in pieces])
+    common = min(wanted, framing.count(len(audio)))
+    np.testing.assert_array_equal(windows[:common], framing.cut(audio)[:common])
+    if extra > 0:
+        assert not windows[framing.count(len(audio)) :].any() or framing.hop < framing.window
+
+
+def test_a_cutter_holds_no_more_than_a_piece():
+    framing = SampleFraming(window=100, hop=50, pad=0)
+    cutter = PieceCutter(framing, 4)
+    for _ in range(1000):
+        for piece in cutter.feed(ramp(30)):
+            assert len(piece.audio) == 3 * 50 + 100
+    assert sum(map(len, cutter._buffer)) <= 3 * 50 + 100
+
+
+@pytest.mark.parametrize("sizes", [[5], [2, 3], [1, 1, 1, 1, 1], [0, 5, 0], [7, 3]])
+def test_batches_are_full_but_for_the_last(sizes):
+    rows = np.arange(sum(sizes) * 2, dtype=np.float32).reshape(-1, 2)
+    regrouped = list(batches(np.split(rows, np.cumsum(sizes)[:-1]), 3))
+    assert [len(batch) for batch in regrouped] == [3] * (len(rows) // 3) + [len(rows) % 3] * (len(rows) % 3 > 0)
+    np.testing.assert_array_equal(np.concatenate(regrouped), rows)
+
+
+def test_no_windows_give_no_batch():
+    assert list(batches([], 3)) == []
