@@ -58,12 +58,11 @@ class BandHead(nn.Module):
 
 HEADS.update({"max": MaxHead, "linear_no_relu": LinearNoReluHead, "bands": BandHead})
 VARIANTS: dict[str, dict[str, Any]] = {
-    "linear on max and mean (default)": {"head": "linear"},
+    "linear on max and mean (default)": {},
+    "ReLU, max (published)": {"head": "relu_max"},
+    "max, no ReLU": {"head": "max"},
     "linear on max and mean, no ReLU before": {"head": "linear_no_relu"},
     "linear on max and mean over time, by band": {"head": "bands"},
-    "max, no ReLU": {"head": "max"},
-    "ReLU, max (published)": {"head": "relu_max"},
-    "linear, learning rate 3e-3": {"head": "linear", "lr": 3e-3},
 }
 
 
@@ -71,7 +70,7 @@ def measure(run: Path, out: Path, name: str, changes: dict[str, Any]) -> dict[st
     """Train and judge one variant."""
     config = read_json(run / "results.json")["config"]
     options = {**config["distill"], **changes}
-    folder = out / "-".join(str(value) for value in changes.values())
+    folder = out / "-".join(map(str, changes.values())) if changes else run / "student"
     fitted = distill(table=run / "table", reduction=run / "reduction", out=folder, **options)
     judged = evaluate(**{**config["evaluate"], "data": Path(config["evaluate"]["data"])}, model=str(folder))
     keys = ("r2", "cosine", "mse", "parameters")

@@ -1,7 +1,11 @@
 """Shared fixtures: real data where it is present, and small synthetic tables."""
 
 import os
+import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -84,3 +88,36 @@ def train_only_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_noise(folder / "audio" / f"clip{index}.wav", 2.0, seed=index)
     extract(folder / "audio", folder / "table", validate=0.0, hop=1.0, workers=1)
     return folder / "table"
+
+
+def kill_when(command: list[str], ready: Callable[[], bool], sent: int = signal.SIGKILL) -> int:
+    """Run a command in a process of its own, send it a signal as soon as `ready()`, and return how it ended.
+
+    It fails if the command ends before.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while not ready():
+            assert process.poll() is None, process.communicate()[0]
+            sleep(0.002)
+        process.send_signal(sent)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode
+
+
+# A student that trains in seconds. With patience=0 its learning rate falls after epoch 14, with the rate and order of
+# `small_table`; onecycle sweeps the rate over all epochs.
+TINY = {"filters": [4, 4, 8, 8], "n_mels": 16, "epochs": 18, "epoch_size": 16, "batch_size": 8, "lr": 0.03, "patience": 0}
+
+
+@pytest.fixture(scope="session")
+def small_student(small_table: Path, small_reduction: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The student of `TINY`, trained without interruption."""
+    from edgesea.distill import distill
+
+    folder = tmp_path_factory.mktemp("small") / "student"
+    distill(small_table, small_reduction, folder, **TINY)  # type: ignore[arg-type]
+    return folder

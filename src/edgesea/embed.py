@@ -11,7 +11,7 @@ from tqdm import tqdm
 from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path
+from edgesea.files import atomic_path, walk
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def _targets(inputs: Sequence[Path], out: Path | None, suffix: str) -> dict[Path
     for given in map(Path, inputs):
         if not given.exists():
             raise EdgeseaError(f"{given}: no such file or folder")
-        found = [given] if given.is_file() else sorted(filter(is_audio, given.rglob("*")))
+        found = [given] if given.is_file() else sorted(filter(is_audio, walk(given)))
         if not found:
             raise EdgeseaError(f"{given}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
         for path in found:

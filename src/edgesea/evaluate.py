@@ -175,6 +175,7 @@ def _window_embeddings(
 def _cache_key(model: "EmbeddingModel", paths: Sequence[Path], framing: Framing) -> str:
     digest = hashlib.sha256(repr((model.id, model.digest, framing)).encode())
     for path in paths:
-        size = path.stat().st_size if path.is_file() else -1
-        digest.update(repr((path.name, size)).encode("utf-8", "surrogateescape"))
+        status = path.stat() if path.is_file() else None
+        known = (status.st_size, status.st_mtime_ns) if status else None
+        digest.update(repr((path.name, known)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]

@@ -27,6 +27,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in no particular order; symbolic links to folders are followed, each folder once."""
+    seen = set()
+    for base, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(base)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (path for name in names if (path := Path(base, name)).is_file())
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinity become null."""
     with atomic_path(path) as temporary:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import string
 import sys
@@ -19,7 +20,7 @@ from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.evaluate import evaluate
 from edgesea.extract import extract
-from edgesea.files import read_json, write_json
+from edgesea.files import atomic_path, read_json, walk, write_json
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
@@ -164,6 +165,9 @@ def _plain(value: Any) -> Any:
 def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, Any]:
     """Run checked sections into a run directory; see `run`."""
     _claim(out)
+    config = {name: {key: _yaml_value(value) for key, value in section.items()} for name, section in sections.items()}
+    with atomic_path(out / CONFIG) as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
     stamps = read_json(out / STAMPS)["stages"]
     done: dict[str, str] = {}
     results: dict[str, Any] = {}
@@ -191,7 +195,7 @@ def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str
             _write_stamps(out, stamps)
         done[name] = fingerprint
         results[name] = stamps[name]["result"]
-    return _finish(out, sections, results, {name: stamps[name]["seconds"] for name in results})
+    return _finish(out, config, results, {name: stamps[name]["seconds"] for name in results})
 
 
 def _claim(out: Path) -> None:
@@ -220,10 +224,12 @@ def _fingerprint(stage: Stage, options: Mapping[str, Any], inputs: Mapping[str, 
 
 
 def _describe(value: Any) -> Any:
+    if isinstance(value, str):  # a teacher's id may name a file: onnx:FILE@RATE
+        files = [Path(piece) for piece in re.split("[:@]", value) if piece and Path(piece).is_file()]
+        return [value, _digest(files)] if files else value
     if not isinstance(value, Path) or not value.exists():
         return value
-    files = sorted(path for path in value.rglob("*") if path.is_file()) if value.is_dir() else [value]
-    return [str(value), _digest(files)]
+    return [str(value), _digest(sorted(walk(value)) if value.is_dir() else [value])]
 
 
 def _digest(files: Iterable[Path]) -> str:
@@ -262,16 +268,17 @@ def _run_stage(
 
 
 def _finish(
-    out: Path, sections: Mapping[str, Mapping[str, Any]], results: Mapping[str, Any], seconds: Mapping[str, float]
+    out: Path, config: Mapping[str, Any], results: Mapping[str, Any], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Write config.yaml, results.json and the report."""
-    config = {name: {key: _yaml_value(value) for key, value in section.items()} for name, section in sections.items()}
-    (out / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
-    summary = {**results, "seconds": dict(seconds), "config": config, "versions": versions()}
+    """Write results.json and the report."""
+    summary = {**results, "seconds": dict(seconds), "config": dict(config), "versions": versions()}
     write_json(out / RESULTS, summary)
     from edgesea.report import report
 
-    report(out)
+    try:
+        report(out)
+    except Exception as error:  # hours of work must not end in an error for the sake of a plot
+        log.warning("the run is finished, but its report is not (%s); try: edgesea report %s", error, out)
     return {"run": str(out), **summary}
 
 

@@ -90,7 +90,7 @@ def chunked_clips(draw):
     return framing, audio, np.split(audio, cuts), draw(st.integers(1, 6))
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=150)
 @given(chunked_clips())
 def test_pieces_of_any_chunks_give_the_windows_of_the_whole_clip(case):
     framing, audio, chunks, size = case
@@ -117,10 +117,8 @@ def test_the_count_of_another_rate_can_be_asked_for(case, extra):
     pieces = [*early, *cutter.finish(wanted)]
     assert sum(piece.count for piece in pieces) == wanted
     windows = np.concatenate([piece_windows(piece, framing) for piece in pieces])
-    common = min(wanted, framing.count(len(audio)))
-    np.testing.assert_array_equal(windows[:common], framing.cut(audio)[:common])
-    if extra > 0:
-        assert not windows[framing.count(len(audio)) :].any() or framing.hop < framing.window
+    longer = np.concatenate([audio, np.zeros(wanted * 20 + framing.window, np.float32)])
+    np.testing.assert_array_equal(windows, framing.cut(longer)[:wanted])
 
 
 def test_a_cutter_holds_no_more_than_a_piece():

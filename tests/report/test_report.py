@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from edgesea.models.student import StudentConfig
 from edgesea.pipeline import read_config, run_stages
 from edgesea.reduction import load_reduction
 from edgesea.report import data, report
-from edgesea.report.data import sample_windows, summarise
+from edgesea.report.data import WindowSample, sample_windows, summarise
+from edgesea.report.data_plots import _periods, map_plot
 from edgesea.report.html import Html, element, integer, percent, table, text
 from edgesea.report.run import read_run
 from edgesea.report.scores import macs
@@ -227,6 +229,22 @@ def test_draw_covers_blocks_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(set(block.tolist())) == len(block)
         assert all(0 <= row < size for row in block)
     assert data._draw([], np.random.default_rng(0)) == []
+
+
+def test_map_of_windows_whose_level_is_unknown() -> None:
+    points = np.array([[0, 1], [2, 3], [4, 4]], np.float32)
+    sample = WindowSample(points, np.full(3, np.nan, np.float32), [""] * 3, ["train", "train", "test"], None, 0)
+    assert "by split and by level" in map_plot(sample, "dB")
+
+
+def test_days_become_weeks_months_or_years() -> None:
+    frames = {("s", f"20{year}-{month:02d}-01"): [1, 1] for year in (10, 11) for month in range(1, 13)}
+    assert _periods(frames)[1] == "day"
+    many = {("s", (date(2024, 1, 1) + timedelta(day)).isoformat()): [1, 1] for day in range(100)}
+    names, unit = _periods(many)
+    assert (unit, names["2024-01-08"], len(set(names.values()))) == ("week", "2024-W02", 15)
+    decades = {("s", f"{year}-{month:02d}-01"): [1, 1] for year in range(2000, 2020) for month in range(1, 13)}
+    assert _periods(decades)[1] == "year"
 
 
 @pytest.mark.parametrize(("name", "millions"), [("sea-512", 636.5), ("sea-256", 159.6), ("sea-128", 131.3)])

@@ -158,7 +158,7 @@ def distill(
             "schedule": schedule,
             "patience": 0 if schedule == "onecycle" else patience,
             "keep": ("last" if schedule == "onecycle" else "best") if keep == "auto" else keep,
-            "precision": actual_precision,
+            "precision": precision,
             "seed": seed,
         },
     }
@@ -187,7 +187,7 @@ def distill(
     parameters = sum(p.numel() for p in network.parameters())
     result = {"student": str(out), "parameters": parameters, **scores}
     if trainer.is_global_zero:
-        provenance = {**plan, "scores": scores, "versions": versions()}
+        provenance = {**plan, "precision": actual_precision, "scores": scores, "versions": versions()}
         save_student(network.float(), folder, provenance, model_card(config, provenance, parameters))
         write_json(folder / RESULTS_FILE, result)
     return result

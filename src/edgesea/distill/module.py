@@ -143,12 +143,12 @@ class Distiller(LightningModule):
             return
         if not math.isfinite(result["mse"]):
             raise FloatingPointError(f"the validation MSE became {result['mse']} in epoch {self.current_epoch + 1}")
-        if isinstance(self._scheduler, ReduceLROnPlateau):
-            self._scheduler.step(result["mse"])
         row = {"epoch": self.current_epoch + 1, "lr": float(self._optimizer().param_groups[0]["lr"])}
         row |= {"train_mse": float(train[0] / train[1])}
         row |= {f"val_{name}": result[name] for name in ("mse", "mae", "cosine", "r2")}
         self.history.append(row)
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(result["mse"])
         self._loss_sum, self._loss_count = 0.0, 0
 
     def on_train_batch_end(self, *_: Any) -> None:

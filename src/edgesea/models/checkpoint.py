@@ -29,7 +29,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged or foreign file
-        raise EdgeseaError(f"{path}: not a torch state dict ({str(error).splitlines()[0]})") from error
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EdgeseaError(f"{path}: not a torch state dict ({detail})") from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise EdgeseaError(f"{path}: not a state dict (a flat mapping of names to arrays)")
     return state

@@ -79,7 +79,8 @@ def _subset_embeddings(table: "Table", subset: "Subset") -> "Iterator[NDArray[np
     import numpy as np
 
     for chunk in table.chunks():
-        windows = subset.window[subset.part == chunk.part] - chunk.first_window
+        first, last = np.searchsorted(subset.part, [chunk.part, chunk.part + 1])  # a subset is sorted
+        windows = subset.window[first:last] - chunk.first_window
         windows = windows[(windows >= 0) & (windows < len(chunk.clip))]
         if len(windows):
             yield table.embeddings(chunk.part, chunk.group)[windows].astype(np.float32)

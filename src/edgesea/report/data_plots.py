@@ -229,7 +229,8 @@ def _by_level(figure: "Figure", axes: "Axes", sample: WindowSample, unit: str) -
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.ticker import MaxNLocator
 
-    low, high = np.nanpercentile(sample.level, (1, 99))
+    known = sample.level[np.isfinite(sample.level)]
+    low, high = np.percentile(known, (1, 99)) if len(known) else (0.0, 0.0)
     bounds = MaxNLocator(nbins=8).tick_values(low, high if high > low else low + 1.0)
     # Neither end of the map may vanish in a white or a black page.
     colours = ListedColormap(colormaps["viridis"](np.linspace(0.15, 0.92, len(bounds) - 1)))

@@ -159,7 +159,10 @@ def provenance_section(run: RunFiles) -> Html:
     seconds = run.results.get("seconds", {})
     times = table(["stage", "time"], [[name, _duration(value)] for name, value in seconds.items()])
     versions = table(["package", "version"], list(run.results.get("versions", {}).items()), words=2)
-    config = yaml.safe_dump(run.results["config"], sort_keys=False, allow_unicode=True)
+    config = [
+        element("pre", yaml.safe_dump({name: options}, sort_keys=False, allow_unicode=True))
+        for name, options in run.results["config"].items()
+    ]
     parts = [
         element(
             "div",
@@ -170,7 +173,7 @@ def provenance_section(run: RunFiles) -> Html:
         element("h3", "Weights"),
         table(["file", "sha256"], [[name, element("code", value)] for name, value in _digests(run)], words=2),
         element("h3", "Configuration"),
-        element("pre", config),
+        element("div", *config, class_="columns"),
     ]
     return join(parts)
 

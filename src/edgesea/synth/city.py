@@ -108,7 +108,7 @@ def make_city(
     clips_per_day: int = 16,
     seconds: float = 10.0,
     sample_rate: int = 16000,
-    annotated: float = 0.5,
+    annotated: float = 0.6,
     seed: int = 0,
     progress: bool = True,
 ) -> City:

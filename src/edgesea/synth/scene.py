@@ -22,14 +22,9 @@ HABIT: dict[str, tuple[tuple[float, float], tuple[float, ...]]] = {
 }
 NEAR = 0.75  # share of events near the sensor
 SNR = {"near": (13.0, 22.0), "far": (-3.0, 14.0)}  # level above the background in dB
-LOUD = {
-    "2": 5.0,
-    "3": 7.0,
-    "4": 2.0,
-    "5": 3.0,
-    "6": 3.0,
-    "8": 7.0,
-}  # dB: who strikes or barks is loud at the moment, else nobody would notice
+# By how many dB a class is louder than that: who strikes or barks is loud for a moment only, else nobody would notice.
+LOUD = {"1": -4.0, "2": 5.0, "3": 8.0, "4": 2.0, "5": 3.0, "6": 3.0, "7": -2.0, "8": 7.0}
+FAINTEST = -3.0  # dB; what is fainter would not be noticed by anyone
 CUTOFF = {"near": (5000.0, 12000.0), "far": (2000.0, 6000.0)}  # air and corners take the treble, Hz
 WET = {"near": (0.05, 0.25), "far": (0.2, 0.5)}  # share of the reverberation in the amplitude
 UNSURE = {"near": 0.06, "far": 0.22}  # probability that the fine class cannot be told
@@ -96,7 +91,7 @@ def draw_events(sensor: Sensor, hour: float, *, weekend: bool, seconds: float, r
             proximity = "near" if rng.random() < NEAR else "far"
             unsure = f"{coarse}-X" in FINE and rng.random() < UNSURE[proximity]
             duration = min(seconds, rng.uniform(shortest, longest))
-            snr = rng.uniform(*SNR[proximity]) + LOUD.get(coarse, 0.0)
+            snr = max(FAINTEST, rng.uniform(*SNR[proximity]) + LOUD[coarse])
             onset = rng.uniform(0.0, seconds - 0.8 * duration)
             tag = f"{coarse}-X" if unsure else source
             events.append(Event(source, tag, proximity, onset, duration, floor + snr, snr))

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.errors import EdgeseaError
+from edgesea.files import walk
 
 SPLITS = ("train", "validate", "test")
 COLUMNS = ("path", "sensor", "time", "split", "level")
@@ -99,7 +100,7 @@ def read_manifest(
 
 
 def _find_audio(folder: Path) -> Iterable[Mapping[str, Any]]:
-    for path in folder.rglob("*"):
+    for path in walk(folder):
         if is_audio(path):
             name = path.relative_to(folder)
             split = name.parts[0] if name.parts[0] in SPLITS and len(name.parts) > 1 else None

@@ -87,15 +87,18 @@ class Esc50:
             accuracy, accuracy_by_fold, accuracy_by_class, clips.
         """
         tested = sorted(set(folds)) if folds else sorted(set(self.folds.tolist()))
-        unknown = set(tested) - set(self.folds.tolist())
-        if unknown or len(set(self.folds.tolist())) < 2:
-            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {sorted(set(self.folds.tolist()))}")
+        present = sorted(set(self.folds.tolist()))
+        if unknown := set(tested) - set(present):
+            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {present}")
+        if len(present) < 2:
+            raise EdgeseaError(f"the data has only fold {present[0]}: nothing is left to train on when it is tested")
         correct = np.zeros(len(self.labels), bool)
         for fold in tested:
             train, test = (self.folds != fold) & usable, (self.folds == fold) & usable
             with fixed_epochs():
                 probe = make_probe(classifier, seed).fit(features[train], self.labels[train])
-            correct[test] = probe.predict(features[test]) == self.labels[test]
+            if test.any():
+                correct[test] = probe.predict(features[test]) == self.labels[test]
         chosen = np.isin(self.folds, tested)
         classes = sorted(set(self.labels.tolist()))
         return {

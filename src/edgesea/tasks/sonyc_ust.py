@@ -116,6 +116,7 @@ class SonycUst:
             raise EdgeseaError("the annotations need clips of the split train, and verified ones of the split validate")
         test = judged & usable
         scores = np.zeros((len(self.paths), len(self.tags)))
-        scores[test] = tag_probabilities(features[train], self.labels[train], features[test], seed)
+        if test.any():
+            scores[test] = tag_probabilities(features[train], self.labels[train], features[test], seed)
         result = tagging_scores(self.labels[judged], scores[judged], self.tags)
         return {**result, "train_clips": int(train.sum()), "clips": int(judged.sum())}

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+
+from edgesea.audio.logmel import KaldiLogMel, LogMel, kaldi_mel_filters, mel_filters
+
+# Printed in librosa's documentation of mel_frequencies(n_mels=40): Slaney's scale from 0 to 11 025 Hz
+SLANEY_40 = """0 85.317 170.635 255.952 341.269 426.586 511.904 597.221 682.538 767.855 853.173 938.49 1024.856 1119.114
+1222.042 1334.436 1457.167 1591.187 1737.532 1897.337 2071.84 2262.393 2470.47 2697.686 2945.799 3216.731 3512.582
+3835.643 4188.417 4573.636 4994.285 5453.621 5955.205 6502.92 7101.009 7754.107 8467.272 9246.028 10096.408 11025"""
+
+
+def test_slaney_edges_are_the_published_ones():
+    edges = np.array(SLANEY_40.split(), float)
+    filters = mel_filters(22050, 22050, 38, 0.0, 11025.0, "slaney")  # bins 1 Hz apart
+    for row, low, mid, high in zip(filters, edges[:-2], edges[1:-1], edges[2:], strict=True):
+        support = np.flatnonzero(row)
+        assert support[0] == np.floor(low) + 1
+        assert support[-1] == np.ceil(high) - 1
+        assert abs(row.argmax() - mid) <= 1.0
+        assert row.max() == pytest.approx(2 / (high - low), rel=0.02)
+
+
+def test_htk_edges_by_hand():
+    """2595 log10(1 + f / 700): 6300 Hz is 2595 mel, so two bands below it have their edges at 865 and 1730 mel."""
+    filters = mel_filters(12600, 12600, 2, 0.0, 6300.0, "htk")
+    edges = [0.0, 700 * (10 ** (1 / 3) - 1), 700 * (10 ** (2 / 3) - 1), 6300.0]  # 808.1, 2549.1 Hz
+    assert edges[1:3] == pytest.approx([808.10, 2549.11], abs=0.01)
+    assert filters.argmax(1).tolist() == [808, 2549]
+    assert np.flatnonzero(filters[0])[[0, -1]].tolist() == [1, 2549]
+    assert np.flatnonzero(filters[1])[[0, -1]].tolist() == [809, 6299]
+    # Half way up (in Hz) the weight is half the peak
+    assert filters[0, 404] == pytest.approx(404 / edges[1] * 2 / edges[2], rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", ["htk", "slaney"])
+@pytest.mark.parametrize(("rate", "bands"), [(8000, 64), (48000, 128)])
+def test_filters_have_unit_area(scale, rate, bands):
+    filters = mel_filters(rate, 2 * rate, bands, 0.0, rate / 2, scale)
+    np.testing.assert_allclose(filters.sum(1) * 0.5, 1.0, rtol=2e-3)  # 0.5 Hz between bins
+
+
+def test_kaldi_filters_by_hand():
+    """1127 ln(1 + f / 700) cut into 129 steps of 27.163 mel up to 15 kHz; bin 1 (31.25 Hz) lies at 1.812 steps."""
+    step = 1127 * np.log(1 + 15000 / 700) / 129
+    position = 1127 * np.log(1 + 31.25 / 700) / step
+    filters = kaldi_mel_filters(32000, 1024, 128, 0.0, 15000.0)
+    assert filters.shape == (128, 513)
+    assert filters[:3, 1].tolist() == pytest.approx([2 - position, position - 1, 0.0])
+    assert not filters[:, 0].any()
+    assert not filters[:, 480:].any()  # 15 kHz and above
+
+
+def test_kaldi_filters_have_unit_peaks_and_sum_to_one():
+    filters = kaldi_mel_filters(32000, 65536, 32, 0.0, 16000.0)
+    np.testing.assert_allclose(filters.max(1), 1.0, atol=4e-3)
+    middle = slice(filters[0].argmax(), filters[-1].argmax())
+    np.testing.assert_allclose(filters[:, middle].sum(0), 1.0, atol=1e-9)
+    assert not filters[:, -1].any()  # the Nyquist bin
+
+
+@pytest.mark.parametrize(
+    ("front_end", "samples", "shape"),
+    [
+        (LogMel(8000, 1024, 160, 64), 8000, (64, 50)),
+        (LogMel(48000, 2048, 242, 256, scale="slaney", root_of_power=False, padding="end"), 48000, (256, 199)),
+        (LogMel(48000, 512, 242, None, root_of_power=False, padding="none"), 48000, (257, 197)),
+        (LogMel(16000, 512, 160, 64), 15361, (64, 97)),
+    ],
+)
+def test_bands_and_frames(front_end, samples, shape):
+    result = front_end(torch.zeros(2, samples))
+    assert result.shape == (2, *shape)
+    assert (front_end.n_bands, front_end.frames(samples)) == shape
+    assert not result.any()  # silence: every value is the window's maximum
+
+
+def definition(audio: np.ndarray, filters: np.ndarray | None, n_fft: int, hop: int, pad: tuple[int, int], root: bool):
+    """The front end step by step, in double precision."""
+    padded = np.pad(audio.astype(np.float64), pad)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    frames = [padded[i : i + n_fft] * hann for i in range(0, len(padded) - n_fft + 1, hop)]
+    bands = np.abs(np.fft.rfft(frames)) ** (2 if root else 1)
+    bands = bands if filters is None else bands @ filters.T
+    decibels = 10 * np.log10(np.maximum(np.sqrt(bands) if root else bands, 1e-10)).T
+    return np.maximum(decibels - decibels.max(), -80.0)
+
+
+def signals(rate: int) -> list[np.ndarray]:
+    """Noise, a pure tone (between its bands lies nothing but rounding noise), and a click."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(rate)
+    tone = np.sin(2 * np.pi * 1000 * np.arange(rate) / rate)
+    click = np.eye(1, rate, rate // 3)[0]
+    return [signal.astype(np.float32) for signal in (noise, tone, click)]
+
+
+@pytest.mark.parametrize("signal", signals(8000))
+def test_student_front_end_is_its_definition(signal):
+    """432 zeros on each side, mel bands of the power spectrum, square root."""
+    filters = mel_filters(8000, 1024, 64, 0.0, 4000.0, "htk")
+    expected = definition(signal, filters, 1024, 160, (432, 432), root=True)
+    result = LogMel(8000, 1024, 160, 64)(torch.from_numpy(signal)[None])[0]
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("signal", signals(48000))
+@pytest.mark.parametrize(("n_mels", "n_fft", "end"), [(128, 2048, 199 * 242 - 242 + 2048 - 48000), (None, 512, 0)])
+def test_openl3_front_ends_are_their_definition(signal, n_mels, n_fft, end):
+    """Zeros after the end or none, mel bands of the magnitude spectrum."""
+    filters = None if n_mels is None else mel_filters(48000, n_fft, n_mels, 0.0, 24000.0, "slaney")
+    expected = definition(signal, filters, n_fft, 242, (0, end), root=False)
+    padding = "none" if n_mels is None else "end"
+    front_end = LogMel(48000, n_fft, 242, n_mels, scale="slaney", root_of_power=False, padding=padding)
+    np.testing.assert_allclose(front_end(torch.from_numpy(signal)[None])[0].numpy(), expected, atol=1e-4)
+
+
+def test_each_window_is_relative_to_its_own_maximum():
+    signal = torch.from_numpy(signals(8000)[0])
+    front_end = LogMel(8000, 1024, 160, 64)
+    together = front_end(torch.stack([signal, 1e-3 * signal]))
+    assert together.amax((1, 2)).tolist() == [0.0, 0.0]
+    assert together.min() >= -80.0
+    torch.testing.assert_close(together[1], together[0], rtol=0, atol=1e-4)
+
+
+def test_efficientat_front_end_is_its_definition():
+    signal = signals(32000)[0]
+    emphasised = signal[1:] - np.float32(0.97) * signal[:-1]
+    padded = np.pad(emphasised.astype(np.float64), 512, mode="reflect")
+    hann = np.pad(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(800) / 799), 112)  # symmetric
+    frames = [padded[i : i + 1024] * hann for i in range(0, len(padded) - 1023, 320)]
+    bands = np.abs(np.fft.rfft(frames)) ** 2 @ kaldi_mel_filters(32000, 1024, 128, 0.0, 15000.0).T
+    expected = (np.log(bands + 1e-5) + 4.5) / 5
+    result = KaldiLogMel()(torch.from_numpy(signal)[None])[0].numpy()
+    assert result.shape == (128, 100)
+    np.testing.assert_allclose(result, expected.T, atol=1e-4)

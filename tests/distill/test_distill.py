@@ -1,0 +1,208 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+from safetensors.numpy import load_file
+
+import edgesea
+from edgesea.distill import distill
+from edgesea.errors import EdgeseaError
+from edgesea.reduction import load_reduction, reduce
+from edgesea.table.reader import Table
+
+SHORT: dict[str, Any] = {**TINY, "epochs": 2}
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def same(first: Path, second: Path) -> bool:
+    one, two = weights(first), weights(second)
+    return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_the_student_learns(small_student: Path) -> None:
+    rows = history(small_student)
+    assert len(rows) == 18
+    assert rows[-1]["train_mse"] < rows[0]["train_mse"] / 2
+    assert [row["epoch"] for row in rows] == list(range(1, 19))
+
+
+def test_the_plateau_schedule_lowers_the_rate_after_five_epochs_without_improvement(small_student: Path) -> None:
+    rows = history(small_student)
+    rates = [row["lr"] for row in rows]
+    assert sorted(set(rates), reverse=True) == pytest.approx([0.03, 0.003])
+    best = min(range(14), key=lambda i: rows[i]["val_mse"])
+    assert rates.index(rates[-1]) == best + 6  # the sixth epoch in a row that is no better
+
+
+def test_the_results_are_those_of_the_saved_student_on_the_validation_windows(
+    small_student: Path, small_table: Path, small_reduction: Path
+) -> None:
+    results = json.loads((small_student / "results.json").read_text())
+    student, table, phi = edgesea.load_student(small_student), Table(small_table), load_reduction(small_reduction)
+    outputs, targets = [], []
+    for chunk in table.chunks():
+        rows = chunk.select("validate")
+        if len(rows):
+            outputs.append(student.embed(table.audio(chunk, rows) / np.float32(32767)))
+            targets.append(phi.transform(table.embeddings(chunk.part, chunk.group)[rows]))
+    y, t = np.concatenate(outputs).astype(np.float64), np.concatenate(targets).astype(np.float64)
+    assert len(t) == 20
+    assert results["mse"] == pytest.approx(np.square(t - y).mean(), rel=1e-5)
+    assert results["r2"] == pytest.approx(1 - np.square(t - y).sum() / np.square(t - t.mean(0)).sum(), rel=1e-5)
+    assert results["parameters"] == sum(p.numel() for p in student.parameters())  # type: ignore[attr-defined]
+    assert results["epochs"] == 18
+
+
+def test_the_student_is_that_of_the_best_epoch_unless_asked_otherwise(
+    small_table: Path, small_reduction: Path, tmp_path: Path
+) -> None:
+    options = {**TINY, "epochs": 10}
+    best = distill(small_table, small_reduction, tmp_path / "best", **options)
+    last = distill(small_table, small_reduction, tmp_path / "last", **options, keep="last")
+    rows = history(tmp_path / "best")
+    assert rows == history(tmp_path / "last")
+    assert min(rows, key=lambda row: row["val_mse"]) is not rows[-1]
+    assert best["mse"] == pytest.approx(min(row["val_mse"] for row in rows), rel=1e-6)
+    assert last["mse"] == pytest.approx(rows[-1]["val_mse"], rel=1e-6)
+    assert not same(tmp_path / "best", tmp_path / "last")
+
+
+def test_one_cycle_rises_falls_and_keeps_the_last_epoch(
+    small_table: Path, small_reduction: Path, tmp_path: Path
+) -> None:
+    result = distill(small_table, small_reduction, tmp_path / "s", **{**TINY, "epochs": 10}, schedule="onecycle")
+    rows = history(tmp_path / "s")
+    rates = [row["lr"] for row in rows]
+    peak = rates.index(max(rates))
+    assert 1 <= peak <= 4  # 30 % of ten epochs
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) <= 0.03
+    assert rates[-1] < 0.03 / 1000
+    assert result["mse"] == pytest.approx(rows[-1]["val_mse"], rel=1e-6)
+
+
+def test_early_stopping_ends_the_training(small_table: Path, small_reduction: Path, tmp_path: Path) -> None:
+    result = distill(small_table, small_reduction, tmp_path / "s", **{**TINY, "patience": 3})
+    rows = history(tmp_path / "s")
+    best = min(range(len(rows)), key=lambda i: rows[i]["val_mse"])
+    assert result["epochs"] == len(rows) == best + 4 < 18
+
+
+def test_the_seed_alone_decides(small_table: Path, small_reduction: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        distill(small_table, small_reduction, tmp_path / name, **SHORT, seed=seed)
+    assert same(tmp_path / "a", tmp_path / "b")
+    assert history(tmp_path / "a") == history(tmp_path / "b")
+    assert not same(tmp_path / "a", tmp_path / "c")
+
+
+def test_weight_decay_changes_the_student(small_table: Path, small_reduction: Path, tmp_path: Path) -> None:
+    distill(small_table, small_reduction, tmp_path / "a", **SHORT)
+    distill(small_table, small_reduction, tmp_path / "b", **SHORT, weight_decay=0.5)
+    norms = [np.abs(weights(tmp_path / name)["features.3.weight"]).sum() for name in "ab"]
+    assert norms[1] < norms[0]
+
+
+def test_bfloat16_training_is_validated_in_single_precision(
+    small_table: Path, small_reduction: Path, tmp_path: Path
+) -> None:
+    result = distill(small_table, small_reduction, tmp_path / "s", **SHORT, precision="bf16-mixed")
+    assert result["mse"] == pytest.approx(min(row["val_mse"] for row in history(tmp_path / "s")), rel=1e-6)
+    assert all(array.dtype != np.float16 for array in weights(tmp_path / "s").values())
+
+
+def test_checkpoints_are_kept_by_the_epoch(small_table: Path, small_reduction: Path, tmp_path: Path) -> None:
+    for every, kept in ((1, ["epoch-0001.ckpt", "epoch-0002.ckpt", "epoch-0003.ckpt"]), (2, ["epoch-0002.ckpt"])):
+        folder = tmp_path / str(every)
+        distill(small_table, small_reduction, folder, **{**SHORT, "epochs": 3}, save_every=every)
+        assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", *kept, "last.ckpt"]
+
+
+def test_a_finished_folder_is_returned_as_it_is(small_table: Path, small_reduction: Path, small_student: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in small_student.rglob("*")}
+    result = distill(small_table, small_reduction, small_student, **TINY)  # type: ignore[arg-type]
+    assert result == json.loads((small_student / "results.json").read_text())
+    assert {path: path.stat().st_mtime_ns for path in small_student.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("lr", 0.01, r"training\.lr: 0\.03 there, 0\.01 here"),
+        ("seed", 7, r"training\.seed: 0 there, 7 here"),
+        ("filters", [4, 4, 4, 4], r"architecture\.filters: \[4, 4, 8, 8\] there"),
+    ],
+)
+def test_other_options_are_refused_by_name(
+    small_table: Path, small_reduction: Path, small_student: Path, option: str, value: object, named: str
+) -> None:
+    before = (small_student / "model.safetensors").read_bytes()
+    with pytest.raises(EdgeseaError, match=named + ".*choose another folder or delete it"):
+        distill(small_table, small_reduction, small_student, **{**TINY, option: value})  # type: ignore[arg-type]
+    assert (small_student / "model.safetensors").read_bytes() == before
+
+
+def test_another_reduction_of_the_same_table_is_refused(
+    small_table: Path, small_student: Path, tmp_path: Path
+) -> None:
+    reduce(small_table, tmp_path / "phi", size=4, whiten=False)
+    with pytest.raises(EdgeseaError, match=r"reduction\.whiten: True there, False here"):
+        distill(small_table, tmp_path / "phi", small_student, **TINY)  # type: ignore[arg-type]
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(small_table: Path, small_reduction: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(EdgeseaError, match="not empty and no student"):
+        distill(small_table, small_reduction, tmp_path, **SHORT)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_relu_max_of_another_size_is_refused_with_the_remedy(
+    small_table: Path, small_reduction: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EdgeseaError, match=r"last block has filters \(8\), not 4; choose head=linear or other filters"):
+        distill(small_table, small_reduction, tmp_path / "s", **SHORT, head="relu_max")
+    assert not (tmp_path / "s").exists()
+    distill(small_table, small_reduction, tmp_path / "s", **{**SHORT, "filters": [4, 4, 8, 4]}, head="relu_max")
+    student = edgesea.load_student(tmp_path / "s")
+    assert (student.embed(np.random.default_rng(0).uniform(-1, 1, (2, 8000)).astype(np.float32)) >= 0).all()
+
+
+@pytest.mark.parametrize(("lr", "schedule"), [(1e6, "plateau"), (1e6, "onecycle"), (1e20, "plateau")])
+def test_diverging_training_says_so(
+    small_table: Path, small_reduction: Path, tmp_path: Path, lr: float, schedule: Any
+) -> None:
+    with pytest.raises(EdgeseaError, match=r"the loss became .* in epoch \d; lower lr"):
+        distill(small_table, small_reduction, tmp_path / "s", **{**SHORT, "lr": lr}, schedule=schedule)
+    assert not (tmp_path / "s" / "results.json").exists()
+
+
+def test_a_table_without_validation_windows_is_refused(train_only_table: Path, tmp_path: Path) -> None:
+    reduce(train_only_table, tmp_path / "phi", size=2)
+    with pytest.raises(EdgeseaError, match="no windows in split 'validate'"):
+        distill(train_only_table, tmp_path / "phi", tmp_path / "s", **SHORT)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("epochs", 0), ("batch_size", 0), ("lr", -1.0), ("epoch_size", 0), ("devices", 0)]
+)
+def test_impossible_numbers_are_refused(
+    small_table: Path, small_reduction: Path, tmp_path: Path, option: str, value: float
+) -> None:
+    with pytest.raises(EdgeseaError, match=f"{option} must be positive, not {value}"):
+        distill(small_table, small_reduction, tmp_path / "s", **{**SHORT, option: value})
+

@@ -1,0 +1,204 @@
+import tracemalloc
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import write_noise
+from torch import Tensor
+
+from edgesea.distill.data import OrderedWindows, ShuffledWindows, WindowSource
+from edgesea.errors import EdgeseaError
+from edgesea.extract import extract
+from edgesea.reduction import load_reduction
+from edgesea.table.reader import Table
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class CountingSource(WindowSource):
+    """Counts the chunks it reads."""
+
+    loads = 0
+
+    def load(self, part, group):  # type: ignore[no-untyped-def]
+        self.loads += 1
+        return super().load(part, group)
+
+
+@pytest.fixture(scope="module")
+def source(small_table: Path, small_reduction: Path) -> WindowSource:
+    return WindowSource(Table(small_table), load_reduction(small_reduction), "train")
+
+
+@pytest.fixture(scope="module")
+def places(source: WindowSource) -> dict[bytes, int]:
+    """The position among the training windows of each window, by its audio."""
+    audio = np.concatenate([source.load(part, group)[0] for part, group, _ in source.chunks])
+    found = {row.tobytes(): index for index, row in enumerate(audio)}
+    assert len(found) == source.windows == 60
+    return found
+
+
+@pytest.fixture(scope="module")
+def targets(source: WindowSource) -> np.ndarray:
+    """phi(teacher) of all training windows, in the table's order, computed in one go."""
+    return source.phi.transform(np.concatenate(list(source.table.iter_embeddings("train"))))
+
+
+def order(batches: Batches, places: dict[bytes, int]) -> list[int]:
+    """Positions of the windows that come, in order."""
+    return [places[row.numpy().tobytes()] for audio, _ in batches for row in audio]
+
+
+def small_buffers(source: WindowSource, epoch_size: int | None = None, seed: int = 5, **options: int) -> ShuffledWindows:
+    """Batches of eight from buffers of 14 windows: about five buffers a pass."""
+    return ShuffledWindows(source, 8, epoch_size, seed, buffer_bytes=14 * source.window_bytes, **options)
+
+
+@pytest.mark.parametrize("buffer", [1, 14, 30, 1000])
+def test_an_epoch_has_every_window_once_but_for_the_incomplete_batch(
+    source: WindowSource, places: dict[bytes, int], buffer: int
+) -> None:
+    windows = ShuffledWindows(source, 8, None, 0, buffer_bytes=buffer * source.window_bytes)
+    seen: set[int] = set()
+    for epoch in range(6):
+        batches = list(windows.epoch(epoch))
+        assert [len(audio) for audio, _ in batches] == [8] * 7 == [8] * len(windows.epoch(epoch))
+        positions = order(batches, places)
+        assert len(set(positions)) == 56
+        seen |= set(positions)
+    assert len(seen) == 60  # it is not always the same four that are left out
+
+
+def test_several_chunks_and_buffers_are_in_use(source: WindowSource) -> None:
+    windows = small_buffers(source)
+    assert len(source.chunks) > 6
+    assert len({part for part, *_ in source.chunks}) > 2
+    assert len(list(windows._buffers(list(range(len(source.chunks)))))) >= 5
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_targets_stay_with_their_audio(
+    source: WindowSource, places: dict[bytes, int], targets: np.ndarray, epoch: int
+) -> None:
+    for audio, wanted in small_buffers(source).epoch(epoch):
+        for row, target in zip(audio, wanted, strict=True):
+            np.testing.assert_allclose(target, targets[places[row.numpy().tobytes()]], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("buffer", [14, 1000])
+def test_the_order_is_a_function_of_seed_and_epoch_alone(
+    source: WindowSource, places: dict[bytes, int], buffer: int
+) -> None:
+    def epochs(seed: int, wanted: list[int]) -> list[list[int]]:
+        windows = ShuffledWindows(source, 8, None, seed, buffer_bytes=buffer * source.window_bytes)
+        return [order(windows.epoch(epoch), places) for epoch in wanted]
+
+    first, second, third = epochs(1, [0, 1, 2])
+    assert first != second != third != first
+    assert epochs(1, [2, 0]) == [third, first]
+    assert epochs(2, [0]) != [first]
+    assert first != sorted(first)
+
+
+def test_windows_of_different_chunks_mix_where_the_buffer_allows(
+    source: WindowSource, places: dict[bytes, int]
+) -> None:
+    positions = order(ShuffledWindows(source, 20, None, 0).epoch(0), places)
+    assert max(positions[:20]) - min(positions[:20]) > 40
+
+
+@pytest.mark.parametrize("size", [8, 16, 24, 40, 64, 120])
+def test_an_epoch_goes_on_where_the_last_one_ended(source: WindowSource, places: dict[bytes, int], size: int) -> None:
+    passes = [position for epoch in range(5) for position in order(small_buffers(source).epoch(epoch), places)]
+    windows = small_buffers(source, size)
+    assert len(windows.epoch(0)) == size // 8
+    count = len(passes) // size
+    got = [position for epoch in range(count) for position in order(windows.epoch(epoch), places)]
+    assert got == passes[: count * size]
+
+
+def test_an_epoch_smaller_than_a_batch_is_one_batch(source: WindowSource) -> None:
+    assert [len(audio) for audio, _ in small_buffers(source, 3).epoch(0)] == [8]
+
+
+def test_a_table_smaller_than_a_batch_is_one_batch(source: WindowSource) -> None:
+    assert [len(audio) for audio, _ in ShuffledWindows(source, 1000, None, 0).epoch(0)] == [60]
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_processes_share_each_batch(source: WindowSource, places: dict[bytes, int], epoch: int) -> None:
+    whole = [order([batch], places) for batch in ShuffledWindows(source, 12, 36, 3).epoch(epoch)]
+    ranks = [list(ShuffledWindows(source, 4, 36, 3, rank, 3).epoch(epoch)) for rank in range(3)]
+    assert len(whole) == 3
+    for index, batch in enumerate(whole):
+        shares = [order([batches[index]], places) for batches in ranks]
+        assert [len(share) for share in shares] == [4, 4, 4]
+        assert sorted(sum(shares, [])) == sorted(batch)
+
+
+def test_a_table_that_fits_in_the_buffer_is_read_once(small_table: Path, small_reduction: Path) -> None:
+    source = CountingSource(Table(small_table), load_reduction(small_reduction), "train")
+    windows = ShuffledWindows(source, 8, None, 0)
+    for epoch in range(3):
+        list(windows.epoch(epoch))
+    assert source.loads == len(source.chunks)
+
+
+def test_an_epoch_in_the_middle_of_a_pass_reads_only_what_it_needs(small_table: Path, small_reduction: Path) -> None:
+    source = CountingSource(Table(small_table), load_reduction(small_reduction), "train")
+    list(small_buffers(source, 8).epoch(6))  # the seventh and last batch of the first pass
+    assert 0 < source.loads < len(source.chunks) / 2
+
+
+def test_an_abandoned_epoch_does_not_disturb_the_next(source: WindowSource, places: dict[bytes, int]) -> None:
+    windows = small_buffers(source)
+    expected = order(small_buffers(source).epoch(1), places)
+    next(iter(windows.epoch(0)))
+    assert order(windows.epoch(1), places) == expected
+
+
+def test_memory_is_bounded_by_the_buffer(tmp_path: Path) -> None:
+    write_noise(tmp_path / "audio" / "long.wav", 300.0)
+    extract(tmp_path / "audio", tmp_path / "table", validate=0.0, workers=1)  # 599 windows in chunks of 64
+    table = Table(tmp_path / "table")
+
+    class FirstFour:
+        output_size = 4
+
+        def transform(self, embeddings):  # type: ignore[no-untyped-def]
+            return embeddings[:, :4].astype(np.float32)
+
+    source = WindowSource(table, FirstFour(), "train")  # type: ignore[arg-type]
+    assert source.windows == 599
+    windows = ShuffledWindows(source, 8, None, 0, buffer_bytes=130 * source.window_bytes)
+    sum(1 for _ in windows.iterate(0))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in windows.iterate(1)) == 74
+        peak = tracemalloc.get_traced_memory()[1] / source.window_bytes
+    finally:
+        tracemalloc.stop()
+    assert peak < 130 + 64 + 3 * 8 + 20, f"{peak:.0f} windows in memory"  # buffer, chunk being read, batches, overlaps
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_validation_sees_every_window_once_in_order(small_table: Path, small_reduction: Path, world: int) -> None:
+    source = WindowSource(Table(small_table), load_reduction(small_reduction), "validate")
+    expected = [source.load(part, group) for part, group, _ in source.chunks]
+    audio, targets = (np.concatenate(parts) for parts in zip(*expected, strict=True))
+    rows = []
+    for rank in range(world):
+        batches = OrderedWindows(source, 4, rank, world)
+        got = list(batches)
+        assert len(got) == len(batches)
+        assert max(len(x) for x, _ in got) <= 4
+        rows += [(x.numpy().tobytes(), y.numpy().tobytes()) for batch in got for x, y in zip(*batch, strict=True)]
+    wanted = [(x.tobytes(), y.tobytes()) for x, y in zip(audio, targets, strict=True)]
+    assert (rows == wanted) if world == 1 else (sorted(rows) == sorted(wanted))
+
+
+def test_a_split_without_windows_is_refused(train_only_table: Path, small_reduction: Path) -> None:
+    with pytest.raises(EdgeseaError, match=r"no windows in split 'validate'.*'train': 6.*validate of `edgesea extract`"):
+        WindowSource(Table(train_only_table), load_reduction(small_reduction), "validate")

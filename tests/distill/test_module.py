@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from edgesea.distill.module import FitMeasure
+
+
+def measured(outputs: np.ndarray, targets: np.ndarray, batch: int) -> dict:  # type: ignore[type-arg]
+    measure = FitMeasure(targets.shape[1])
+    for first in range(0, len(targets), batch):
+        rows = slice(first, first + batch)
+        measure.update(torch.from_numpy(outputs[rows]), torch.from_numpy(targets[rows]))
+    return measure.result()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50])
+def test_measures_equal_their_formulas(batch: int) -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.standard_normal((50, 5)) * [3, 1, 1, 0.1, 2] + [0, 5, 0, -1, 0]
+    outputs = targets + rng.standard_normal((50, 5)) * 0.3
+    result = measured(outputs, targets, batch)
+    error, deviation = np.square(targets - outputs), np.square(targets - targets.mean(0))
+    cosine = (targets * outputs).sum(1) / np.linalg.norm(targets, axis=1) / np.linalg.norm(outputs, axis=1)
+    assert result["mse"] == pytest.approx(error.mean(), rel=1e-12)
+    assert result["mae"] == pytest.approx(np.abs(targets - outputs).mean(), rel=1e-12)
+    assert result["cosine"] == pytest.approx(cosine.mean(), rel=1e-12)
+    assert result["r2"] == pytest.approx(1 - error.sum() / deviation.sum(), rel=1e-10)
+    assert result["r2_per_dimension"] == pytest.approx(1 - error.sum(0) / deviation.sum(0), rel=1e-8)
+
+
+def test_a_perfect_student_and_one_that_knows_only_the_mean() -> None:
+    targets = np.random.default_rng(1).standard_normal((40, 3))
+    assert measured(targets, targets, 16)["r2"] == 1.0
+    assert measured(targets, targets, 16)["cosine"] == pytest.approx(1.0)
+    mean = np.broadcast_to(targets.mean(0), targets.shape).copy()
+    assert measured(mean, targets, 16)["r2"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_dimension_that_does_not_vary_has_no_r2() -> None:
+    rng = np.random.default_rng(2)
+    targets = rng.standard_normal((30, 3))
+    targets[:, 1] = 0.7
+    result = measured(targets + 0.1, targets, 10)
+    assert result["r2_per_dimension"][1] is None
+    assert all(value is not None for value in (result["r2_per_dimension"][0], result["r2_per_dimension"][2]))
+    assert math.isfinite(result["r2"])
+    constant = np.full((30, 2), 0.7)
+    assert math.isnan(measured(constant, constant, 10)["r2"])
+    assert measured(constant, constant, 10)["mse"] == 0.0
+
+
+def test_outputs_in_low_precision_are_measured_in_double() -> None:
+    targets = np.random.default_rng(3).standard_normal((64, 4)).astype(np.float32) + 100
+    outputs = targets.astype(np.float16)
+    result = measured(outputs, targets, 32)
+    error = np.square(targets.astype(np.float64) - outputs.astype(np.float64)).mean()
+    assert result["mse"] == pytest.approx(error, rel=1e-12)
