@@ -59,7 +59,7 @@ def small_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["path,sensor,time,split"]
     for index in range(18):
         write_noise(folder / "audio" / f"clip{index:02d}.wav", 3.0, seed=index)
-        split = {4: "validate", 7: "validate", 10: "validate", 13: "validate", 5: "test", 11: "test"}.get(index, "train")
+        split = "validate" if index in (4, 7, 10, 13) else "test" if index in (5, 11) else "train"
         rows.append(f"audio/clip{index:02d}.wav,s{index % 3},2020-05-0{1 + index // 9}T12:00:00,{split}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -90,6 +90,21 @@ def train_only_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "table"
 
 
+def make_esc50(folder: Path, clips: int = 20) -> Path:
+    """Write clips of 1.5 s in the layout of ESC-50: tones and noises in two folds."""
+    rng = np.random.default_rng(0)
+    (folder / "meta").mkdir(parents=True)
+    (folder / "audio").mkdir()
+    rows = ["filename,fold,category"]
+    for index in range(clips):
+        tone = np.sin(2 * np.pi * rng.uniform(300, 3000) * np.arange(12000) / 8000)
+        samples = 0.2 * (tone if index % 2 else rng.standard_normal(12000)) + 0.01 * rng.standard_normal(12000)
+        soundfile.write(folder / "audio" / f"{index:02d}.wav", samples, 8000)
+        rows.append(f"{index:02d}.wav,{1 + index // 2 % 2},{'tone' if index % 2 else 'noise'}")
+    (folder / "meta" / "esc50.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
 def kill_when(command: list[str], ready: Callable[[], bool], sent: int = signal.SIGKILL) -> int:
     """Run a command in a process of its own, send it a signal as soon as `ready()`, and return how it ended.
 
@@ -110,7 +125,15 @@ def kill_when(command: list[str], ready: Callable[[], bool], sent: int = signal.
 
 # A student that trains in seconds. With patience=0 its learning rate falls after epoch 14, with the rate and order of
 # `small_table`; onecycle sweeps the rate over all epochs.
-TINY = {"filters": [4, 4, 8, 8], "n_mels": 16, "epochs": 18, "epoch_size": 16, "batch_size": 8, "lr": 0.03, "patience": 0}
+TINY = {
+    "filters": [4, 4, 8, 8],
+    "n_mels": 16,
+    "epochs": 18,
+    "epoch_size": 16,
+    "batch_size": 8,
+    "lr": 0.03,
+    "patience": 0,
+}
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, read_json, write_json
+from edgesea.files import atomic_path, read_json, walk, write_json
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -20,9 +20,14 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -68,3 +73,16 @@ def test_what_is_no_json_is_named(tmp_path, content):
 def test_missing_json_is_named(tmp_path):
     with pytest.raises(EdgeseaError, match=r"gone\.json: no such file"):
         read_json(tmp_path / "gone.json")
+
+
+def test_links_to_folders_are_followed_but_each_folder_counts_once(tmp_path):
+    (tmp_path / "root" / "z" / "deep").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    for place in ("root/z", "root/z/deep", "outside"):
+        (tmp_path / place / "file").touch()
+    (tmp_path / "root" / "a").symlink_to("z")
+    (tmp_path / "root" / "b").symlink_to(tmp_path / "outside")
+    (tmp_path / "root" / "z" / "loop").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "dangling").symlink_to("nowhere")
+    found = [path.relative_to(tmp_path / "root").as_posix() for path in walk(tmp_path / "root")]
+    assert sorted(found) == ["a/deep/file", "a/file", "b/file"]

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.summary import summary
+
+TRAIN = ("torch", "lightning", "pyarrow", "sklearn", "pandas", "h5py", "matplotlib")  # modules of the extra `train`
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
@@ -59,6 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except EdgeseaError as error:
         return _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAIN:
+            raise
+        return _fail(str(missing_extra(package, "train")))
     except KeyboardInterrupt:
         print("edgesea: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

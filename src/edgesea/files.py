@@ -28,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, in no particular order; symbolic links to folders are followed, each folder once."""
+    """All files below a folder; symbolic links to folders are followed, each folder once."""
     seen = set()
     for base, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(base)
@@ -36,6 +36,7 @@ def walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
+        folders.sort()  # so that of two links to a folder it is always the same one that counts
         yield from (path for name in names if (path := Path(base, name)).is_file())
 
 

@@ -28,7 +28,7 @@ from edgesea.version import versions
 
 log = logging.getLogger(__name__)
 
-STAMPS = "stages.json"
+STAMPS, FORMAT = "stages.json", "edgesea run"
 RESULTS = "results.json"
 CONFIG = "config.yaml"
 SYSTEMS = ("teacher", "reduced", "student")
@@ -115,12 +115,10 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         text = path.read_text("utf-8")
+        given = yaml.safe_load(string.Template(text).safe_substitute({"EDGESEA_DATA": "data", **os.environ}))
     except OSError as error:
         raise EdgeseaError(f"{path}: {error.strerror or error}") from error
-    filled = string.Template(text).safe_substitute({"EDGESEA_DATA": "data", **os.environ})
-    try:
-        given = yaml.safe_load(filled)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EdgeseaError(f"{path}: not YAML: {error}") from error
     if not isinstance(given, dict):
         raise EdgeseaError(f"{path}: must hold sections ({', '.join(STAGES)})")
@@ -131,7 +129,7 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     if missing:
         raise EdgeseaError(f"{path}: no section {', '.join(missing)}")
     return {
-        name: check_options(name, given.get(name) or {}, str(path))
+        name: check_options(name, {} if given.get(name) is None else given[name], str(path))
         for name in STAGES
         if name in given or name != "evaluate"
     }
@@ -174,7 +172,7 @@ def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str
     for name, stage in STAGES.items():
         if name not in sections:
             continue
-        fingerprint = _fingerprint(stage, sections[name], {key: done[key] for key in stage.needs if key in done})
+        fingerprint = _fingerprint(stage, sections[name], {key: done[key] for key in stage.needs if key in done}, out)
         stamp = stamps.get(name, {})
         artifact = out / stage.artifact
         if stamp.get("fingerprint") == fingerprint and stamp.get("finished") and artifact.exists():
@@ -182,6 +180,8 @@ def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str
         else:
             if artifact.exists() and stamp.get("fingerprint") != fingerprint:
                 log.info("%s: input or options changed, done again", name)
+                stamps.pop(name, None)  # killed half-way, what remains must not count as finished
+                _write_stamps(out, stamps)
                 shutil.rmtree(artifact) if artifact.is_dir() else artifact.unlink()
             stamps[name] = {"fingerprint": fingerprint, "finished": False}
             _write_stamps(out, stamps)
@@ -201,7 +201,9 @@ def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str
 def _claim(out: Path) -> None:
     """Make sure that the folder is new, empty, or a run directory."""
     if (out / STAMPS).is_file():
-        return
+        stamps = read_json(out / STAMPS)
+        if isinstance(stamps, dict) and stamps.get("format") == FORMAT:
+            return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise EdgeseaError(f"{out}: not empty and no run directory; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -209,12 +211,12 @@ def _claim(out: Path) -> None:
 
 
 def _write_stamps(out: Path, stamps: Mapping[str, Any]) -> None:
-    write_json(out / STAMPS, {"format": "edgesea run", "stages": dict(stamps)})
+    write_json(out / STAMPS, {"format": FORMAT, "stages": dict(stamps)})
 
 
-def _fingerprint(stage: Stage, options: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def _fingerprint(stage: Stage, options: Mapping[str, Any], inputs: Mapping[str, str], out: Path) -> str:
     """Hash of everything that a stage's result depends on, down to the size and time of every input file."""
-    relevant = {key: _describe(value) for key, value in options.items() if key not in stage.runtime}
+    relevant = {key: _describe(value, out) for key, value in options.items() if key not in stage.runtime}
     if stage.function is extract:
         names = ("source", "root", "columns", "validate")
         clips = read_manifest(*(options[name] for name in names))
@@ -223,13 +225,18 @@ def _fingerprint(stage: Stage, options: Mapping[str, Any], inputs: Mapping[str, 
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _describe(value: Any) -> Any:
+def _describe(value: Any, out: Path) -> Any:
+    """A value, with the state of the files that it names; the run directory may lie among them and does not count."""
     if isinstance(value, str):  # a teacher's id may name a file: onnx:FILE@RATE
         files = [Path(piece) for piece in re.split("[:@]", value) if piece and Path(piece).is_file()]
         return [value, _digest(files)] if files else value
     if not isinstance(value, Path) or not value.exists():
         return value
-    return [str(value), _digest(sorted(walk(value)) if value.is_dir() else [value])]
+    if not value.is_dir():
+        return [str(value), _digest([value])]
+    run, folder = out.resolve(), value.resolve()
+    own = value / run.relative_to(folder) if run.is_relative_to(folder) else None
+    return [str(value), _digest(sorted(path for path in walk(value) if own is None or not path.is_relative_to(own)))]
 
 
 def _digest(files: Iterable[Path]) -> str:

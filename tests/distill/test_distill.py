@@ -12,6 +12,7 @@ import edgesea
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.reduction import load_reduction, reduce
+from edgesea.reduction.pca import PCA
 from edgesea.table.reader import Table
 
 SHORT: dict[str, Any] = {**TINY, "epochs": 2}
@@ -43,7 +44,7 @@ def test_the_plateau_schedule_lowers_the_rate_after_five_epochs_without_improvem
     rates = [row["lr"] for row in rows]
     assert sorted(set(rates), reverse=True) == pytest.approx([0.03, 0.003])
     best = min(range(14), key=lambda i: rows[i]["val_mse"])
-    assert rates.index(rates[-1]) == best + 6  # the sixth epoch in a row that is no better
+    assert rates.index(rates[-1]) == best + 7  # the epoch after the sixth in a row that was no better
 
 
 def test_the_results_are_those_of_the_saved_student_on_the_validation_windows(
@@ -155,9 +156,7 @@ def test_other_options_are_refused_by_name(
     assert (small_student / "model.safetensors").read_bytes() == before
 
 
-def test_another_reduction_of_the_same_table_is_refused(
-    small_table: Path, small_student: Path, tmp_path: Path
-) -> None:
+def test_another_reduction_of_the_same_table_is_refused(small_table: Path, small_student: Path, tmp_path: Path) -> None:
     reduce(small_table, tmp_path / "phi", size=4, whiten=False)
     with pytest.raises(EdgeseaError, match=r"reduction\.whiten: True there, False here"):
         distill(small_table, tmp_path / "phi", small_student, **TINY)  # type: ignore[arg-type]
@@ -206,3 +205,10 @@ def test_impossible_numbers_are_refused(
     with pytest.raises(EdgeseaError, match=f"{option} must be positive, not {value}"):
         distill(small_table, small_reduction, tmp_path / "s", **{**SHORT, option: value})
 
+
+def test_the_reduction_must_fit_the_table(small_table: Path, tmp_path: Path) -> None:
+    pca = PCA(2)
+    pca.fit([np.random.default_rng(0).standard_normal((9, 24)).astype(np.float32)])
+    pca.save(tmp_path / "phi", {})
+    with pytest.raises(EdgeseaError, match=r"reduces 24 dimensions, but .* has 512"):
+        distill(small_table, tmp_path / "phi", tmp_path / "s", **SHORT)

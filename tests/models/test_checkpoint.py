@@ -83,7 +83,7 @@ def test_arrays_must_fit_exactly():
         load_arrays(make_module(), {**arrays, "other": torch.zeros(4)}, "a.pt")
     with pytest.raises(EdgeseaError, match=r"0\.weight has shape \(2, 4\) instead of \(2, 3\)$"):
         load_arrays(make_module(), {**arrays, "0.weight": torch.zeros(2, 4)}, "a.pt")
-    with pytest.raises(EdgeseaError, match="and 7 more$"):
+    with pytest.raises(EdgeseaError, match=r"and 7 more$"):
         load_arrays(make_module(), {f"x{i}": torch.zeros(1) for i in range(5)}, "a.pt")
 
 

@@ -62,11 +62,15 @@ def test_sizes_of_the_variants(variant, size, parameters):
 
 
 def test_weights_of_another_width_are_refused(weights):
-    with pytest.raises(EdgeseaError, match=r"mn04_as_mAP_432\.pt: these are the weights of another model: .* has shape"):
+    with pytest.raises(
+        EdgeseaError, match=r"mn04_as_mAP_432\.pt: these are the weights of another model: .* has shape"
+    ):
         edgesea.load_teacher("efficientat/mn10", weights=weights)
 
 
 @pytest.mark.parametrize("variant", ["mn03", "mn10_as", ""])
 def test_unknown_variants_get_the_known_ones(variant):
-    with pytest.raises(EdgeseaError, match=f"unknown teacher efficientat/{variant}; known: mn04, mn05, mn10, mn20, mn40"):
+    with pytest.raises(
+        EdgeseaError, match=f"unknown teacher efficientat/{variant}; known: mn04, mn05, mn10, mn20, mn40"
+    ):
         edgesea.load_teacher(f"efficientat/{variant}")

@@ -78,7 +78,9 @@ def embed_files(
     sources = [partial(file_windows, path, sample_framing, model.sample_rate, batch_size) for path in paths]
     for path, blocks in zip(paths, prefetch(sources, workers), strict=True):
         try:
-            rows = [model.embed(batch) for batch in batches(blocks, batch_size)]
-            yield FileEmbedding(path, np.concatenate(rows))
+            embedding = np.concatenate([model.embed(batch) for batch in batches(blocks, batch_size)])
+            if not np.isfinite(embedding).all():
+                raise EdgeseaError(f"{model.id} gave NaN or Inf")
+            yield FileEmbedding(path, embedding)
         except (EdgeseaError, OSError, MemoryError) as error:
             yield FileEmbedding(path, None, str(error).removeprefix(f"{path}: "))

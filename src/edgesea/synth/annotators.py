@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from edgesea.synth.scene import Event, loudest_tags
+from edgesea.synth.plan import seed_of
+from edgesea.synth.scene import Event
 from edgesea.synth.taxonomy import COARSE, COARSE_PRESENCE, FINE, FINE_PRESENCE, FINE_PROXIMITY, coarse_of
 
 CROWD = 40  # volunteers in the pool; their ids are 1, 2, ...
@@ -12,6 +13,14 @@ CROWD_ROWS = 3  # volunteers per clip
 TEAM_ROWS = 2  # team members per verified clip
 
 Row = dict[str, int | str]
+
+
+def loudest_tags(events: list[Event]) -> dict[str, Event]:
+    """For every fine tag of a clip the event that is heard best: what an annotator judges."""
+    best: dict[str, Event] = {}
+    for event in sorted(events, key=lambda event: event.snr):
+        best[event.tag] = event
+    return {tag: best[tag] for tag in FINE if tag in best}
 
 
 def _row(annotator: int, tags: dict[str, str]) -> Row:
@@ -101,7 +110,7 @@ def annotate(events: list[Event], *, verified: bool, seed: int, rng: np.random.G
     """
     rows = []
     for annotator in sorted(int(one) for one in rng.choice(CROWD, CROWD_ROWS, replace=False) + 1):
-        skill = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2, annotator)))
+        skill = np.random.default_rng(seed_of(seed, "annotator", annotator))
         rows.append(crowd_row(annotator, events, skill, rng))
     if verified:
         for annotator in sorted(int(one) for one in rng.choice(TEAM, TEAM_ROWS, replace=False) + 1):

@@ -4,8 +4,6 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +11,14 @@ import soundfile
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
+from edgesea.files import atomic_path, write_json
 from edgesea.synth.annotators import Row, annotate
+from edgesea.synth.plan import Plan, make_plans, seed_of
 from edgesea.synth.scene import Event, draw_events, levels, render
 from edgesea.synth.sensors import Sensor, make_sensor
 from edgesea.synth.taxonomy import ANNOTATION_COLUMNS, COARSE, coarse_of, taxonomy_yaml
+from edgesea.version import versions
 
-FIRST_DAY = datetime(2019, 6, 5)  # a Wednesday, so that four days include a weekend's quiet building sites
-GOLDEN = 0.5 * (np.sqrt(5.0) - 1.0)
-SENSOR_KEY, CLIP_KEY = 0, 1  # first word of the spawn keys (2: annotators)
 MANIFEST_COLUMNS = ("path", "sensor", "time", "split", "level")
 RECIPE_COLUMNS = (
     "audio_filename", "coarse", "source", "tag", "proximity", "onset", "duration", "level", "snr",
@@ -77,27 +75,7 @@ class City:
 
     @property
     def config(self) -> Path:
-        return self.folder / "city.json"
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One clip to be recorded."""
-
-    sensor: int
-    number: int  # counts the clips of the sensor
-    time: datetime
-    split: str
-    annotated: bool
-    seeds: tuple[np.random.SeedSequence, ...]  # events, audio, annotators
-
-    @property
-    def name(self) -> str:
-        return f"{self.sensor:02d}_{self.number:06d}.wav"
-
-    @property
-    def hour(self) -> float:
-        return self.time.hour + self.time.minute / 60.0
+        return self.folder / "synth.json"
 
 
 def make_city(
@@ -114,8 +92,8 @@ def make_city(
 ) -> City:
     """Make a small data set that looks like SONYC-UST v2, from nothing.
 
-    Sensors differ in place, background, microphone, and in what is heard there; the hour of the day decides how loud the
-    city is and which sounds are likely. The last third of the sensors is kept for validation: their labelled clips have
+    Sensors differ in place, background, microphone, and in what is heard there; the hour decides how loud the city is
+    and which sounds are likely. The last third of the sensors is kept for validation: their labelled clips have
     split validate, as in SONYC-UST. Clips without labels stand for the unlabelled recordings of the same network: they
     come from all sensors, one in ten for validation. Existing files of the same names are overwritten.
 
@@ -136,7 +114,7 @@ def make_city(
     annotated : float
         Share of the clips with annotations, 0 ... 1.
     seed : int
-        The same seed and arguments give the same bytes. More days or sensors add clips and leave the others as they are.
+        The same seed and arguments give the same bytes; more days or sensors leave the other recordings as they are.
     progress : bool
         Show a progress bar.
 
@@ -161,12 +139,10 @@ def make_city(
     }
     _check(config)
     city = City(Path(out))
-    plans = list(_plans(sensors, days, clips_per_day, annotated, seed))
+    plans = list(make_plans(sensors, days, clips_per_day, annotated, seed))
     _prepare(city, plans)
     places = [
-        make_sensor(
-            index, sample_rate, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SENSOR_KEY, index)))
-        )
+        make_sensor(index, sample_rate, np.random.default_rng(seed_of(seed, "sensor", index)))
         for index in range(sensors)
     ]
     manifest: list[Mapping[str, object]] = []
@@ -185,8 +161,7 @@ def make_city(
     _write_csv(city.annotations, ANNOTATION_COLUMNS, annotations)
     _write_csv(city.manifest, MANIFEST_COLUMNS, manifest)
     city.taxonomy.write_text(taxonomy_yaml(), encoding="utf-8")
-    versions = {name: version(name) for name in ("edgesea", "numpy")}
-    city.config.write_text(json.dumps({**config, "versions": versions}, indent=2) + "\n", encoding="utf-8")
+    write_json(city.config, {**config, "versions": versions()})
     return city
 
 
@@ -208,7 +183,7 @@ def _check(config: Mapping[str, float]) -> None:
         raise EdgeseaError(f"annotated must be a share of at most 1, not {config['annotated']!r}")
 
 
-def _prepare(city: City, plans: Iterable[_Plan]) -> None:
+def _prepare(city: City, plans: Iterable[Plan]) -> None:
     """Make the folders; refuse those with other audio, which would be taken for a part of the city."""
     city.audio.mkdir(parents=True, exist_ok=True)
     strangers = {path.name for path in city.audio.iterdir()} - {plan.name for plan in plans}
@@ -217,25 +192,8 @@ def _prepare(city: City, plans: Iterable[_Plan]) -> None:
     city.config.unlink(missing_ok=True)  # its presence means that the rest is complete
 
 
-def _plans(sensors: int, days: int, clips_per_day: int, annotated: float, seed: int) -> Iterator[_Plan]:
-    """All clips of the city, by sensor and time."""
-    first_validation = sensors - max(1, round(sensors / 3))
-    for sensor in range(sensors):
-        for number in range(days * clips_per_day):
-            day, slot = divmod(number, clips_per_day)
-            *seeds, own = np.random.SeedSequence(seed, spawn_key=(CLIP_KEY, sensor, day, slot)).spawn(4)
-            rng = np.random.default_rng(own)
-            second = int(86400.0 / clips_per_day * (slot + rng.random()))
-            # Multiples of the golden ratio are spread evenly: the share is kept and no hour of the day is preferred.
-            labelled = (number + 1) * GOLDEN % 1.0 < annotated
-            held_out = sensor >= first_validation if labelled else rng.random() < 0.1
-            split = "validate" if held_out else "train"
-            time = FIRST_DAY + timedelta(days=day, seconds=second)
-            yield _Plan(sensor, number, time, split, labelled, tuple(seeds))
-
-
 def _record(
-    path: Path, plan: _Plan, sensor: Sensor, seconds: float, sample_rate: int
+    path: Path, plan: Plan, sensor: Sensor, seconds: float, sample_rate: int
 ) -> tuple[list[float], list[Event]]:
     """Write the audio of a clip; its sound levels (dB SPL, 1 Hz) and its events."""
     wanted = draw_events(
@@ -258,7 +216,7 @@ def _record(
     return levels(pcm / 32768.0, sample_rate, sensor.calibration), events
 
 
-def _manifest_row(plan: _Plan, level: list[float]) -> Mapping[str, object]:
+def _manifest_row(plan: Plan, level: list[float]) -> Mapping[str, object]:
     return {
         "path": f"audio/{plan.name}",
         "sensor": plan.sensor,
@@ -268,7 +226,7 @@ def _manifest_row(plan: _Plan, level: list[float]) -> Mapping[str, object]:
     }
 
 
-def _recipe_rows(plan: _Plan, events: list[Event]) -> Iterator[Mapping[str, object]]:
+def _recipe_rows(plan: Plan, events: list[Event]) -> Iterator[Mapping[str, object]]:
     for event in events:
         yield {
             "audio_filename": plan.name,
@@ -283,7 +241,7 @@ def _recipe_rows(plan: _Plan, events: list[Event]) -> Iterator[Mapping[str, obje
         }
 
 
-def _context(plan: _Plan, sensor: Sensor) -> Row:
+def _context(plan: Plan, sensor: Sensor) -> Row:
     """The columns of SONYC-UST's annotation file that say where and when (day 0 is Monday)."""
     year, week, weekday = plan.time.isocalendar()
     return {
@@ -302,7 +260,7 @@ def _context(plan: _Plan, sensor: Sensor) -> Row:
 
 
 def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

@@ -21,6 +21,11 @@ def fast_length(length: int) -> int:
     return min(factor << (-(-length // factor) - 1).bit_length() for factor in (1, 3, 5))
 
 
+def bins(size: int, sample_rate: int) -> Signal:
+    """Frequencies in Hz of the ``size // 2 + 1`` bins of a real FFT."""
+    return np.fft.rfftfreq(size, 1.0 / sample_rate).astype(np.float64)
+
+
 def band(low: float, high: float, order: int = 2) -> Gain:
     """Gain of a band pass with edges `low` and `high` in Hz and slopes of 6 dB per octave and order."""
 
@@ -39,7 +44,7 @@ def tilt(slope: float, corner: float = 100.0) -> Gain:
 def filtered(signal: Signal, gain: Gain, sample_rate: int) -> Signal:
     """`signal` (samples,) through a zero-phase filter, same length."""
     size = fast_length(len(signal))
-    spectrum = np.fft.rfft(signal, size) * gain(np.fft.rfftfreq(size, 1.0 / sample_rate))
+    spectrum = np.fft.rfft(signal, size) * gain(bins(size, sample_rate))
     return np.asarray(np.fft.irfft(spectrum, size)[: len(signal)])
 
 
@@ -47,7 +52,7 @@ def noise(length: int, gain: Gain, sample_rate: int, rng: np.random.Generator) -
     """Gaussian noise of the given colour and RMS 1, (length,)."""
     size = fast_length(length)
     spectrum = rng.standard_normal(size // 2 + 1) + 1j * rng.standard_normal(size // 2 + 1)
-    spectrum *= gain(np.fft.rfftfreq(size, 1.0 / sample_rate))
+    spectrum = spectrum * gain(bins(size, sample_rate))
     spectrum[0] = 0.0
     return normalised(np.fft.irfft(spectrum, size)[:length])
 
@@ -69,13 +74,14 @@ def convolved(signal: Signal, kernel: Signal) -> Signal:
 
 
 def wander(length: int, rate: float, sample_rate: int, rng: np.random.Generator) -> Signal:
-    """A smooth random curve, (length,): independent normal values `rate` times a second, interpolated by half cosines."""
+    """A smooth random curve, (length,): normal values `rate` times a second, smoothly interpolated."""
     knots = int(np.ceil(length / sample_rate * rate)) + 2
     values = rng.standard_normal(knots)
     position = np.arange(length) * (rate / sample_rate)
     index = position.astype(np.intp)
-    blend = 0.5 - 0.5 * np.cos(np.pi * (position - index))
-    return np.asarray(values[index] * (1.0 - blend) + values[index + 1] * blend)
+    blend = position - index
+    blend = blend * blend * (3.0 - 2.0 * blend)
+    return np.asarray(values[index] + blend * (values[index + 1] - values[index]))
 
 
 def tone(pitch: Signal | float, partials: Signal, length: int, sample_rate: int, rng: np.random.Generator) -> Signal:
@@ -105,10 +111,16 @@ def tone(pitch: Signal | float, partials: Signal, length: int, sample_rate: int,
         phase = np.arange(length) * (float(np.max(pitch)) / sample_rate)
     else:
         phase = np.cumsum(pitch) / sample_rate
-    position = (phase % 1.0) * TABLE_SIZE
-    index = position.astype(np.intp)  # position may round up to TABLE_SIZE: both neighbours are taken modulo
-    fraction = position - index
-    return np.asarray(table[index % TABLE_SIZE] * (1.0 - fraction) + table[(index + 1) % TABLE_SIZE] * fraction)
+    position = (phase - np.floor(phase)) * TABLE_SIZE
+    index = position.astype(np.intp)
+    table = np.append(table, table[:2])  # position may round up to TABLE_SIZE, and its right neighbour is read too
+    left = table[index]
+    return np.asarray(left + (position - index) * (table[index + 1] - left))
+
+
+def log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
+    """A positive number whose logarithm is uniform: equal intervals of pitch or tempo are equally likely."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def decay(length: int, seconds: float, sample_rate: int) -> Signal:

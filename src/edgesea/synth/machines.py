@@ -1,7 +1,7 @@
 """Sounds of machines and of things that are struck: coarse classes 1 to 4.
 
 Every generator has the signature ``(code, length, sample_rate, rng) -> (length,)``: the fine code (never an ``X`` one)
-decides the physical parameters, `rng` draws the individual. The scale of the result is arbitrary; the scene sets levels.
+decides the physical parameters, `rng` draws the individual. The scale of the result is arbitrary: the scene sets it.
 """
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgesea.synth.dsp import (
     decay,
     fades,
     filtered,
+    log_uniform,
     modes,
     noise,
     tilt,
@@ -25,9 +26,9 @@ Range = tuple[float, float]
 
 # Firing rate in Hz, slope of the harmonics in dB per octave, share of noise, its upper edge in Hz.
 ENGINES: dict[str, tuple[Range, float, float, float]] = {
-    "1-1": ((75.0, 150.0), -4.5, 0.25, 4000.0),
-    "1-2": ((38.0, 75.0), -7.0, 0.5, 1800.0),
-    "1-3": ((16.0, 36.0), -5.0, 0.7, 1100.0),
+    "1-1": ((75.0, 150.0), -4.5, 0.25, 3000.0),
+    "1-2": ((38.0, 75.0), -7.0, 0.5, 900.0),
+    "1-3": ((16.0, 36.0), -6.0, 0.6, 350.0),
 }
 
 # Blows per second, irregularity of their distance, seconds to fall by 60 dB, resonance in Hz.
@@ -38,7 +39,7 @@ HAMMERS: dict[str, tuple[Range, float, Range, Range]] = {
     "2-4": ((0.8, 1.6), 0.03, (0.35, 0.9), (150.0, 600.0)),
 }
 
-# Pitch in Hz, slope of the harmonics in dB per octave, share of noise, teeth per turn, relative fall of pitch under load.
+# Pitch in Hz, slope of the harmonics in dB per octave, share of noise, teeth per turn, fall of pitch under load.
 SAWS: dict[str, tuple[Range, float, float, int, float]] = {
     "4-1": ((85.0, 200.0), -3.0, 0.35, 1, 0.3),
     "4-2": ((200.0, 400.0), -6.0, 0.6, 9, 0.15),
@@ -53,8 +54,8 @@ def engine(code: str, length: int, sample_rate: int, rng: np.random.Generator) -
     """
     pitches, slope, share, edge = ENGINES[code]
     passing = rng.random() < 0.5
-    firing = np.exp(rng.uniform(*np.log(pitches))) * np.exp(0.06 * wander(length, 0.7, sample_rate, rng))
-    if passing:  # revs rise and fall once
+    firing = log_uniform(*pitches, rng) * np.exp(0.06 * wander(length, 0.7, sample_rate, rng))
+    if passing:  # revs rise or fall
         firing *= 1.0 + rng.uniform(0.05, 0.4) * np.linspace(-1.0, 1.0, length) * rng.choice([-1.0, 1.0])
     orders = np.arange(1, 161)
     partials = tilt(slope, corner=4.0)(orders.astype(np.float64)) * np.where(
@@ -91,10 +92,10 @@ def _blows(rate: float, jitter: float, length: int, sample_rate: int, rng: np.ra
 def machinery_impact(code: str, length: int, sample_rate: int, rng: np.random.Generator) -> Signal:
     """A machine that strikes: regular blows, each a resonating body plus a burst of noise, over a compressor's hiss."""
     rates, jitter, falls, resonances = HAMMERS[code]
-    train = _blows(np.exp(rng.uniform(*np.log(rates))), jitter, length, sample_rate, rng)
+    train = _blows(log_uniform(*rates, rng), jitter, length, sample_rate, rng)
     fall = rng.uniform(*falls)
     count = max(8, int(fall * sample_rate))
-    freqs = np.exp(rng.uniform(*np.log(resonances), size=4)) * np.array([0.5, 1.0, 1.0, 2.1])
+    freqs = np.array([log_uniform(*resonances, rng) for _ in range(4)]) * np.array([0.5, 1.0, 1.0, 2.1])
     body = convolved(train, modes(count, freqs, fall * rng.uniform(0.4, 1.0, 4), sample_rate, rng))
     envelope = np.maximum(0.0, convolved(train, decay(count, fall * rng.uniform(0.5, 0.9), sample_rate)))
     dust = noise(length, band(resonances[0], rng.uniform(2.5, 6.0) * 1e3, order=1), sample_rate, rng)
@@ -111,7 +112,7 @@ def impact(code: str, length: int, sample_rate: int, rng: np.random.Generator) -
         (150.0, 2500.0, 0.1, 0.5, 1.5),  # rubble
     )[rng.choice(4, p=[0.2, 0.4, 0.15, 0.25])]
     total = np.zeros(length)
-    freqs = np.exp(rng.uniform(np.log(low), np.log(high), size=6))
+    freqs = np.array([log_uniform(low, high, rng) for _ in range(6)])
     start = 0
     for _ in range(rng.integers(2, 10)):
         fall = rng.uniform(shortest, longest)
@@ -121,7 +122,7 @@ def impact(code: str, length: int, sample_rate: int, rng: np.random.Generator) -
             count, 0.4 * fall, sample_rate
         )
         add(total, rng.uniform(0.3, 1.0) * (body + hiss * burst), start)
-        start += int(sample_rate * np.exp(rng.uniform(np.log(0.1), np.log(1.8))))
+        start += int(sample_rate * log_uniform(0.1, 1.8, rng))
     return total * fades(length, 0.001, 0.02, sample_rate)
 
 
@@ -130,7 +131,7 @@ def powered_saw(code: str, length: int, sample_rate: int, rng: np.random.Generat
     pitches, slope, share, teeth, fall = SAWS[code]
     load = 1.0 / (1.0 + np.exp(-4.0 * wander(length, 0.6, sample_rate, rng)))
     spin = 1.0 - np.exp(-np.arange(length) / (rng.uniform(0.1, 0.4) * sample_rate))
-    pitch = np.exp(rng.uniform(*np.log(pitches))) * (1.0 - rng.uniform(0.4, 1.0) * fall * load) * np.maximum(spin, 0.2)
+    pitch = log_uniform(*pitches, rng) * (1.0 - rng.uniform(0.4, 1.0) * fall * load) * np.maximum(spin, 0.2)
     pitch *= np.exp(0.01 * wander(length, 6.0, sample_rate, rng))
     orders = np.arange(1, 81)
     partials = tilt(slope, corner=2.0)(orders.astype(np.float64)) * np.exp(0.5 * rng.standard_normal(len(orders)))

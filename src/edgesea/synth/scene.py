@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgesea.synth.dsp import Signal, add, band, fast_length, rms
+from edgesea.synth.dsp import Signal, add, band, bins, fast_length, rms
 from edgesea.synth.sensors import Sensor, background_level, rate
 from edgesea.synth.sounds import background, make_sound
-from edgesea.synth.taxonomy import COARSE, FINE, coarse_of, sure_codes
+from edgesea.synth.taxonomy import COARSE, FINE, sure_codes
 
 # Greatest duration in seconds, and the relative frequencies of the fine classes.
 HABIT: dict[str, tuple[tuple[float, float], tuple[float, ...]]] = {
@@ -23,13 +23,14 @@ HABIT: dict[str, tuple[tuple[float, float], tuple[float, ...]]] = {
 NEAR = 0.75  # share of events near the sensor
 SNR = {"near": (13.0, 22.0), "far": (-3.0, 14.0)}  # level above the background in dB
 # By how many dB a class is louder than that: who strikes or barks is loud for a moment only, else nobody would notice.
-LOUD = {"1": -4.0, "2": 5.0, "3": 8.0, "4": 2.0, "5": 3.0, "6": 3.0, "7": -2.0, "8": 7.0}
+LOUD = {"1": -1.0, "2": 5.0, "3": 8.0, "4": 2.0, "5": 3.0, "6": 3.0, "7": 0.0, "8": 7.0}
 FAINTEST = -3.0  # dB; what is fainter would not be noticed by anyone
 CUTOFF = {"near": (5000.0, 12000.0), "far": (2000.0, 6000.0)}  # air and corners take the treble, Hz
 WET = {"near": (0.05, 0.25), "far": (0.2, 0.5)}  # share of the reverberation in the amplitude
 UNSURE = {"near": 0.06, "far": 0.22}  # probability that the fine class cannot be told
 FAST = 0.125  # seconds, the "fast" time constant of sound level meters
-PEAK = 0.9  # no sample of a clip is larger
+PEAK = 0.9  # no sample of a clip is larger ...
+EVENT_PEAK = 0.6  # ... and none of a single event, so that one bang does not turn down all that sounds with it
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ def _propagated(sound: Signal, proximity: str, sensor: Sensor, sample_rate: int,
     """`sound` as it arrives at the sensor, including the tail of the street's reverberation."""
     length = len(sound) + len(sensor.reverberation)
     size = fast_length(length)
-    freqs = np.fft.rfftfreq(size, 1.0 / sample_rate)
+    freqs = bins(size, sample_rate)
     wet = rng.uniform(*WET[proximity])
     path = band(20.0, rng.uniform(*CUTOFF[proximity]), order=1)(freqs) * sensor.hear(freqs)
-    path = path * (1.0 - wet + wet * np.fft.rfft(sensor.reverberation, size))
-    return np.asarray(np.fft.irfft(np.fft.rfft(sound, size) * path, size)[:length])
+    response = path * (1.0 - wet + wet * np.fft.rfft(sensor.reverberation, size))
+    return np.asarray(np.fft.irfft(np.fft.rfft(sound, size) * response, size)[:length])
 
 
 def _loudest(sound: Signal, sample_rate: int) -> float:
@@ -125,8 +126,16 @@ def _heard(
     sound = make_sound(event.source, max(1, int(event.duration * sample_rate)), sample_rate, rng)
     duration = min(len(sound), samples - start) / sample_rate
     sound = _propagated(sound, event.proximity, sensor, sample_rate, rng)[: samples - start]
-    sound *= 10.0 ** (event.level / 20.0) / max(_loudest(sound, sample_rate), 1e-12)
-    return replace(event, onset=start / sample_rate, duration=duration), start, sound
+    wanted = 10.0 ** (event.level / 20.0) / max(_loudest(sound, sample_rate), 1e-12)
+    gain = min(wanted, EVENT_PEAK / max(float(np.max(np.abs(sound))), 1e-12))
+    actual = replace(_quieter(event, wanted / gain), onset=start / sample_rate, duration=duration)
+    return actual, start, gain * sound
+
+
+def _quieter(event: Event, factor: float) -> Event:
+    """The event with its amplitude divided by `factor`."""
+    less = 20.0 * float(np.log10(factor))
+    return replace(event, level=event.level - less, snr=event.snr - less)
 
 
 def render(
@@ -165,24 +174,10 @@ def render(
         heard.append(actual)
     room = PEAK - np.max(np.abs(clip))
     gain = min(1.0, room / max(float(np.max(np.abs(mix))), 1e-12))
-    less = 20.0 * np.log10(gain)
-    return clip + gain * mix, [replace(event, level=event.level + less, snr=event.snr + less) for event in heard]
+    return clip + gain * mix, [_quieter(event, 1.0 / gain) for event in heard]
 
 
 def levels(clip: Signal, sample_rate: int, calibration: float) -> list[float]:
     """Sound pressure level of every second of `clip` (samples,) in dB, rounded to 0.01 (the last may be shorter)."""
     parts = [clip[start : start + sample_rate] for start in range(0, len(clip), sample_rate)]
     return [round(calibration + 20.0 * float(np.log10(max(rms(part), 1e-6))), 2) for part in parts]
-
-
-def loudest_tags(events: list[Event]) -> dict[str, Event]:
-    """For every fine tag of a clip the event that is heard best: what an annotator judges."""
-    best: dict[str, Event] = {}
-    for event in sorted(events, key=lambda event: event.snr):
-        best[event.tag] = event
-    return {tag: best[tag] for tag in FINE if tag in best}
-
-
-def coarse_tags(events: list[Event]) -> set[str]:
-    """The coarse classes of a clip."""
-    return {coarse_of(event.tag) for event in events}

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgesea.synth.dsp import Gain, Signal, decay, noise, normalised, tilt
+from edgesea.synth.plan import GOLDEN
 from edgesea.synth.taxonomy import COARSE
 
 # Mean number of sources per clip at the busiest hour, and when the class is heard: (hour, spread in hours, weight).
 HABITS: dict[str, tuple[float, tuple[tuple[float, float, float], ...]]] = {
     "1": (0.90, ((8.0, 2.0, 1.0), (13.0, 4.0, 0.7), (18.0, 2.0, 1.0), (22.0, 3.0, 0.3))),
     "2": (0.30, ((10.0, 2.5, 1.0), (14.5, 2.0, 0.9))),
-    "3": (0.25, ((11.0, 5.0, 1.0), (18.0, 4.0, 0.6))),
+    "3": (0.16, ((11.0, 5.0, 1.0), (18.0, 4.0, 0.6))),
     "4": (0.30, ((9.5, 2.0, 0.9), (15.0, 2.5, 1.0))),
     "5": (0.32, ((8.5, 2.5, 0.9), (17.5, 3.5, 1.0), (23.0, 2.0, 0.4))),
     "6": (0.33, ((20.0, 3.0, 1.0), (15.0, 3.0, 0.4), (0.0, 2.0, 0.5))),
@@ -20,7 +21,7 @@ HABITS: dict[str, tuple[float, tuple[tuple[float, float, float], ...]]] = {
 }
 WORK = ("2", "4")  # classes that rest at the weekend
 QUIET = 0.08  # share of the busiest rate that remains at the quietest hour
-NIGHT = 7.0  # dB by which the background falls from the busiest to the quietest hour
+NIGHT = 5.0  # dB by which the background falls from the busiest to the quietest hour
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def make_sensor(index: int, sample_rate: int, rng: np.random.Generator) -> Senso
     latitude, longitude = (40.7295, -73.9939) if borough == 1 else (40.6938, -73.9870)
     seconds = rng.uniform(0.4, 1.1)
     length = int(seconds * sample_rate)
-    # The level is set by hand, one after the other, so that every city has quiet and loud places.
-    level = -41.0 + 5.0 * (index * 0.618 % 1.0) + rng.uniform(-0.5, 0.5)
+    # Spread evenly instead of drawn, so that every small city has quiet and loud places.
+    level = -44.0 + 4.0 * (index * GOLDEN % 1.0) + rng.uniform(-0.5, 0.5)
     tail = noise(length, tilt(-3.0, 500.0), sample_rate, rng) * decay(length, seconds, sample_rate)
     return Sensor(
         index=index,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgesea.synth.dsp import Signal, add, band, decay, fades, filtered, noise, tilt, tone, wander
+from edgesea.synth.dsp import Signal, add, band, decay, fades, filtered, log_uniform, noise, tilt, tone, wander
 
 MAJOR = np.array([0, 2, 4, 5, 7, 9, 11])
 MINOR = np.array([0, 2, 3, 5, 7, 8, 10])
@@ -34,7 +34,7 @@ def car_horn(length: int, sample_rate: int, rng: np.random.Generator) -> Signal:
     gate = np.zeros(length)
     start = 0
     for _ in range(rng.integers(2, 7)):
-        count = int(sample_rate * np.exp(rng.uniform(np.log(0.12), np.log(1.5))))
+        count = int(sample_rate * log_uniform(0.12, 1.5, rng))
         add(gate, fades(count, 0.02, 0.04, sample_rate), start)
         start += count + int(sample_rate * rng.uniform(0.08, 0.6))
     return horn * gate

@@ -65,6 +65,6 @@ def background(length: int, colour: Gain, hum: float, sample_rate: int, rng: np.
     ndarray, (length,) float64
         RMS 1.
     """
-    wash = noise(length, colour, sample_rate, rng) * np.exp(0.12 * wander(length, 0.5, sample_rate, rng))
+    wash = noise(length, colour, sample_rate, rng) * np.exp(0.08 * wander(length, 0.5, sample_rate, rng))
     ventilator = tone(60.0, np.array([0.3, 1.0, 0.1, 0.5, 0.1, 0.2]), length, sample_rate, rng)
     return normalised((1.0 - hum) * wash + hum * ventilator)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgesea.synth.dsp import Signal, add, band, fades, filtered, noise, tone
+from edgesea.synth.dsp import Signal, add, band, fades, filtered, log_uniform, noise, tone
 
 # First three formants in Hz of some vowels (after Peterson and Barney, "Control methods used in a study of the
 # vowels", JASA 1952, rounded).
@@ -21,7 +21,7 @@ VOWELS = np.array(
 
 
 def _partials(pitch: float, formants: Signal, slope: float) -> Signal:
-    """Amplitudes of the harmonics of `pitch` (Hz) of a glottal source with `slope` (dB per octave) behind `formants`."""
+    """Amplitudes of the harmonics of `pitch` (Hz): a glottal source of `slope` (dB per octave) behind `formants`."""
     freqs = pitch * np.arange(1.0, 1.0 + max(4, int(5000.0 / pitch)))
     widths = np.array([70.0, 110.0, 170.0])
     peaks = 1.0 / np.sqrt(1.0 + ((freqs[:, None] - formants) / widths) ** 2)
@@ -68,7 +68,7 @@ def human_voice(code: str, length: int, sample_rate: int, rng: np.random.Generat
 def dog(code: str, length: int, sample_rate: int, rng: np.random.Generator) -> Signal:
     """A dog (8-1): bouts of two to four barks, or a whine now and then."""
     total = np.zeros(length)
-    base = np.exp(rng.uniform(np.log(300.0), np.log(800.0)))  # from a mastiff to a terrier
+    base = log_uniform(300.0, 800.0, rng)  # from a mastiff to a terrier
     whining = rng.random() < 0.1
     position = 0
     while position < length:

@@ -58,11 +58,13 @@ def tag_probabilities(
     -------
     ndarray, (M, K) float64
     """
-    scaler = StandardScaler().fit(train)
+    scaler, tags = StandardScaler().fit(train), labels.shape[1]
+    if tags == 1:  # a second tag that is never there, or scikit-learn would take the problem for one of two classes
+        labels = np.column_stack([labels, np.zeros_like(labels)])
     total: Any = 0.0
     for member in range(members):
         with fixed_epochs():
             network = _mlp(seed + member).fit(scaler.transform(train), labels)
         probabilities = network.predict_proba(scaler.transform(test))
-        total = total + probabilities.reshape(len(test), -1)
+        total = total + probabilities[:, :tags]
     return np.asarray(total / members, np.float64)

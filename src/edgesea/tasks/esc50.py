@@ -95,12 +95,14 @@ class Esc50:
         correct = np.zeros(len(self.labels), bool)
         for fold in tested:
             train, test = (self.folds != fold) & usable, (self.folds == fold) & usable
+            if len(set(self.labels[train].tolist())) < 2:
+                raise EdgeseaError(f"fold {fold}: the usable clips of the other folds must be of at least two classes")
             with fixed_epochs():
                 probe = make_probe(classifier, seed).fit(features[train], self.labels[train])
             if test.any():
                 correct[test] = probe.predict(features[test]) == self.labels[test]
         chosen = np.isin(self.folds, tested)
-        classes = sorted(set(self.labels.tolist()))
+        classes = sorted(set(self.labels[chosen].tolist()))
         return {
             "accuracy": float(correct[chosen].mean()),
             "accuracy_by_fold": {str(fold): float(correct[self.folds == fold].mean()) for fold in tested},

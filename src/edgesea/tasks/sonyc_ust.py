@@ -55,8 +55,11 @@ class SonycUst:
         for name in (ANNOTATIONS, TAXONOMY):
             if not (data / name).is_file():
                 raise EdgeseaError(f"{data / name}: no such file; the task sonyc_ust needs it, and audio/ beside it")
-        taxonomy = yaml.safe_load((data / TAXONOMY).read_text("utf-8"))
-        tags = [f"{number}_{name}" for number, name in taxonomy["coarse"].items()]
+        try:
+            taxonomy = yaml.safe_load((data / TAXONOMY).read_text("utf-8"))
+            tags = [f"{number}_{name}" for number, name in taxonomy["coarse"].items()]
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise EdgeseaError(f"{data / TAXONOMY}: not the taxonomy of SONYC-UST: {error}") from error
         columns = [f"{tag}_presence" for tag in tags]
         rows = pd.read_csv(data / ANNOTATIONS)
         missing = {"split", "audio_filename", "annotator_id", *columns} - set(rows.columns)

@@ -1,0 +1,146 @@
+"""Resuming: whatever ends a training, the same command ends in the same student."""
+
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY, kill_when
+from safetensors.numpy import load_file
+
+from edgesea import cli
+from edgesea.distill import distill
+from edgesea.files import atomic_path
+
+
+def arguments(table: Path, reduction: Path, out: Path, options: dict[str, Any]) -> list[str]:
+    named = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["distill", str(table), str(reduction), str(out), *named]
+
+
+def epochs_done(folder: Path) -> int:
+    path = folder / "metrics.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def assert_same_training(actual: Path, expected: Path) -> None:
+    one, two = (load_file(folder / "model.safetensors") for folder in (actual, expected))
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+    assert (actual / "metrics.csv").read_text() == (expected / "metrics.csv").read_text()
+    results = [json.loads((folder / "results.json").read_text()) for folder in (actual, expected)]
+    assert {**results[0], "student": 0} == {**results[1], "student": 0}
+
+
+# Plateau: five epochs have passed without improvement at epoch 14; killed at 11 the count must survive.
+@pytest.mark.parametrize(("schedule", "epoch"), [("plateau", 11), ("onecycle", 4)])
+def test_a_killed_training_ends_as_if_it_had_not_been_killed(
+    small_table: Path, small_reduction: Path, small_student: Path, tmp_path: Path, schedule: str, epoch: int
+) -> None:
+    if schedule == "plateau":
+        expected = small_student
+    else:
+        expected = tmp_path / "uninterrupted"
+        distill(small_table, small_reduction, expected, **TINY, schedule="onecycle")  # type: ignore[arg-type]
+    killed = tmp_path / "killed"
+    words = arguments(small_table, small_reduction, killed, {**TINY, "schedule": schedule})
+    status = kill_when([sys.executable, "-m", "edgesea.cli", *words], lambda: epochs_done(killed) >= epoch)
+    assert status == -signal.SIGKILL
+    assert epoch <= epochs_done(killed) < 18
+    assert not (killed / "results.json").exists()
+    assert cli.main(words) == 0
+    assert_same_training(killed, expected)
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(
+    small_table: Path, small_reduction: Path, small_student: Path, tmp_path: Path
+) -> None:
+    words = arguments(small_table, small_reduction, tmp_path / "s", TINY)
+    command = [sys.executable, "-m", "edgesea.cli", *words]
+    assert kill_when(command, lambda: epochs_done(tmp_path / "s") >= 2, signal.SIGINT) == 130
+    assert 2 <= epochs_done(tmp_path / "s") < 18
+    assert cli.main(words) == 0
+    assert_same_training(tmp_path / "s", small_student)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process at one exact point."""
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+def test_killed_between_the_two_checkpoints_of_an_epoch(
+    small_table: Path,
+    small_reduction: Path,
+    small_student: Path,
+    tmp_path: Path,
+    epoch: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While ``last.ckpt`` is half written, that of the epoch before is still there (after epoch 1: best.ckpt)."""
+    out, written = tmp_path / "s", 0
+
+    def interrupted_write(path: Path):  # type: ignore[no-untyped-def]
+        nonlocal written
+        written += path.name == "last.ckpt"
+        if written == epoch:
+            path.with_name(f".{path.name}.123.tmp").write_bytes(b"half a checkpoint")
+            raise Killed
+        return atomic_path(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgesea.distill.train.atomic_path", interrupted_write)
+        with pytest.raises(Killed):
+            distill(small_table, small_reduction, out, **TINY)  # type: ignore[arg-type]
+    assert (out / "checkpoints" / "last.ckpt").exists() == (epoch > 1)
+    assert (out / "checkpoints" / "best.ckpt").exists()
+    distill(small_table, small_reduction, out, **TINY)  # type: ignore[arg-type]
+    assert_same_training(out, small_student)
+
+
+def test_checkpoints_do_not_pass_through_another_file_system(
+    small_table: Path, small_reduction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own writer makes a file in the system's temporary folder, and copies it if that is elsewhere."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "does not exist"))
+    distill(small_table, small_reduction, tmp_path / "s", **{**TINY, "epochs": 1})  # type: ignore[arg-type]
+    names = sorted(path.name for path in (tmp_path / "s" / "checkpoints").iterdir())
+    assert names == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("remains", [0, 5000])
+def test_a_damaged_last_checkpoint_falls_back_to_the_best(
+    small_table: Path,
+    small_reduction: Path,
+    tmp_path: Path,
+    remains: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = {**TINY, "epochs": 4}
+    for name in ("expected", "damaged"):
+        distill(small_table, small_reduction, tmp_path / name, **options)  # type: ignore[arg-type]
+    damaged = tmp_path / "damaged"
+    (damaged / "results.json").unlink()
+    last = damaged / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:remains])
+    distill(small_table, small_reduction, damaged, **options)  # type: ignore[arg-type]
+    assert "last.ckpt: cannot be read" in caplog.text
+    assert_same_training(damaged, tmp_path / "expected")
+
+
+def test_killed_after_early_stopping_it_does_not_train_another_epoch(
+    small_table: Path, small_reduction: Path, tmp_path: Path
+) -> None:
+    options = {**TINY, "patience": 3, "keep": "last"}
+    for name in ("expected", "killed"):
+        distill(small_table, small_reduction, tmp_path / name, **options)  # type: ignore[arg-type]
+    assert epochs_done(tmp_path / "expected") < 18
+    killed = tmp_path / "killed"
+    for name in ("results.json", "model.safetensors", "config.json"):
+        (killed / name).unlink()
+    distill(small_table, small_reduction, killed, **options)  # type: ignore[arg-type]
+    assert_same_training(killed, tmp_path / "expected")

@@ -1,0 +1,296 @@
+import logging
+import math
+import tracemalloc
+from collections.abc import Mapping
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from set_frequencies import set_p_value
+
+from edgesea.errors import EdgeseaError
+from edgesea.sampling.dpp import KDPP, _core_probability, _log_elementary_sums, greedy_map_dpp, k_dpp, log_det
+from edgesea.sampling.similarity import similarity_features
+
+SEEDS = range(3)
+DRAWS = 2500
+
+
+def features(n: int, d: int, seed: int = 0) -> np.ndarray:
+    """Rows of different lengths and directions, the leading ones of which dominate."""
+    return np.random.default_rng(seed).standard_normal((n, d)) / np.sqrt(1 + np.arange(d))
+
+
+def kernel(x: np.ndarray, quality: np.ndarray | None = None, ridge: float = 0.0) -> np.ndarray:
+    q = np.ones(len(x)) if quality is None else quality
+    return q[:, None] * (x @ x.T) * q + ridge * np.eye(len(x))
+
+
+def by_enumeration(l_matrix: np.ndarray, k: int) -> Mapping[tuple[int, ...], float]:
+    """The definition: det(L_S) over the sum of all."""
+    minors = {s: float(np.linalg.det(l_matrix[np.ix_(s, s)])) for s in combinations(range(len(l_matrix)), k)}
+    total = sum(minors.values())
+    return {s: max(minor / total, 0.0) for s, minor in minors.items()}
+
+
+CASES: dict[str, tuple[np.ndarray, int, dict[str, Any]]] = {
+    "low rank": (features(10, 4), 3, {}),
+    "k = rank": (features(9, 3), 3, {}),
+    "rank < d": (features(10, 3) @ features(3, 6, 1), 2, {}),
+    "n < d": (features(7, 11), 4, {}),
+    "n = d": (features(7, 7), 3, {}),
+    "ridge": (features(9, 4), 3, {"ridge": 0.5}),
+    "ridge, k > rank": (features(9, 2), 5, {"ridge": 0.3}),
+    "small ridge, k > rank": (features(9, 2), 4, {"ridge": 1e-7}),
+    "ridge, n < d": (features(6, 8), 4, {"ridge": 1.0}),
+    "ridge, n < d, k > rank": (features(8, 2) @ features(2, 12, 1), 4, {"ridge": 0.2}),
+    "quality": (features(9, 5), 3, {"quality": np.linspace(0.2, 1.5, 9)}),
+    "quality 0": (features(9, 5), 3, {"quality": np.repeat([0.0, 1.0, 2.0], 3)}),
+    "quality and ridge": (features(8, 3), 4, {"quality": np.linspace(0, 2, 8), "ridge": 0.1}),
+    "duplicates": (np.repeat(features(5, 4), 2, axis=0), 3, {}),
+    "duplicates and ridge": (np.repeat(features(4, 4), 2, axis=0), 4, {"ridge": 0.2}),
+    "constant and ridge": (np.ones((8, 3)), 3, {"ridge": 0.5}),
+    "zero and ridge": (np.zeros((7, 3)), 3, {"ridge": 2.0}),
+    "twelve": (features(12, 5), 2, {"ridge": 0.05}),
+}
+UNIFORM = ("constant and ridge", "zero and ridge")  # by definition
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sets_are_as_likely_as_their_determinants(case: str) -> None:
+    x, k, options = CASES[case]
+    process, expected = KDPP(x, k, **options), by_enumeration(kernel(x, **options), k)
+    drawn = [[process.sample(rng) for _ in range(DRAWS)] for rng in map(np.random.default_rng, SEEDS)]
+    assert set_p_value(chain(*drawn), expected) > 0.01
+    # Of the 54 p values of single seeds, one below 0.01 would be no surprise.
+    assert min(set_p_value(each, expected) for each in drawn) > 0.001
+
+
+@pytest.mark.parametrize("d", [3, 8])
+def test_every_k_from_none_to_all(d: int) -> None:
+    x = features(6, d)
+    for k in range(7):
+        process, expected = KDPP(x, k, ridge=0.2), by_enumeration(kernel(x, ridge=0.2), k)
+        rng = np.random.default_rng(k)
+        assert set_p_value((process.sample(rng) for _ in range(DRAWS)), expected) > 0.01
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in UNIFORM])
+def test_a_wrong_sampler_would_be_found_out(case: str) -> None:
+    x, k, options = CASES[case]
+    possible = {s: p for s, p in by_enumeration(kernel(x, **options), k).items() if p > 1e-12}
+    rng = np.random.default_rng(0)
+    uniform = rng.choice(len(possible), DRAWS)
+    assert set_p_value((list(possible)[i] for i in uniform), possible) < 1e-6
+
+
+def test_one_shot_and_repeated_draws_are_the_same() -> None:
+    x, quality = features(50, 6), np.linspace(0.5, 1, 50)
+    one = k_dpp(x, 5, quality=quality, ridge=0.01, rng=np.random.default_rng(3))
+    assert one.tolist() == KDPP(x, 5, quality=quality, ridge=0.01).sample(np.random.default_rng(3)).tolist()
+    assert one.dtype == np.int64
+    assert (np.diff(one) > 0).all()
+
+
+def marginals(l_matrix: np.ndarray, k: int) -> np.ndarray:
+    """P(i in S) from the eigenvectors of the whole n x n kernel, without any of the shortcuts of the sampler."""
+    values, vectors = np.linalg.eigh(l_matrix)
+    values /= values.max()
+
+    def sums(some: np.ndarray) -> np.ndarray:
+        e = np.eye(1, k + 1)[0]
+        for value in some:
+            e[1:] += value * e[:-1]
+        return e
+
+    total = sums(values)[k]
+    weight = [value * sums(np.delete(values, i))[k - 1] / total for i, value in enumerate(values)]
+    return np.square(vectors) @ np.array(weight)
+
+
+@pytest.mark.parametrize(("d", "k", "ridge"), [(20, 12, 0.0), (5, 12, 0.02), (250, 30, 0.0)])
+def test_marginals_of_a_larger_set(d: int, k: int, ridge: float) -> None:
+    n, draws, rng = 200, 2000, np.random.default_rng(0)
+    x, quality = features(n, d), rng.uniform(0.3, 1, n)
+    share = marginals(kernel(x, quality, ridge), k)
+    assert share.sum() == pytest.approx(k)
+    process = KDPP(x, k, quality=quality, ridge=ridge)
+
+    def z(counts: np.ndarray) -> np.ndarray:
+        return (counts - draws * share) / np.sqrt(draws * share * (1 - share))
+
+    found = z(sum(np.bincount(process.sample(rng), minlength=n) for _ in range(draws)))
+    assert np.abs(found).max() < 4
+    assert 0.7 < np.square(found).mean() < 1.3
+    uniform = z(sum(np.bincount(rng.choice(n, k, replace=False), minlength=n) for _ in range(draws)))
+    assert np.square(uniform).mean() > 5
+
+
+def test_clustered_data_are_covered_better_than_by_chance() -> None:
+    clusters, k, rng = 20, 20, np.random.default_rng(0)
+    label = rng.choice(clusters, 600, p=np.arange(1, clusters + 1) / 210)
+    centres = rng.standard_normal((clusters, 32))
+    x = similarity_features(centres[label] + 0.2 * rng.standard_normal((600, 32)))
+    process = KDPP(x, k)
+    chosen = [process.sample(rng) for _ in range(200)]
+    by_chance = [rng.choice(600, k, replace=False) for _ in range(200)]
+    volume, volume_by_chance = ([log_det(x[s]) for s in sets] for sets in (chosen, by_chance))
+    covered, covered_by_chance = ([len(set(label[s])) for s in sets] for sets in (chosen, by_chance))
+    assert np.quantile(volume, 0.05) > np.quantile(volume_by_chance, 0.95)
+    assert np.mean(covered) > np.quantile(covered_by_chance, 0.99)
+
+
+def test_a_ridge_that_drowns_the_similarities_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    # Similarities of 0.002 and a ridge of 0.1 make a k-DPP uniform in all but name; that must not pass in silence.
+    x = features(500, 20) * 0.01
+    assert KDPP(x, 50, ridge=0.1).mean_core < 1
+    with caplog.at_level(logging.WARNING, "edgesea"):
+        k_dpp(x, 50, ridge=0.1, rng=np.random.default_rng(0))
+    assert "the others uniformly: the ridge 0.1 is too large" in caplog.text
+    caplog.clear()
+    k_dpp(x, 10, ridge=1e-6, rng=np.random.default_rng(0))
+    assert not caplog.text
+
+
+def test_the_result_depends_on_similarities_alone() -> None:
+    x = features(80, 6)
+    turned = x @ np.linalg.qr(features(6, 6, 1))[0]
+    padded = np.concatenate([turned, np.zeros((80, 100))], axis=1)  # n < d: another path
+    for ridge in (0.0, 0.05):
+        one, two, three = (k_dpp(y, 6, ridge=ridge, rng=np.random.default_rng(4)).tolist() for y in (x, turned, padded))
+        assert one == two == three
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e140])
+def test_units_do_not_matter(scale: float) -> None:
+    x = features(40, 5)
+    for k, ridge in ((4, 0.0), (8, 0.01)):
+        expected = k_dpp(x, k, ridge=ridge, rng=np.random.default_rng(0)).tolist()
+        scaled = ridge * scale * scale
+        assert k_dpp(x * scale, k, ridge=scaled, rng=np.random.default_rng(0)).tolist() == expected
+        assert greedy_map_dpp(x * scale, k, ridge=scaled).tolist() == greedy_map_dpp(x, k, ridge=ridge).tolist()
+
+
+@pytest.mark.parametrize("d", [512, 6144])
+def test_sums_of_hundreds_of_eigenvalues_neither_overflow_nor_cancel(d: int) -> None:
+    degree = 500 if d == 512 else 40
+    values = [3 ** (1 + i % 40) for i in range(d)]
+    exact = [1] + [0] * degree
+    for value in values:
+        for j in range(degree, 0, -1):
+            exact[j] += value * exact[j - 1]
+    found = _log_elementary_sums(np.log(np.array(values, float)), degree)[-1]
+    np.testing.assert_allclose(found, [math.log(e) for e in exact], rtol=1e-13, atol=1e-12)
+
+
+def test_the_size_of_the_core_against_whole_numbers() -> None:
+    n, k, ridge = 20_000, 91, 1 / 8
+    values = [1 + i * i for i in range(60)]
+    exact = [1] + [0] * 60
+    for value in values:
+        for j in range(60, 0, -1):
+            exact[j] += value * exact[j - 1]
+    # Times 8^k, to stay whole.
+    weights = [8**j * math.comb(n - j, k - j) * e for j, e in enumerate(exact)]
+    expected = [weight / sum(weights) for weight in weights]
+    found = _core_probability(_log_elementary_sums(np.log(np.array(values, float)), 60)[-1], n, k, ridge)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_day_of_windows_fits_in_little_memory() -> None:
+    x = features(20_000, 512).astype(np.float32)
+    tracemalloc.start()
+    for ridge in (0.0, 0.1):
+        assert len(set(k_dpp(x, 91, ridge=ridge, rng=np.random.default_rng(0)).tolist())) == 91
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * x.size * 8  # 246 MB; the n x n kernel would be 3.2 GB
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+@pytest.mark.parametrize("d", [6, 30])
+def test_greedy_choices_are_those_of_brute_force(d: int, ridge: float) -> None:
+    for seed in range(10):
+        x, quality = features(20, d, seed), np.random.default_rng(seed).uniform(0.2, 1, 20)
+        l_matrix = kernel(x, quality, ridge)
+        expected: list[int] = []
+        for _ in range(6):
+            rest = [i for i in range(20) if i not in expected]
+            expected.append(max(rest, key=lambda i: np.linalg.det(l_matrix[np.ix_([*expected, i], [*expected, i])])))
+        assert greedy_map_dpp(x, 6, quality=quality, ridge=ridge).tolist() == expected
+        assert greedy_map_dpp(x, 3, quality=quality, ridge=ridge).tolist() == expected[:3]
+
+
+def test_greedy_beats_chance_and_fills_up_with_a_ridge() -> None:
+    x, rng = features(300, 8), np.random.default_rng(0)
+    best = max(log_det(x[rng.choice(300, 8, replace=False)]) for _ in range(300))
+    assert log_det(x[greedy_map_dpp(x, 8)]) > best
+    for ridge in (0.1, 1e-9, 1e-300):
+        chosen = greedy_map_dpp(x, 300, ridge=ridge)
+        assert sorted(chosen) == list(range(300))
+        assert chosen[:5].tolist() == greedy_map_dpp(x, 5, ridge=ridge).tolist()
+
+
+def test_log_det_is_the_logarithm_of_the_determinant() -> None:
+    x, quality = features(7, 9), np.linspace(0.1, 2, 7)
+    for ridge in (0.0, 0.4):
+        expected = np.linalg.slogdet(kernel(x, quality, ridge))[1]
+        assert log_det(x, quality=quality, ridge=ridge) == pytest.approx(expected)
+    tall = features(30, 4)
+    assert log_det(tall, ridge=0.1) == pytest.approx(np.linalg.slogdet(kernel(tall, ridge=0.1))[1])
+    assert log_det(tall) == -np.inf
+    assert log_det(np.ones((2, 5))) == -np.inf
+    assert log_det(np.zeros((0, 5))) == 0
+
+
+def test_duplicates_are_never_drawn_together_without_a_ridge() -> None:
+    x = np.repeat(features(6, 6), 5, axis=0)
+    process = KDPP(x, 6)
+    assert process.rank == 6
+    for seed in range(200):
+        assert sorted(process.sample(np.random.default_rng(seed)) // 5) == list(range(6))
+    assert sorted(greedy_map_dpp(x, 6) // 5) == list(range(6))
+
+
+@pytest.mark.parametrize("choose", [lambda x, k, **o: k_dpp(x, k, rng=np.random.default_rng(0), **o), greedy_map_dpp])
+@pytest.mark.parametrize(
+    ("x", "k", "options", "message"),
+    [
+        (features(5, 9), 6, {"ridge": 1.0}, "cannot choose k = 6 of 5 windows without repetition; lower k to 5"),
+        (features(5, 9), -1, {}, "k must be at least 0, not -1"),
+        (features(9, 3), 4, {}, r"k = 4 windows without a ridge: .*\(9 x 3\) have rank 3, .* lower k to 3, or give a"),
+        (np.ones((9, 3)), 2, {}, "have rank 1, .*duplicated, constant or all-zero"),
+        (np.zeros((9, 3)), 1, {}, "have rank 0"),
+        (features(9, 3), 2, {"quality": np.eye(9)[0]}, "have rank 1"),
+        (np.where(np.eye(9, 3), np.nan, 1.0), 2, {}, "3 of 9 rows contain NaN or infinity, the first is row 0"),
+        (np.where(np.arange(27).reshape(9, 3) == 14, np.inf, 1.0), 2, {}, "1 of 9 rows .* row 4; leave"),
+        (np.ones(9), 2, {}, r"shape \(windows, dimensions\), not \(9,\)"),
+        (features(9, 3), 2, {"quality": np.ones(8)}, r"quality must have the shape \(9,\).*, not \(8,\)"),
+        (features(9, 3), 2, {"quality": 0.5 - np.eye(9)[7]}, "quality must be .*at least 0; 1 of 9 .* -0.5 at row 7"),
+        (features(9, 3), 2, {"quality": np.full(9, np.nan)}, "quality must be finite.* nan at row 0"),
+        (features(9, 3), 2, {"ridge": -0.1}, "ridge must be finite and at least 0, not -0.1"),
+        (features(9, 3), 2, {"ridge": np.nan}, "ridge must be finite and at least 0, not nan"),
+    ],
+)
+def test_bad_input_is_named(choose: Any, x: np.ndarray, k: int, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(EdgeseaError, match=message):
+        choose(x, k, **options)
+
+
+def test_nothing_is_chosen_from_anything() -> None:
+    for x in (features(5, 3), features(3, 5), np.zeros((0, 4)), np.zeros((4, 0))):
+        for ridge in (0.0, 1.0):
+            assert k_dpp(x, 0, ridge=ridge, rng=np.random.default_rng(0)).tolist() == []
+            assert greedy_map_dpp(x, 0, ridge=ridge).tolist() == []
+    assert k_dpp(np.zeros((4, 0)), 4, ridge=1.0, rng=np.random.default_rng(0)).tolist() == [0, 1, 2, 3]
+
+
+def test_input_is_left_as_it_was() -> None:
+    x, quality = features(20, 3), np.linspace(0.1, 1, 20)
+    before = x.copy(), quality.copy()
+    k_dpp(x, 2, quality=quality, rng=np.random.default_rng(0))
+    greedy_map_dpp(x, 2, quality=quality)
+    log_det(x, quality=quality)
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(quality, before[1])

@@ -1,0 +1,213 @@
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, TINY
+from jsonargparse import ArgumentParser, capture_parser
+
+import edgesea
+from edgesea import cli
+from edgesea.sampling.subset import Subset
+
+COMMANDS = ("extract", "sample", "reduce", "distill", "embed", "evaluate", "run", "report", "demo")
+
+
+@pytest.fixture(scope="module")
+def parsers() -> dict[str, ArgumentParser]:
+    found = capture_parser(lambda: cli.main(["demo"]))
+    return dict(found._subcommands_action._name_parser_map)
+
+
+def failure(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was said on stderr; stdout is empty, and there is no traceback."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_every_stage_has_a_command(parsers: dict[str, ArgumentParser]) -> None:
+    assert set(COMMANDS) <= set(parsers)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_and_explains_every_option(
+    parsers: dict[str, ArgumentParser], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    explained = {action.dest: action.help for action in parsers[command]._actions}
+    for name in inspect.signature(cli._commands()[command]).parameters:
+        assert explained[name], f"{command}: {name} has no help"
+        words = " ".join(explained[name].replace("%%", "%").split()[:3])
+        assert words.replace(" ", "") in text.replace(" ", "")  # argparse breaks lines at hyphens
+    first = (inspect.getdoc(cli._commands()[command]) or "").partition(".")[0]
+    assert first.split()[0] in text
+
+
+def test_help_lists_the_commands_with_their_purpose(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "Choose the windows of a table" in text
+    assert all(f"    {command} " in text for command in COMMANDS)
+
+
+def test_stages_run_one_after_the_other(small_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def result(*words: object) -> dict[str, Any]:
+        capsys.readouterr()
+        assert cli.main([str(word) for word in words]) == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert isinstance(printed, dict)
+        return printed
+
+    subset, phi, student = tmp_path / "s.parquet", tmp_path / "phi", tmp_path / "student"
+    assert result("sample", small_table, subset, "--size", 12)["windows"] == 12
+    assert result("reduce", small_table, phi, "--subset", subset, "--size=3", "--whiten", "true")["output_size"] == 3
+    options = [word for name, value in {**TINY, "epochs": 1}.items() for word in (f"--{name}", value)]
+    assert result("distill", small_table, phi, student, *options)["epochs"] == 1
+    audio = small_table.parent / "audio"
+    assert result("embed", f"[{audio}]", student, "--out", tmp_path / "npz", "--hop", 1.0)["files"] == 18
+    assert edgesea.load_student(student).embedding_size == 3
+
+
+def test_options_can_come_from_a_file_that_print_config_writes(
+    small_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["sample", str(small_table), str(tmp_path / "s"), "--size", "7", "--print_config"])
+    assert end.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["size"] == 7
+    assert config["split"] == "train"
+    (tmp_path / "sample.yaml").write_text(yaml.safe_dump({"size": 9, "split": "test"}))
+    words = ["sample", "--config", str(tmp_path / "sample.yaml"), str(small_table), str(tmp_path / "s")]
+    assert cli.main(words) == 0
+    assert len(Subset.load(tmp_path / "s")) == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sample", "{}/none", "{}/s"], "edgesea: error: {}/none: no table here; make one: edgesea extract"),
+        (["reduce", "{}/none", "{}/phi"], "edgesea: error: {}/none: no table here"),
+        (["distill", "{}/none", "{}/phi", "{}/s"], "edgesea: error: {}/none: no table here"),
+        (["extract", "{}/none", "{}/t"], "edgesea: error: {}/none: no such file or folder"),
+        (["extract", "{}", "{}/t"], "edgesea: error: {}: no audio file found"),
+        (["extract", "{}", "{}/t", "--teacher", "magic"], "edgesea: error: "),
+        (["embed", "[{}/none]", "spectral"], "edgesea: error: {}/none: no such file or folder"),
+        (["evaluate", "esc50", "{}/none", "spectral"], "edgesea: error: {}/none/meta/esc50.csv: no such file"),
+        (["run", "{}/none.yaml"], "edgesea: error: {}/none.yaml: No such file"),
+        (["report", "{}/none"], "edgesea: error: {}/none"),
+    ],
+)
+def test_errors_go_to_stderr_with_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert cli.main([word.format(tmp_path) for word in words]) == 1
+    assert message.format(tmp_path) in failure(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "sample"),
+        (["fly"], "sample"),
+        (["sample"], "table"),
+        (["sample", "t", "s", "--size", "many"], "size"),
+        (["sample", "t", "s", "--sise", "3"], "sise"),
+        (["sample", "t", "s", "--split", "some"], "validate"),
+    ],
+)
+def test_a_wrong_call_is_explained_with_exit_code_2(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    assert end.value.code == 2
+    assert message in failure(capsys)
+
+
+def interrupting_command(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let `edgesea stop` raise an error, as any stage may at any time."""
+
+    def stop() -> None:
+        """Stop."""
+        raise error
+
+    monkeypatch.setattr(cli, "_commands", lambda: {"stop": stop, "go": lambda: None})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+        (
+            OSError(28, "No space left on device", "part-00001"),
+            1,
+            "part-00001: No space left on device; free some space",
+        ),
+        (PermissionError(13, "Permission denied", "/root/x"), 1, "edgesea: error: /root/x: Permission denied"),
+        (MemoryError(), 1, "out of memory; choose smaller"),
+    ],
+)
+def test_what_the_system_says_is_passed_on_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    interrupting_command(monkeypatch, error)
+    assert cli.main(["stop"]) == code
+    assert message in failure(capsys)
+
+
+def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupting_command(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["stop"])
+
+
+def test_the_process_ends_with_the_code(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgesea.cli", "sample", str(tmp_path), "s"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY / "src")}
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"edgesea: error: {tmp_path}: no table here; make one: edgesea extract\n"
+
+
+BLOCK = """
+import sys
+for name in {missing}:
+    sys.modules[name] = None
+from edgesea import cli
+sys.exit(cli.main({words}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        (["pyarrow", "pyarrow.parquet"], ["sample", "t", "s"]),
+        (["sklearn"], ["evaluate", "esc50", "data", "spectral"]),
+    ],
+)
+def test_a_missing_library_names_the_extra_that_installs_it(
+    missing: list[str], words: list[str], tmp_path: Path
+) -> None:
+    code = BLOCK.format(missing=missing, words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert (
+        done.stderr == f"edgesea: error: {missing[0]} is not installed; it comes with: pip install 'edgesea[train]'\n"
+    )

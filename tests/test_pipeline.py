@@ -1,0 +1,315 @@
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import kill_when, make_esc50
+
+from edgesea import cli
+from edgesea.errors import EdgeseaError
+from edgesea.pipeline import read_config, run
+from edgesea.reduction import load_reduction
+from edgesea.sampling.subset import Subset
+
+ARTIFACTS = ("table", "subset.parquet", "reduction", "student", "evaluate")
+EXPERIMENT = """
+extract:
+  source: ${EDGESEA_DATA}/meta/esc50.csv
+  root: ${EDGESEA_DATA}/audio
+  columns: {path: filename}
+  validate: fold=2
+  part_clips: 6
+  workers: 1
+  device: cpu
+sample: {size: 15}
+reduce: {size: 3}
+distill: {filters: [4, 4, 8, 8], n_mels: 16, epochs: 6, epoch_size: 8, batch_size: 4, device: cpu}
+evaluate: {task: esc50, data: "${EDGESEA_DATA}", workers: 1, device: cpu}
+"""
+
+
+def experiment(path: Path, data: Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
+    """Write the experiment on `data`, with changed options, as YAML."""
+    sections = yaml.safe_load(EXPERIMENT.replace("${EDGESEA_DATA}", str(data)))
+    for section, options in (changes or {}).items():
+        sections[section] = {**sections.get(section, {}), **options}
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def times(out: Path) -> dict[str, dict[str, int]]:
+    """When each file of each artifact was written."""
+    found = {}
+    for name in ARTIFACTS:
+        files = [out / name, *(out / name).rglob("*")]
+        found[name] = {str(path.relative_to(out)): path.stat().st_mtime_ns for path in files if path.is_file()}
+        assert found[name]
+    return found
+
+
+def redone(before: dict[str, dict[str, int]], out: Path) -> list[str]:
+    """The artifacts of which no file is as it was."""
+    after = times(out)
+    for name in ARTIFACTS:
+        assert after[name] == before[name] or not set(after[name].items()) & set(before[name].items())
+    return [name for name in ARTIFACTS if after[name] != before[name]]
+
+
+def scores(out: Path) -> dict[str, Any]:
+    """results.json without what may differ between two runs of the same experiment: paths and speed."""
+    results = json.loads((out / "results.json").read_text())
+    kept = {name: results[name] for name in ("extract", "sample", "reduce", "distill", "evaluate")}
+    dropped = ("table", "subset", "reduction", "student", "windows_per_second", "hours_per_hour")
+    kept = {name: {k: v for k, v in stage.items() if k not in dropped} for name, stage in kept.items()}
+    kept["evaluate"] = {k: {**v, "model": ""} for k, v in results["evaluate"].items()}
+    return kept
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_esc50(tmp_path_factory.mktemp("pipeline") / "esc50")
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    run(experiment(folder / "tiny.yaml", data), out=folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_holds_every_artifact_and_the_scores(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert list(results["evaluate"]) == ["teacher", "reduced", "student"]
+    for system, size in (("teacher", 512), ("reduced", 3), ("student", 3)):
+        assert 0 <= results["evaluate"][system]["accuracy"] <= 1
+        assert results["evaluate"][system]["embedding_size"] == size
+        assert json.loads((finished / "evaluate" / f"{system}.json").read_text()) == results["evaluate"][system]
+    assert results["evaluate"]["teacher"]["accuracy"] > 0.9
+    assert results["distill"]["r2"] <= 1
+    assert results["extract"]["windows_by_split"] == {"train": 20, "validate": 20}
+    assert (results["sample"]["windows"], results["reduce"]["windows"]) == (15, 15)
+    assert len(Subset.load(finished / "subset.parquet")) == 15
+    assert set(results["seconds"]) == {"extract", "sample", "reduce", "distill", "evaluate"}
+    assert results["versions"]["edgesea"]
+    assert (finished / "report.html").is_file()
+    assert list(times(finished)) == list(ARTIFACTS)
+
+
+def test_the_configuration_of_a_run_repeats_it(finished: Path, data: Path) -> None:
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["extract"]["teacher"] == "spectral"  # defaults are written out
+    before = times(finished)
+    run(finished / "config.yaml", out=finished)
+    assert redone(before, finished) == []
+
+
+def test_a_finished_run_is_not_done_again(again: Path, data: Path, tmp_path: Path) -> None:
+    before, expected = times(again), scores(again)
+    result = run(experiment(tmp_path / "tiny.yaml", data), out=again)
+    assert redone(before, again) == []
+    assert scores(again) == expected
+    assert result["evaluate"] == json.loads((again / "results.json").read_text())["evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"reduce": {"size": 2}}, ["reduction", "student", "evaluate"]),
+        ({"evaluate": {"seed": 1}}, ["evaluate"]),
+        ({"distill": {"epochs": 2}}, ["student", "evaluate"]),
+        ({"sample": {"size": 9}}, ["subset.parquet", "reduction", "student", "evaluate"]),
+        ({"extract": {"workers": 2}, "evaluate": {"workers": 3}, "distill": {"device": "auto"}}, []),
+    ],
+)
+def test_what_depends_on_a_change_is_done_again(
+    again: Path, data: Path, tmp_path: Path, changes: dict[str, dict[str, Any]], expected: list[str]
+) -> None:
+    before = times(again)
+    run(experiment(tmp_path / "tiny.yaml", data, changes), out=again)
+    assert redone(before, again) == expected
+
+
+@pytest.mark.parametrize("source", ["manifest", "folder"])
+def test_a_changed_recording_is_extracted_again(data: Path, tmp_path: Path, source: str) -> None:
+    copy, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(data, copy)
+    changes: dict[str, dict[str, Any]] = {"distill": {"epochs": 1}, "evaluate": {"folds": [2]}}
+    if source == "folder":
+        changes["extract"] = {"source": str(copy / "audio"), "root": None, "columns": None, "validate": 0.3}
+    path = experiment(tmp_path / "tiny.yaml", copy, changes)
+    run(path, out=out)
+    before = times(out)
+    os.utime(copy / "audio" / "07.wav")
+    run(path, out=out)
+    assert redone(before, out) == list(ARTIFACTS)
+
+
+def test_a_run_below_its_own_source_is_not_done_again(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    out = copy / "audio" / "run"
+    changes: dict[str, dict[str, Any]] = {
+        "extract": {"source": str(copy / "audio"), "root": None, "columns": None, "validate": 0.3},
+        "distill": {"epochs": 1},
+    }
+    path = experiment(tmp_path / "tiny.yaml", copy, changes)
+    run(path, out=out)
+    before = times(out)
+    run(path, out=out)
+    assert redone(before, out) == []
+
+
+def test_a_deleted_artifact_is_made_again(again: Path, data: Path, tmp_path: Path) -> None:
+    expected = scores(again)
+    shutil.rmtree(again / "student")
+    run(experiment(tmp_path / "tiny.yaml", data), out=again)
+    assert (again / "student" / "model.safetensors").is_file()
+    assert scores(again) == expected
+
+
+def test_an_artifact_half_deleted_is_not_taken_for_finished(again: Path, data: Path, tmp_path: Path) -> None:
+    """Killed while it removes the artifacts of old options, then started again with the old options."""
+    expected = scores(again)
+    changed = experiment(tmp_path / "changed.yaml", data, {"reduce": {"size": 2}})
+
+    class Killed(BaseException):
+        pass
+
+    def killed_rmtree(path: Path) -> None:
+        (path / "reduction.safetensors").unlink()
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed_rmtree)
+        with pytest.raises(Killed):
+            run(changed, out=again)
+    run(experiment(tmp_path / "tiny.yaml", data), out=again)
+    assert load_reduction(again / "reduction").output_size == 3
+    assert scores(again) == expected
+
+
+def test_without_evaluate_the_run_ends_with_the_student(data: Path, tmp_path: Path) -> None:
+    path = experiment(tmp_path / "tiny.yaml", data, {"distill": {"epochs": 1}})
+    sections = yaml.safe_load(path.read_text())
+    del sections["evaluate"], sections["sample"]  # without a section, a stage has its defaults
+    path.write_text(yaml.safe_dump(sections))
+    results = run(path, out=tmp_path / "run")
+    assert "evaluate" not in results
+    assert results["sample"]["windows"] == 20
+    assert (tmp_path / "run" / "student" / "model.safetensors").is_file()
+    assert not (tmp_path / "run" / "evaluate").exists()
+
+
+@pytest.mark.parametrize("stage", ["extract", "distill"])
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(finished: Path, data: Path, tmp_path: Path, stage: str) -> None:
+    path, out = experiment(tmp_path / "tiny.yaml", data), tmp_path / "run"
+    begun = {"extract": out / "table/clips/part-00000.parquet", "distill": out / "student/metrics.csv"}[stage]
+    command = ["run", str(path), "--out", str(out)]
+    assert kill_when([sys.executable, "-m", "edgesea.cli", *command], begun.exists) == -signal.SIGKILL
+    stamps = json.loads((out / "stages.json").read_text())["stages"]
+    assert not stamps.get("distill", {}).get("finished")
+    assert cli.main(command) == 0
+    assert scores(out) == scores(finished)
+
+
+def test_environment_variables_are_filled_in(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text(EXPERIMENT)
+    monkeypatch.setenv("EDGESEA_DATA", str(data))
+    assert read_config(path)["extract"]["source"] == data / "meta/esc50.csv"
+    assert read_config(path)["evaluate"]["data"] == data
+    monkeypatch.delenv("EDGESEA_DATA")
+    assert read_config(path)["extract"]["root"] == Path("data/audio")  # its default is ./data
+    path.write_text("extract: {source: $PLACE/x, teacher: 'onnx:$$x'}")
+    monkeypatch.setenv("PLACE", "/somewhere")
+    assert read_config(path)["extract"]["source"] == Path("/somewhere/x")
+    assert read_config(path)["extract"]["teacher"] == "onnx:$x"
+
+
+def test_the_run_directory_is_named_after_the_experiment(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = experiment(tmp_path / "mine.yaml", data, {"distill": {"epochs": 1}, "evaluate": {"folds": [1]}})
+    assert run(path)["run"] == "runs/mine"
+    assert (tmp_path / "runs" / "mine" / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "extract: {source: a}\nreduced: {size: 3}",
+            "unknown section reduced; known: extract, sample, reduce, distill",
+        ),
+        ("extract: {source: a}\nreduce: {sise: 3}", "reduce: unknown option sise; known: method, size, whiten"),
+        ("extract: {source: a}\nreduce: {table: x}", "reduce: unknown option table; known: method, size, whiten"),
+        ("extract: {source: a}\nreduce: {size: many}", r"reduce: .*size.*many"),
+        ("extract: {source: a}\nsample: {method: magic}", r"sample: .*method.*random.*magic"),
+        ("extract: {source: a}\ndistill: {filters: 4}", r"distill: .*filters"),
+        ("extract: {source: a}\nevaluate: {task: esc50}", r"evaluate: .*data"),
+        ("extract: {teacher: spectral}", r"extract: .*source"),
+        ("sample: {size: 3}", "no section extract"),
+        ("extract: [a]", "section extract must be a mapping of options"),
+        ("extract: {source: a}\nreduce: 3", "section reduce must be a mapping of options"),
+        ("extract: {source: a}\nreduce: 0", "section reduce must be a mapping of options"),
+        ("extract: {source: a}\nreduce: []", "section reduce must be a mapping of options"),
+        ("- a\n- b", r"must hold sections \(extract, sample, reduce, distill, evaluate\)"),
+        ("", "must hold sections"),
+        ("extract: {source: a", "not YAML"),
+        (b"\xff\xfe\x00binary\x80", "not YAML"),
+        (None, "No such file"),
+    ],
+)
+def test_a_bad_experiment_is_refused_by_name_with_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | bytes | None, message: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    if text is not None:
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(EdgeseaError, match=r"bad\.yaml: .*" + message):
+        run(path, out=tmp_path / "run")
+    assert cli.main(["run", str(path), "--out", str(tmp_path / "run")]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("edgesea: error: ")
+    assert "bad.yaml" in captured.err
+    assert "Traceback" not in captured.err + captured.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failing_stage_leaves_what_is_finished(data: Path, tmp_path: Path) -> None:
+    path = experiment(tmp_path / "tiny.yaml", data, {"reduce": {"size": 1000}})
+    with pytest.raises(EdgeseaError, match=r"size must lie in 1 \.\.\. 512"):
+        run(path, out=tmp_path / "run")
+    table = (tmp_path / "run" / "table" / "table.json").stat().st_mtime_ns
+    run(experiment(path, data, {"distill": {"epochs": 1}}), out=tmp_path / "run")
+    assert (tmp_path / "run" / "table" / "table.json").stat().st_mtime_ns == table
+
+
+@pytest.mark.parametrize("kind", ["files", "another stages.json", "file"])
+def test_a_place_that_holds_something_else_is_refused_and_left_alone(data: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "mine"
+    if kind == "file":
+        out.write_text("precious")
+    else:
+        (out / "table").mkdir(parents=True)
+        (out / "table" / "thesis.txt").write_text("precious")
+        if kind == "another stages.json":
+            (out / "stages.json").write_text('{"stages": ["of", "grief"]}')
+    before = {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]}
+    with pytest.raises(EdgeseaError, match="mine: not empty and no run directory; choose another folder"):
+        run(experiment(tmp_path / "tiny.yaml", data), out=out)
+    assert {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]} == before
