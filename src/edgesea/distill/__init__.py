@@ -30,7 +30,7 @@ def distill(
     batch_size: int = 64,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
-    shift: float = 0.0,
+    mask: float = 0.0,
     schedule: Literal["plateau", "onecycle"] = "plateau",
     patience: int = 10,
     keep: Literal["auto", "best", "last"] = "auto",
@@ -77,9 +77,9 @@ def distill(
         Learning rate of Adam (the highest one, if one-cycle).
     weight_decay : float
         Decoupled weight decay.
-    shift : float
-        Largest random shift, in seconds, of a training window against the one that the teacher saw: with half the
-        table's hop, the student hears the windows between those of the table, too.
+    mask : float
+        Hide up to this share of the mel bands, and of the frames, of a training window behind each of two random masks
+        (SpecAugment). 0.125 helps where recordings are few; 0: none.
     schedule : {"plateau", "onecycle"}
         plateau: a tenth of the rate after 5 epochs without improvement. onecycle: one rise and fall over all epochs.
     patience : int
@@ -126,16 +126,12 @@ def distill(
     for name, value in positive.items():
         if value is not None and not value > 0:
             raise EdgeseaError(f"{name} must be positive, not {value}")
-    if not 0 <= shift <= 1:
-        raise EdgeseaError(f"shift must lie between 0 and 1 s, not {shift}")
+    if not 0 <= mask <= 1:
+        raise EdgeseaError(f"mask must lie between 0 and 1, not {mask}")
     source, phi = Table(table), load_reduction(reduction)
     if phi.input_size != source.embedding_size:
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
-    margin = round(shift * source.sample_rate)
-    train_windows, validation_windows = (
-        WindowSource(source, phi, "train", margin),
-        WindowSource(source, phi, "validate"),
-    )
+    train_windows, validation_windows = WindowSource(source, phi, "train"), WindowSource(source, phi, "validate")
     device_name = resolve_device(device)
     actual_precision = training.resolve_precision(precision, device_name)
     config = StudentConfig.named(
@@ -165,7 +161,7 @@ def distill(
             "batch_size": batch_size * devices,
             "lr": lr,
             "weight_decay": weight_decay,
-            "shift": shift,
+            "mask": mask,
             "schedule": schedule,
             "patience": 0 if schedule == "onecycle" else patience,
             "keep": ("last" if schedule == "onecycle" else "best") if keep == "auto" else keep,
@@ -182,7 +178,7 @@ def distill(
     rank, world = training.process_rank(devices)
     train = ShuffledWindows(train_windows, batch_size, epoch_size, seed, rank, world)
     validation = OrderedWindows(validation_windows, batch_size, rank, world)
-    module = Distiller(network, Objective(lr, weight_decay, schedule, epochs), train, validation)
+    module = Distiller(network, Objective(lr, weight_decay, schedule, epochs, mask, seed), train, validation)
     checkpoints = folder / "checkpoints"
     options = plan["training"]
     trainer = training.make_trainer(

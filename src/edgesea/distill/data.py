@@ -28,12 +28,10 @@ class WindowSource:
         Maps the teacher's embeddings to the targets.
     split : str
         Which windows.
-    margin : int
-        Samples of the clip on either side of a window that come with it.
     """
 
-    def __init__(self, table: Table, phi: Reduction, split: str, margin: int = 0) -> None:
-        self.table, self.phi, self.split, self.margin = table, phi, split, margin
+    def __init__(self, table: Table, phi: Reduction, split: str) -> None:
+        self.table, self.phi, self.split = table, phi, split
         self.chunks = [(c.part, c.group, len(c.select(split))) for c in table.chunks()]
         self.chunks = [chunk for chunk in self.chunks if chunk[2]]
         self.windows = sum(count for *_, count in self.chunks)
@@ -46,25 +44,18 @@ class WindowSource:
     @property
     def window_bytes(self) -> int:
         """Memory that one window takes with its target."""
-        return 2 * self.samples + 4 * self.phi.output_size
-
-    @property
-    def samples(self) -> int:
-        """Samples of a window with its margins."""
-        return self.table.sample_framing.window + 2 * self.margin
+        return 2 * self.table.sample_framing.window + 4 * self.phi.output_size
 
     def load(self, part: int, group: int) -> tuple[Int16, Float32]:
-        """Audio (n, W + 2 * margin) int16 and targets (n, d) float32 of a chunk's windows in this split."""
+        """Audio (n, W) int16 and targets (n, d) float32 of a chunk's windows in this split."""
         chunk = self.table.chunk(part, group)
         rows = chunk.select(self.split)
         targets = self.phi.transform(self.table.embeddings(part, group)[rows])
-        return self.table.audio(chunk, rows, self.margin), targets
+        return self.table.audio(chunk, rows), targets
 
 
 class ShuffledWindows:
     """The training batches of one epoch, as a function of (seed, epoch) alone.
-
-    If the source gives margins, each window is shifted within them by chance, anew in each epoch.
 
     In every pass over the table the chunks are put in random order and read into a buffer of up to `buffer_bytes`,
     whose windows are shuffled; the windows that do not fill the last batch of a pass are left out of it. An epoch of
@@ -115,17 +106,8 @@ class ShuffledWindows:
         while batch < end:
             number, first = divmod(batch, self.pass_batches)
             last = min(self.pass_batches, first + end - batch)
-            for audio, targets in self._pass(number, first, last):
-                yield self._shift(audio, batch), targets
-                batch += 1
-
-    def _shift(self, audio: Tensor, batch: int) -> Tensor:
-        """Cut each window (B, W + 2 * margin) at a random place within its margins."""
-        margin, window = self.source.margin, self.source.table.sample_framing.window
-        if not margin:
-            return audio
-        starts = np.random.default_rng((self.seed, batch, self.rank, 1)).integers(0, 2 * margin + 1, len(audio))
-        return torch.stack([row[start : start + window] for row, start in zip(audio, starts.tolist(), strict=True)])
+            yield from self._pass(number, first, last)
+            batch += last - first
 
     def _pass(self, number: int, first: int, last: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches `first` ... `last` (exclusive) of pass `number`."""
@@ -183,7 +165,7 @@ class ShuffledWindows:
 
     def _read_buffer(self, members: tuple[int, ...]) -> tuple[Int16, Float32]:
         count = sum(self.source.chunks[i][2] for i in members)
-        audio = np.empty((count, self.source.samples), np.int16)
+        audio = np.empty((count, self.source.table.sample_framing.window), np.int16)
         targets = np.empty((count, self.source.phi.output_size), np.float32)
         first = 0
         for index in members:

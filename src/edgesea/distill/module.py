@@ -20,12 +20,45 @@ DIVERGED = 1e6  # times the targets' power (at least 1); batch normalisation can
 
 @dataclass(frozen=True)
 class Objective:
-    """Optimiser and schedule: Adam with learning rate `lr` and decoupled `weight_decay` over `epochs` epochs."""
+    """Optimiser and schedule: Adam with learning rate `lr` and decoupled `weight_decay` over `epochs` epochs.
+
+    `mask` is the largest share of the bands and of the frames behind each mask (0: none), `seed` that of the masks.
+    """
 
     lr: float
     weight_decay: float
     schedule: Schedule
     epochs: int
+    mask: float = 0.0
+    seed: int = 0
+
+
+def mask_spectrogram(spectrogram: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Set random bands and frames to zero, the mean of a normalised spectrogram (SpecAugment, Park et al., 2019).
+
+    Parameters
+    ----------
+    spectrogram : Tensor, (B, 1, bands, frames)
+        Normalised log-mel spectrograms.
+    share : float
+        Largest width of a mask as a share of the axis; each window gets two masks on either axis.
+    generator : Generator
+        Source of randomness (on the CPU).
+
+    Returns
+    -------
+    Tensor, (B, 1, bands, frames)
+    """
+    batch = len(spectrogram)
+    for axis in (2, 3, 2, 3):
+        size = spectrogram.shape[axis]
+        widths = (torch.rand(batch, generator=generator) * (round(share * size) + 1)).long()
+        starts = (torch.rand(batch, generator=generator) * (size - widths + 1)).long()
+        position = torch.arange(size)
+        hidden = (position >= starts[:, None]) & (position < (starts + widths)[:, None])
+        shape = (batch, 1, size, 1) if axis == 2 else (batch, 1, 1, size)
+        spectrogram = spectrogram.masked_fill(hidden.reshape(shape).to(spectrogram.device), 0.0)
+    return spectrogram
 
 
 class FitMeasure:
@@ -106,9 +139,13 @@ class Distiller(LightningModule):
         return self._validation
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Embeddings (B, d) of int16 audio (B, W)."""
-        result: Tensor = self.student(audio.float() / 32767.0)
-        return result
+        """Embeddings (B, d) of int16 audio (B, W); of masked spectrograms while training."""
+        spectrogram = self.student.spectrogram(audio.float() / 32767.0)
+        if self.training and self.objective.mask:
+            # Seeded by the step, so that a resumed run masks as an uninterrupted one.
+            seed = hash((self.objective.seed, self.global_step, self.global_rank)) % 2**63
+            spectrogram = mask_spectrogram(spectrogram, self.objective.mask, torch.Generator().manual_seed(seed))
+        return self.student.embed_spectrogram(spectrogram)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Mean squared error of a batch."""

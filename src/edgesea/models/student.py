@@ -158,7 +158,16 @@ class Student(TorchModel):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Embeddings (B, D) of windows (B, W)."""
-        result: Tensor = self.head(self.features(self.input_norm(self.log_mel(windows)[:, None])))
+        return self.embed_spectrogram(self.spectrogram(windows))
+
+    def spectrogram(self, windows: Tensor) -> Tensor:
+        """Normalised log-mel spectrograms (B, 1, bands, frames) of windows (B, W)."""
+        result: Tensor = self.input_norm(self.log_mel(windows)[:, None])
+        return result
+
+    def embed_spectrogram(self, spectrogram: Tensor) -> Tensor:
+        """Embeddings (B, D) of what `spectrogram` gives."""
+        result: Tensor = self.head(self.features(spectrogram))
         return result
 
     def keras_order(self) -> list[str]:

@@ -153,20 +153,20 @@ class Table:
             if len(rows):
                 yield self.embeddings(chunk.part, chunk.group)[rows].astype(np.float32)
 
-    def audio(self, chunk: Chunk, rows: NDArray[np.int64], margin: int = 0) -> NDArray[np.int16]:
-        """Cut the windows `rows` of a chunk out of its clips, with `margin` samples more on either side.
+    def audio(self, chunk: Chunk, rows: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Cut the windows `rows` of a chunk out of its clips.
 
         Returns
         -------
-        ndarray, (len(rows), W + 2 * margin) int16
-            Zero beyond the beginning and the end of the stored audio.
+        ndarray, (len(rows), W) int16
+            Zero where a window reaches over the beginning of its clip.
         """
         column = self._file(CLIPS, chunk.part).read_row_group(chunk.group, ["pcm"])["pcm"]
         pcm = [np.frombuffer(value.as_buffer(), "<i2") for value in column]
-        result = np.zeros((len(rows), self.sample_framing.window + 2 * margin), np.int16)
+        result = np.zeros((len(rows), self.sample_framing.window), np.int16)
         for out, row in zip(result, rows, strict=True):
             clip = chunk.clip[row]
-            begin = chunk.start[row] - chunk.offsets[clip] - margin
+            begin = chunk.start[row] - chunk.offsets[clip]
             audio = pcm[clip][max(0, begin) : begin + len(out)]
             out[max(0, -begin) : max(0, -begin) + len(audio)] = audio
         return result
