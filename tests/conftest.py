@@ -110,8 +110,19 @@ def kill_when(command: list[str], ready: Callable[[], bool], sent: int = signal.
 
     It fails if the command ends before.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def prepare() -> None:
+        os.nice(5)  # this process must notice in time that it is ready
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells start background jobs with Ctrl-C ignored
+
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=prepare,
+    )
     try:
         while not ready():
             assert process.poll() is None, process.communicate()[0]

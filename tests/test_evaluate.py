@@ -62,6 +62,21 @@ def test_a_student_is_evaluated_by_its_folder(data: Path, small_student: Path) -
     assert (result["model"], result["embedding_size"]) == (str(small_student), 4)
 
 
+def test_tags_are_scored_on_the_verified_validation_clips(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "ust"
+    shutil.copytree(data, copy)
+    (copy / "dcase-ust-taxonomy.yaml").write_text("coarse: {1: engine, 2: music}\n")
+    rows = ["split,audio_filename,annotator_id,1_engine_presence,2_music_presence"]
+    for index in range(20):  # noises are engines, tones are music
+        split, annotator = ("train", 5) if index < 12 else ("validate", 0)
+        rows.append(f"{split},{index:02d}.wav,{annotator},{1 - index % 2},{index % 2}")
+    (copy / "annotations.csv").write_text("\n".join(rows) + "\n")
+    result = evaluate("sonyc_ust", copy, "spectral", workers=1)
+    assert (result["classifier"], result["train_clips"], result["clips"]) == ("mlp", 12, 8)
+    assert result["micro_f1"] == 1.0
+    assert sorted(result["class_auprc"]) == ["1_engine", "2_music"]
+
+
 def test_the_results_file_says_what_is_returned(data: Path, tmp_path: Path) -> None:
     result = evaluate("esc50", data, "spectral", out=tmp_path / "new" / "scores.json", folds=[2], workers=1)
     assert json.loads((tmp_path / "new" / "scores.json").read_text()) == result

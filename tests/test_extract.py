@@ -410,10 +410,10 @@ def test_long_clips_are_cut_in_bounded_memory(tmp_path):
     noise = np.random.default_rng(0).integers(-3000, 3000, 8000 * 60, np.int16)
     soundfile.write(tmp_path / "long.wav", np.tile(noise, 30), 8000)
     entry = ClipEntry("long.wav", tmp_path / "long.wav", None, None, "train", None)
-    rates = edgesea.extract._Rates(Framing(1.0, 1.0), 8000, 16000, 1.0, False)
+    rates = edgesea.table.pieces.Rates(Framing(1.0, 1.0), 8000, 16000, 1.0, False)
     tracemalloc.start()
     try:
-        count = sum(len(piece.starts) for piece in edgesea.extract._pieces(entry, rates))
+        count = sum(len(piece.starts) for piece in edgesea.table.pieces.clip_pieces(entry, rates))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

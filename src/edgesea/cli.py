@@ -66,6 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         if package not in TRAIN:
             raise
         return _fail(str(missing_extra(package, "train")))
+    except RuntimeError as error:
+        if "out of memory" not in str(error):  # what torch says of a GPU
+            raise
+        return _fail(f"{str(error).splitlines()[0]} Choose a smaller batch_size.")
     except KeyboardInterrupt:
         print("edgesea: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

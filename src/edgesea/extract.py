@@ -1,13 +1,12 @@
 """``extract``: an audio folder or a manifest becomes a table of clips, windows and teacher embeddings."""
 
 import csv
-import hashlib
 import io
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgesea.audio.io import AudioFile, Resampler
-from edgesea.audio.level import a_weighted_level, measured_level
-from edgesea.audio.windows import Framing, PieceCutter, piece_windows
+from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, read_json, write_json
 from edgesea.prefetch import prefetch
-from edgesea.table.manifest import ClipEntry, read_manifest
+from edgesea.table.manifest import ClipEntry, cut_parts, manifest_digest, read_manifest
+from edgesea.table.pieces import Piece, Rates, clip_pieces
 from edgesea.version import versions
 
 if TYPE_CHECKING:
@@ -32,21 +30,6 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 log = logging.getLogger(__name__)
 
-PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one
-PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Consecutive windows of one clip, ready for the teacher and for storage."""
-
-    offset: int
-    pcm: NDArray[np.int16]
-    starts: NDArray[np.int64]
-    levels: Float32
-    windows: Float32
-    clipped: int
-
 
 class _ClipError(Exception):
     """A clip turned out to be unusable after some of its pieces had been written."""
@@ -54,15 +37,6 @@ class _ClipError(Exception):
     def __init__(self, clip: str, reason: str) -> None:
         super().__init__(clip, reason)
         self.clip, self.reason = clip, reason
-
-
-@dataclass(frozen=True)
-class _Rates:
-    framing: Framing
-    student: int
-    teacher: int
-    level: float
-    measured: bool
 
 
 def extract(
@@ -157,7 +131,7 @@ def extract(
     model = load_teacher(teacher, weights, device=device)
     if model.window is not None and round(model.window * model.sample_rate) != round(window * model.sample_rate):
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
-    parts = _parts(entries, part_clips)
+    parts = cut_parts(entries, part_clips)
     measured = any(entry.level for entry in entries)
     plan = {
         "teacher": {
@@ -173,42 +147,12 @@ def extract(
         "part_clips": part_clips,
         "batch_size": batch_size,
         "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
-        "manifest_sha256": _manifest_digest(entries),
+        "manifest_sha256": manifest_digest(entries),
     }
     _check_plan(Path(out), plan)
-    rates = _Rates(framing, sample_rate, model.sample_rate, level_rate, measured)
+    rates = Rates(framing, sample_rate, model.sample_rate, level_rate, measured)
     speed = _write_parts(Path(out), parts, model, rates, dtype, batch_size, workers)
     return {**_finish(Path(out), entries, plan, max_skipped), **speed}
-
-
-def _parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]:
-    """Cut the manifest into parts; only names and file sizes matter, so every run cuts alike."""
-    parts: list[list[ClipEntry]] = [[]]
-    total = 0
-    for entry in entries:
-        size = max(0, _file_size(entry.path))
-        if parts[-1] and (len(parts[-1]) >= clips or total + size > PART_BYTES):
-            parts.append([])
-            total = 0
-        parts[-1].append(entry)
-        total += size
-    return parts
-
-
-def _file_size(path: Path) -> int:
-    """Bytes of a file; -1 where there is none, or where there can be none of this name."""
-    try:
-        return path.stat().st_size if path.is_file() else -1
-    except OSError:
-        return -1
-
-
-def _manifest_digest(entries: Sequence[ClipEntry]) -> str:
-    digest = hashlib.sha256()
-    for entry in entries:
-        fields = (entry.clip, entry.sensor, entry.time, entry.split, entry.level, _file_size(entry.path))
-        digest.update(repr(fields).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def _check_plan(out: Path, plan: dict[str, Any]) -> None:
@@ -238,7 +182,7 @@ def _write_parts(
     out: Path,
     parts: Sequence[Sequence[ClipEntry]],
     model: "EmbeddingModel",
-    rates: _Rates,
+    rates: Rates,
     dtype: str,
     batch_size: int,
     workers: int,
@@ -256,7 +200,7 @@ def _write_parts(
             bar.n = sum(map(len, parts)) - sum(len(parts[part]) for part in missing)
             bar.refresh()
             todo = [entry for part in missing for entry in parts[part] if entry.clip not in failed]
-            streams = prefetch((partial(_pieces, entry, rates) for entry in todo), workers)
+            streams = prefetch((partial(clip_pieces, entry, rates) for entry in todo), workers)
             try:
                 for part in missing:
                     with PartWriter(out, part, model.embedding_size, dtype) as writer:
@@ -288,9 +232,7 @@ def _write_parts(
     return {"windows_per_second": windows / elapsed, "hours_per_hour": hours / elapsed * 3600.0}
 
 
-def _write_clip(
-    entry: ClipEntry, pieces: Iterator[_Piece], batcher: "_Batcher", skipped: list[tuple[str, str]]
-) -> None:
+def _write_clip(entry: ClipEntry, pieces: Iterator[Piece], batcher: "_Batcher", skipped: list[tuple[str, str]]) -> None:
     written = clipped = 0
     while True:
         try:
@@ -311,44 +253,6 @@ def _write_clip(
         log.debug("%s: %d samples beyond full scale were clipped", entry.clip, clipped)
 
 
-def _pieces(entry: ClipEntry, rates: _Rates) -> Iterator[_Piece]:
-    """Decode a clip once and cut it at both rates; the student's rate decides how many windows there are."""
-    student_framing = rates.framing.at(rates.student)
-    teacher_framing = rates.framing.at(rates.teacher, hop_rate=rates.student)  # the same places, however long the clip
-    cutters = PieceCutter(student_framing, PIECE_WINDOWS), PieceCutter(teacher_framing, PIECE_WINDOWS)
-    queues: tuple[list[Any], list[Any]] = ([], [])
-
-    def pair() -> Iterator[_Piece]:
-        while queues[0] and queues[1]:
-            student, teacher = queues[0].pop(0), queues[1].pop(0)
-            starts = np.array([student_framing.start(student.first + k) for k in range(student.count)], np.int64)
-            windows = piece_windows(teacher, teacher_framing)
-            levels = (
-                measured_level(entry.level, rates.level, starts, student_framing.window, rates.student)
-                if entry.level
-                else a_weighted_level(windows, rates.teacher)
-            )
-            scaled = np.rint(student.audio * 32767.0)
-            pcm = np.clip(scaled, -32768, 32767)
-            clipped = int(np.count_nonzero(pcm != scaled))
-            yield _Piece(max(0, int(starts[0])), pcm.astype(np.int16), starts, levels, windows, clipped)
-
-    if rates.measured and not entry.level:
-        raise EdgeseaError("no level in the manifest, where other clips have one; the two scales do not mix")
-    with AudioFile(entry.path) as file:
-        resamplers = Resampler(file.sample_rate, rates.student), Resampler(file.sample_rate, rates.teacher)
-        for chunk in file.chunks():
-            for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
-                queue.extend(cutter.feed(resampler.feed(chunk)))
-            yield from pair()
-    for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
-        queue.extend(cutter.feed(resampler.feed(np.zeros(0, np.float32), last=True)))
-    count = student_framing.count(cutters[0].length)
-    for cutter, queue in zip(cutters, queues, strict=True):
-        queue.extend(cutter.finish(count))
-    yield from pair()
-
-
 class _Batcher:
     """Collects pieces of several clips until a batch is full, embeds it, and hands the pieces on in order.
 
@@ -357,10 +261,10 @@ class _Batcher:
 
     def __init__(self, model: "EmbeddingModel", size: int, dtype: str, sink: Callable[..., None]) -> None:
         self._model, self._size, self._dtype, self._sink = model, size, dtype, sink
-        self._pending: list[tuple[ClipEntry, _Piece]] = []
+        self._pending: list[tuple[ClipEntry, Piece]] = []
         self._count = 0
 
-    def add(self, entry: ClipEntry, piece: _Piece) -> None:
+    def add(self, entry: ClipEntry, piece: Piece) -> None:
         self._pending.append((entry, piece))
         self._count += len(piece.starts)
         if self._count >= self._size:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgesea.distill.module import FitMeasure
+from edgesea.distill.module import FitMeasure, mask_spectrogram
 
 
 def measured(outputs: np.ndarray, targets: np.ndarray, batch: int) -> dict:  # type: ignore[type-arg]
@@ -57,3 +57,23 @@ def test_outputs_in_low_precision_are_measured_in_double() -> None:
     result = measured(outputs, targets, 32)
     error = np.square(targets.astype(np.float64) - outputs.astype(np.float64)).mean()
     assert result["mse"] == pytest.approx(error, rel=1e-12)
+
+
+def test_masks_hide_at_most_their_share_and_differ_between_windows() -> None:
+    hidden = mask_spectrogram(torch.ones(200, 1, 64, 50), 0.125, torch.Generator().manual_seed(0)) == 0
+    bands, frames = hidden.all(3)[:, 0].sum(1), hidden.all(2)[:, 0].sum(1)
+    assert 8 < int(bands.max()) <= 16  # two masks of up to 8 bands
+    assert 6 < int(frames.max()) <= 12
+    assert len({tuple(row.tolist()) for row in hidden.flatten(1)}) > 190
+
+
+def test_masks_hide_each_band_about_equally_often() -> None:
+    hidden = mask_spectrogram(torch.ones(4000, 1, 16, 8), 0.25, torch.Generator().manual_seed(1)) == 0
+    share = hidden.all(3)[:, 0].float().mean(0)
+    assert float(share[3:-3].std()) < 0.02
+    assert float(share.min()) > 0.05
+
+
+def test_no_share_hides_nothing() -> None:
+    spectrogram = torch.rand(5, 1, 16, 8)
+    assert torch.equal(mask_spectrogram(spectrogram, 0.0, torch.Generator()), spectrogram)

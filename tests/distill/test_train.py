@@ -42,13 +42,15 @@ def assert_same_training(actual: Path, expected: Path) -> None:
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     small_table: Path, small_reduction: Path, small_student: Path, tmp_path: Path, schedule: str, epoch: int
 ) -> None:
+    options = {**TINY, "schedule": schedule}
     if schedule == "plateau":
         expected = small_student
     else:
+        options["mask"] = 0.2  # the masks, too, must go on where they were
         expected = tmp_path / "uninterrupted"
-        distill(small_table, small_reduction, expected, **TINY, schedule="onecycle")  # type: ignore[arg-type]
+        distill(small_table, small_reduction, expected, **options)  # type: ignore[arg-type]
     killed = tmp_path / "killed"
-    words = arguments(small_table, small_reduction, killed, {**TINY, "schedule": schedule})
+    words = arguments(small_table, small_reduction, killed, options)
     status = kill_when([sys.executable, "-m", "edgesea.cli", *words], lambda: epochs_done(killed) >= epoch)
     assert status == -signal.SIGKILL
     assert epoch <= epochs_done(killed) < 18

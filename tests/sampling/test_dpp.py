@@ -2,11 +2,13 @@ import logging
 import math
 import tracemalloc
 from collections.abc import Mapping
-from itertools import chain, combinations
+from functools import cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import combine_pvalues
 from set_frequencies import set_p_value
 
 from edgesea.errors import EdgeseaError
@@ -57,23 +59,36 @@ CASES: dict[str, tuple[np.ndarray, int, dict[str, Any]]] = {
 UNIFORM = ("constant and ridge", "zero and ridge")  # by definition
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_sets_are_as_likely_as_their_determinants(case: str) -> None:
+@cache
+def p_values(case: str) -> list[float]:
+    """One p value for each seed."""
     x, k, options = CASES[case]
     process, expected = KDPP(x, k, **options), by_enumeration(kernel(x, **options), k)
-    drawn = [[process.sample(rng) for _ in range(DRAWS)] for rng in map(np.random.default_rng, SEEDS)]
-    assert set_p_value(chain(*drawn), expected) > 0.01
-    # Of the 54 p values of single seeds, one below 0.01 would be no surprise.
-    assert min(set_p_value(each, expected) for each in drawn) > 0.001
+    return [
+        set_p_value((process.sample(rng) for _ in range(DRAWS)), expected) for rng in map(np.random.default_rng, SEEDS)
+    ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sets_are_as_likely_as_their_determinants(case: str) -> None:
+    # An exact sampler has one p in a hundred below 0.01, so single ones are held to 0.01 for all of them together.
+    assert min(p_values(case)) > 0.01 / (len(CASES) * len(SEEDS))
+    assert combine_pvalues(p_values(case)).pvalue > 0.01 / len(CASES)
+
+
+def test_all_cases_together_are_as_likely_as_their_determinants() -> None:
+    assert combine_pvalues([p for case in CASES for p in p_values(case)]).pvalue > 0.01
 
 
 @pytest.mark.parametrize("d", [3, 8])
 def test_every_k_from_none_to_all(d: int) -> None:
-    x = features(6, d)
+    x, found = features(6, d), []
     for k in range(7):
         process, expected = KDPP(x, k, ridge=0.2), by_enumeration(kernel(x, ridge=0.2), k)
         rng = np.random.default_rng(k)
-        assert set_p_value((process.sample(rng) for _ in range(DRAWS)), expected) > 0.01
+        found.append(set_p_value((process.sample(rng) for _ in range(DRAWS)), expected))
+    assert found[0] == found[6] == 1  # one set only
+    assert combine_pvalues(found[1:6]).pvalue > 0.01
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in UNIFORM])

@@ -2,7 +2,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 import pytest
-from scipy.stats import rankdata
+from scipy.stats import combine_pvalues, rankdata
 from set_frequencies import set_p_value
 
 from edgesea.errors import EdgeseaError
@@ -28,14 +28,14 @@ def by_definition(weight: np.ndarray, k: int) -> dict[tuple[int, ...], float]:
     [[1, 0.8, 0.6, 0.4, 0.2], [1, 1, 0.1, 0.01, 0.5], [0.3, 0, 0.9, 0, 0.1], [0.5, 0.5, 0.5], [3e-300, 1e-300]],
 )
 def test_sets_are_as_likely_as_their_ordered_draws(weight: list[float]) -> None:
-    weights = np.array(weight)
-    for k in range(1, np.count_nonzero(weights) + 1):
+    weights, found = np.array(weight), []
+    for k in range(1, np.count_nonzero(weights)):
         expected = by_definition(weights, k)
-        drawn = [
-            [choose_spl(weights, k, rng) for _ in range(DRAWS // 4)] for rng in map(np.random.default_rng, range(4))
-        ]
-        assert set_p_value([s for each in drawn for s in each], expected) > 0.01
-        assert min(set_p_value(each, expected) for each in drawn) > 0.001
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            found.append(set_p_value((choose_spl(weights, k, rng) for _ in range(DRAWS // 3)), expected))
+    assert combine_pvalues(found).pvalue > 0.01
+    assert min(found) > 0.01 / len(found)
 
 
 def test_wrong_samplers_would_be_found_out() -> None:

@@ -122,20 +122,6 @@ def test_windows_before_the_clip_begin_with_zeros(tmp_path):
     ]
 
 
-def test_windows_can_be_cut_with_a_margin(tmp_path):
-    pcm = np.arange(1, 13, dtype=np.int16)
-    with PartWriter(tmp_path, 0, SIZE, "float32") as writer:
-        writer.add(entry("a"), 0, pcm, [-4, 0, 4], np.zeros(3, np.float32), np.zeros((3, SIZE), np.float32))
-    framing = {"window": 1.0, "hop": 0.5, "center": True}
-    table = Table(tmp_path, {"parts": 1, "sample_rate": 8, "teacher": {"embedding_size": SIZE}, "framing": framing})
-    (chunk,) = table.chunks()
-    assert table.audio(chunk, np.arange(3), margin=2).tolist() == [
-        [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6],
-        [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-        [3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 0],
-    ]
-
-
 def test_a_part_remembers_what_it_left_out(tmp_path):
     make_table(tmp_path)
     assert part_skipped(tmp_path, 1) == [("bad1\n", "damaged, wholly")]

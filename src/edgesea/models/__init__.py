@@ -19,6 +19,11 @@ TEACHERS = (
 )
 
 
+def is_teacher(name: str) -> bool:
+    """Whether `name` has the form of a teacher's id."""
+    return name == "spectral" or name.startswith(("efficientat/", "openl3/", "hear:", "onnx:", "callable:"))
+
+
 def resolve_device(device: str) -> str:
     """``auto`` becomes the best device of this machine; other names are checked.
 

@@ -78,7 +78,7 @@ class TorchModel(nn.Module):
         EdgeseaError
             If the shape is not (B, W) with the W of the model.
         """
-        windows = np.ascontiguousarray(windows, np.float32)
+        windows = np.require(windows, np.float32, ["C", "W"])  # torch takes no read-only arrays
         check_windows(self, windows)
         self.eval()
         tensors = [*self.parameters(), *self.buffers()]

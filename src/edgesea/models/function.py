@@ -51,14 +51,7 @@ class FunctionModel:
         if self.embedding_size:
             return
         silence = np.zeros((1, round((self.window or 1.0) * self.sample_rate)), np.float32)
-        try:
-            self.embedding_size = self._call(silence).shape[1]
-        except EdgeseaError:
-            raise
-        except Exception as error:  # whatever foreign code raises
-            raise EdgeseaError(
-                f"{self.id}: failed on a trial window of silence {silence.shape}: {type(error).__name__}: {error}"
-            ) from error
+        self.embedding_size = self._call(silence, "a trial window of silence").shape[1]
 
     def embed(self, windows: Float32) -> Float32:
         """Embeddings (B, D) float32 of windows (B, W).
@@ -72,15 +65,22 @@ class FunctionModel:
         check_windows(self, windows)
         if not len(windows):
             return np.zeros((0, self.embedding_size), np.float32)
-        result = self._call(windows)
+        result = self._call(windows, "windows")
         if result.shape[1] != self.embedding_size:
             raise EdgeseaError(
                 f"{self.id}: returned embeddings of {result.shape[1]} dimensions instead of {self.embedding_size}"
             )
         return result
 
-    def _call(self, windows: Float32) -> Float32:
-        result = np.asarray(self.function(windows))
+    def _call(self, windows: Float32, what: str) -> Float32:
+        try:
+            result = np.asarray(self.function(windows))
+        except EdgeseaError:
+            raise
+        except Exception as error:  # foreign code may raise anything
+            raise EdgeseaError(
+                f"{self.id}: failed on {what} {windows.shape}: {type(error).__name__}: {error}"
+            ) from error
         if result.ndim != 2 or result.shape[0] != windows.shape[0] or result.dtype.kind not in "fiu":
             raise EdgeseaError(
                 f"{self.id}: must return numbers of shape ({windows.shape[0]}, D) for windows {windows.shape}, "

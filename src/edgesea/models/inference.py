@@ -37,12 +37,12 @@ class FileEmbedding:
 
 
 def load_model(name: str, weights: Path | None = None, device: str = "cpu") -> EmbeddingModel:
-    """A student if `name` is a path or begins with ``edgel3/``, else the teacher of that id."""
-    from edgesea.models import load_student, load_teacher
+    """A teacher by its id, or else a student by its folder, its .h5 file, or its published name (``edgel3/...``)."""
+    from edgesea.models import is_teacher, load_student, load_teacher
 
-    if name.startswith("edgel3/") or Path(name).exists() or name.endswith((".h5", ".h5.gz")):
-        return load_student(name, device)
-    return load_teacher(name, weights, device)
+    if is_teacher(name) or not (name.startswith("edgel3/") or name.endswith((".h5", ".h5.gz")) or Path(name).exists()):
+        return load_teacher(name, weights, device)
+    return load_student(name, device)
 
 
 def file_windows(path: Path, framing: SampleFraming, sample_rate: int, size: int) -> Iterator[Float32]:

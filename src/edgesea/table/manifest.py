@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.files import walk
 
 SPLITS = ("train", "validate", "test")
+PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one
 COLUMNS = ("path", "sensor", "time", "split", "level")
 
 
@@ -189,3 +190,34 @@ def _levels(value: Any, source: Path, clip: str) -> tuple[float, ...] | None:
     if not all(map(math.isfinite, numbers)):
         raise EdgeseaError(f"{source}: {clip}: level {value!r} is neither a number nor a list of numbers")
     return numbers or None
+
+
+def cut_parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]:
+    """Cut the manifest into parts; only names and file sizes matter, so every run cuts alike."""
+    parts: list[list[ClipEntry]] = [[]]
+    total = 0
+    for entry in entries:
+        size = max(0, _file_size(entry.path))
+        if parts[-1] and (len(parts[-1]) >= clips or total + size > PART_BYTES):
+            parts.append([])
+            total = 0
+        parts[-1].append(entry)
+        total += size
+    return parts
+
+
+def _file_size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none, or where there can be none of this name."""
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:
+        return -1
+
+
+def manifest_digest(entries: Sequence[ClipEntry]) -> str:
+    """sha256 of what the manifest says of all clips, and of their sizes: the identity of a table."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        fields = (entry.clip, entry.sensor, entry.time, entry.split, entry.level, _file_size(entry.path))
+        digest.update(repr(fields).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
