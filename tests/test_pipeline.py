@@ -310,6 +310,7 @@ def test_a_place_that_holds_something_else_is_refused_and_left_alone(data: Path,
         if kind == "another stages.json":
             (out / "stages.json").write_text('{"stages": ["of", "grief"]}')
     before = {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]}
-    with pytest.raises(EdgeseaError, match="mine: not empty and no run directory; choose another folder"):
+    reason = "a file, where a folder is needed" if kind == "file" else "not empty and no run directory"
+    with pytest.raises(EdgeseaError, match=f"mine: {reason}; choose another"):
         run(experiment(tmp_path / "tiny.yaml", data), out=out)
     assert {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]} == before

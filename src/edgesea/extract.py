@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, read_json, write_json
+from edgesea.files import atomic_path, make_vacant, read_json, write_json
 from edgesea.prefetch import prefetch
 from edgesea.table.manifest import ClipEntry, cut_parts, manifest_digest, read_manifest
 from edgesea.table.pieces import Piece, Rates, clip_pieces
@@ -170,11 +170,7 @@ def _check_plan(out: Path, plan: dict[str, Any]) -> None:
                 "or delete it"
             )
         return
-    if out.exists() and not out.is_dir():
-        raise EdgeseaError(f"{out}: a file; the table needs a folder")
-    if out.exists() and any(entry.suffix != ".tmp" for entry in out.iterdir()):  # .tmp: killed while writing the plan
-        raise EdgeseaError(f"{out}: not empty and no table; choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_vacant(out, "no table")
     write_json(path, plan)
 
 

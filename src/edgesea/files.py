@@ -40,6 +40,28 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (path for name in names if (path := Path(base, name)).is_file())
 
 
+def make_vacant(folder: Path, lacks: str) -> None:
+    """Make a folder for an artifact, unless it holds something else.
+
+    Parameters
+    ----------
+    folder : Path
+        May exist if it is empty but for temporary files, which a process killed at its start leaves.
+    lacks : str
+        What is not there, for the message: ``no table``.
+
+    Raises
+    ------
+    EdgeseaError
+        If it is a file or not empty.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise EdgeseaError(f"{folder}: a file, where a folder is needed; choose another name")
+    if folder.exists() and any(entry.suffix != ".tmp" for entry in folder.iterdir()):
+        raise EdgeseaError(f"{folder}: not empty and {lacks}; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinity become null."""
     with atomic_path(path) as temporary:

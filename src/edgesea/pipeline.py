@@ -20,7 +20,7 @@ from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.evaluate import evaluate
 from edgesea.extract import extract
-from edgesea.files import atomic_path, read_json, walk, write_json
+from edgesea.files import atomic_path, make_vacant, read_json, walk, write_json
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
@@ -204,9 +204,7 @@ def _claim(out: Path) -> None:
         stamps = read_json(out / STAMPS)
         if isinstance(stamps, dict) and stamps.get("format") == FORMAT:
             return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise EdgeseaError(f"{out}: not empty and no run directory; choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_vacant(out, "no run directory")
     _write_stamps(out, {})
 
 

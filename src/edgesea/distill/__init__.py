@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.errors import EdgeseaError, missing_extra
-from edgesea.files import read_json, write_json
+from edgesea.files import make_vacant, read_json, write_json
 from edgesea.version import versions
 
 log = logging.getLogger(__name__)
@@ -216,8 +216,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
             result: dict[str, Any] = read_json(folder / RESULTS_FILE)
             return result
         return None
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise EdgeseaError(f"{folder}: not empty and no student of `edgesea distill`; choose another folder")
+    make_vacant(folder, "no student of `edgesea distill`")
     write_json(path, plan)
     return None
 
