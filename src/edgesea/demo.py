@@ -7,10 +7,12 @@ from typing import Any
 from edgesea.errors import EdgeseaError
 from edgesea.files import read_json, write_json
 from edgesea.pipeline import check_options, run_stages
+from edgesea.version import versions
 
 log = logging.getLogger(__name__)
 
 CITY = "city"
+ANNOTATED = 0.8  # share of the clips with labels
 CITY_FILE = "city.json"
 
 
@@ -63,11 +65,11 @@ def _city(folder: Path, seed: int) -> Path:
     from edgesea.synth import make_city
 
     stamp = folder / CITY_FILE
-    wanted = {"seed": seed}
+    wanted = {"seed": seed, "annotated": ANNOTATED, "edgesea": versions()["edgesea"]}
     if stamp.exists():
         if read_json(stamp) != wanted:
-            raise EdgeseaError(f"{folder}: holds the city of another seed; choose another folder or delete it")
+            raise EdgeseaError(f"{folder}: holds another city; choose another folder or delete it")
         return folder
-    make_city(folder, annotated=0.8, seed=seed)
+    make_city(folder, annotated=ANNOTATED, seed=seed)
     write_json(stamp, wanted)
     return folder
