@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.errors import EdgeseaError
+from edgesea.sampling.dpp import k_dpp
 
 if TYPE_CHECKING:
     import numpy as np
 
     from edgesea.sampling.frames import Candidates, Int64
+
+__all__ = ["k_dpp", "sample"]
 
 
 def _methods() -> "dict[str, Callable[[Candidates, int, np.random.Generator], Int64]]":
