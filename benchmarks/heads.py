@@ -45,25 +45,12 @@ class LinearNoReluHead(nn.Module):
         return self.linear(torch.cat([features.amax((2, 3)), features.mean((2, 3))], 1))
 
 
-class BandHead(nn.Module):
-    """Linear layer on maximum and mean over time of each channel in each of the eight remaining bands."""
-
-    def __init__(self, channels: int, size: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(2 * channels * 8, size)
-
-    def forward(self, features: Tensor) -> Tensor:
-        features = torch.relu(features)
-        return self.linear(torch.cat([features.amax(3), features.mean(3)], 1).flatten(1))
-
-
-HEADS.update({"max": MaxHead, "linear_no_relu": LinearNoReluHead, "bands": BandHead})
+HEADS.update({"max": MaxHead, "linear_no_relu": LinearNoReluHead})
 VARIANTS = {
     "linear": "ReLU, max and mean, linear (default)",
     "relu_max": "ReLU, max (published)",
     "max": "max",
     "linear_no_relu": "max and mean, linear",
-    "bands": "ReLU, max and mean over time, linear on channels and bands",
 }
 
 
