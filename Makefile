@@ -23,10 +23,10 @@ demo: $(STAMP)  ## run the whole pipeline on a synthetic city, offline, in a few
 	$(BIN)/edgesea demo --out runs/demo
 
 test: $(STAMP)  ## run what CI runs
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(STAMP)  ## also the tests that take minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

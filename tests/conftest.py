@@ -1,6 +1,11 @@
 """Shared fixtures: real data where it is present, and small synthetic tables."""
 
 import os
+
+# Before numpy is loaded: two test processes share two cores, where one thread each is faster than two that wait for each
+# other, and results are compared bit by bit with those of processes that have one thread.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import signal
 import subprocess
 from collections.abc import Callable
@@ -12,7 +17,6 @@ import pytest
 import soundfile
 import torch
 
-# Two test processes share two cores: one thread each is faster than two that wait for each other.
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]

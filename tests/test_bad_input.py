@@ -291,7 +291,9 @@ def test_a_teacher_with_windows_of_its_own(tmp_path, good, refused, monkeypatch)
 
 def test_the_output_is_a_file(good, tmp_path, refused):
     (tmp_path / "table").write_text("precious")
-    assert refused(good, tmp_path / "table") == f"{tmp_path}/table: a file; the table needs a folder"
+    assert (
+        refused(good, tmp_path / "table") == f"{tmp_path}/table: a file, where a folder is needed; choose another name"
+    )
     assert "Not a directory" in refused(good, tmp_path / "table" / "inside")
     assert (tmp_path / "table").read_text() == "precious"
 
