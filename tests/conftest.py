@@ -2,8 +2,8 @@
 
 import os
 
-# Before numpy is loaded: two test processes share two cores, where one thread each is faster than two that wait for each
-# other, and results are compared bit by bit with those of processes that have one thread.
+# Before numpy is loaded: two test processes share two cores, where one thread each is faster than two that wait for
+# each other, and results are compared bit by bit with those of processes that have one thread.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import signal
