@@ -314,3 +314,14 @@ def test_a_place_that_holds_something_else_is_refused_and_left_alone(data: Path,
     with pytest.raises(EdgeseaError, match=f"mine: {reason}; choose another"):
         run(experiment(tmp_path / "tiny.yaml", data), out=out)
     assert {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]} == before
+
+
+def test_an_impossible_path_in_the_manifest_ends_no_run(data: Path, tmp_path: Path) -> None:
+    rows = (data / "meta" / "esc50.csv").read_text().splitlines()
+    fields = rows[1].split(",")
+    fields[rows[0].split(",").index("filename")] = "x" * 300 + ".wav"
+    manifest = tmp_path / "long.csv"
+    manifest.write_text("\n".join([*rows, ",".join(fields)]) + "\n")
+    path = experiment(tmp_path / "long.yaml", data, {"extract": {"source": str(manifest)}})
+    results = run(path, out=tmp_path / "run")
+    assert results["extract"]["skipped"] == 1

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, write_json
+from edgesea.files import atomic_path, file_state, write_json
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
@@ -175,7 +175,5 @@ def _window_embeddings(
 def _cache_key(model: "EmbeddingModel", paths: Sequence[Path], framing: Framing) -> str:
     digest = hashlib.sha256(repr((model.id, model.digest, framing)).encode())
     for path in paths:
-        status = path.stat() if path.is_file() else None
-        known = (status.st_size, status.st_mtime_ns) if status else None
-        digest.update(repr((path.name, known)).encode("utf-8", "surrogateescape"))
+        digest.update(repr((path.name, file_state(path))).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,15 @@ def walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders.sort()  # so that of two links to a folder it is always the same one that counts
         yield from (path for name in names if (path := Path(base, name)).is_file())
+
+
+def file_state(path: Path) -> tuple[int, int] | None:
+    """Size in bytes and modification time in ns of a file; None where there is none, or can be none of this name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
 def make_vacant(folder: Path, lacks: str) -> None:

@@ -20,7 +20,7 @@ from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.evaluate import evaluate
 from edgesea.extract import extract
-from edgesea.files import atomic_path, make_vacant, read_json, walk, write_json
+from edgesea.files import atomic_path, file_state, make_vacant, read_json, walk, write_json
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
@@ -241,9 +241,7 @@ def _digest(files: Iterable[Path]) -> str:
     """Hash of the paths, sizes and times of files, of which some may be missing."""
     digest = hashlib.sha256()
     for path in files:
-        status = path.stat() if path.is_file() else None
-        known = (status.st_size, status.st_mtime_ns) if status else None
-        digest.update(repr((str(path), known)).encode("utf-8", "surrogateescape"))
+        digest.update(repr((str(path), file_state(path))).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.errors import EdgeseaError
-from edgesea.files import walk
+from edgesea.files import file_state, walk
 
 SPLITS = ("train", "validate", "test")
 PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one
@@ -207,11 +207,9 @@ def cut_parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]
 
 
 def _file_size(path: Path) -> int:
-    """Bytes of a file; -1 where there is none, or where there can be none of this name."""
-    try:
-        return path.stat().st_size if path.is_file() else -1
-    except OSError:
-        return -1
+    """Bytes of a file; -1 where there is none."""
+    state = file_state(path)
+    return -1 if state is None else state[0]
 
 
 def manifest_digest(entries: Sequence[ClipEntry]) -> str:
