@@ -1,9 +1,12 @@
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from made_table import write_table
 
-from edgesea.sampling.frames import candidates, quotas
+from edgesea.errors import EdgeseaError
+from edgesea.sampling.frames import find_zone, frame_rng, frames_of, index_frames, local_seconds, quotas
 from edgesea.table.reader import Table
 
 
@@ -17,6 +20,7 @@ from edgesea.table.reader import Table
         ([5, 6, 7], 4, [1, 1, 2]),
         ([3], 2, [2]),
         ([2, 2], 0, [0, 0]),
+        ([0, 5, 0, 5], 6, [0, 3, 0, 3]),
     ],
 )
 def test_quotas_are_as_equal_as_the_sizes_allow(sizes: list[int], total: int, expected: list[int]) -> None:
@@ -36,21 +40,103 @@ def test_quotas_hold_for_random_sizes() -> None:
             assert shares.max() - unfilled.min() <= 1
 
 
-def test_candidates_know_where_they_stand_and_to_whom_they_belong(small_table: Path) -> None:
+def one_clip(folder: Path, time: str | None, windows: int = 3) -> Table:
+    return Table(write_table(folder, [[{"embeddings": np.zeros((windows, 2)), "time": time, "sensor": "a"}]]))
+
+
+def names(table: Table, length: str, zone: str | None = None) -> list[str]:
+    return [period for _, period in index_frames(table, None, length, find_zone(zone)).names]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("time", "length", "zone", "expected"),
+    [
+        ("2020-05-01T12:00:00", "day", None, ["2020-05-01"]),
+        ("2020-05-01T12:00:00", "month", None, ["2020-05"]),
+        ("2020-05-01T12:00:00", "week", None, ["2020-W18"]),
+        ("2020-05-01T12:00:00", "none", None, [""]),
+        # The first days of 2021 belong to the last ISO week of 2020, and its Monday to 2021.
+        ("2021-01-03T12:00:00", "week", None, ["2020-W53"]),
+        ("2021-01-04T00:00:00", "week", None, ["2021-W01"]),
+        # A window belongs to the day on which it starts: these start at 23:59:58, :59, 00:00:00.
+        ("2020-05-31T23:59:58", "day", None, ["2020-05-31", "2020-06-01"]),
+        ("2020-05-31T23:59:58", "month", None, ["2020-05", "2020-06"]),
+        ("1969-12-31T23:59:59", "day", None, ["1969-12-31", "1970-01-01"]),
+        # Evening in New York is the next day in UTC.
+        ("2020-05-02T01:00:00Z", "day", None, ["2020-05-02"]),
+        ("2020-05-02T01:00:00Z", "day", "America/New_York", ["2020-05-01"]),
+        ("2020-05-01T23:00:00-05:00", "day", "UTC", ["2020-05-02"]),
+        ("2020-05-02T01:00:00", "day", "America/New_York", ["2020-05-02"]),  # no offset: local already
+        (None, "day", None, [""]),
+        (None, "none", None, [""]),
+    ],
+)
+def test_frames_have_the_names_of_their_periods(
+    tmp_path: Path, time: str | None, length: str, zone: str | None, expected: list[str]
+) -> None:
+    assert names(one_clip(tmp_path, time), length, zone) == expected
+
+
+def test_local_time_follows_daylight_saving(tmp_path: Path) -> None:
+    # New York went from UTC-5 to UTC-4 on 2020-03-08 at 07:00 UTC: the clock jumped from 02:00 to 03:00.
+    zone = ZoneInfo("America/New_York")
+    for time, hour in (("2020-03-08T06:59:00Z", 1), ("2020-03-08T07:01:00Z", 3)):
+        table = one_clip(tmp_path / str(hour), time)
+        seconds = local_seconds(table.chunk(0, 0), table.sample_rate, zone)
+        assert (seconds[0] % 86400) // 3600 == hour
+        np.testing.assert_array_equal(np.diff(seconds), 1.0)
+
+
+def test_every_window_is_counted_in_its_frame(small_table: Path) -> None:
     table = Table(small_table)
-    found = candidates(table, "train", "day")
-    assert len(found.part) == table.counts["train"] == 60
-    seen = set()
+    expected: dict[tuple[str, str], int] = {}
     for chunk in table.chunks():
-        for row, clip in enumerate(chunk.clip):
+        for clip in chunk.clip:
             if chunk.splits[clip] == "train":
                 name = (chunk.sensors[clip], chunk.times[clip][:10])
-                seen.add((chunk.part, chunk.first_window + row, name))
-    assert {(p, w, found.names[f]) for p, w, f in zip(found.part, found.window, found.frame, strict=True)} == seen
+                expected[name] = expected.get(name, 0) + 1
+    index = index_frames(table, "train", "day")
+    assert dict(zip(index.names, index.sizes.tolist(), strict=True)) == expected
+    assert index.names == sorted(expected)
+    assert index.sensors == ["s0", "s1", "s2"]
+    assert index.untimed == 0
+    for chunk in table.chunks():
+        rows = chunk.select("train")
+        seconds = local_seconds(chunk, table.sample_rate)[rows]
+        own, place = frames_of(chunk, rows, seconds, "day")
+        assert [own[p] for p in place] == [(chunk.sensors[c], chunk.times[c][:10]) for c in chunk.clip[rows]]
+        assert [index.names[f] for f in index.chunks.get((chunk.part, chunk.group), [])] == own
 
 
-def test_frames_are_sensors_and_days_or_sensors_alone(small_table: Path) -> None:
-    table = Table(small_table)
-    sensors, days = ["s0", "s1", "s2"], ["2020-05-01", "2020-05-02"]
-    assert sorted(candidates(table, None, "day").names) == [(sensor, day) for sensor in sensors for day in days]
-    assert sorted(candidates(table, None, "none").names) == [(sensor, "") for sensor in sensors]
+def test_windows_without_sensor_or_time_have_frames_of_their_own(tmp_path: Path) -> None:
+    clips = [
+        {"embeddings": np.zeros((2, 2)), "sensor": "a", "time": "2020-05-01T10:00:00"},
+        {"embeddings": np.zeros((3, 2)), "sensor": "a"},
+        {"embeddings": np.zeros((4, 2)), "time": "2020-05-01T10:00:00"},
+        {"embeddings": np.zeros((5, 2))},
+    ]
+    index = index_frames(Table(write_table(tmp_path, [clips])), None, "day")
+    expected = {("a", "2020-05-01"): 2, ("a", ""): 3, ("", "2020-05-01"): 4, ("", ""): 5}
+    assert dict(zip(index.names, index.sizes.tolist(), strict=True)) == expected
+    assert index.untimed == 8
+
+
+def test_unknown_names_are_refused(small_table: Path) -> None:
+    with pytest.raises(EdgeseaError, match="unknown time zone 'Mars/Crater'; give an IANA name"):
+        find_zone("Mars/Crater")
+    with pytest.raises(EdgeseaError, match="unknown time zone '/etc/passwd'"):
+        find_zone("/etc/passwd")
+    with pytest.raises(EdgeseaError, match="unknown frame 'year'; choose from day, week, month, none"):
+        index_frames(Table(small_table), None, "year")  # type: ignore[arg-type]
+
+
+def test_random_numbers_of_a_frame_depend_on_its_name_purpose_and_seed() -> None:
+    draws = {
+        frame_rng(seed, name, purpose).integers(1 << 62)
+        for seed in (0, 1)
+        for name in (("a", "2020-05-01"), ("a", "2020-05-02"), ("b", "2020-05-01"), ("b\udcff", ""))
+        for purpose in ("pool", "choose")
+    }
+    assert len(draws) == 16
+    again = frame_rng(1, ("a", "2020-05-01"), "pool").integers(1 << 62)
+    assert again in draws

@@ -1,6 +1,7 @@
 """``sample``: choose the windows that the reduction is fitted on."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,30 +9,36 @@ from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import k_dpp
 
 if TYPE_CHECKING:
-    import numpy as np
+    from edgesea.sampling.frames import FrameIndex
+    from edgesea.sampling.methods import MethodSpec
 
-    from edgesea.sampling.frames import Candidates, Int64
-
-__all__ = ["k_dpp", "sample"]
-
-
-def _methods() -> "dict[str, Callable[[Candidates, int, np.random.Generator], Int64]]":
-    from edgesea.sampling.random import choose_random
-
-    return {"random": choose_random}
+__all__ = ["k_dpp", "sample", "used_options"]
+log = logging.getLogger(__name__)
 
 
 def sample(
     table: Path,
     out: Path,
     *,
-    method: Literal["random"] = "random",
+    method: Literal["random", "spl", "dpp_div", "dpp", "dpp_div_map", "dpp_map", "kmeans"] = "random",
     size: int = 10000,
-    frame: Literal["day", "none"] = "day",
+    frame: Literal["day", "week", "month", "none"] = "day",
+    time_zone: str | None = None,
     split: Literal["train", "validate", "test", "all"] = "train",
+    similarity: Literal["cosine", "centered_cosine", "linear", "rbf"] = "cosine",
+    gamma: float | None = None,
+    ridge: float = 1e-6,
+    clusters: int | None = None,
+    sensors: int | None = None,
+    positions: Path | None = None,
+    pool: int = 20000,
     seed: int = 0,
+    workers: int = 2,
 ) -> dict[str, Any]:
     """Choose the windows of a table that the reduction will be fitted on.
+
+    Equally many are chosen from each frame: the windows of one sensor in one day (week, month), where the table knows
+    sensors and times. Windows without a sensor count as one sensor's, windows without a time as one period.
 
     Parameters
     ----------
@@ -39,41 +46,165 @@ def sample(
         Folder of a table.
     out : Path
         The subset, a Parquet file.
-    method : {"random"}
-        random: uniform, without replacement.
+    method : {"random", "spl", "dpp_div", "dpp", "dpp_div_map", "dpp_map", "kmeans"}
+        random: uniform. spl: the louder for its time of day, the likelier. dpp_div: diverse, an exact k-DPP on the
+        similarity of the embeddings. dpp: diverse and loud, a k-DPP with both. dpp_div_map, dpp_map: the same kernels,
+        but always the (greedily) likeliest set instead of a draw. kmeans: equally many from each cluster. All without
+        replacement.
     size : int
         Number of windows; all, if the table has fewer.
-    frame : {"day", "none"}
-        Choose equally many from each sensor and day (or from each sensor), where the table knows them.
+    frame : {"day", "week", "month", "none"}
+        Period in which to choose equally many; none: only sensors are told apart.
+    time_zone : str, optional
+        IANA name, as America/New_York, to which times with an offset (Z, +01:00) are converted before days are told
+        apart and levels are compared by the time of day; default: times are taken as they are written.
     split : {"train", "validate", "test", "all"}
         Which windows may be chosen.
+    similarity : {"cosine", "centered_cosine", "linear", "rbf"}
+        Of the dpp methods. centered_cosine: after subtracting the frame's mean. rbf: exp(-gamma distance^2).
+    gamma : float, optional
+        Of rbf; default: 1 / the median squared distance.
+    ridge : float
+        Of the dpp methods: added to the similarity of a window to itself. 0 is the pure k-DPP, which cannot choose more
+        windows than the embeddings have dimensions; a small one fills up with uniform draws; a large one (0.1) makes
+        the choice uniform.
+    clusters : int, optional
+        Of kmeans: clusters in a frame; default: as many as windows to choose there, at most 256.
+    sensors : int, optional
+        First choose so many sensors, far from each other: a k-DPP on their positions; default: all sensors.
+    positions : Path, optional
+        CSV or Parquet file with sensor, latitude and longitude (degrees), for `sensors`.
+    pool : int
+        Of a larger frame, the dpp and kmeans methods consider only so many windows, drawn uniformly. Time and memory of
+        a frame grow with it.
     seed : int
         Seed of the random numbers.
+    workers : int
+        Frames worked on at once.
 
     Returns
     -------
     dict
-        windows chosen, candidates, frames.
+        windows chosen, candidates, frames; of k-DPPs mean_core: the share of windows that similarity and quality
+        chose (the ridge drew the others uniformly).
 
     Raises
     ------
     EdgeseaError
-        If there is no table, or it has no windows in this split.
+        If there is no table, it has no windows in this split, or lacks what the method needs.
     """
-    import numpy as np
-
-    from edgesea.sampling.frames import candidates
+    from edgesea.sampling.choosing import choose_windows
+    from edgesea.sampling.frames import find_zone, index_frames
+    from edgesea.sampling.methods import METHODS
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
 
-    if size < 1:
-        raise EdgeseaError(f"size must be at least 1, not {size}")
+    for name, value in (("size", size), ("pool", pool), ("workers", workers), ("clusters", clusters)):
+        if value is not None and value < 1:
+            raise EdgeseaError(f"{name} must be at least 1, not {value}")
+    if seed < 0:
+        raise EdgeseaError(f"seed must be at least 0, not {seed}")
+    options = used_options(
+        {
+            "method": method,
+            "size": size,
+            "frame": frame,
+            "time_zone": time_zone,
+            "split": split,
+            "similarity": similarity,
+            "gamma": gamma,
+            "ridge": ridge,
+            "clusters": clusters,
+            "sensors": sensors,
+            "pool": pool,
+            "seed": seed,
+        }
+    )
+    spec = METHODS[method]
     source = Table(table)
-    found = candidates(source, None if split == "all" else split, frame)
-    if not len(found.part):
+    index = index_frames(source, None if split == "all" else split, frame, find_zone(time_zone))
+    if not len(index.sizes):
         raise EdgeseaError(f"{table}: no windows in split {split!r}; it has {source.counts}")
-    chosen = _methods()[method](found, min(size, len(found.part)), np.random.default_rng(seed))
-    options = {"method": method, "size": size, "frame": frame, "split": split, "seed": seed}
-    info = {**options, "table": table_key(source.info), "candidates": len(found.part)}
-    Subset(found.part[chosen], found.window[chosen], info).save(Path(out))
-    return {"subset": str(out), "windows": len(chosen), "candidates": len(found.part), "frames": len(found.names)}
+    _explain(index, spec, table)
+    if sensors is not None:
+        options["sensors"] = _sensors(index, sensors, positions, seed)
+        index = index.of_sensors(options["sensors"])
+    chosen = choose_windows(source, index, size, spec, options, workers)
+    info = {
+        **options,
+        **({} if chosen.core is None else {"mean_core": chosen.core / len(chosen.part)}),
+        "table": table_key(source.info),
+        "candidates": int(index.sizes.sum()),
+    }
+    Subset(chosen.part, chosen.window, info).save(Path(out))
+    summary = {"subset": str(out), "windows": len(chosen.part), "candidates": info["candidates"]}
+    summary["frames"] = int((index.sizes > 0).sum())
+    return summary | {key: info[key] for key in ("sensors", "mean_core") if key in info}
+
+
+def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose the options that decide what `sample` chooses: two subsets that agree in these are equal.
+
+    Parameters
+    ----------
+    options : mapping
+        Options of `sample` by name, ``method`` among them.
+
+    Returns
+    -------
+    dict
+        Without those that the method does not use.
+
+    Raises
+    ------
+    EdgeseaError
+        If the method is unknown.
+    """
+    from edgesea.sampling.methods import METHODS
+
+    method = options["method"]
+    if method not in METHODS:
+        raise EdgeseaError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    of_some = {name for spec in METHODS.values() for name in spec.options}
+    unused = of_some - set(METHODS[method].options)
+    if options.get("similarity") != "rbf":
+        unused.add("gamma")
+    if options.get("sensors") is None:
+        unused |= {"sensors", "positions"}
+    return {name: value for name, value in options.items() if name not in unused}
+
+
+def _explain(index: "FrameIndex", spec: "MethodSpec", table: Path) -> None:
+    """Log what the table does not know, and what is done about it."""
+    total = int(index.sizes.sum())
+    if "" in index.sensors and len(index.sensors) > 1:
+        log.warning("%s: some windows have no sensor; they count as one sensor's", table)
+    if not index.untimed:
+        return
+    if spec.levels:
+        log.warning(
+            "%s: %d of %d windows have no time: their levels are ranked among each other, whatever the time of day",
+            table,
+            index.untimed,
+            total,
+        )
+    if index.length != "none" and index.untimed < total:
+        log.warning(
+            "%s: %d of %d windows have no time: those of a sensor count as one %s",
+            table,
+            index.untimed,
+            total,
+            index.length,
+        )
+
+
+def _sensors(index: "FrameIndex", count: int, positions: Path | None, seed: int) -> list[str]:
+    """Choose sensors by their positions."""
+    if positions is None:
+        raise EdgeseaError("to choose sensors, give their positions: a file with sensor, latitude and longitude")
+    from edgesea.sampling.frames import frame_rng
+    from edgesea.sampling.sensors import choose_sensors, read_positions
+
+    chosen = choose_sensors(index.sensors, read_positions(Path(positions)), count, frame_rng(seed, ("", ""), "sensors"))
+    log.info("sensors chosen by their positions: %s", ", ".join(chosen))
+    return chosen

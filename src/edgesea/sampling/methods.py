@@ -1,0 +1,179 @@
+"""The methods of ``sample``: each chooses k windows of one frame."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgesea.errors import EdgeseaError
+from edgesea.sampling.checks import Float64
+from edgesea.sampling.dpp import KDPP, greedy_map_dpp
+from edgesea.sampling.frame_reader import FrameWindows
+from edgesea.sampling.frames import Int64, quotas
+from edgesea.sampling.kmeans import choose_kmeans
+from edgesea.sampling.similarity import Similarity, similarity_features
+from edgesea.sampling.spl import choose_spl, relevance
+
+log = logging.getLogger(__name__)
+
+
+class Choice(NamedTuple):
+    """What was chosen of a frame.
+
+    Attributes
+    ----------
+    rows : ndarray, (k,) int64
+        Indices of the windows in the frame, each once.
+    core : float, or None
+        Of a k-DPP: how many of the k windows are chosen by similarity and quality on average; the ridge draws the
+        others uniformly.
+    """
+
+    rows: Int64
+    core: float | None = None
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method, what it needs to know of windows, and the options that concern it.
+
+    Attributes
+    ----------
+    choose : callable
+        (windows, k, rng, **options) -> Choice.
+    embeddings, levels : bool
+        What it needs.
+    draws_core : bool
+        Whether it is a k-DPP, of which some windows may be drawn uniformly; see `Choice`.
+    options : tuple of str
+        Options of `sample` that only some methods have.
+    """
+
+    choose: Callable[..., Choice]
+    embeddings: bool = False
+    levels: bool = False
+    draws_core: bool = False
+    options: tuple[str, ...] = ()
+
+
+def _random(windows: FrameWindows, k: int, rng: np.random.Generator) -> Choice:
+    return Choice(rng.choice(len(windows), k, replace=False))
+
+
+def _spl(windows: FrameWindows, k: int, rng: np.random.Generator) -> Choice:
+    return Choice(choose_spl(frame_relevance(windows), k, rng))
+
+
+def _kmeans(windows: FrameWindows, k: int, rng: np.random.Generator, *, clusters: int | None) -> Choice:
+    return Choice(choose_kmeans(_embeddings(windows), k, rng, clusters))
+
+
+def _dpp_div(windows: FrameWindows, k: int, rng: np.random.Generator, **kernel: Any) -> Choice:
+    return _in_groups(_sample_dpp, windows, k, rng, np.ones(len(windows)), **kernel)
+
+
+def _dpp(windows: FrameWindows, k: int, rng: np.random.Generator, **kernel: Any) -> Choice:
+    return _in_groups(_sample_dpp, windows, k, rng, frame_relevance(windows), **kernel)
+
+
+def _dpp_div_map(windows: FrameWindows, k: int, rng: np.random.Generator, **kernel: Any) -> Choice:
+    return _in_groups(_greedy_dpp, windows, k, rng, np.ones(len(windows)), **kernel)
+
+
+def _dpp_map(windows: FrameWindows, k: int, rng: np.random.Generator, **kernel: Any) -> Choice:
+    return _in_groups(_greedy_dpp, windows, k, rng, frame_relevance(windows), **kernel)
+
+
+def _sample_dpp(features: Float64, k: int, quality: Float64, ridge: float, rng: np.random.Generator) -> Choice:
+    process = KDPP(features, k, quality=quality, ridge=ridge)
+    return Choice(process.sample(rng), process.mean_core)
+
+
+def _greedy_dpp(features: Float64, k: int, quality: Float64, ridge: float, rng: np.random.Generator) -> Choice:
+    return Choice(greedy_map_dpp(features, k, quality=quality, ridge=ridge), float(k))
+
+
+def _in_groups(
+    one: Callable[[Float64, int, Float64, float, np.random.Generator], Choice],
+    windows: FrameWindows,
+    k: int,
+    rng: np.random.Generator,
+    quality: Float64,
+    *,
+    similarity: Similarity,
+    gamma: float | None,
+    ridge: float,
+) -> Choice:
+    """Choose from the whole frame; from random groups of it, if k exceeds the dimensions of the features.
+
+    A determinant is zero for more windows than dimensions, so beyond them a k-DPP has nothing to say and would draw
+    uniformly. Each group's k is within the dimensions again.
+    """
+    features = similarity_features(_embeddings(windows), similarity, gamma=gamma)
+    groups = -(-k // max(1, min(features.shape)))
+    if groups == 1:
+        return one(features, k, quality, ridge, rng)
+    log.info(
+        "%d of %d windows are to be chosen by similarities of %d dimensions: done in %d random groups",
+        k,
+        len(windows),
+        features.shape[1],
+        groups,
+    )
+    members = np.array_split(rng.permutation(len(windows)), groups)
+    shares = quotas(np.array([len(each) for each in members]), k).tolist()
+    chosen = [
+        one(features[each], share, quality[each], ridge, rng) for each, share in zip(members, shares, strict=True)
+    ]
+    rows = np.concatenate([each[choice.rows] for each, choice in zip(members, chosen, strict=True)])
+    return Choice(rows, sum(choice.core or 0.0 for choice in chosen))
+
+
+def _embeddings(windows: FrameWindows) -> Any:
+    assert windows.embeddings is not None
+    return windows.embeddings
+
+
+def frame_relevance(windows: FrameWindows) -> Float64:
+    """`relevance` of a frame's windows; those without a time are ranked among each other.
+
+    Parameters
+    ----------
+    windows : FrameWindows
+        The frame.
+
+    Returns
+    -------
+    ndarray, (n,) float64
+        In (0, 1].
+
+    Raises
+    ------
+    EdgeseaError
+        If a level is missing.
+    """
+    missing = int(np.count_nonzero(~np.isfinite(windows.level)))
+    if missing:
+        raise EdgeseaError(
+            f"{missing} of {len(windows)} windows have no level, which this method needs; choose random, dpp_div, "
+            "dpp_div_map or kmeans, or make a table with levels"
+        )
+    result = np.zeros(len(windows))
+    timed = np.isfinite(windows.seconds_of_day)
+    for members in (timed, ~timed):
+        result[members] = relevance(windows.level[members], np.nan_to_num(windows.seconds_of_day[members]))
+    return result
+
+
+KERNEL = ("similarity", "gamma", "ridge", "pool")
+METHODS: dict[str, MethodSpec] = {
+    "random": MethodSpec(_random),
+    "spl": MethodSpec(_spl, levels=True),
+    "dpp_div": MethodSpec(_dpp_div, embeddings=True, draws_core=True, options=KERNEL),
+    "dpp": MethodSpec(_dpp, embeddings=True, levels=True, draws_core=True, options=KERNEL),
+    "dpp_div_map": MethodSpec(_dpp_div_map, embeddings=True, options=KERNEL),
+    "dpp_map": MethodSpec(_dpp_map, embeddings=True, levels=True, options=KERNEL),
+    "kmeans": MethodSpec(_kmeans, embeddings=True, options=("clusters", "pool")),
+}
