@@ -1,14 +1,18 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA as SklearnPCA  # noqa: N811
 from sklearn.preprocessing import StandardScaler
 
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
-from edgesea.reduction import load_reduction, reduce
+from edgesea.reduction import OPTIONS, load_reduction, reduce
+from edgesea.reduction.kept import kept
+from edgesea.reduction.rows import Windows, in_subset
 from edgesea.sampling import sample
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
@@ -60,6 +64,103 @@ def test_a_float16_table_without_validation_windows(train_only_table: Path, tmp_
     assert result["explained_variance_validate"] is None
 
 
+METHODS: dict[str, dict[str, Any]] = {  # umap: see test_umap.py
+    "pca": {"size": 3, "whiten": True},
+    "kernel_pca": {"size": 3, "gamma": 0.001, "landmarks": 25, "seed": 4},
+    "random_projection": {"size": 3, "seed": 4},
+    "identity": {},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_recorded_and_loaded(small_table: Path, tmp_path: Path, method: str) -> None:
+    result = reduce(small_table, tmp_path / "phi", method=method, **METHODS[method])  # type: ignore[arg-type]
+    info = json.loads((tmp_path / "phi" / "reduction.json").read_text())
+    phi, size = load_reduction(tmp_path / "phi"), METHODS[method].get("size", 512)
+    assert (phi.method, phi.input_size, phi.output_size, phi.windows) == (method, 512, size, 60)
+    options = {name: info[name] for name in OPTIONS[method] if name in info}
+    assert options.items() >= {k: v for k, v in METHODS[method].items() if k != "size"}.items()
+    unused = {name for names in OPTIONS.values() for name in names} - set(OPTIONS[method])
+    assert not unused & (info.keys() | result.keys())
+    assert result["kept"] == info["kept"]
+    rows = np.concatenate(list(Table(small_table).iter_embeddings("validate")))
+    assert phi.transform(rows).shape == (20, size)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_that_a_method_does_not_use_do_not_matter(small_table: Path, tmp_path: Path, method: str) -> None:
+    other: dict[str, Any] = {"size": 4, "whiten": True, "kernel": "poly", "gamma": -1.0, "degree": 0, "coef0": -2.0}
+    other |= {"landmarks": 0, "n_neighbors": 0, "min_dist": 7.0, "metric": "magic", "references": -1}
+    unused = {name: value for name, value in other.items() if name not in OPTIONS[method]}
+    reduce(small_table, tmp_path / "a", method=method, **METHODS[method])  # type: ignore[arg-type]
+    reduce(small_table, tmp_path / "b", method=method, **METHODS[method], **unused)  # type: ignore[arg-type]
+    for name in ("reduction.json", "reduction.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_it_is_judged_by_validation_windows_outside_the_subset(small_table: Path, tmp_path: Path) -> None:
+    sample(small_table, tmp_path / "s", size=30)
+    result = reduce(small_table, tmp_path / "phi", subset=tmp_path / "s", method="random_projection", size=6, seed=2)
+    table, phi, subset = Table(small_table), load_reduction(tmp_path / "phi"), Subset.load(tmp_path / "s")
+    inside = np.concatenate(list(Windows(table, in_subset(subset))))
+    expected = kept(phi, inside, np.concatenate(list(table.iter_embeddings("validate"))), seed=2)
+    assert result["kept"] == {"split": "validate", "fitted_windows": 30, **expected}
+    assert result["kept"]["windows"] == 20
+    assert result["explained_variance_validate"] == expected["explained_variance"]
+    assert result["explained_variance"] is None
+
+
+def test_without_validation_windows_it_is_judged_by_training_windows_left_over(
+    train_only_table: Path, tmp_path: Path
+) -> None:
+    sample(train_only_table, tmp_path / "s", size=4)
+    result = reduce(train_only_table, tmp_path / "phi", subset=tmp_path / "s", size=2)
+    assert (result["kept"]["split"], result["kept"]["fitted_windows"], result["kept"]["windows"]) == ("train", 4, 2)
+    assert result["explained_variance_validate"] is None
+    assert reduce(train_only_table, tmp_path / "psi", size=2)["kept"] is None
+    assert json.loads((tmp_path / "psi" / "reduction.json").read_text())["kept"] is None
+
+
+def test_the_number_of_windows_it_is_judged_by_is_bounded(
+    small_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesea.reduction.INSIDE", 33)
+    monkeypatch.setattr("edgesea.reduction.OUTSIDE", 11)
+    found = [reduce(small_table, tmp_path / "phi", size=2, seed=seed)["kept"] for seed in (0, 0, 1)]
+    assert all((each["fitted_windows"], each["windows"]) == (33, 11) for each in found)
+    assert found[0] == found[1] != found[2]
+
+
+def test_reductions_of_earlier_versions_are_read(small_reduction: Path, tmp_path: Path) -> None:
+    info = json.loads((small_reduction / "reduction.json").read_text())
+    names = ("method", "input_size", "output_size", "whiten", "windows", "explained_variance")
+    old = {name: info[name] for name in (*names, "explained_variance_ratio", "provenance")}
+    (tmp_path / "reduction.json").write_text(json.dumps(old))
+    (tmp_path / "reduction.safetensors").write_bytes((small_reduction / "reduction.safetensors").read_bytes())
+    rows = np.random.default_rng(0).standard_normal((5, 512)).astype(np.float32)
+    one, other = load_reduction(tmp_path), load_reduction(small_reduction)
+    np.testing.assert_array_equal(one.transform(rows), other.transform(rows))
+    assert one.report() == other.report()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "unknown method 'magic'; known: pca, kernel_pca, umap, random_projection, identity"),
+        ({"seed": -1}, r"seed must lie in 0 ... 4294967295, not -1"),
+        ({"size": 513}, r"pca: size must lie in 1 ... 512 \(the embedding's\), not 513"),
+        ({"method": "kernel_pca", "gamma": -1.0}, "kernel_pca: gamma must be above 0, not -1.0"),
+        ({"method": "umap", "n_neighbors": 1}, "umap: n_neighbors must be at least 2"),
+    ],
+)
+def test_impossible_options_are_refused(
+    small_table: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EdgeseaError, match=message):
+        reduce(small_table, tmp_path / "phi", **options)
+    assert not (tmp_path / "phi").exists()
+
+
 def test_a_subset_of_another_table_is_refused(small_table: Path, train_only_table: Path, tmp_path: Path) -> None:
     sample(train_only_table, tmp_path / "s")
     with pytest.raises(EdgeseaError, match="was chosen from another table than"):
@@ -97,3 +198,26 @@ def test_damaged_reductions_are_refused_by_name(small_table: Path, small_reducti
     refuses(arrays, {key: info[key] for key in info if key != "whiten"}, "do not fit together .'whiten'")
     refuses(arrays, {**info, "output_size": 9}, r"do not fit together .components \(4, 512\)")
     refuses(arrays, [1], r"reduction\.json: unknown method None")
+    refuses(arrays, {**info, "method": ["pca"]}, r"reduction\.json: unknown method \['pca'\]")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "identity"])
+def test_damage_is_noticed_in_every_method(small_table: Path, tmp_path: Path, method: str) -> None:
+    reduce(small_table, tmp_path, method=method, **METHODS[method])  # type: ignore[arg-type]
+    arrays = load_file(tmp_path / "reduction.safetensors")
+    text = (tmp_path / "reduction.json").read_text()
+    for name, array in arrays.items():
+        save_file({key: value for key, value in arrays.items() if key != name}, tmp_path / "reduction.safetensors")
+        with pytest.raises(EdgeseaError, match=f"do not fit together .*{name}.*; reduce again"):
+            load_reduction(tmp_path)
+        save_file({**arrays, name: array[None]}, tmp_path / "reduction.safetensors")
+        with pytest.raises(EdgeseaError, match=rf"do not fit together .{name} \(1, .*; reduce again"):
+            load_reduction(tmp_path)
+    save_file(arrays, tmp_path / "reduction.safetensors")
+    needed = {"input_size", "output_size", "windows"} | {name for name in OPTIONS[method] if name != "size"}
+    for name in needed & json.loads(text).keys():
+        (tmp_path / "reduction.json").write_text(
+            json.dumps({key: value for key, value in json.loads(text).items() if key != name})
+        )
+        with pytest.raises(EdgeseaError, match=f"do not fit together .'{name}'"):
+            load_reduction(tmp_path)

@@ -1,19 +1,21 @@
 """``reduce``: learn the reduction phi on a subset of a table, and load it again."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import read_json
+from edgesea.reduction.base import OPTIONS, used_options
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from edgesea.reduction.base import Reduction
-    from edgesea.sampling.subset import Subset
+    from edgesea.reduction.pca import PCA
+    from edgesea.reduction.rows import Windows
     from edgesea.table.reader import Table
+
+__all__ = ["OPTIONS", "load_reduction", "reduce", "used_options"]
+
+INSIDE, OUTSIDE = 20000, 5000  # windows at most, of those fitted on and of others, that phi is judged by
 
 
 def reduce(
@@ -21,11 +23,23 @@ def reduce(
     out: Path,
     *,
     subset: Path | None = None,
-    method: Literal["pca"] = "pca",
+    method: Literal["pca", "kernel_pca", "umap", "random_projection", "identity"] = "pca",
     size: int = 64,
     whiten: bool = False,
+    kernel: Literal["rbf", "poly"] = "rbf",
+    gamma: float | None = None,
+    degree: int = 3,
+    coef0: float = 1.0,
+    landmarks: int = 1000,
+    n_neighbors: int = 15,
+    min_dist: float = 0.1,
+    metric: Literal["euclidean", "cosine", "correlation"] = "euclidean",
+    references: int = 20000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Learn the reduction of the teacher's embeddings and report what it keeps.
+
+    Options that the method does not use are ignored.
 
     Parameters
     ----------
@@ -35,65 +49,111 @@ def reduce(
         Folder of the reduction.
     subset : Path, optional
         The windows to fit on, from `edgesea sample`; default: all training windows.
-    method : {"pca"}
-        pca: standardisation and exact principal components, from one pass over the table.
+    method : {"pca", "kernel_pca", "umap", "random_projection", "identity"}
+        pca: exact principal components, from one pass over the table. kernel_pca: those of a kernel's features,
+        approximated with landmarks. umap: UMAP's layout (needs the extra umap, and memory for all windows fitted on);
+        other windows are placed among their nearest neighbours. random_projection: a Gaussian matrix. All of these
+        standardise the dimensions first. identity: the embedding as it is.
     size : int
-        Dimensions to keep.
+        Dimensions to keep; all but identity.
     whiten : bool
-        Scale every output dimension to unit variance.
+        Scale every output dimension to unit variance; pca and kernel_pca.
+    kernel : {"rbf", "poly"}
+        Of kernel_pca: exp(-gamma |x - y|^2), or (gamma x.y + coef0)^degree.
+    gamma : float, optional
+        Of kernel_pca; default: 1 / number of dimensions that vary.
+    degree : int
+        Of kernel_pca with poly.
+    coef0 : float
+        Of kernel_pca with poly.
+    landmarks : int
+        Of kernel_pca: windows that the kernel is approximated with; memory grows with the square.
+    n_neighbors : int
+        Of umap: neighbours of a window. More keep the large structure better, fewer the small.
+    min_dist : float
+        Of umap: how close points may lie, between 0 and 1.
+    metric : {"euclidean", "cosine", "correlation"}
+        Of umap: distance of standardised embeddings.
+    references : int
+        Of umap: most windows that are kept to place others by; the time to place one grows with it.
+    seed : int
+        Seed of the matrix, the landmarks or the layout, and of the choice of windows that the reduction is judged by.
 
     Returns
     -------
     dict
-        method, sizes, windows, share of the variance explained on the windows fitted (``explained_variance``) and on
-        the validation windows (``explained_variance_validate``).
+        method, sizes, windows, options used; ``kept``: measures of what is kept, on windows that were not fitted on
+        (`edgesea.reduction.kept`; null if there are none); the share of the standardised variance explained on the
+        windows fitted (``explained_variance``, of pca) and on the validation windows
+        (``explained_variance_validate``: of pca on all of them, else that of ``kept``).
 
     Raises
     ------
     EdgeseaError
         If the table or the subset is missing, they do not belong together, or the embeddings cannot be reduced so.
     """
-    from edgesea.reduction.pca import PCA
+    options = used_options(method, locals())
+    if not 0 <= seed < 2**32:
+        raise EdgeseaError(f"seed must lie in 0 ... {2**32 - 1}, not {seed}")
+    from edgesea.reduction.rows import Windows, in_split, in_subset
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
     from edgesea.version import versions
 
+    phi = _classes()[method](**options)
     source = Table(table)
     chosen = None if subset is None else Subset.load(Path(subset))
     if chosen is not None and chosen.info["table"] != table_key(source.info):
         raise EdgeseaError(f"{subset}: was chosen from another table than {table}")
-    phi = PCA(size, whiten)
-    phi.fit(source.iter_embeddings("train") if chosen is None else _subset_embeddings(source, chosen))
+    fitted = Windows(source, in_split("train") if chosen is None else in_subset(chosen))
+    phi.fit(fitted)
+    kept = _judge(phi, fitted, seed)
     provenance = {
         "teacher": source.info["teacher"],
         "table": source.info["manifest_sha256"],
         "subset": None if chosen is None else chosen.info,
         "versions": versions(),
     }
-    phi.save(Path(out), provenance)
-    summary = {key: value for key, value in phi.report().items() if key != "explained_variance_ratio"}
-    return {"reduction": str(out), **summary, "explained_variance_validate": _explained(source, phi)}
+    phi.save(Path(out), provenance, kept)
+    report = {key: value for key, value in phi.report().items() if key != "explained_variance_ratio"}
+    explained = _explained(source, phi) if method == "pca" else None  # type: ignore[arg-type]
+    if method != "pca" and kept is not None and kept["split"] == "validate":
+        explained = kept["explained_variance"]
+    variance = {"explained_variance": report.pop("explained_variance", None), "explained_variance_validate": explained}
+    return {"reduction": str(out), **report, **variance, "kept": kept}
 
 
-def _subset_embeddings(table: "Table", subset: "Subset") -> "Iterator[NDArray[np.float32]]":
-    import numpy as np
+def _classes() -> "dict[str, type[Reduction]]":
+    from edgesea.reduction.identity import Identity
+    from edgesea.reduction.kernel_pca import KernelPCA
+    from edgesea.reduction.pca import PCA
+    from edgesea.reduction.random_projection import RandomProjection
+    from edgesea.reduction.umap import Umap
 
-    for chunk in table.chunks():
-        first, last = np.searchsorted(subset.part, [chunk.part, chunk.part + 1])  # a subset is sorted
-        windows = subset.window[first:last] - chunk.first_window
-        windows = windows[(windows >= 0) & (windows < len(chunk.clip))]
-        if len(windows):
-            yield table.embeddings(chunk.part, chunk.group)[windows].astype(np.float32)
+    return {each.method: each for each in (PCA, KernelPCA, Umap, RandomProjection, Identity)}
 
 
-def _explained(table: "Table", phi: Any) -> float | None:
+def _judge(phi: "Reduction", fitted: "Windows", seed: int) -> dict[str, Any] | None:
+    """What phi keeps on validation windows, or on training windows where there are none; none that were fitted on."""
+    from edgesea.reduction.kept import kept
+    from edgesea.reduction.rows import Windows, draw, outside
+
+    for split in ("validate", "train"):
+        others = Windows(fitted.table, outside(split, fitted.select))
+        if len(others):
+            rows = draw([(fitted, INSIDE), (others, OUTSIDE)], seed)
+            return {"split": split, "fitted_windows": len(rows[0]), **kept(phi, *rows, seed=seed)}
+    return None
+
+
+def _explained(table: "Table", phi: "PCA") -> float | None:
     """Share of the standardised variance of the validation windows that lies in the components' span."""
     import numpy as np
 
     basis = phi.components / np.linalg.norm(phi.components, axis=1, keepdims=True)
     kept = total = 0.0
     for block in table.iter_embeddings("validate"):
-        standardised = (block.astype(np.float64) - phi.mean) / phi.scale
+        standardised = phi.standardise(block)
         total += float(np.square(standardised).sum())
         kept += float(np.square(standardised @ basis.T).sum())
     return kept / total if total else None
@@ -118,7 +178,6 @@ def load_reduction(folder: Path | str) -> "Reduction":
         If the folder holds no reduction, or one of an unknown method.
     """
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
-    from edgesea.reduction.pca import PCA
 
     path = Path(folder)
     if not (path / REDUCTION_FILE).is_file():
@@ -127,15 +186,14 @@ def load_reduction(folder: Path | str) -> "Reduction":
     from safetensors.numpy import load_file
 
     info = read_json(path / REDUCTION_FILE)
-    methods = {"pca": PCA}
     method = info.get("method") if isinstance(info, dict) else None
-    if method not in methods:
-        raise EdgeseaError(f"{path / REDUCTION_FILE}: unknown method {method!r}; known: {', '.join(methods)}")
+    if not isinstance(method, str) or method not in OPTIONS:
+        raise EdgeseaError(f"{path / REDUCTION_FILE}: unknown method {method!r}; known: {', '.join(OPTIONS)}")
     try:
         arrays = load_file(path / ARRAYS_FILE)
     except (OSError, SafetensorError) as error:
         raise EdgeseaError(f"{path / ARRAYS_FILE}: cannot be read: {error}") from error
     try:
-        return methods[method].restore(info, arrays)
+        return _classes()[method].restore(info, arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise EdgeseaError(f"{path}: the two files do not fit together ({error}); reduce again") from error
