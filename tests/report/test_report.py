@@ -19,9 +19,10 @@ from edgesea.models.student import StudentConfig
 from edgesea.pipeline import read_config, run_stages
 from edgesea.reduction import load_reduction
 from edgesea.report import data, report
-from edgesea.report.data import WindowSample, sample_windows, summarise
-from edgesea.report.data_plots import _periods, map_plot
+from edgesea.report.data import sample_windows, summarise
+from edgesea.report.data_plots import _periods
 from edgesea.report.html import Html, element, integer, percent, table, text
+from edgesea.report.reduction import subset_sentence
 from edgesea.report.run import read_run
 from edgesea.report.scores import macs
 from edgesea.report.svg import drawing, inline, label
@@ -36,15 +37,17 @@ def _make_task(folder: Path) -> None:
     rng = np.random.default_rng(0)
     (folder / "audio").mkdir(parents=True)
     (folder / "meta").mkdir()
-    rows, labels = [("path", "sensor", "time", "split")], [("filename", "fold", "category")]
+    rows = [("path", "sensor", "time", "split", "kind")]
+    labels = [("filename", "fold", "category")]
     for number in range(CLIPS):
         noise = rng.normal(size=16000 * 2)
         sound = np.cumsum(noise) / 100.0 if number % 2 else noise / 8.0
         soundfile.write(folder / "audio" / f"{number}.wav", np.clip(0.05 * (1 + number) * sound, -1, 1), 16000)
         split = "validate" if number % 3 == 2 else "train"
-        rows.append((f"audio/{number}.wav", (ODD_SENSOR, "2")[number // 6], f"2024-05-0{1 + number % 2}T08:00", split))
-        labels.append((f"{number}.wav", str(1 + number // 6), ("hiss", ODD_CLASS)[number % 2]))
-    rows.append((ODD_NAME, "2", "2024-05-01T09:00", "train"))
+        time, kind = f"2024-05-0{1 + number % 2}T08:00", ("hiss", ODD_CLASS)[number % 2]
+        rows.append((f"audio/{number}.wav", (ODD_SENSOR, "2")[number // 6], time, split, kind))
+        labels.append((f"{number}.wav", str(1 + number // 6), kind))
+    rows.append((ODD_NAME, "2", "2024-05-01T09:00", "train", ""))
     for path, content in ((folder / "manifest.csv", rows), (folder / "meta/esc50.csv", labels)):
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(content)
@@ -54,13 +57,14 @@ def _make_task(folder: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     _make_task(folder / "task")
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         "extract": {"source": str(folder / "task/manifest.csv"), "hop": 0.25, "device": "cpu"},
         "sample": {"size": 20},
         "reduce": {"size": 4},
         "distill": {"filters": [2, 2, 2, 4], "epochs": 2, "batch_size": 16, "device": "cpu"},
         "evaluate": {"task": "esc50", "data": str(folder / "task"), "device": "cpu"},
     }
+    sections["extract"]["columns"] = {"label": "kind"}
     (folder / "config.yaml").write_text(yaml.safe_dump(sections), "utf-8")
     run_stages(read_config(folder / "config.yaml"), folder / "run")
     return folder / "run"
@@ -78,11 +82,17 @@ def _change_json(path: Path, change: Callable[[Any], Any]) -> None:
     write_json(path, content)
 
 
+def _has_overlap(run: Path) -> int:
+    """Whether enough windows lie outside the subset for the plot of neighbours."""
+    kept = read_json(run / "reduction" / "reduction.json").get("kept") or {}
+    return int(bool(kept.get("knn_overlap_curve")))
+
+
 def test_the_pipeline_writes_the_report(finished: Path) -> None:
     html = (finished / "report.html").read_text("utf-8")
     headings = re.findall("<h2>(.*?)</h2>", html)
     assert headings == ["Result", "Data", "Reduction", "Training", "Task", "Provenance"]
-    assert html.count("<svg") == 8
+    assert html.count("<svg") == 8 + _has_overlap(finished)
     assert len(html) < 1_500_000
 
 
@@ -134,6 +144,7 @@ def test_run_without_a_task(run: Path) -> None:
 
 @pytest.mark.parametrize(("artifacts", "plots"), [(["table"], 5), (["subset.parquet", "reduction", "student"], 5)])
 def test_deleted_artifacts_are_left_out(run: Path, artifacts: list[str], plots: int) -> None:
+    plots += _has_overlap(run)
     for path in (run / artifact for artifact in artifacts):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     report(run)
@@ -208,6 +219,7 @@ def test_validation_curve_ends_at_what_reduce_reports(finished: Path) -> None:
     assert sample.validation_windows == files.table.counts["validate"]
     np.testing.assert_allclose(sample.validation[-1], files.stage("reduce")["explained_variance_validate"], rtol=1e-12)
     assert len(sample.points) == len(sample.level) == len(sample.sensors) == sum(files.table.counts.values())
+    assert set(sample.labels) == {"hiss", ODD_CLASS}
 
 
 def test_sample_is_bounded(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,10 +243,17 @@ def test_draw_covers_blocks_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data._draw([], np.random.default_rng(0)) == []
 
 
-def test_map_of_windows_whose_level_is_unknown() -> None:
-    points = np.array([[0, 1], [2, 3], [4, 4]], np.float32)
-    sample = WindowSample(points, np.full(3, np.nan, np.float32), [""] * 3, ["train", "train", "test"], None, 0)
-    assert "by split and by level" in map_plot(sample, "dB")
+def test_the_subset_is_described(finished: Path) -> None:
+    html = (finished / "report.html").read_text("utf-8")
+    assert "The 20 windows of the subset were chosen by the method random from 40 windows (split train" in html
+    info = {"method": "dpp", "candidates": 12345, "split": "train", "frame": "week", "seed": 3, "mean_core": 0.934}
+    assert subset_sentence(info, 1000) == (
+        "The 1\u202f000 windows of the subset were chosen by the method dpp from 12\u202f345 windows (split train, "
+        "equally many of each sensor and week, seed 3). "
+        "The k-DPPs chose 93\u00a0% of them, the rest were drawn uniformly."
+    )
+    assert subset_sentence({**info, "mean_core": 1.0}, 1000).endswith("The k-DPPs chose 100\u00a0% of them.")
+    assert "(split all)." in subset_sentence({"method": "spl", "split": "all", "frame": "none"}, None)
 
 
 def test_days_become_weeks_months_or_years() -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import re
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from conftest import write_noise
 
 from edgesea.errors import EdgeseaError
-from edgesea.table.manifest import hash_split, read_manifest
+from edgesea.table.manifest import hash_split, manifest_digest, read_manifest
 
 
 def write_csv(folder, text):
@@ -125,6 +126,27 @@ def test_conditions_need_their_column(tmp_path):
 # --- manifests
 
 
+def test_labels_may_have_another_name_and_be_missing(tmp_path):
+    source = write_csv(tmp_path, "filename,category\na.wav,dog\nb.wav,\n")
+    entries = read_manifest(source, columns={"path": "filename", "label": "category"})
+    assert [entry.label for entry in entries] == ["dog", None]
+    assert [entry.label for entry in read_manifest(source, columns={"path": "filename"})] == [None, None]
+    pd.DataFrame({"path": ["a.wav", "b.wav"], "label": [7, 8]}).to_parquet(tmp_path / "manifest.parquet")
+    assert [entry.label for entry in read_manifest(tmp_path / "manifest.parquet")] == ["7", "8"]
+
+
+def test_the_digest_is_that_of_everything_but_labels(tmp_path):
+    def digest(text):
+        return manifest_digest(read_manifest(write_csv(tmp_path, text)))
+
+    plain = digest("path,sensor\na.wav,s\n")
+    assert digest("path,sensor,label\na.wav,s,dog\n") == plain
+    assert digest("path,sensor\na.wav,t\n") != plain
+    # As before there were labels.
+    entry = ("a.wav", "s", None, "train", None, -1)
+    assert plain == hashlib.sha256(repr(entry).encode()).hexdigest()
+
+
 def test_paths_are_relative_to_the_root(tmp_path):
     source = write_csv(tmp_path, f"path\nb/x.wav\n{tmp_path}/a/y.wav\n/elsewhere/z.wav\n")
     assert [entry.clip for entry in read_manifest(source)] == ["/elsewhere/z.wav", "a/y.wav", "b/x.wav"]
@@ -206,7 +228,7 @@ def test_files_that_are_no_manifest_are_refused(tmp_path):
 
 
 def test_unknown_columns_are_refused(tmp_path):
-    with pytest.raises(EdgeseaError, match="columns: unknown file; known: path, sensor, time, split, level"):
+    with pytest.raises(EdgeseaError, match="columns: unknown file; known: path, sensor, time, split, level, label"):
         read_manifest(write_csv(tmp_path, "path\na.wav\n"), columns={"file": "path"})
     with pytest.raises(EdgeseaError, match=r"manifest\.csv: no column 'place'; it has path"):
         read_manifest(write_csv(tmp_path, "path\na.wav\n"), columns={"sensor": "place"})

@@ -16,8 +16,8 @@ from edgesea.table.writer import PartWriter
 SIZE = 3
 
 
-def entry(name: str, split: str = "train", sensor: str | None = None) -> ClipEntry:
-    return ClipEntry(name, Path(name), sensor, None, split, None)
+def entry(name: str, split: str = "train", sensor: str | None = None, label: str | None = None) -> ClipEntry:
+    return ClipEntry(name, Path(name), sensor, None, split, None, label)
 
 
 def fill(writer: PartWriter, seed: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -28,7 +28,9 @@ def fill(writer: PartWriter, seed: int) -> list[tuple[str, np.ndarray, np.ndarra
         count = 1 + index % 4
         pcm = rng.integers(-32768, 32768, 4 * (count - 1) + 8).astype(np.int16)
         embeddings = rng.standard_normal((count, SIZE)).astype(np.float32)
-        clip = entry(f"{seed}-{index}", "validate" if index % 3 == 2 else "train", f"s{index % 2}")
+        clip = entry(
+            f"{seed}-{index}", "validate" if index % 3 == 2 else "train", f"s{index % 2}", (None, "1", "0")[index % 3]
+        )
         if index == 1:
             writer.add(clip, 0, pcm[:8], [0], np.zeros(1, np.float32), embeddings[:1])
             writer.add(clip, 4, pcm[4:], [4], np.ones(1, np.float32), embeddings[1:])
@@ -77,6 +79,25 @@ def test_what_was_written_is_read(written_table):
     assert levels == [level for *_, level in expected]
 
 
+def test_labels_are_read_back_also_where_a_part_has_none(written_table):
+    table, _ = written_table
+    labels = [label for chunk in table.chunks() for label in chunk.labels[chunk.offsets == 0]]
+    names = [name for chunk in table.chunks() for name in chunk.names]
+    assert labels == [None, "1", "0"] * 4
+    path = part_path(table.path, "clips", 1)
+    old = pq.ParquetFile(path)  # what was written before there were labels
+    groups = [old.read_row_group(group).drop_columns("label") for group in range(old.num_row_groups)]
+    with pq.ParquetWriter(path, groups[0].schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+    chunks = list(Table(table.path).chunks())
+    assert [label for chunk in chunks for label in chunk.labels[chunk.offsets == 0]] == [None, "1", "0"] * 2 + [
+        None
+    ] * 6
+    assert all(len(chunk.labels) == len(chunk.names) for chunk in chunks)
+    assert [name for chunk in chunks for name in chunk.names] == names
+
+
 def test_rows_are_counted_through_the_part(written_table):
     """`clip` is the row in the part's whole clips file, so that other tools can join the two."""
     table, _ = written_table
@@ -102,7 +123,8 @@ def test_windows_are_chosen_by_split(written_table, split, count):
 
 def test_half_precision_is_read_as_single(tmp_path):
     table, written = make_table(tmp_path / "table", "float16")
-    assert table.embeddings(0, 0).dtype == np.float16
+    table.info["dtype"] = "float16"
+    assert table.embeddings(0, 0).dtype == table.embedding_dtype == np.float16
     found = stack(list(table.iter_embeddings(None)), SIZE)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.concatenate([rows.astype(np.float16) for *_, rows in written]))

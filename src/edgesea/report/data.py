@@ -61,7 +61,7 @@ class WindowSample:
         First two reduced dimensions.
     level : ndarray, (n,) float32
         dB.
-    sensors, splits : list of str
+    sensors, splits, labels : list of str
         "" where unknown.
     validation : ndarray, (d,) float64, or None
         Share of the validation windows' standardised variance in the first 1 ... d components.
@@ -73,8 +73,14 @@ class WindowSample:
     level: NDArray[np.float32]
     sensors: list[str]
     splits: list[str]
+    labels: list[str]
     validation: NDArray[np.float64] | None
     validation_windows: int
+
+
+def level_unit(table: "Table | None") -> str:
+    """Unit of a table's levels."""
+    return "dB" if table is None else str(table.info.get("level", {}).get("unit", "dB"))
 
 
 def natural(name: str) -> tuple[int, str]:
@@ -130,7 +136,7 @@ def sample_windows(table: "Table", summary: TableSummary, phi: Any, seed: int = 
     summary : TableSummary
         What `summarise` counted.
     phi : Reduction
-        The reduction; the validation curve is measured if it has mean, scale and components (pca).
+        The reduction; the validation curve is measured if it is a pca, whose components are orthogonal.
     seed : int
         Seed of the choice.
 
@@ -145,23 +151,28 @@ def sample_windows(table: "Table", summary: TableSummary, phi: Any, seed: int = 
     chunks = [summary.chunks[i] for i in sorted(rng.permutation(len(summary.chunks))[:SAMPLE_CHUNKS])]
     shown = _draw([chunk[2] for chunk in chunks], rng)
     validating = _draw([chunk[3] for chunk in chunks], rng)
-    curve = _ExplainedCurve(phi) if hasattr(phi, "components") else None
-    points, levels, sensors, splits = [np.zeros((0, 2), np.float32)], [np.zeros(0, np.float32)], [], []
+    curve = _ExplainedCurve(phi) if phi.method == "pca" else None
+    embedded, levels = [np.zeros((0, table.embedding_size), np.float32)], [np.zeros(0, np.float32)]
+    columns: list[list[str]] = [[], [], []]
     for (part, group, *_), rows, validation_rows in zip(chunks, shown, validating, strict=True):
         chunk, embeddings = table.chunk(part, group), table.embeddings(part, group)
-        if len(rows):
-            points.append(phi.transform(embeddings[rows])[:, :2])
+        embedded.append(embeddings[rows].astype(np.float32))
         if curve is not None and len(validation_rows):
             curve.update(embeddings[chunk.select("validate")[validation_rows]])
         levels.append(chunk.level[rows])
-        sensors += [sensor or "" for sensor in chunk.sensors[chunk.clip[rows]]]
-        splits += chunk.splits[chunk.clip[rows]].tolist()
-    order = rng.permutation(len(sensors))  # drawn over each other without favour
+        for column, values in zip(columns, (chunk.sensors, chunk.splits, chunk.labels), strict=True):
+            column += [value or "" for value in values[chunk.clip[rows]]]
+    found = np.concatenate(embedded)
+    # At once: some reductions (umap) take long to start.
+    points = phi.transform(found)[:, :2] if len(found) else np.zeros((0, 2), np.float32)
+    order = rng.permutation(len(points))  # drawn over each other without favour
+    sensors, splits, labels = ([column[i] for i in order] for column in columns)
     return WindowSample(
-        np.concatenate(points)[order],
+        points[order],
         np.concatenate(levels)[order],
-        [sensors[i] for i in order],
-        [splits[i] for i in order],
+        sensors,
+        splits,
+        labels,
         None if curve is None else curve.result(),
         0 if curve is None else curve.windows,
     )

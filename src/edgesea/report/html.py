@@ -65,7 +65,8 @@ def page(title: str, summary: object, sections: Sequence[tuple[str, Html]]) -> H
         element("title", f"{title}, edgesea"),
         element("style", style),
     ]
-    header = element("header", element("h1", title), element("p", summary), element("nav", join(links, " ")))
+    nav = element("nav", join(links, " ")) if len(links) > 1 else ""
+    header = element("header", element("h1", title), element("p", summary), nav)
     body = element("body", element("main", header, join(bodies)))
     return Html(f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{join(head)}\n</head>\n{body}\n</html>\n')
 

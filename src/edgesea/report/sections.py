@@ -1,21 +1,19 @@
-"""The sections about data, reduction, training and provenance: each takes what was read of a run and returns HTML."""
+"""The sections about data, training and provenance: each takes what was read of a run and returns HTML."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import yaml
 
-from edgesea.report.data import TableSummary, WindowSample
-from edgesea.report.data_plots import frames_plot, level_plot, map_plot, variance_plot
+from edgesea.report.data import TableSummary, level_unit
+from edgesea.report.data_plots import frames_plot, level_plot
 from edgesea.report.html import MISSING, Html, decimal, element, figure, integer, join, note, percent, table, tiles
 from edgesea.report.model_plots import dimension_plot, training_plot
+from edgesea.report.reduction import subset_sentence
 from edgesea.report.run import REDUCTION, STUDENT, RunFiles
 from edgesea.report.svg import is_wide
 
 MOST_SKIPPED = 20
-SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)
 
 
 def data_section(run: RunFiles, counts: TableSummary | None) -> Html:
@@ -56,28 +54,19 @@ def _splits(counts: TableSummary, hop: float | None) -> Html:
 
 def _data_plots(run: RunFiles, counts: TableSummary, splits: Html) -> Html:
     """The table of the splits with the plots, arranged by how much room the last one takes."""
-    assert run.table is not None
-    unit = run.table.info.get("level", {}).get("unit", "dB")
     chosen = run.subset is not None
     frames = frames_plot(counts, chosen)
-    levels = f"Levels of the windows, each in percent of its own set.{_choice(run)}"
+    levels = "Levels of the windows, each in percent of its own set."
+    if run.subset is not None:
+        levels = f"{levels} {subset_sentence(run.subset.info, len(run.subset))}"
     where = "Where the windows of the subset come from." if chosen else "Where the windows come from."
-    level_figure, frames_figure = figure(level_plot(counts, unit), levels), figure(frames, where)
+    level_figure, frames_figure = figure(level_plot(counts, level_unit(run.table)), levels), figure(frames, where)
     if frames and not is_wide(frames):
         return join([splits, element("div", level_figure, frames_figure, class_="pair")])
     missing = (
         "" if frames else note("The table does not know sensors and times, so the subset cannot be shown by them.")
     )
     return join([element("div", level_figure, splits, class_="pair"), frames_figure, missing])
-
-
-def _choice(run: RunFiles) -> str:
-    """How the subset was chosen, as a sentence."""
-    if run.subset is None:
-        return ""
-    own = run.subset.info
-    total = integer(own.get("candidates"))
-    return f" The subset was chosen by the method {own.get('method')} from {total} windows (split {own.get('split')})."
 
 
 def _skipped(run: RunFiles) -> Html:
@@ -88,44 +77,6 @@ def _skipped(run: RunFiles) -> Html:
     listing = table(["clip", "reason"], run.skipped[:MOST_SKIPPED], words=2, class_="wide")
     caption = note(f"{integer(count)} clips could not be used.{more}")
     return join([element("h3", "Skipped clips"), caption, listing])
-
-
-def reduction_section(run: RunFiles, sample: WindowSample | None) -> Html:
-    """What the reduction keeps, and a map of the windows."""
-    own = run.stage("reduce")
-    if not own:
-        return Html("")
-    validate = own.get("explained_variance_validate")
-    items = [
-        ("method", own.get("method")),
-        ("dimensions", f"{integer(own.get('input_size'))} → {integer(own.get('output_size'))}"),
-        ("windows fitted on", integer(own.get("windows"))),
-        ("variance kept", percent(own.get("explained_variance"), 1)),
-        ("kept on validation", percent(validate, 1)),
-    ]
-    parts: list[object] = [tiles(items)]
-    ratios = run.reduction.get("explained_variance_ratio")
-    if ratios:
-        measured = 0 if sample is None else sample.validation_windows
-        caption = (
-            "Share of the standardised variance in the leading dimensions. The dashed line is the chosen size. "
-            f"Validation: curve on {integer(measured)} windows, dot on all."
-        )
-        plot = figure(variance_plot(ratios, own["output_size"], sample, validate), caption)
-        parts.append(element("div", plot, _needed(ratios), class_="pair"))
-    if sample is not None and run.table is not None:
-        unit = run.table.info.get("level", {}).get("unit", "dB")
-        caption = f"The first two reduced dimensions of {integer(len(sample.points))} windows chosen at random."
-        parts.append(figure(map_plot(sample, unit), caption))
-    return join(parts)
-
-
-def _needed(ratios: Sequence[float]) -> Html:
-    """Dimensions that it takes to keep a share of the variance."""
-    kept = np.cumsum(ratios)
-    # The shares sum to 1 but for rounding.
-    rows = [[percent(share), integer(1 + np.searchsorted(kept, share - 1e-9))] for share in SHARES]
-    return table(["variance kept", "dimensions needed"], rows, caption="On the windows fitted on.")
 
 
 def training_section(run: RunFiles) -> Html:

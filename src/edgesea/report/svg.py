@@ -154,14 +154,14 @@ def whole_numbers(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
-def legend_above(figure: "Figure", axes: "Axes") -> None:
-    """A one-line legend above everything, where it covers nothing."""
+def legend_above(figure: "Figure", axes: "Axes", most: int = 7) -> None:
+    """A legend above everything, where it covers nothing: in one line, or in several of at most `most` entries."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles,
         labels,
         loc="outside upper left",
-        ncols=len(labels),
+        ncols=-(-len(labels) // -(-len(labels) // most)) if labels else 1,
         borderaxespad=0.2,
         handlelength=1.4,
         handletextpad=0.5,

@@ -16,7 +16,7 @@ from edgesea.files import file_state, walk
 
 SPLITS = ("train", "validate", "test")
 PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one
-COLUMNS = ("path", "sensor", "time", "split", "level")
+COLUMNS = ("path", "sensor", "time", "split", "level", "label")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class ClipEntry:
         ``train``, ``validate`` or ``test``.
     level : tuple of float or None
         Measured sound levels in dB SPL, evenly spaced from the start of the clip (the rate is an option of `extract`).
+    label : str or None
+        What is heard in it, by which a report colours the map of windows. Nothing is learned from it.
     """
 
     clip: str
@@ -43,6 +45,7 @@ class ClipEntry:
     time: str | None
     split: str
     level: tuple[float, ...] | None
+    label: str | None = None
 
 
 def read_manifest(
@@ -57,7 +60,8 @@ def read_manifest(
     root : Path, optional
         Folder that the manifest's paths are relative to; default: the manifest's own.
     columns : mapping, optional
-        The manifest's own names of the columns ``path``, ``sensor``, ``time``, ``split``, ``level``.
+        The manifest's own names of the columns ``path``, ``sensor``, ``time``, ``split``, ``level``,
+        ``label``.
     validate : float or str
         For clips without a split: the share that validates, chosen by a hash of the clip's name, or a condition
         ``column=value`` on the manifest (``fold=5``; the clips that do not fulfil it train).
@@ -150,15 +154,20 @@ def _entry(row: Mapping[str, Any], root: Path, validate: float | str, source: Pa
     split = str(row.get("split") or "") or hash_split(clip, validate if not isinstance(validate, str) else 0.0)
     if split not in SPLITS:
         raise EdgeseaError(f"{source}: {clip}: split {split!r} is none of {', '.join(SPLITS)}")
-    sensor, time = row.get("sensor"), row.get("time")
+    time = row.get("time")
     return ClipEntry(
         clip=clip,
         path=root / path,
-        sensor=None if sensor in (None, "") else str(sensor),
+        sensor=_known(row.get("sensor")),
         time=None if time in (None, "") else _iso(time, source, clip),
         split=split,
         level=_levels(row.get("level"), source, clip),
+        label=_known(row.get("label")),
     )
+
+
+def _known(value: Any) -> str | None:
+    return None if value in (None, "") else str(value)
 
 
 def hash_split(clip: str, validate: float) -> str:
@@ -213,7 +222,11 @@ def _file_size(path: Path) -> int:
 
 
 def manifest_digest(entries: Sequence[ClipEntry]) -> str:
-    """sha256 of what the manifest says of all clips, and of their sizes: the identity of a table."""
+    """sha256 of what the manifest says of all clips, and of their sizes: the identity of a table.
+
+    Labels do not count: neither the windows nor their embeddings depend on them, and tables made before there were
+    labels stay valid.
+    """
     digest = hashlib.sha256()
     for entry in entries:
         fields = (entry.clip, entry.sensor, entry.time, entry.split, entry.level, _file_size(entry.path))

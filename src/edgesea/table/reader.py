@@ -35,8 +35,8 @@ class Chunk:
         First sample of each window in its clip.
     level : ndarray, (windows,) float32
         Levels in dB.
-    names, sensors, times, splits : ndarray of object, (clips,)
-        What the clip rows say.
+    names, sensors, times, splits, labels : ndarray of object, (clips,)
+        What the clip rows say; None where they do not.
     offsets : ndarray, (clips,) int
         First sample of each clip row's audio in the clip.
     """
@@ -52,6 +52,7 @@ class Chunk:
     sensors: NDArray[np.object_]
     times: NDArray[np.object_]
     splits: NDArray[np.object_]
+    labels: NDArray[np.object_]
     offsets: NDArray[np.int64]
 
     def select(self, split: str | None) -> NDArray[np.int64]:
@@ -113,13 +114,16 @@ class Table:
     def chunk(self, part: int, group: int) -> Chunk:
         """Read the small columns of one chunk."""
         clips_file, windows_file = self._file(CLIPS, part), self._file(WINDOWS, part)
-        clips = clips_file.read_row_group(group, ["clip", "sensor", "time", "split", "offset"])
+        clips = clips_file.read_row_group(group, ["clip", "sensor", "time", "split", "label", "offset"])
         windows = windows_file.read_row_group(group, ["clip", "start", "level"])
         first_clip = sum(clips_file.metadata.row_group(i).num_rows for i in range(group))
         first_window = sum(windows_file.metadata.row_group(i).num_rows for i in range(group))
         names, sensors, times, splits = (
             clips[name].to_numpy(zero_copy_only=False).astype(object) for name in ("clip", "sensor", "time", "split")
         )
+        # A part that was written before there were labels lacks the column; pyarrow passes over names it cannot find.
+        known = "label" in clips.column_names
+        labels = clips["label"].to_numpy(zero_copy_only=False).astype(object) if known else np.full(len(names), None)
         return Chunk(
             part=part,
             group=group,
@@ -132,6 +136,7 @@ class Table:
             sensors=sensors,
             times=times,
             splits=splits,
+            labels=labels,
             offsets=clips["offset"].to_numpy(),
         )
 
@@ -170,6 +175,12 @@ class Table:
             audio = pcm[clip][max(0, begin) : begin + len(out)]
             out[max(0, -begin) : max(0, -begin) + len(audio)] = audio
         return result
+
+    @cached_property
+    def embedding_dtype(self) -> np.dtype[Any]:
+        """The dtype that embeddings are stored in: float16 or float32."""
+        dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
+        return dtype
 
     @cached_property
     def counts(self) -> dict[str, int]:

@@ -20,6 +20,7 @@ def clips_schema() -> pa.Schema:
             pa.field("sensor", pa.string()),
             pa.field("time", pa.string()),
             pa.field("split", pa.string(), nullable=False),
+            pa.field("label", pa.string()),  # missing in tables of edgesea before there were labels
             pa.field("offset", pa.int64(), nullable=False),
             pa.field("pcm", pa.binary(), nullable=False),
         ]

@@ -77,7 +77,7 @@ class PartWriter:
         entry: ClipEntry,
         offset: int,
         pcm: NDArray[np.int16],
-        starts: Sequence[int],
+        starts: Sequence[int] | NDArray[np.int64],
         levels: NDArray[np.float32],
         embeddings: NDArray[np.float32],
     ) -> None:
@@ -91,15 +91,15 @@ class PartWriter:
             Position of `pcm` in the clip, in samples at the student's rate.
         pcm : ndarray, (samples,) int16
             The audio that the windows cover.
-        starts : sequence of int
+        starts : sequence of int, or ndarray (windows,) int64
             First sample of each window in the clip.
         levels : ndarray, (windows,) float32
             Levels in dB.
         embeddings : ndarray, (windows, size) float32
             Teacher embeddings.
         """
-        row = {"clip": entry.clip, "sensor": entry.sensor, "time": entry.time, "split": entry.split, "offset": offset}
-        self._clips.append({**row, "pcm": pcm.astype("<i2").tobytes()})
+        row = {name: getattr(entry, name) for name in ("clip", "sensor", "time", "split", "label")}
+        self._clips.append({**row, "offset": offset, "pcm": pcm.astype("<i2").tobytes()})
         self._windows.append(
             {
                 "clip": np.full(len(starts), self.rows, np.int32),
