@@ -5,13 +5,24 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.summary import summary
 
-TRAIN = ("torch", "lightning", "pyarrow", "sklearn", "pandas", "h5py", "matplotlib")  # modules of the extra `train`
+TRAIN = (
+    "torch",
+    "lightning",
+    "pyarrow",
+    "sklearn",
+    "pandas",
+    "h5py",
+    "matplotlib",
+    "joblib",
+    "threadpoolctl",
+)  # modules of the extra `train`
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
@@ -20,13 +31,33 @@ def _commands() -> dict[str, Callable[..., Any]]:
     from edgesea.embed import embed
     from edgesea.evaluate import evaluate
     from edgesea.extract import extract
+    from edgesea.importing import import_table
     from edgesea.pipeline import run
     from edgesea.reduction import reduce
     from edgesea.report import report
     from edgesea.sampling import sample
+    from edgesea.select import select
 
-    stages = (extract, sample, reduce, distill, embed, evaluate, run, report, demo)
-    return {function.__name__: function for function in stages}
+    stages = (extract, sample, _with_page(reduce), distill, embed, evaluate, run, select, report, demo)
+    commands: dict[str, Callable[..., Any]] = {function.__name__: function for function in stages}
+    return {**commands, "import": import_table}  # the name is a keyword of the language
+
+
+def _with_page(reduce: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """`reduce` and its page: a run has a report of its own, and a selection reduces too often to draw each time."""
+
+    @wraps(reduce)
+    def command(table: Path, out: Path, **options: Any) -> dict[str, Any]:
+        from edgesea.report import reduction_page
+
+        result = reduce(table, out, **options)
+        try:
+            return {**result, "report": str(reduction_page(out, table, options.get("subset")))}
+        except Exception as error:  # the reduction must not be lost for the sake of a plot
+            logging.getLogger(__name__).warning("the reduction is finished, but its page is not: %s", error)
+            return result
+
+    return command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,7 +138,7 @@ def _brief(result: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _brief(value) if isinstance(value, dict) else value
         for key, value in result.items()
-        if not (isinstance(value, list) and len(value) > 8)
+        if not (isinstance(value, list) and (len(value) > 8 or any(isinstance(item, dict) for item in value)))
     }
 
 

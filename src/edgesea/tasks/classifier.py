@@ -1,7 +1,7 @@
 """The small classifiers that judge an embedding, from scikit-learn."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -16,17 +16,17 @@ from sklearn.preprocessing import StandardScaler
 Classifier = Literal["logistic", "mlp"]
 
 
-def make_probe(kind: Classifier, seed: int) -> Pipeline:
-    """A single-label probe behind standardisation: logistic regression (L2, C = 1), or one hidden layer of 128."""
+def make_probe(kind: Classifier, seed: int, hidden: Sequence[int] = (128,)) -> Pipeline:
+    """A single-label probe behind standardisation: logistic regression (L2, C = 1), or hidden layers of these sizes."""
     if kind == "logistic":
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    return make_pipeline(StandardScaler(), _mlp(seed))
+    return make_pipeline(StandardScaler(), _mlp(seed, hidden))
 
 
-def _mlp(seed: int) -> MLPClassifier:
+def _mlp(seed: int, hidden: Sequence[int]) -> MLPClassifier:
     # No early stopping: it would take a tenth of what may be only a hundred clips, and stop by their noise. The strong
     # L2 penalty keeps 100 epochs from overfitting.
-    return MLPClassifier((128,), alpha=1.0, batch_size=64, max_iter=100, random_state=seed)
+    return MLPClassifier(tuple(hidden), alpha=1.0, batch_size=64, max_iter=100, random_state=seed)
 
 
 @contextmanager
@@ -39,9 +39,14 @@ def fixed_epochs() -> Iterator[None]:
 
 
 def tag_probabilities(
-    train: NDArray[np.floating], labels: NDArray[np.number], test: NDArray[np.floating], seed: int, members: int = 5
+    train: NDArray[np.floating],
+    labels: NDArray[np.number],
+    test: NDArray[np.floating],
+    seed: int,
+    hidden: Sequence[int] = (128,),
+    members: int = 5,
 ) -> NDArray[np.float64]:
-    """Probabilities of tags from multi-label networks of one hidden layer of 128.
+    """Probabilities of tags from multi-label networks.
 
     Parameters
     ----------
@@ -51,6 +56,8 @@ def tag_probabilities(
         0 or 1.
     seed : int
         Seed of the first network.
+    hidden : sequence of int
+        Sizes of the hidden layers; without any, it is a logistic regression for each tag.
     members : int
         Networks with different seeds whose probabilities are averaged: a single one's scores vary by chance.
 
@@ -64,7 +71,7 @@ def tag_probabilities(
     total: Any = 0.0
     for member in range(members):
         with fixed_epochs():
-            network = _mlp(seed + member).fit(scaler.transform(train), labels)
+            network = _mlp(seed + member, hidden).fit(scaler.transform(train), labels)
         probabilities = network.predict_proba(scaler.transform(test))
         total = total + probabilities[:, :tags]
     return np.asarray(total / members, np.float64)

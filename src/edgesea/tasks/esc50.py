@@ -58,6 +58,20 @@ class Esc50:
             raise EdgeseaError(f"{path}: no clips in it")
         return cls(paths, np.array(labels), np.array(folds))
 
+    def without(self, folds: Sequence[int]) -> "Esc50":
+        """The clips of all other folds.
+
+        Raises
+        ------
+        EdgeseaError
+            If a fold does not exist.
+        """
+        present = sorted(set(self.folds.tolist()))
+        if unknown := set(folds) - set(present):
+            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {present}")
+        kept = np.flatnonzero(~np.isin(self.folds, list(folds)))
+        return Esc50([self.paths[row] for row in kept], self.labels[kept], self.folds[kept])
+
     def score(
         self,
         features: NDArray[np.floating],
@@ -65,6 +79,7 @@ class Esc50:
         classifier: Classifier,
         folds: Sequence[int] | None,
         seed: int,
+        hidden: Sequence[int] = (128,),
     ) -> dict[str, Any]:
         """Accuracy of a probe on each test fold, trained on all others.
 
@@ -80,6 +95,8 @@ class Esc50:
             Folds to test; default: each in turn.
         seed : int
             Seed of the probe.
+        hidden : sequence of int
+            Sizes of the hidden layers of ``mlp``.
 
         Returns
         -------
@@ -98,7 +115,7 @@ class Esc50:
             if len(set(self.labels[train].tolist())) < 2:
                 raise EdgeseaError(f"fold {fold}: the usable clips of the other folds must be of at least two classes")
             with fixed_epochs():
-                probe = make_probe(classifier, seed).fit(features[train], self.labels[train])
+                probe = make_probe(classifier, seed, hidden).fit(features[train], self.labels[train])
             if test.any():
                 correct[test] = probe.predict(features[test]) == self.labels[test]
         chosen = np.isin(self.folds, tested)

@@ -88,6 +88,7 @@ class SonycUst:
         classifier: Classifier,
         folds: Sequence[int] | None,
         seed: int,
+        hidden: Sequence[int] = (128,),
     ) -> dict[str, Any]:
         """Scores of a multi-label network on the verified validation clips, trained on the training clips.
 
@@ -103,6 +104,8 @@ class SonycUst:
             The data set has no folds.
         seed : int
             Seed of the network.
+        hidden : sequence of int
+            Sizes of its hidden layers.
 
         Returns
         -------
@@ -120,6 +123,6 @@ class SonycUst:
         test = judged & usable
         scores = np.zeros((len(self.paths), len(self.tags)))
         if test.any():
-            scores[test] = tag_probabilities(features[train], self.labels[train], features[test], seed)
+            scores[test] = tag_probabilities(features[train], self.labels[train], features[test], seed, hidden)
         result = tagging_scores(self.labels[judged], scores[judged], self.tags)
         return {**result, "train_clips": int(train.sum()), "clips": int(judged.sum())}

@@ -1,0 +1,240 @@
+"""``select``: the paper's model selection, a grid of samplings and reductions, each judged by the downstream task."""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgesea.audio.windows import Framing
+from edgesea.errors import EdgeseaError
+from edgesea.files import atomic_path, claim, file_state, write_json
+from edgesea.pipeline import check_options
+from edgesea.reduction import used_options as used_by_reduce
+from edgesea.sampling import used_options as used_by_sample
+from edgesea.trials import Options, Trial, run_all, summarise
+from edgesea.version import versions
+
+if TYPE_CHECKING:
+    from edgesea.models.base import EmbeddingModel
+    from edgesea.table.reader import Table
+
+log = logging.getLogger(__name__)
+
+SAMPLE_GRID: Options = {"method": ["random", "spl", "kmeans", "dpp_div", "dpp"]}
+REDUCE_GRID: Options = {"method": ["pca"], "size": [16, 32, 64, 128, 256]}
+RESULT = "select.json"
+SET_BY_SELECT = ("seed", "workers", "subset", "table", "out")
+
+
+def select(
+    table: Path,
+    task: Literal["esc50", "sonyc_ust"],
+    data: Path,
+    out: Path,
+    *,
+    sample: dict[str, Any] | None = None,
+    reduce: dict[str, Any] | None = None,
+    repeats: int = 1,
+    layers: list[int] | None = None,
+    units: list[int] | None = None,
+    folds: list[int] | None = None,
+    hold_out: list[int] | None = None,
+    teacher: str | None = None,
+    weights: Path | None = None,
+    hop: float = 0.5,
+    center: bool = False,
+    batch_size: int = 64,
+    seed: int = 0,
+    workers: int = 2,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Try samplings x reductions, judge each by a task with a grid of classifiers, and keep the best.
+
+    Killed, or called again with a larger grid, it goes on with what is missing. The best reduction is copied to
+    ``reduction`` (and its subset to ``subset.parquet``), for `edgesea distill`; all trials are in ``select.json`` and
+    ``report.html``.
+
+    Parameters
+    ----------
+    table : Path
+        Folder of a table.
+    task : {"esc50", "sonyc_ust"}
+        What to judge by, as for `edgesea evaluate`: accuracy of ESC-50, micro AUPRC of SONYC-UST's validation clips.
+    data : Path
+        Folder of the task's data set.
+    out : Path
+        Folder of the selection.
+    sample : dict, optional
+        Options of `edgesea sample`; a list stands for several values to try: {method: [random, dpp], size: 5000}.
+        Default: {method: [random, spl, kmeans, dpp_div, dpp]}.
+    reduce : dict, optional
+        Options of `edgesea reduce`, likewise. Default: {method: [pca], size: [16, 32, 64, 128, 256]}.
+    repeats : int
+        How often each combination is tried, with different seeds of sample and reduce; the mean score counts.
+    layers : list of int, optional
+        Numbers of hidden layers of the classifiers tried; 0 is logistic regression; default: 0, 1, 2.
+    units : list of int, optional
+        Units of a hidden layer; default: 128, 256.
+    folds : list of int, optional
+        Of ESC-50: folds that are tested, each with all others as training; default: each in turn.
+    hold_out : list of int, optional
+        Of ESC-50: folds that take no part at all, so that they can test the winner.
+    teacher : str, optional
+        Teacher that embeds the task's clips; default: the table's.
+    weights : Path, optional
+        Its weight file.
+    hop : float
+        Seconds between windows of the task's clips.
+    center : bool
+        Precede each clip by half a window of zeros.
+    batch_size : int
+        Windows embedded at once.
+    seed : int
+        First seed of sample and reduce, and seed of the classifiers.
+    workers : int
+        Trials at once, each in a process of its own.
+    device : str
+        Where the teacher runs: auto, cpu, cuda, mps.
+
+    Returns
+    -------
+    dict
+        The winner's options and score, the teacher's score, and where everything is.
+
+    Raises
+    ------
+    EdgeseaError
+        If the grid, the table or the task is unusable, or `out` holds another selection.
+    """
+    from edgesea.models.inference import load_model
+    from edgesea.table.reader import Table
+    from edgesea.tasks.features import load_task, window_embeddings
+    from edgesea.tasks.judge import Judge
+
+    for name, value in (("repeats", repeats), ("workers", workers), ("batch_size", batch_size)):
+        if value < 1:
+            raise EdgeseaError(f"{name} must be at least 1, not {value}")
+    source, folder = Table(table), Path(out)
+    hidden = _classifiers([0, 1, 2] if layers is None else layers, [128, 256] if units is None else units)
+    pairs = list(
+        product(
+            _expand("sample", SAMPLE_GRID if sample is None else sample, used_by_sample),
+            _expand(
+                "reduce", REDUCE_GRID if reduce is None else reduce, lambda own: used_by_reduce(own["method"], own)
+            ),
+        )
+    )
+    _check_sizes(pairs, source.embedding_size)
+    problem = load_task(task, Path(data))
+    if hold_out:
+        if task != "esc50":
+            raise EdgeseaError(f"the task {task} has no folds to hold out")
+        problem = problem.without(hold_out)  # type: ignore[union-attr]
+    network = load_model(teacher or source.info["teacher"]["id"], weights, device)
+    if network.embedding_size != source.embedding_size:
+        raise EdgeseaError(
+            f"teacher {network.id} has {network.embedding_size} dimensions and the table {source.embedding_size}; give "
+            "the teacher that made the table"
+        )
+    framing = Framing(network.window or 1.0, hop, center)
+    rest = {"folds": folds, "hold_out": hold_out, "classifiers": [list(each) for each in hidden], "seed": seed}
+    claim(folder, _plan(source, network, problem.paths, framing) | rest, "selection")
+    rows, counts, failed = window_embeddings(network, problem.paths, framing, batch_size, workers, folder / "cache")
+    judge = Judge(problem, rows, counts, hidden, folds, seed)
+    del network
+    trials = [Trial(Path(table), folder, own, phi, seed + k) for own, phi in pairs for k in range(repeats)]
+    errors = run_all(trials, judge, workers)
+    summary = summarise([trial for trial in trials if trial.name not in errors], judge)
+    _keep_winner(folder, summary)
+    write_json(folder / RESULT, {**summary, "errors": errors, "failed": failed, "versions": versions()})
+    return _report(folder, summary, errors)
+
+
+def _plan(table: "Table", network: "EmbeddingModel", paths: Sequence[Path], framing: Framing) -> dict[str, Any]:
+    """What all trials of a selection share."""
+    from edgesea.sampling.subset import table_key
+
+    clips = repr([(path.name, file_state(path)) for path in paths])
+    return {
+        "table": table_key(table.info),
+        "clips": hashlib.sha256(clips.encode("utf-8", "surrogateescape")).hexdigest(),
+        "teacher": {"id": network.id, "sha256": network.digest},
+        "framing": asdict(framing),
+        "edgesea": versions()["edgesea"],
+    }
+
+
+def _classifiers(layers: Sequence[int], units: Sequence[int]) -> list[tuple[int, ...]]:
+    """Hidden layers of the classifiers to try; without a hidden layer, the number of units does not matter."""
+    if not layers or not units or min(layers) < 0 or min(units) < 1:
+        raise EdgeseaError(f"layers {list(layers)} of {list(units)} units are no classifiers; as layers: [0, 1]")
+    return list(dict.fromkeys((size,) * count for count in layers for size in units))
+
+
+def _expand(stage: str, grid: Mapping[str, Any], used: Callable[[Options], Options]) -> list[Options]:
+    """All combinations of a grid's values, checked, each with the options that its method uses, and each once.
+
+    Raises
+    ------
+    EdgeseaError
+        If an option is unknown, or has no value or one that does not fit.
+    """
+    for name in grid:
+        if name in SET_BY_SELECT:
+            raise EdgeseaError(f"{stage}: {name} is set by select itself (see repeats, seed and workers)")
+    values = [value if isinstance(value, list) else [value] for value in grid.values()]
+    if not all(values):
+        raise EdgeseaError(f"{stage}: an option has an empty list of values: {dict(grid)}")
+    found: dict[str, Options] = {}
+    for combination in product(*values):
+        given = dict(zip(grid, combination, strict=True))
+        options = check_options(stage, given, "select")
+        own = {name: value for name, value in used(options).items() if name not in SET_BY_SELECT}
+        own = {"method": options["method"], **own}
+        found.setdefault(json.dumps(own, sort_keys=True, default=str), own)
+    return list(found.values())
+
+
+def _check_sizes(pairs: Sequence[tuple[Options, Options]], most: int) -> None:
+    sizes = {phi["size"] for _, phi in pairs if "size" in phi}
+    if wrong := sorted(size for size in sizes if not 1 <= size <= most):
+        raise EdgeseaError(f"reduce: size {', '.join(map(str, wrong))}: the embeddings have {most} dimensions")
+
+
+def _keep_winner(out: Path, summary: Mapping[str, Any]) -> None:
+    """Copy the winner's reduction and subset to the top of the folder."""
+    best = summary["trials"][summary["winner"]]
+    for source in (out / best["folder"]).iterdir():
+        if source.is_file() and source.name != "trial.json":
+            with atomic_path(out / "reduction" / source.name) as temporary:
+                shutil.copyfile(source, temporary)
+    with atomic_path(out / "subset.parquet") as temporary:
+        shutil.copyfile(out / best["subset"], temporary)
+
+
+def _report(out: Path, summary: Mapping[str, Any], errors: Mapping[str, str]) -> dict[str, Any]:
+    from edgesea.report import selection_page
+
+    best = summary["trials"][summary["winner"]]
+    result = {
+        "selection": str(out),
+        "reduction": str(out / "reduction"),
+        "trials": len(summary["trials"]),
+        "left_out": len(errors),
+        "metric": summary["metric"],
+        "teacher": summary["reference"]["score"],
+        "winner": {
+            key: best[key]
+            for key in ("score", "score_std", "standard_error", "dimensions", "sample", "reduce", "classifier")
+        },
+    }
+    try:
+        return {**result, "report": str(selection_page(out))}
+    except Exception as error:  # hours of work must not end in an error for the sake of a plot
+        log.warning("the selection is finished, but its page is not: %s", error)
+        return result
