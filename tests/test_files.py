@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, read_json, walk, write_json
+from edgesea.files import atomic_path, claim, read_json, walk, write_json
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -86,3 +86,50 @@ def test_links_to_folders_are_followed_but_each_folder_counts_once(tmp_path):
     (tmp_path / "root" / "dangling").symlink_to("nowhere")
     found = [path.relative_to(tmp_path / "root").as_posix() for path in walk(tmp_path / "root")]
     assert sorted(found) == ["a/deep/file", "a/file", "b/file"]
+
+
+def test_a_folder_is_claimed_once_for_a_plan(tmp_path):
+    plan = {"lr": 0.1, "filters": [4, 8], "teacher": {"id": "spectral", "sha256": None}}
+    claim(tmp_path / "new" / "folder", plan, "student")
+    assert read_json(tmp_path / "new" / "folder" / "plan.json") == plan
+    stamp = (tmp_path / "new" / "folder" / "plan.json").stat().st_mtime_ns
+    (tmp_path / "new" / "folder" / "part").touch()
+    claim(tmp_path / "new" / "folder", plan, "student")
+    assert (tmp_path / "new" / "folder" / "plan.json").stat().st_mtime_ns == stamp
+
+
+def test_a_folder_of_another_plan_is_refused_with_what_differs(tmp_path):
+    there = {"lr": 0.1, "teacher": {"id": "a", "sha256": "0" * 32 + "1" * 32}, "size": 4, "old": True}
+    here = {"lr": 0.2, "teacher": {"id": "a", "sha256": "0" * 32 + "2" * 32}, "size": 4, "new": [1]}
+    claim(tmp_path / "folder", there, "student")
+    with pytest.raises(EdgeseaError) as raised:
+        claim(tmp_path / "folder", here, "student")
+    assert str(raised.value) == (
+        f"{tmp_path}/folder: holds a student made from other input or options (lr: 0.1 there, 0.2 here; "
+        "new: None there, [1] here; old: True there, None here; "
+        f"teacher.sha256: {'0' * 28}...{'1' * 28} there, {'0' * 28}...{'2' * 28} here); "
+        "choose another folder or delete it"
+    )
+    assert read_json(tmp_path / "folder" / "plan.json") == there
+
+
+@pytest.mark.parametrize("content", ["[1]", "null"])
+def test_a_plan_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(EdgeseaError, match=r"plan\.json: .* there, \{'lr': 1\} here"):
+        claim(tmp_path, {"lr": 1}, "student")
+
+
+def test_what_is_no_artifact_is_not_claimed(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(EdgeseaError, match="not empty and no student; choose another folder"):
+        claim(tmp_path, {}, "student")
+    with pytest.raises(EdgeseaError, match=r"thesis\.txt: a file, where a folder is needed"):
+        claim(tmp_path / "thesis.txt", {}, "student")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_killed_process_left_behind_does_not_keep_a_folder(tmp_path):
+    (tmp_path / ".plan.json.0123.tmp").touch()
+    claim(tmp_path, {"lr": 1}, "student")
+    assert read_json(tmp_path / "plan.json") == {"lr": 1}

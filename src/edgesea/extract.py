@@ -1,42 +1,26 @@
 """``extract``: an audio folder or a manifest becomes a table of clips, windows and teacher embeddings."""
 
-import csv
-import io
 import logging
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, make_vacant, read_json, write_json
-from edgesea.prefetch import prefetch
+from edgesea.files import claim
 from edgesea.table.manifest import ClipEntry, cut_parts, manifest_digest, read_manifest
 from edgesea.table.pieces import Piece, Rates, clip_pieces
-from edgesea.version import versions
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
-    from edgesea.table.reader import Table
+    from edgesea.table.building import Written
 
 Float32 = NDArray[np.float32]
 log = logging.getLogger(__name__)
-
-
-class _ClipError(Exception):
-    """A clip turned out to be unusable after some of its pieces had been written."""
-
-    def __init__(self, clip: str, reason: str) -> None:
-        super().__init__(clip, reason)
-        self.clip, self.reason = clip, reason
 
 
 def extract(
@@ -124,6 +108,7 @@ def extract(
     if not level_rate > 0:
         raise EdgeseaError(f"level_rate must be a positive number of readings per second, not {level_rate}")
     from edgesea.models import load_teacher
+    from edgesea.table.building import finish_table, write_parts
 
     framing = Framing(window, hop, center)
     framing.at(sample_rate)
@@ -149,104 +134,30 @@ def extract(
         "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
         "manifest_sha256": manifest_digest(entries),
     }
-    _check_plan(Path(out), plan)
+    folder = Path(out)
+    claim(folder, plan, "table")
     rates = Rates(framing, sample_rate, model.sample_rate, level_rate, measured)
-    speed = _write_parts(Path(out), parts, model, rates, dtype, batch_size, workers)
-    return {**_finish(Path(out), entries, plan, max_skipped), **speed}
+    written = write_parts(
+        folder,
+        plan,
+        parts,
+        lambda entry: ((entry, piece) for piece in clip_pieces(entry, rates)),
+        lambda writer: _Batcher(model, batch_size, dtype, writer.add),
+        workers=workers,
+        task="extract",
+    )
+    return {**finish_table(folder, plan, len(entries), max_skipped), **_speed(written, hop)}
 
 
-def _check_plan(out: Path, plan: dict[str, Any]) -> None:
-    """Claim the folder for this plan, or make sure that it is already this plan's."""
-    from edgesea.table.schema import PLAN_FILE
-
-    path = out / PLAN_FILE
-    if path.exists():
-        found = read_json(path)
-        if found != plan:
-            keys = sorted(key for key in plan.keys() | found.keys() if plan.get(key) != found.get(key))
-            differences = "; ".join(f"{key}: {found.get(key)} there, {plan.get(key)} here" for key in keys)
-            raise EdgeseaError(
-                f"{out}: holds a table made from other input or options ({differences}); choose another folder "
-                "or delete it"
-            )
-        return
-    make_vacant(out, "no table")
-    write_json(path, plan)
-
-
-def _write_parts(
-    out: Path,
-    parts: Sequence[Sequence[ClipEntry]],
-    model: "EmbeddingModel",
-    rates: Rates,
-    dtype: str,
-    batch_size: int,
-    workers: int,
-) -> dict[str, float]:
-    """Write the missing parts; returns how fast the windows went through."""
-    from edgesea.table.reader import part_skipped
-    from edgesea.table.schema import TABLE_FILE
-    from edgesea.table.writer import PartWriter
-
-    failed: dict[str, str] = {}
-    windows, began = 0, time.perf_counter()
-    with tqdm(total=sum(map(len, parts)), unit="clip", desc="extract", disable=None, smoothing=0.05) as bar:
-        while missing := [part for part in range(len(parts)) if part_skipped(out, part) is None]:
-            (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
-            bar.n = sum(map(len, parts)) - sum(len(parts[part]) for part in missing)
-            bar.refresh()
-            todo = [entry for part in missing for entry in parts[part] if entry.clip not in failed]
-            streams = prefetch((partial(clip_pieces, entry, rates) for entry in todo), workers)
-            try:
-                for part in missing:
-                    with PartWriter(out, part, model.embedding_size, dtype) as writer:
-                        batcher = _Batcher(model, batch_size, dtype, writer.add)
-                        for entry in parts[part]:
-                            if entry.clip in failed:
-                                writer.skipped.append((entry.clip, failed[entry.clip]))
-                            else:
-                                _write_clip(entry, next(streams), batcher, writer.skipped)
-                            bar.update()
-                            rate = (windows + writer.windows) / (time.perf_counter() - began)
-                            bar.set_postfix_str(f"{rate:.0f} windows/s", refresh=False)
-                        batcher.flush()
-                    windows += writer.windows
-            except _ClipError as failure:
-                failed[failure.clip] = failure.reason  # its part is written anew without it
-            finally:
-                streams.close()  # type: ignore[attr-defined]
-    elapsed = time.perf_counter() - began
-    hours = windows * rates.framing.hop / 3600.0
+def _speed(written: "Written", hop: float) -> dict[str, float]:
+    """Log and return how fast the windows went through."""
+    windows, seconds = written.windows, written.seconds
+    speed = {"windows_per_second": windows / seconds, "hours_per_hour": windows * hop / seconds}
     if windows:
         log.info(
-            "%d windows in %.1f s: %.1f windows/s, %.1f hours of audio per hour",
-            windows,
-            elapsed,
-            windows / elapsed,
-            hours / elapsed * 3600.0,
+            "%d windows in %.1f s: %.1f windows/s, %.1f hours of audio per hour", windows, seconds, *speed.values()
         )
-    return {"windows_per_second": windows / elapsed, "hours_per_hour": hours / elapsed * 3600.0}
-
-
-def _write_clip(entry: ClipEntry, pieces: Iterator[Piece], batcher: "_Batcher", skipped: list[tuple[str, str]]) -> None:
-    written = clipped = 0
-    while True:
-        try:
-            piece = next(pieces, None)
-        except (EdgeseaError, OSError, MemoryError) as error:
-            reason = str(error).removeprefix(f"{entry.path}: ")
-            if written:
-                raise _ClipError(entry.clip, reason) from error
-            skipped.append((entry.clip, reason))
-            log.warning("skipped %s: %s", entry.clip, reason)
-            return
-        if piece is None:
-            break
-        batcher.add(entry, piece)  # what fails here (teacher, disk) is not the clip's fault
-        written += 1
-        clipped += piece.clipped
-    if clipped:
-        log.debug("%s: %d samples beyond full scale were clipped", entry.clip, clipped)
+    return speed
 
 
 class _Batcher:
@@ -281,46 +192,8 @@ class _Batcher:
         self._pending, self._count = [], 0
 
     def _check(self, embeddings: Float32, clip: str) -> None:
+        from edgesea.table.building import check_range
+
         if not np.isfinite(embeddings).all():
             raise EdgeseaError(f"teacher {self._model.id} gave NaN or Inf for a window of {clip}")
-        if (largest := np.abs(embeddings).max()) > np.finfo(self._dtype).max:
-            raise EdgeseaError(
-                f"teacher {self._model.id} gave {largest:g} for a window of {clip}, too large for dtype={self._dtype}; "
-                "choose dtype=float32"
-            )
-
-
-def _finish(out: Path, entries: Sequence[ClipEntry], plan: dict[str, Any], max_skipped: float) -> dict[str, Any]:
-    """Write skipped.csv and, last of all, table.json, unless a former call has done it."""
-    from edgesea.table.reader import Table, part_skipped
-    from edgesea.table.schema import SKIPPED_FILE, TABLE_FILE
-
-    finished = (out / TABLE_FILE).exists()
-    skipped = [row for part in range(plan["parts"]) for row in part_skipped(out, part) or []]
-    if not finished:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("clip", "reason"), *skipped])
-        with atomic_path(out / SKIPPED_FILE) as temporary:
-            temporary.write_text(text.getvalue(), "utf-8", "surrogateescape")
-    used = len(entries) - len(skipped)
-    if used == 0 or len(skipped) > max_skipped * len(entries):
-        raise EdgeseaError(
-            f"{len(skipped)} of {len(entries)} clips cannot be used (first: {skipped[0][0]}: {skipped[0][1]}); all are "
-            f"listed in {out / SKIPPED_FILE}; raise max_skipped ({max_skipped}) to go on without them"
-        )
-    if not finished:
-        by_split = _windows_by_split(Table(out, plan))
-        counts = {"clips": used, "skipped": len(skipped), "windows": sum(by_split.values())}
-        for stale in out.glob("*/.*.tmp"):  # left by killed calls
-            stale.unlink(missing_ok=True)
-        write_json(out / TABLE_FILE, {**plan, **counts, "windows_by_split": by_split, "versions": versions()})
-    info = read_json(out / TABLE_FILE)
-    keys = ("clips", "windows", "skipped", "windows_by_split")
-    return {"table": str(out), **{key: info[key] for key in keys}}
-
-
-def _windows_by_split(table: "Table") -> dict[str, int]:
-    by_split: Counter[str] = Counter()
-    for chunk in table.chunks():
-        by_split.update(chunk.splits[chunk.clip].tolist())
-    return dict(sorted(by_split.items()))
+        check_range(embeddings, self._dtype, self._model.id, clip)

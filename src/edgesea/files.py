@@ -4,12 +4,15 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgesea.errors import EdgeseaError
+
+PLAN_FILE = "plan.json"
+LONGEST_VALUE = 60  # characters of a value in a message; ids and file names fit, lists and hashes are cut
 
 
 @contextmanager
@@ -70,6 +73,49 @@ def make_vacant(folder: Path, lacks: str) -> None:
     if folder.exists() and any(entry.suffix != ".tmp" for entry in folder.iterdir()):
         raise EdgeseaError(f"{folder}: not empty and {lacks}; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def claim(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
+    """Make a folder for an artifact that is made by a plan, or make sure that it is this plan's already.
+
+    Parameters
+    ----------
+    folder : Path
+        What is new here gets the plan, as ``plan.json``.
+    plan : mapping
+        All that decides what the artifact will be, as JSON values.
+    kind : str
+        What the artifact is, for the messages: ``table``.
+
+    Raises
+    ------
+    EdgeseaError
+        If the folder holds an artifact of another plan (the values that differ are named), or something else.
+    """
+    path = folder / PLAN_FILE
+    if not path.exists():
+        make_vacant(folder, f"no {kind}")
+        write_json(path, plan)
+    elif (found := read_json(path)) != plan:
+        raise EdgeseaError(
+            f"{folder}: holds a {kind} made from other input or options ({'; '.join(_differences(found, plan))}); "
+            "choose another folder or delete it"
+        )
+
+
+def _differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
+    """Describe the values that differ, as ``training.lr: 0.001 there, 0.01 here``."""
+    if isinstance(found, Mapping) and isinstance(plan, Mapping):
+        for key in sorted(found.keys() | plan.keys()):
+            yield from _differences(found.get(key), plan.get(key), f"{name}.{key}" if name else key)
+    elif found != plan:
+        yield f"{name or PLAN_FILE}: {_shortened(found)} there, {_shortened(plan)} here"
+
+
+def _shortened(value: Any) -> str:
+    text = str(value)
+    half = LONGEST_VALUE // 2 - 2
+    return text if len(text) <= LONGEST_VALUE else f"{text[:half]}...{text[-half:]}"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,16 +1,15 @@
 """``distill``: train a student on phi(teacher)."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.errors import EdgeseaError, missing_extra
-from edgesea.files import make_vacant, read_json, write_json
+from edgesea.files import claim, read_json, write_json
 from edgesea.version import versions
 
 log = logging.getLogger(__name__)
-PLAN_FILE, RESULTS_FILE = "plan.json", "results.json"
+RESULTS_FILE = "results.json"
 
 
 def distill(
@@ -202,29 +201,9 @@ def distill(
 
 def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """Claim the folder for this plan; returns the results if it is finished already."""
-    path = folder / PLAN_FILE
-    if path.exists():
-        found = read_json(path)
-        if found != plan:
-            differences = "; ".join(_differences(found, plan))
-            raise EdgeseaError(
-                f"{folder}: holds a student made from other input or options ({differences}); choose another folder or "
-                "delete it"
-            )
-        if (folder / RESULTS_FILE).exists():
-            log.info("%s is finished; nothing to do", folder)
-            result: dict[str, Any] = read_json(folder / RESULTS_FILE)
-            return result
+    claim(folder, plan, "student of `edgesea distill`")
+    if not (folder / RESULTS_FILE).exists():
         return None
-    make_vacant(folder, "no student of `edgesea distill`")
-    write_json(path, plan)
-    return None
-
-
-def _differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
-    """Describe the values that differ, as ``training.lr: 0.001 there, 0.01 here``."""
-    if isinstance(found, dict) and isinstance(plan, dict):
-        for key in sorted(found.keys() | plan.keys()):
-            yield from _differences(found.get(key), plan.get(key), f"{name}.{key}" if name else key)
-    elif found != plan:
-        yield f"{name}: {found} there, {plan} here"
+    log.info("%s is finished; nothing to do", folder)
+    result: dict[str, Any] = read_json(folder / RESULTS_FILE)
+    return result

@@ -139,7 +139,7 @@ def _digests(run: RunFiles) -> list[tuple[str, str]]:
     rows = []
     if run.table is not None:
         teacher = run.table.info["teacher"]
-        rows.append((f"teacher {teacher['id']}", teacher.get("sha256") or "none: it has no weights"))
+        rows.append((f"teacher {teacher['id']}", teacher.get("sha256") or "none, or not known"))
     for name in (f"{REDUCTION}/reduction.safetensors", f"{STUDENT}/model.safetensors"):
         path = run.folder / name
         if path.is_file():

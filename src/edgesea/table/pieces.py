@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.io import AudioFile, Resampler
 from edgesea.audio.level import a_weighted_level, measured_level
-from edgesea.audio.windows import Framing, PieceCutter, piece_windows
+from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, piece_windows
+from edgesea.audio.windows import Piece as Cut
 from edgesea.errors import EdgeseaError
 from edgesea.table.manifest import ClipEntry
 
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
+FULL_SCALE = 32767.0  # stored value of amplitude 1
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ class Rates:
     ----------
     framing : Framing
         Window and hop in seconds.
-    student, teacher : int
-        Rates in Hz.
+    student : int
+        Rate in Hz of the audio that is stored.
+    teacher : int or None
+        Rate in Hz of the windows for the teacher; None: each file's own.
     level : float
         Measured levels per second.
     measured : bool
@@ -63,7 +66,7 @@ class Rates:
 
     framing: Framing
     student: int
-    teacher: int
+    teacher: int | None
     level: float
     measured: bool
 
@@ -88,37 +91,48 @@ def clip_pieces(entry: ClipEntry, rates: Rates) -> Iterator[Piece]:
     EdgeseaError
         If the file cannot be used; pieces may have been handed out before.
     """
-    student_framing = rates.framing.at(rates.student)
-    teacher_framing = rates.framing.at(rates.teacher, hop_rate=rates.student)  # the same places, however long the clip
-    cutters = PieceCutter(student_framing, PIECE_WINDOWS), PieceCutter(teacher_framing, PIECE_WINDOWS)
-    queues: tuple[list[Any], list[Any]] = ([], [])
-
-    def pair() -> Iterator[Piece]:
-        while queues[0] and queues[1]:
-            student, teacher = queues[0].pop(0), queues[1].pop(0)
-            starts = np.array([student_framing.start(student.first + k) for k in range(student.count)], np.int64)
-            windows = piece_windows(teacher, teacher_framing)
-            levels = (
-                measured_level(entry.level, rates.level, starts, student_framing.window, rates.student)
-                if entry.level
-                else a_weighted_level(windows, rates.teacher)
-            )
-            scaled = np.rint(student.audio * 32767.0)
-            pcm = np.clip(scaled, -32768, 32767)
-            clipped = int(np.count_nonzero(pcm != scaled))
-            yield Piece(max(0, int(starts[0])), pcm.astype(np.int16), starts, levels, windows, clipped)
-
     if rates.measured and not entry.level:
         raise EdgeseaError("no level in the manifest, where other clips have one; the two scales do not mix")
     with AudioFile(entry.path) as file:
-        resamplers = Resampler(file.sample_rate, rates.student), Resampler(file.sample_rate, rates.teacher)
+        both = rates.student, rates.teacher or file.sample_rate
+        framings = [rates.framing.at(rate, hop_rate=rates.student) for rate in both]  # the same places at both rates
+        cutters = [PieceCutter(framing, PIECE_WINDOWS) for framing in framings]
+        resamplers = [Resampler(file.sample_rate, rate) for rate in both]
+        queues: tuple[list[Cut], list[Cut]] = ([], [])
+
+        def pair() -> Iterator[Piece]:
+            while queues[0] and queues[1]:
+                student, teacher = (queue.pop(0) for queue in queues)
+                yield _piece(entry, rates, student, framings[0], piece_windows(teacher, framings[1]), both[1])
+
         for chunk in file.chunks():
             for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
                 queue.extend(cutter.feed(resampler.feed(chunk)))
             yield from pair()
     for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
         queue.extend(cutter.feed(resampler.feed(np.zeros(0, np.float32), last=True)))
-    count = student_framing.count(cutters[0].length)
+    count = framings[0].count(cutters[0].length)
     for cutter, queue in zip(cutters, queues, strict=True):
         queue.extend(cutter.finish(count))
     yield from pair()
+
+
+def _piece(
+    entry: ClipEntry, rates: Rates, student: Cut, framing: SampleFraming, windows: Float32, sample_rate: int
+) -> Piece:
+    """A cut of the student's audio, and the same windows at another rate."""
+    starts = np.array([framing.start(student.first + k) for k in range(student.count)], np.int64)
+    levels = (
+        measured_level(entry.level, rates.level, starts, framing.window, rates.student)
+        if entry.level
+        else a_weighted_level(windows, sample_rate)
+    )
+    pcm, clipped = to_pcm(student.audio)
+    return Piece(max(0, int(starts[0])), pcm, starts, levels, windows, clipped)
+
+
+def to_pcm(audio: Float32) -> tuple[NDArray[np.int16], int]:
+    """Audio in [-1, 1] as int16, and how many samples lie beyond and were clipped."""
+    scaled = np.rint(audio * FULL_SCALE)
+    pcm = np.clip(scaled, -32768, 32767)
+    return pcm.astype(np.int16), int(np.count_nonzero(pcm != scaled))

@@ -6,7 +6,6 @@ import pyarrow as pa
 
 CLIPS, WINDOWS = "clips", "windows"
 TABLE_FILE = "table.json"
-PLAN_FILE = "plan.json"
 SKIPPED_FILE = "skipped.csv"
 SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
 DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
