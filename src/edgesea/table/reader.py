@@ -82,9 +82,7 @@ class Table:
         self.path = Path(path)
         if info is None and not (self.path / TABLE_FILE).is_file():
             unfinished = (self.path / CLIPS).is_dir()
-            remedy = (
-                "finish it by running the same command again" if unfinished else "make one: edgesea extract"
-            )
+            remedy = "finish it by running the same command again" if unfinished else "make one: edgesea extract"
             raise EdgeseaError(f"{self.path}: {'unfinished table' if unfinished else 'no table here'}; {remedy}")
         self.info: dict[str, Any] = info or read_json(self.path / TABLE_FILE)
         self.parts: int = self.info["parts"]
