@@ -83,8 +83,8 @@ def main() -> None:
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode == 0:
                 found[case] = json.loads(result.stdout.splitlines()[-1])
-            else:
-                print(result.stderr[-500:], file=sys.stderr)
+            else:  # -9: killed for its memory
+                print(f"{case}, n = {n}: exit {result.returncode} {result.stderr[-500:]}", file=sys.stderr, flush=True)
         cells = [
             f"{found[case]['seconds']:.3f} | {found[case]['megabytes']:.0f}" if case in found else "- | -"
             for case in CASES

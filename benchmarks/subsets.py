@@ -14,6 +14,7 @@ import json
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,18 @@ from edgesea.sampling.similarity import similarity_features
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 
-METHODS = ("random", "spl", "kmeans", "dpp", "dpp_div", "dpp_map", "dpp_div_map")
+METHODS: dict[str, dict[str, Any]] = {
+    "random": {"method": "random"},
+    "spl": {"method": "spl"},
+    "kmeans": {"method": "kmeans"},
+    "dpp": {"method": "dpp"},
+    "dpp_div": {"method": "dpp_div"},
+    "dpp_div, centered_cosine": {"method": "dpp_div", "similarity": "centered_cosine"},
+    "dpp_div, rbf": {"method": "dpp_div", "similarity": "rbf"},
+    "dpp_div, ridge 0.1": {"method": "dpp_div", "ridge": 0.1},
+    "dpp_map": {"method": "dpp_map"},
+    "dpp_div_map": {"method": "dpp_div_map"},
+}
 
 
 def unit_rows(table: Table, split: str) -> tuple[np.ndarray, dict[tuple[int, int], int]]:
@@ -63,11 +75,11 @@ def main() -> None:
     cluster = MiniBatchKMeans(arguments.clusters, n_init=3, random_state=0, batch_size=4096).fit_predict(rows)
     found: dict[str, dict[str, np.ndarray]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for method in METHODS:
+        for method, options in METHODS.items():
             values = []
             for seed in range(1 if method.endswith("_map") else arguments.draws):
                 path = Path(folder) / "subset.parquet"
-                sample(arguments.table, path, method=method, size=arguments.size, frame="none", seed=seed)  # type: ignore[arg-type]
+                sample(arguments.table, path, **options, size=arguments.size, frame="none", seed=seed)
                 subset = Subset.load(path)
                 own = [place[key] for key in zip(subset.part.tolist(), subset.window.tolist(), strict=True)]
                 covered = len(set(cluster[own].tolist())) / arguments.clusters
