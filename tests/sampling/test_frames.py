@@ -17,14 +17,14 @@ from edgesea.table.reader import Table
         ([2, 10, 10], 12, [2, 5, 5]),
         ([1, 2, 30], 20, [1, 2, 17]),
         ([4, 4, 4], 12, [4, 4, 4]),
-        ([5, 6, 7], 4, [1, 1, 2]),
         ([3], 2, [2]),
         ([2, 2], 0, [0, 0]),
         ([0, 5, 0, 5], 6, [0, 3, 0, 3]),
+        ([], 0, []),
     ],
 )
 def test_quotas_are_as_equal_as_the_sizes_allow(sizes: list[int], total: int, expected: list[int]) -> None:
-    assert quotas(np.array(sizes), total).tolist() == expected
+    assert quotas(np.array(sizes, np.int64), total, np.random.default_rng(0)).tolist() == expected
 
 
 def test_quotas_hold_for_random_sizes() -> None:
@@ -32,12 +32,21 @@ def test_quotas_hold_for_random_sizes() -> None:
     for _ in range(200):
         sizes = rng.integers(0, 20, rng.integers(1, 12))
         total = int(rng.integers(0, sizes.sum() + 1))
-        shares = quotas(sizes, total)
+        shares = quotas(sizes, total, rng)
         assert shares.sum() == total
         assert (shares <= sizes).all()
         unfilled = shares[shares < sizes]
         if len(unfilled):
             assert shares.max() - unfilled.min() <= 1
+
+
+def test_what_does_not_come_out_even_goes_to_every_frame_alike() -> None:
+    rng, draws = np.random.default_rng(0), 4000
+    sizes = np.array([1, 5, 5, 50, 500, 5])
+    total = sum(quotas(sizes, 9, rng) for _ in range(draws))
+    # The first frame gives its only window; the others 8 of 5 frames: one each, and three of them a second one.
+    assert total[0] == draws
+    np.testing.assert_allclose(total[1:] / draws, 1.6, atol=0.05)
 
 
 def one_clip(folder: Path, time: str | None, windows: int = 3) -> Table:
@@ -119,6 +128,15 @@ def test_windows_without_sensor_or_time_have_frames_of_their_own(tmp_path: Path)
     expected = {("a", "2020-05-01"): 2, ("a", ""): 3, ("", "2020-05-01"): 4, ("", ""): 5}
     assert dict(zip(index.names, index.sizes.tolist(), strict=True)) == expected
     assert index.untimed == 8
+
+
+@pytest.mark.parametrize(
+    ("time", "zone"),
+    [("9999-12-31T23:59:59", None), ("0001-01-01T00:00:00+01:00", "UTC"), ("9999-12-31T23:59:59-05:00", "UTC")],
+)
+def test_times_at_the_ends_of_the_calendar_name_the_clip(tmp_path: Path, time: str, zone: str | None) -> None:
+    with pytest.raises(EdgeseaError, match=r"0-0\.wav: time .* is out of range; correct it in the manifest"):
+        names(one_clip(tmp_path, time), "day", zone)
 
 
 def test_unknown_names_are_refused(small_table: Path) -> None:

@@ -165,8 +165,32 @@ def test_options_that_a_method_does_not_use_do_not_count() -> None:
     assert "gamma" not in used_options({"method": "dpp", **given, "similarity": "cosine"})
 
 
-def test_a_large_ridge_makes_the_choice_uniform_and_says_so(network: Path, tmp_path: Path) -> None:
+def test_a_large_ridge_makes_the_choice_uniform_and_says_so(
+    network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert sample(network, tmp_path / "s", method="dpp_div", size=40, ridge=100.0)["mean_core"] < 0.3
+    assert "of 40 windows are chosen by similarity on average, the others uniformly: the ridge 100" in caplog.text
+    # Kernels of one dimension leave nothing to choose by.
+    found = sample(network, tmp_path / "s", method="dpp_div", size=40, similarity="rbf", gamma=1e-300)
+    assert found["mean_core"] == pytest.approx(0.1, abs=0.01)
+
+
+def test_where_nothing_is_chosen_there_is_no_core(network: Path, tmp_path: Path) -> None:
+    result = sample(network, tmp_path / "s", method="dpp", size=240)
+    assert result["windows"] == 240
+    assert "mean_core" not in result
+
+
+def test_fewer_windows_than_frames_come_from_random_frames(
+    network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = set()
+    for seed in range(20):
+        result = sample(network, tmp_path / "s", size=2, seed=seed)
+        assert (result["windows"], result["frames"]) == (2, 2)
+        found |= set(Subset.load(tmp_path / "s").part.tolist())
+    assert found == {0, 1, 2, 3}
+    assert "2 windows of 4 frames: only 2 frames, drawn at random, give one each" in caplog.text
 
 
 def test_more_windows_than_dimensions_are_chosen_in_random_groups(
@@ -184,6 +208,9 @@ def test_a_large_frame_is_thinned_first(network: Path, tmp_path: Path, caplog: p
     sample(network, tmp_path / "s", method="dpp_div", size=16, pool=20)
     assert "4 of 4 frames have more than 20 windows (the largest 60)" in caplog.text
     assert len(Subset.load(tmp_path / "s")) == 16
+    # Ten of each frame: no fewer than forty are considered.
+    sample(network, tmp_path / "s", method="dpp_div", size=40, pool=20)
+    assert "4 of 4 frames have more than 40 windows (the largest 60)" in caplog.text
     caplog.clear()
     sample(network, tmp_path / "s", method="spl", size=16, pool=20)  # which needs no embeddings, and so no pool
     assert "considered" not in caplog.text
@@ -212,7 +239,9 @@ def test_embeddings_that_are_no_numbers_are_an_error_that_names_the_frame(tmp_pa
     rows = np.ones((9, 4))
     rows[3, 2] = np.nan
     table = write_table(tmp_path / "t", [[{"embeddings": rows}]])
-    with pytest.raises(EdgeseaError, match=r"frame all windows: features: 1 of 9 rows contain NaN"):
+    with pytest.raises(
+        EdgeseaError, match=r"frame all windows: 1 of 9 windows .* NaN or Inf, the first is window 3 of"
+    ):
         sample(table, tmp_path / "s", method=method, size=3)
     assert sample(table, tmp_path / "s", method="random", size=3)["windows"] == 3
 
@@ -236,7 +265,52 @@ def test_windows_without_sensor_or_time_are_reported(tmp_path: Path, caplog: pyt
     assert "6 of 12 windows have no time: those of a sensor count as one day" in caplog.text
     caplog.clear()
     sample(write_table(tmp_path / "u", [[{"embeddings": x}]]), tmp_path / "s", size=4)
-    assert not caplog.text  # a folder of recordings without any of this is nothing to be warned of
+    # A folder of recordings without any of this is nothing to be warned of.
+    assert {record.levelname for record in caplog.records} <= {"INFO"}
+
+
+def test_times_in_utc_and_time_zones_without_effect_are_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = np.zeros((6, 4))
+    utc = write_table(tmp_path / "utc", [[{"embeddings": x, "time": "2020-05-01T10:00:00+00:00"}]])
+    local = write_table(tmp_path / "local", [[{"embeddings": x, "time": "2020-05-01T10:00:00"}]])
+    sample(local, tmp_path / "s", size=2)
+    sample(utc, tmp_path / "s", size=2, time_zone="Europe/Berlin")
+    sample(utc, tmp_path / "s", size=2, frame="none")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    sample(utc, tmp_path / "s", size=2)
+    assert "times are in UTC, and so are days and hours; give time_zone" in caplog.text
+    sample(local, tmp_path / "s", size=2, time_zone="Europe/Berlin")
+    assert "no time in it has an offset from UTC, so that time_zone changes nothing" in caplog.text
+
+
+def test_nothing_else_is_overwritten(small_table: Path, tmp_path: Path) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("mine")
+    part = small_table / "clips" / "part-00000.parquet"
+    before = part.read_bytes()
+    for out in (note, part):
+        with pytest.raises(EdgeseaError, match="holds something that is no subset; choose another name, or delete it"):
+            sample(small_table, out)
+    assert (note.read_text(), part.read_bytes()) == ("mine", before)
+    for place in (tmp_path, note / "s", Path(), small_table / "table.json" / "a" / "b"):
+        with pytest.raises(EdgeseaError, match="choose another name"):
+            sample(small_table, place)
+    sample(small_table, tmp_path / "s", size=3)
+    assert sample(small_table, tmp_path / "s", size=4)["windows"] == 4
+
+
+def test_an_error_in_one_frame_ends_the_reading(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for day in range(1, 29):
+        x = rng.standard_normal((8, 4))
+        x[0, 0] = np.nan if day == 1 else 0.0
+        parts.append([{"embeddings": x, "time": f"2020-05-{day:02d}T00:00:00"}])
+    table = write_table(tmp_path / "t", parts)
+    with pytest.raises(EdgeseaError, match=r"frame 2020-05-01: 1 of 8 windows"):
+        sample(table, tmp_path / "s", method="dpp_div", size=28)
 
 
 def test_sensors_can_be_chosen_by_their_positions(network: Path, tmp_path: Path) -> None:
@@ -256,7 +330,7 @@ def test_errors_name_the_remedy(small_table: Path, train_only_table: Path, tmp_p
         sample(tmp_path / "nothing", tmp_path / "s")
     for name in ("size", "pool", "workers", "clusters"):
         with pytest.raises(EdgeseaError, match=f"{name} must be at least 1, not 0"):
-            sample(small_table, tmp_path / "s", **{name: 0})  # type: ignore[arg-type]
+            sample(small_table, tmp_path / "s", method="kmeans", **{name: 0})  # type: ignore[arg-type]
     with pytest.raises(EdgeseaError, match="seed must be at least 0, not -1"):
         sample(small_table, tmp_path / "s", seed=-1)
     with pytest.raises(EdgeseaError, match=r"no windows in split 'validate'; it has \{'train': "):

@@ -35,7 +35,9 @@ def test_positions_are_read_from_csv_and_parquet(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("sensor_id,lat,lon,x\n3,40.7,-74.0,1\n3,40.70001,-74.0,2\n12,40.8,-73.9,3\n")
     expected = {"3": (40.7, -74.0), "12": (40.8, -73.9)}
     assert read_positions(tmp_path / "p.csv") == expected
-    columns = {"sensor": ["3", "12"], "latitude": [40.7, 40.8], "longitude": [-74.0, -73.9]}
+    (tmp_path / "p.csv").write_text(" Sensor , Latitude,Longitude\n 3 ,40.7,-74.0\n12,40.8,-73.9\nspare,,\n")
+    assert read_positions(tmp_path / "p.csv") == expected
+    columns = {"sensor": [3.0, 12.0], "latitude": [40.7, 40.8], "longitude": [-74.0, -73.9]}
     pq.write_table(pa.table(columns), tmp_path / "p.parquet")
     assert read_positions(tmp_path / "p.parquet") == expected
 
@@ -53,6 +55,7 @@ def test_positions_of_the_real_annotations(shared_data: Path) -> None:
         ("sensor,latitude,longitude\na,x,1\n", r"sensor a: \('x', '1'\) is no latitude and longitude"),
         ("sensor,latitude,longitude\na,91,1\n", "is no latitude and longitude in degrees"),
         ("sensor,latitude,longitude\na,nan,1\n", "is no latitude and longitude in degrees"),
+        ("sensor;latitude;longitude\na;1;1\n", "no column sensor .* .columns are separated by commas"),
         ("sensor,latitude,longitude\na,1\n", "is no latitude and longitude in degrees"),
         ("sensor,latitude,longitude\na,1,1\na,2,1\n", r"sensor a stands at \(1.0, 1.0\) and at \(2.0, 1.0\)"),
         ("sensor,latitude,longitude\n", "no rows; needed: sensor, latitude, longitude"),
@@ -69,6 +72,9 @@ def test_bad_positions_name_the_file_and_the_sensor(tmp_path: Path, text: str, m
 def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(EdgeseaError, match="no such file; it must name sensor, latitude and longitude"):
         read_positions(tmp_path / "none.csv")
+    (tmp_path / "p.csv").write_bytes("sensor,latitude,longitude\n".encode("utf-16"))
+    with pytest.raises(EdgeseaError, match=r"p\.csv: not UTF-8; save it as CSV in UTF-8"):
+        read_positions(tmp_path / "p.csv")
     (tmp_path / "p.parquet").write_text("no parquet")
     with pytest.raises(EdgeseaError, match=r"p\.parquet: cannot be read"):
         read_positions(tmp_path / "p.parquet")

@@ -38,7 +38,9 @@ def sample(
     """Choose the windows of a table that the reduction will be fitted on.
 
     Equally many are chosen from each frame: the windows of one sensor in one day (week, month), where the table knows
-    sensors and times. Windows without a sensor count as one sensor's, windows without a time as one period.
+    sensors and times. Frames with too few windows are taken whole; where it does not come out even, chance decides
+    which give one more. Windows without a sensor count as one sensor's, windows without a time as one period. Options
+    that the method does not use are ignored.
 
     Parameters
     ----------
@@ -65,18 +67,20 @@ def sample(
     gamma : float, optional
         Of rbf; default: 1 / the median squared distance.
     ridge : float
-        Of the dpp methods: added to the similarity of a window to itself. 0 is the pure k-DPP, which cannot choose more
-        windows than the embeddings have dimensions; a small one fills up with uniform draws; a large one (0.1) makes
-        the choice uniform.
+        Of the dpp methods: added to the similarity of a window to itself. With a small one, a frame with fewer
+        different windows than asked for is filled up uniformly; with 0, that is an error. The larger, the more windows
+        are drawn uniformly: see mean_core. (If more windows are asked of a frame than the embeddings have dimensions,
+        it is divided into random groups.)
     clusters : int, optional
-        Of kmeans: clusters in a frame; default: as many as windows to choose there, at most 256.
+        Of kmeans: clusters in a frame; default: as many as windows to choose there (one window each), at most 256.
+        Fewer give the common sounds more weight.
     sensors : int, optional
         First choose so many sensors, far from each other: a k-DPP on their positions; default: all sensors.
     positions : Path, optional
         CSV or Parquet file with sensor, latitude and longitude (degrees), for `sensors`.
     pool : int
-        Of a larger frame, the dpp and kmeans methods consider only so many windows, drawn uniformly. Time and memory of
-        a frame grow with it.
+        Of a larger frame, the dpp and kmeans methods consider only so many windows, drawn uniformly, and at least four
+        times as many as are chosen. Time and memory of a frame grow with it.
     seed : int
         Seed of the random numbers.
     workers : int
@@ -85,8 +89,8 @@ def sample(
     Returns
     -------
     dict
-        windows chosen, candidates, frames; of k-DPPs mean_core: the share of windows that similarity and quality
-        chose (the ridge drew the others uniformly).
+        windows chosen, candidates, frames that gave any; of k-DPPs mean_core: the share of windows that similarity and
+        quality chose (the ridge drew the others uniformly), where there was a choice.
 
     Raises
     ------
@@ -99,11 +103,10 @@ def sample(
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
 
-    for name, value in (("size", size), ("pool", pool), ("workers", workers), ("clusters", clusters)):
-        if value is not None and value < 1:
-            raise EdgeseaError(f"{name} must be at least 1, not {value}")
-    if seed < 0:
-        raise EdgeseaError(f"seed must be at least 0, not {seed}")
+    if workers < 1:
+        raise EdgeseaError(f"workers must be at least 1, not {workers}")
+    if positions is not None and sensors is None:
+        raise EdgeseaError("positions are for choosing sensors: say how many, with sensors")
     options = used_options(
         {
             "method": method,
@@ -120,6 +123,7 @@ def sample(
             "seed": seed,
         }
     )
+    _check_out(Path(out))
     spec = METHODS[method]
     source = Table(table)
     index = index_frames(source, None if split == "all" else split, frame, find_zone(time_zone))
@@ -132,13 +136,13 @@ def sample(
     chosen = choose_windows(source, index, size, spec, options, workers)
     info = {
         **options,
-        **({} if chosen.core is None else {"mean_core": chosen.core / len(chosen.part)}),
+        **({} if chosen.mean_core is None else {"mean_core": chosen.mean_core}),
         "table": table_key(source.info),
         "candidates": int(index.sizes.sum()),
     }
     Subset(chosen.part, chosen.window, info).save(Path(out))
     summary = {"subset": str(out), "windows": len(chosen.part), "candidates": info["candidates"]}
-    summary["frames"] = int((index.sizes > 0).sum())
+    summary["frames"] = chosen.frames
     return summary | {key: info[key] for key in ("sensors", "mean_core") if key in info}
 
 
@@ -158,7 +162,7 @@ def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     EdgeseaError
-        If the method is unknown.
+        If the method is unknown, or a number that it uses is out of range.
     """
     from edgesea.sampling.methods import METHODS
 
@@ -171,11 +175,39 @@ def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
         unused.add("gamma")
     if options.get("sensors") is None:
         unused |= {"sensors", "positions"}
-    return {name: value for name, value in options.items() if name not in unused}
+    used = {name: value for name, value in options.items() if name not in unused}
+    for name, least in (("size", 1), ("pool", 1), ("clusters", 1), ("sensors", 1), ("ridge", 0), ("seed", 0)):
+        if (value := used.get(name)) is not None and not least <= value < float("inf"):
+            raise EdgeseaError(f"{name} must be at least {least}, not {value}")
+    if used.get("gamma") is not None and not 0 < used["gamma"] < float("inf"):
+        raise EdgeseaError(f"gamma must be above 0, not {used['gamma']}")
+    return used
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a place where no subset can be, or where something else is."""
+    from edgesea.sampling.subset import Subset
+
+    parent = next(folder for folder in (*out.absolute().parents,) if folder.exists())
+    if not out.name or out.is_dir() or not parent.is_dir():
+        raise EdgeseaError(
+            f"{out}: the subset is to be a file, and there is or leads through something else; choose another name"
+        )
+    if out.exists():
+        try:
+            Subset.load(out)
+        except EdgeseaError:
+            raise EdgeseaError(f"{out}: holds something that is no subset; choose another name, or delete it") from None
 
 
 def _explain(index: "FrameIndex", spec: "MethodSpec", table: Path) -> None:
     """Log what the table does not know, and what is done about it."""
+    if index.zone is not None and not index.with_offset:
+        log.warning("%s: no time in it has an offset from UTC, so that time_zone changes nothing", table)
+    if index.zone is None and index.in_utc and (spec.levels or index.length != "none"):
+        log.warning("%s: times are in UTC, and so are days and hours; give time_zone to have local ones", table)
+    if not any(index.sensors):
+        log.info("%s: no sensors known; all windows count as one sensor's", table)
     total = int(index.sizes.sum())
     if "" in index.sensors and len(index.sensors) > 1:
         log.warning("%s: some windows have no sensor; they count as one sensor's", table)
@@ -188,8 +220,9 @@ def _explain(index: "FrameIndex", spec: "MethodSpec", table: Path) -> None:
             index.untimed,
             total,
         )
-    if index.length != "none" and index.untimed < total:
-        log.warning(
+    if index.length != "none":
+        log.log(
+            logging.INFO if index.untimed == total else logging.WARNING,
             "%s: %d of %d windows have no time: those of a sensor count as one %s",
             table,
             index.untimed,

@@ -19,6 +19,8 @@ from edgesea.table.reader import Table
 
 log = logging.getLogger(__name__)
 
+LEAST_CHOICE = 4  # windows considered for each that is chosen, at least
+
 
 class Chosen(NamedTuple):
     """Windows chosen, sorted by their place in the table.
@@ -27,13 +29,16 @@ class Chosen(NamedTuple):
     ----------
     part, window : ndarray, (k,) int64
         Where they stand.
-    core : float or None
-        Of k-DPPs: how many of them are chosen by similarity on average, over all frames; see `Choice`.
+    frames : int
+        Frames that gave any.
+    mean_core : float or None
+        Of k-DPPs: which share is chosen by similarity on average (see `Choice`), where there was a choice.
     """
 
     part: Int64
     window: Int64
-    core: float | None
+    frames: int
+    mean_core: float | None
 
 
 def choose_windows(
@@ -61,18 +66,31 @@ def choose_windows(
     EdgeseaError
         If a frame lacks what the method needs, by the name of the frame.
     """
-    shares = quotas(index.sizes, min(size, int(index.sizes.sum())))
+    frames = int((index.sizes > 0).sum())
+    if size < frames:
+        log.warning("%d windows of %d frames: only %d frames, drawn at random, give one each", size, frames, size)
+    rng = frame_rng(options["seed"], ("", ""), "quotas")
+    shares = quotas(index.sizes, min(size, int(index.sizes.sum())), rng)
     reader = _reader(table, index, shares, spec, options)
-    parts, windows, core = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0.0
+    parts, windows, core, judged = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0.0, 0
     for found, choice in _choices(reader, index, shares, spec, options, workers):
         parts.append(found.part[choice.rows])
         windows.append(found.window[choice.rows])
-        core += len(choice.rows) if choice.core is None else choice.core
+        if spec.draws_core and choice.core is not None:
+            core, judged = core + choice.core, judged + len(choice.rows)
     if reader.passes > 1:
         log.info("frames are mixed up in the table: it was read %d times to keep memory low", reader.passes)
+    if core < judged / 2:
+        log.warning(
+            "only %.0f of %d windows are chosen by similarity on average, the others uniformly: the ridge %g is too "
+            "large for these embeddings, or many are duplicates",
+            core,
+            judged,
+            options["ridge"],
+        )
     part, window = np.concatenate(parts), np.concatenate(windows)
     order = np.lexsort((window, part))
-    return Chosen(part[order], window[order], core if spec.draws_core else None)
+    return Chosen(part[order], window[order], int((shares > 0).sum()), core / judged if judged else None)
 
 
 def _reader(
@@ -80,7 +98,8 @@ def _reader(
 ) -> FrameReader:
     """Reader of the frames that something is chosen from."""
     wanted = [frame for frame, share in enumerate(shares.tolist()) if share]
-    limit = max(options["pool"], int(shares.max())) if "pool" in options else None
+    # From few more windows than are to be chosen, every method would choose nearly as if at random.
+    limit = max(options["pool"], LEAST_CHOICE * int(shares.max())) if "pool" in options else None
     large = [frame for frame in wanted if limit is not None and index.sizes[frame] > limit]
     if large:
         log.warning(
@@ -110,6 +129,7 @@ def _choices(
         if k == len(windows):
             return Choice(np.arange(k))
         try:
+            _check_finite(windows)
             return spec.choose(windows, k, frame_rng(options["seed"], index.names[frame], "choose"), **own)
         except EdgeseaError as error:
             name = ", ".join(part for part in index.names[frame] if part) or "all windows"
@@ -135,6 +155,18 @@ def _choices(
                 yield found, result.result()
                 bar.update(int(index.sizes[done]))
         finally:
+            reader.stop()
             for *_, result in waiting:
                 result.cancel()
             frames.close()  # type: ignore[attr-defined]
+
+
+def _check_finite(windows: FrameWindows) -> None:
+    if windows.embeddings is None:
+        return
+    bad = np.flatnonzero(~np.isfinite(windows.embeddings).all(1))
+    if len(bad):
+        raise EdgeseaError(
+            f"{len(bad)} of {len(windows)} windows have embeddings with NaN or Inf, the first is window "
+            f"{windows.window[bad[0]]} of part {windows.part[bad[0]]} ; make the table again without its clip"
+        )

@@ -97,12 +97,19 @@ class FrameReader:
                 self._first.setdefault(frame, key)
         self._filling: dict[int, _Filling] = {}
         self.passes = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let the iteration end at the next chunk; to be called from another thread."""
+        self._stopped = True
 
     def __iter__(self) -> Iterator[tuple[int, FrameWindows]]:
         """Yield (frame, its windows), each as soon as it is complete."""
         while self._pending:
             self.passes += 1
             for key, members in self._index.chunks.items():
+                if self._stopped:
+                    return
                 admitted = [frame for frame in members if self._admit(frame, key)]
                 if admitted:
                     yield from self._read(key, set(admitted))

@@ -20,6 +20,7 @@ FrameLength = Literal["day", "week", "month", "none"]
 FrameName = tuple[str, str]  # sensor and period, as 2020-05-01, 2020-W18 or 2020-05; "" where unknown or not asked for
 
 EPOCH = datetime(1970, 1, 1)
+FIRST, LAST = ((moment - EPOCH).total_seconds() for moment in (datetime.min, datetime.max))  # of the calendar
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class FrameIndex:
         Frames that have windows in a chunk, for the chunks that have any.
     untimed : int
         Windows whose time is unknown.
+    with_offset, in_utc : int
+        Clips (rows of them, for long ones) whose time has an offset, and those among them where it is 0.
     split : str or None
         Only windows of this split count.
     length : {"day", "week", "month", "none"}
@@ -48,6 +51,8 @@ class FrameIndex:
     sizes: Int64
     chunks: dict[tuple[int, int], list[int]]
     untimed: int
+    with_offset: int
+    in_utc: int
     split: str | None
     length: FrameLength
     zone: ZoneInfo | None
@@ -86,13 +91,16 @@ def index_frames(table: Table, split: str | None, length: FrameLength, zone: Zon
         raise EdgeseaError(f"unknown frame {length!r}; choose from {', '.join(get_args(FrameLength))}")
     sizes: dict[FrameName, int] = {}
     found: dict[tuple[int, int], list[FrameName]] = {}
-    untimed = 0
+    untimed = with_offset = in_utc = 0
     for chunk in table.chunks():
         rows = chunk.select(split)
         if not len(rows):
             continue
         seconds = local_seconds(chunk, table.sample_rate, zone)[rows]
         untimed += int(np.isnan(seconds).sum())
+        shifts = [datetime.fromisoformat(time).utcoffset() for time in chunk.times if time]
+        with_offset += sum(shift is not None for shift in shifts)
+        in_utc += sum(shift == timedelta(0) for shift in shifts)
         names, place = frames_of(chunk, rows, seconds, length)
         for name, count in zip(names, np.bincount(place).tolist(), strict=True):
             sizes[name] = sizes.get(name, 0) + count
@@ -104,6 +112,8 @@ def index_frames(table: Table, split: str | None, length: FrameLength, zone: Zon
         sizes=np.array([sizes[name] for name in order], np.int64),
         chunks={key: [number[name] for name in names] for key, names in found.items()},
         untimed=untimed,
+        with_offset=with_offset,
+        in_utc=in_utc,
         split=split,
         length=length,
         zone=zone,
@@ -188,16 +198,33 @@ def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None = None) 
     -------
     ndarray, (windows,) float64
         Seconds since 1970-01-01 00:00 local time; NaN where the clip has no time.
+
+    Raises
+    ------
+    EdgeseaError
+        If a time lies outside the years 1 to 9999.
     """
     begins = np.full(len(chunk.times), np.nan)
     for row, (time, offset) in enumerate(zip(chunk.times, chunk.offsets.tolist(), strict=True)):
         if time:
             # A long clip has a row every 64 windows, so a change to daylight saving time within it is not missed.
-            moment = datetime.fromisoformat(time) + timedelta(seconds=offset / sample_rate)
-            if zone is not None and moment.tzinfo is not None:
-                moment = moment.astimezone(zone)
+            try:
+                moment = datetime.fromisoformat(time) + timedelta(seconds=offset / sample_rate)
+                if zone is not None and moment.tzinfo is not None:
+                    moment = moment.astimezone(zone)
+            except OverflowError:
+                raise _out_of_range(chunk.names[row], time) from None
             begins[row] = (moment.replace(tzinfo=None) - EPOCH).total_seconds()
-    return begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
+    seconds: Float64 = begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
+    late = np.flatnonzero((seconds < FIRST) | (seconds >= LAST))
+    if len(late):
+        clip = chunk.clip[late[0]]
+        raise _out_of_range(chunk.names[clip], chunk.times[clip])
+    return seconds
+
+
+def _out_of_range(clip: str, time: str) -> EdgeseaError:
+    return EdgeseaError(f"{clip}: time {time} is out of range; correct it in the manifest, and make the table again")
 
 
 def frame_rng(seed: int, name: FrameName, purpose: str) -> np.random.Generator:
@@ -206,7 +233,7 @@ def frame_rng(seed: int, name: FrameName, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32).tolist()])
 
 
-def quotas(sizes: Int64, total: int) -> Int64:
+def quotas(sizes: Int64, total: int, rng: np.random.Generator) -> Int64:
     """Share `total` out over frames as equally as their sizes allow.
 
     Parameters
@@ -215,16 +242,20 @@ def quotas(sizes: Int64, total: int) -> Int64:
         Windows in each frame.
     total : int
         At most ``sizes.sum()``.
+    rng : Generator
+        Decides which frames give one more than others, where it does not come out even.
 
     Returns
     -------
     ndarray, (frames,) int64
-        Small frames are taken whole; the others differ by at most one, the larger frames first.
+        Small frames are taken whole; the others differ by at most one.
     """
-    result = np.zeros_like(sizes)
-    order = np.argsort(sizes, kind="stable")
-    remaining = total
-    for position, index in enumerate(order):
-        result[index] = min(sizes[index], remaining // (len(order) - position))
-        remaining -= result[index]
-    return result
+    # The largest level to which all frames can be filled, by bisection.
+    low, high = 0, int(sizes.max(initial=0))
+    while low < high:
+        level = (low + high + 1) // 2
+        low, high = (level, high) if np.minimum(sizes, level).sum() <= total else (low, level - 1)
+    shares = np.minimum(sizes, low)
+    rest = rng.choice(np.flatnonzero(sizes > low), int(total - shares.sum()), replace=False)
+    shares[rest] += 1
+    return shares

@@ -63,5 +63,5 @@ def choose_kmeans(
     if np.count_nonzero(sizes) < model.n_clusters:
         log.info("kmeans found %d clusters, not %d", np.count_nonzero(sizes), model.n_clusters)
     members = np.split(np.argsort(label, kind="stable"), np.cumsum(sizes)[:-1])
-    shares = quotas(sizes, size)
+    shares = quotas(sizes, size, rng)
     return np.sort(np.concatenate([rng.choice(m, s, replace=False) for m, s in zip(members, shares, strict=True)]))

@@ -18,6 +18,8 @@ from edgesea.sampling.spl import choose_spl, relevance
 
 log = logging.getLogger(__name__)
 
+MOST_FEATURES = 512  # of rbf similarities
+
 
 class Choice(NamedTuple):
     """What was chosen of a frame.
@@ -106,29 +108,31 @@ def _in_groups(
     gamma: float | None,
     ridge: float,
 ) -> Choice:
-    """Choose from the whole frame; from random groups of it, if k exceeds the dimensions of the features.
+    """Choose from the whole frame; from random groups of it, if k exceeds the dimensions of the embeddings.
 
     A determinant is zero for more windows than dimensions, so beyond them a k-DPP has nothing to say and would draw
     uniformly. Each group's k is within the dimensions again.
     """
-    features = similarity_features(_embeddings(windows), similarity, gamma=gamma)
-    groups = -(-k // max(1, min(features.shape)))
-    if groups == 1:
-        return one(features, k, quality, ridge, rng)
-    log.info(
-        "%d of %d windows are to be chosen by similarities of %d dimensions: done in %d random groups",
-        k,
-        len(windows),
-        features.shape[1],
-        groups,
-    )
-    members = np.array_split(rng.permutation(len(windows)), groups)
-    shares = quotas(np.array([len(each) for each in members]), k).tolist()
-    chosen = [
-        one(features[each], share, quality[each], ridge, rng) for each, share in zip(members, shares, strict=True)
-    ]
-    rows = np.concatenate([each[choice.rows] for each, choice in zip(members, chosen, strict=True)])
-    return Choice(rows, sum(choice.core or 0.0 for choice in chosen))
+    embeddings = _embeddings(windows)
+    dimensions = MOST_FEATURES if similarity == "rbf" else embeddings.shape[1]
+    groups = -(-k // dimensions)
+    if groups > 1:
+        log.info(
+            "%d of %d windows are to be chosen by similarities of %d dimensions: done in %d random groups",
+            k,
+            len(windows),
+            dimensions,
+            groups,
+        )
+    members = np.array_split(rng.permutation(len(windows)) if groups > 1 else np.arange(len(windows)), groups)
+    shares = quotas(np.array([len(each) for each in members]), k, rng).tolist()
+    rows, core = [], 0.0
+    for each, share in zip(members, shares, strict=True):
+        features = similarity_features(embeddings[each], similarity, gamma=gamma, most=MOST_FEATURES)
+        choice = one(features, share, quality[each], ridge, rng)
+        rows.append(each[choice.rows])
+        core += choice.core or 0.0
+    return Choice(np.concatenate(rows), core)
 
 
 def _embeddings(windows: FrameWindows) -> Any:

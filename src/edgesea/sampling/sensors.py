@@ -33,22 +33,27 @@ def read_positions(path: Path) -> dict[str, tuple[float, float]]:
         If the file or a column is missing, or a row is no position or contradicts another one.
     """
     rows = _rows(path)
-    first = next(iter(rows), None)
-    if first is None:
+    if not rows:
         raise EdgeseaError(f"{path}: no rows; needed: sensor, latitude, longitude")
+    known_as = {str(name).strip().casefold(): name for name in rows[0]}
     columns = {}
     for wanted, names in NAMES.items():
-        present = [name for name in names if name in first]
+        present = [known_as[name] for name in names if name in known_as]
         if not present:
-            raise EdgeseaError(f"{path}: no column {' or '.join(names)}; it has {', '.join(map(str, first))}")
+            raise EdgeseaError(
+                f"{path}: no column {' or '.join(names)}; it has {', '.join(map(str, rows[0]))} (columns are separated "
+                "by commas)"
+            )
         columns[wanted] = present[0]
     positions: dict[str, tuple[float, float]] = {}
     for row in rows:
-        sensor = str(row[columns["sensor"]])
+        sensor = _id(row[columns["sensor"]])
         try:
             here = float(row[columns["latitude"]]), float(row[columns["longitude"]])
         except (TypeError, ValueError):
             here = (np.nan, np.nan)
+        if not any(row[columns[name]] not in (None, "") for name in ("latitude", "longitude")):
+            continue  # it matters only if the table has this sensor
         if not (abs(here[0]) <= 90 and -180 <= here[1] <= 360):
             given = row[columns["latitude"]], row[columns["longitude"]]
             raise EdgeseaError(f"{path}: sensor {sensor}: {given} is no latitude and longitude in degrees")
@@ -56,6 +61,11 @@ def read_positions(path: Path) -> dict[str, tuple[float, float]]:
         if max(abs(known[0] - here[0]), abs(known[1] - here[1])) > 1e-4:
             raise EdgeseaError(f"{path}: sensor {sensor} stands at {known} and at {here}")
     return positions
+
+
+def _id(value: Any) -> str:
+    """A sensor's id as a manifest has it: a column of whole numbers with gaps comes as floating-point numbers."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
@@ -69,6 +79,8 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         raise EdgeseaError(f"{path}: no such file; it must name sensor, latitude and longitude") from None
+    except UnicodeDecodeError:
+        raise EdgeseaError(f"{path}: not UTF-8; save it as CSV in UTF-8") from None
     except (OSError, ValueError, csv.Error) as error:
         raise EdgeseaError(f"{path}: cannot be read: {error}") from error
 
