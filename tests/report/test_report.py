@@ -246,10 +246,11 @@ def test_draw_covers_blocks_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_subset_is_described(finished: Path) -> None:
     html = (finished / "report.html").read_text("utf-8")
     assert "The 20 windows of the subset were chosen by the method random from 40 windows (split train" in html
-    info = {"method": "dpp", "candidates": 12345, "split": "train", "frame": "week", "seed": 3, "mean_core": 0.934}
+    info = {"method": "dpp", "candidates": 12345, "split": "train", "frame": "week", "seed": 3}
+    info |= {"mean_core": 0.934, "frames": 1040}
     assert subset_sentence(info, 1000) == (
         "The 1\u202f000 windows of the subset were chosen by the method dpp from 12\u202f345 windows (split train, "
-        "equally many of each sensor and week, seed 3). "
+        "equally many of each of 1\u202f040 frames: sensor and week, seed 3). "
         "The k-DPPs chose 93\u00a0% of them, the rest were drawn uniformly."
     )
     assert subset_sentence({**info, "mean_core": 1.0}, 1000).endswith("The k-DPPs chose 100\u00a0% of them.")

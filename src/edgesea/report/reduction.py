@@ -119,10 +119,11 @@ def _needed(ratios: Sequence[float]) -> Html:
 def subset_sentence(info: Mapping[str, Any], windows: int | None) -> str:
     """How a subset was chosen, from the options in its file."""
     drawn = f"by the method {info.get('method')} from {integer(info.get('candidates'))} windows"
-    frame = info.get("frame")
+    frames, frame = info.get("frames", 1), info.get("frame")
+    period = "sensor" if frame == "none" else f"sensor and {frame}"
     details = [
         f"split {info.get('split')}",
-        *([f"equally many of each sensor and {frame}"] if frame not in (None, "none") else []),
+        *([f"equally many of each of {integer(frames)} frames: {period}"] if frames > 1 else []),
         *([f"seed {info['seed']}"] if info.get("seed") is not None else []),
     ]
     size = f"{integer(windows)} windows of the subset" if windows is not None else "windows of the subset"

@@ -134,16 +134,18 @@ def sample(
         options["sensors"] = _sensors(index, sensors, positions, seed)
         index = index.of_sensors(options["sensors"])
     chosen = choose_windows(source, index, size, spec, options, workers)
-    info = {
+    info: dict[str, Any] = {
         **options,
         **({} if chosen.mean_core is None else {"mean_core": chosen.mean_core}),
         "table": table_key(source.info),
         "candidates": int(index.sizes.sum()),
+        "frames": chosen.frames,
     }
     Subset(chosen.part, chosen.window, info).save(Path(out))
-    summary = {"subset": str(out), "windows": len(chosen.part), "candidates": info["candidates"]}
-    summary["frames"] = chosen.frames
-    return summary | {key: info[key] for key in ("sensors", "mean_core") if key in info}
+    reported: dict[str, Any] = {
+        key: info[key] for key in ("candidates", "frames", "sensors", "mean_core") if key in info
+    }
+    return {"subset": str(out), "windows": len(chosen.part), **reported}
 
 
 def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
