@@ -1,8 +1,11 @@
 """Bad input through the command line: exit code 1 and one line that says what is wrong, or a row in skipped.csv."""
 
 import csv
+import gc
 import json
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ import soundfile
 from conftest import write_noise
 
 from edgesea.cli import main
+from edgesea.files import atomic_path
 from edgesea.table.reader import Table
 
 QUICK = "callable:test_bad_input:mean_and_rms@8000"
@@ -217,14 +221,19 @@ def test_input_that_is_not_there(tmp_path, refused):
     assert not (tmp_path / "table").exists()
 
 
-def test_nothing_but_broken_files(tmp_path, refused):
+def test_nothing_but_broken_files(tmp_path, cli, refused):
     (tmp_path / "audio").mkdir()
     for index in range(3):
         make_text(tmp_path / "audio" / f"{index}.wav")
     message = refused(tmp_path / "audio", tmp_path / "table", "--max_skipped", "1")
     assert message.startswith("3 of 3 clips cannot be used (first: 0.wav: cannot be decoded: Format not recognised)")
     assert len((tmp_path / "table" / "skipped.csv").read_text().splitlines()) == 4
+    assert message.endswith("; mend them or the options")  # raising max_skipped would not help
     assert not (tmp_path / "table" / "table.json").exists()
+    write_noise(tmp_path / "audio" / "1.wav")
+    (tmp_path / "audio" / "2.wav").unlink()
+    assert cli("extract", tmp_path / "audio", tmp_path / "table", "--teacher", QUICK)[0] == 0
+    assert Table(tmp_path / "table").info["skipped"] == 1
 
 
 def test_too_many_broken_files_can_be_accepted_later(good, tmp_path, cli, refused):
@@ -251,7 +260,8 @@ def test_a_manifest_without_paths(good, tmp_path, refused):
         ("hop", ".nan", "hop must be a positive number of seconds, not nan"),
         ("hop", "1e-5", "window 1.0 s or hop 1e-05 s is shorter than a sample at 8000 Hz"),
         ("window", "0", "window must be a positive number of seconds, not 0.0"),
-        ("sample_rate", "0", "window 1.0 s or hop 0.5 s is shorter than a sample at 0 Hz"),
+        ("sample_rate", "0", "sample_rate must lie between 500 and 1000000 Hz, not 0"),
+        ("sample_rate", "100000000", "sample_rate must lie between 500 and 1000000 Hz, not 100000000"),
         ("part_clips", "0", "part_clips must be at least 1, not 0"),
         ("batch_size", "0", "batch_size must be at least 1, not 0"),
         ("workers", "0", "workers must be at least 1, not 0"),
@@ -294,7 +304,8 @@ def test_the_output_is_a_file(good, tmp_path, refused):
     assert (
         refused(good, tmp_path / "table") == f"{tmp_path}/table: a file, where a folder is needed; choose another name"
     )
-    assert "Not a directory" in refused(good, tmp_path / "table" / "inside")
+    message = refused(good, tmp_path / "table" / "inside" / "more")
+    assert message == f"{tmp_path}/table: a file, where a folder is needed; choose another name"
     assert (tmp_path / "table").read_text() == "precious"
 
 
@@ -358,6 +369,56 @@ def test_a_disk_that_is_full_from_the_start(good, small_disk, cli, refused):
     assert cli("extract", good, small_disk / "table", "--teacher", QUICK)[0] == 0
 
 
+def fill(disk: Path, left: int) -> None:
+    """Leave so many bytes of a small disk."""
+    free = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(bytes(max(0, free - left)))
+
+
+@pytest.mark.parametrize("command", ["sample", "reduce", "import"])
+def test_a_full_disk_is_told_with_the_file_by_every_stage(tmp_path, small_table, small_disk, cli, command):
+    fill(small_disk, 8192)
+    if command == "sample":
+        words, file = ["sample", small_table, small_disk / "out", "--size", 2000], "out"
+        with (small_disk / "filler").open("ab") as rest:
+            rest.write(bytes(shutil.disk_usage(small_disk).free))
+    elif command == "reduce":
+        words, file = ["reduce", small_table, small_disk / "out", "--size", "4"], "out/reduction.safetensors"
+    else:
+        write_noise(tmp_path / "in" / "a.wav", 10.0)
+        np.savez(tmp_path / "in" / "a.npz", embedding=np.ones((39, 4)), timestamps=np.arange(39) * 0.25)
+        words, file = ["import", tmp_path / "in", small_disk / "out"], "out/windows/part-00000.parquet"
+    code, out, message = cli(*words)
+    assert (code, out) == (1, "")
+    again = "the same command goes on from here" if command == "import" else "run it again"
+    file = re.escape(file).replace("windows", "(windows|clips)")
+    assert re.fullmatch(
+        rf"edgesea: error: {small_disk}/{file}: No space left on device; free some space, then {again}", message
+    )
+    (small_disk / "filler").unlink()
+    assert cli(*words)[0] == 0
+
+
+def test_a_full_disk_is_not_the_fault_of_what_is_copied(tmp_path, small_disk):
+    (tmp_path / "source").write_bytes(bytes(1 << 20))
+    with pytest.raises(OSError, match=f"No space left on device: '{small_disk}/copy'"):
+        copy(tmp_path / "source", small_disk / "copy")
+
+
+def copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def test_a_student_does_not_fit_on_a_full_disk(small_student, small_disk):
+    from edgesea import load_student
+    from edgesea.models.student_files import save_student
+
+    fill(small_disk, 4096)
+    with pytest.raises(OSError, match=f"No space left on device: '{small_disk}/student/model.safetensors'"):
+        save_student(load_student(small_student), small_disk / "student", {}, "card")
+
+
 def test_a_disk_that_cannot_be_written(good, small_disk, refused):
     remount(small_disk, "ro")
     assert refused(good, small_disk / "table") == f"{small_disk}/table: Read-only file system"
@@ -389,3 +450,16 @@ def test_embed_says_what_is_wrong(tmp_path, cli):
         code, out, error = cli("embed", json.dumps([str(inputs)]), *rest)
         assert (code, out) == (1, "")
         assert error.startswith(f"edgesea: error: {message}")
+
+
+def test_a_full_disk_while_training_is_named(small_disk):
+    import torch
+
+    from edgesea.distill.train import AtomicCheckpoints
+
+    with pytest.raises(OSError, match="No space left on device") as error:
+        AtomicCheckpoints().save_checkpoint({"weights": torch.zeros(100_000)}, small_disk / "epoch-0001.ckpt")
+    assert error.value.filename == str(small_disk / "epoch-0001.ckpt")
+    assert not list(small_disk.iterdir())
+    del error
+    gc.collect()  # torch's writer holds the file open, and the disk could not be unmounted

@@ -143,13 +143,13 @@ def interrupting_command(monkeypatch: pytest.MonkeyPatch, error: BaseException) 
         """Stop."""
         raise error
 
-    monkeypatch.setattr(cli, "_commands", lambda: {"stop": stop, "go": lambda: None})
+    monkeypatch.setattr(cli, "_commands", lambda: dict.fromkeys(("stop", "sample", "extract"), stop))
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+        (KeyboardInterrupt(), 130, "interrupted; run it again"),
         (
             OSError(28, "No space left on device", "part-00001"),
             1,
@@ -169,6 +169,25 @@ def test_what_the_system_says_is_passed_on_without_a_traceback(
     interrupting_command(monkeypatch, error)
     assert cli.main(["stop"]) == code
     assert message in failure(capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "again"), [("extract", "the same command goes on from here"), ("sample", "run it again")]
+)
+def test_only_what_goes_on_is_said_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, again: str
+) -> None:
+    interrupting_command(monkeypatch, KeyboardInterrupt())
+    assert cli.main([command]) == 130
+    assert failure(capsys) == f"edgesea: interrupted; {again}\n"
+    interrupting_command(monkeypatch, OSError(28, "No space left on device", "a"))
+    assert cli.main([command]) == 1
+    assert failure(capsys) == f"edgesea: error: a: No space left on device; free some space, then {again}\n"
+
+
+def test_embedding_goes_on_unless_all_is_to_be_overwritten() -> None:
+    assert cli._again(["embed", "[a.wav]", "spectral"]) == "the same command goes on from here"
+    assert cli._again(["embed", "[a.wav]", "spectral", "--overwrite=true"]) == "run it again"
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

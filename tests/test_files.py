@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, claim, read_json, walk, write_json
+from edgesea.files import WriteError, atomic_path, check_vacant, claim, disk_error, read_json, walk, write_json
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -133,3 +134,63 @@ def test_what_a_killed_process_left_behind_does_not_keep_a_folder(tmp_path):
     (tmp_path / ".plan.json.0123.tmp").touch()
     claim(tmp_path, {"lr": 1}, "student")
     assert read_json(tmp_path / "plan.json") == {"lr": 1}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("Error writing bytes to file. Detail: [errno 28] No space left on device"),
+        OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device"),
+        OSError(errno.ENOSPC, "No space left on device", "source", None, "copy"),
+        OSError("No space left on device"),
+    ],
+)
+def test_a_full_disk_is_told_with_the_file_that_could_not_be_written(tmp_path, error):
+    with pytest.raises(WriteError) as raised, atomic_path(tmp_path / "outer"), atomic_path(tmp_path / "a.txt"):
+        raise error
+    assert (raised.value.errno, raised.value.strerror) == (errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "a.txt")
+    assert raised.value.__cause__ is error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_disk_is_told_with_the_file_unless_another_was_read(tmp_path):
+    with pytest.raises(OSError, match=r"Input/output error: '.*/a\.txt'"), atomic_path(tmp_path / "a.txt"):
+        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match=r"Input/output error: '.*/a\.txt'"), atomic_path(tmp_path / "a.txt") as temporary:
+        raise OSError(errno.EIO, "Input/output error", str(temporary))
+    for error in (
+        OSError(errno.EIO, "Input/output error", "source.wav"),
+        OSError("damaged"),
+        FileNotFoundError(2, "x"),
+    ):
+        with pytest.raises(OSError) as raised, atomic_path(tmp_path / "a.txt"):
+            raise error
+        assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("Error while serializing: I/O error: No space left on device (os error 28)", errno.ENOSPC),
+        ("I/O error: Permission denied (os error 13)", errno.EACCES),
+        ("I/O error", errno.EIO),
+    ],
+)
+def test_what_a_library_says_of_a_disk_becomes_the_systems_error(text, number):
+    error = disk_error(text, Path("a"))
+    assert (error.errno, error.filename) == (number, "a")
+
+
+def test_a_vacant_folder_is_checked_without_being_made(tmp_path):
+    check_vacant(tmp_path / "new" / "folder", "no table")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "note").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for place in ("note", "note/folder", "note/deep/folder", "link"):
+        top = tmp_path / place.split("/")[0]
+        with pytest.raises(EdgeseaError, match=f"^{top}: a file, where a folder is needed"):
+            check_vacant(tmp_path / place, "no table")
+    with pytest.raises(EdgeseaError, match="not empty and no table"):
+        check_vacant(tmp_path, "no table", besides=["note"])
+    check_vacant(tmp_path, "no table", besides=["note", "link"])

@@ -258,6 +258,8 @@ def test_the_run_directory_is_named_after_the_experiment(
         ("extract: {source: a}\nreduce: {sise: 3}", "reduce: unknown option sise; known: method, size, whiten"),
         ("extract: {source: a}\nreduce: {table: x}", "reduce: unknown option table; known: method, size, whiten"),
         ("extract: {source: a}\nreduce: {size: many}", r"reduce: .*size.*many"),
+        ("extract: {source: a}\nreduce: {size: null}", "reduce: size needs a value; without the option it is 64"),
+        ("extract: {source: null}", "extract: .*source"),
         ("extract: {source: a}\nsample: {method: magic}", r"sample: .*method.*random.*magic"),
         ("extract: {source: a}\ndistill: {filters: 4}", r"distill: .*filters"),
         ("extract: {source: a}\nevaluate: {task: esc50}", r"evaluate: .*data"),

@@ -1,12 +1,16 @@
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import kill_when, make_esc50
+from conftest import REPOSITORY, kill_when, make_esc50
 
 from edgesea.errors import EdgeseaError
 from edgesea.evaluate import evaluate
@@ -44,7 +48,7 @@ def finished(data: Path, table: Path) -> Path:
     return data.parent / "selection"
 
 
-def expand(stage: str, grid: Options) -> list[Options]:
+def expand(stage: str, grid: Options | str) -> list[Options]:
     from edgesea.reduction import used_options as used_by_reduce
     from edgesea.sampling import used_options as used_by_sample
 
@@ -66,6 +70,12 @@ def test_a_grid_is_every_combination_once() -> None:
 @pytest.mark.parametrize(
     ("stage", "grid", "message"),
     [
+        ("sample", "random", r"sample: needs a mapping, as {method: \[random, dpp\], size: 5000}, not 'random'"),
+        ("reduce", "{size: [1,2}", r"reduce: needs a mapping, as {method: \[pca, umap\]"),
+        ("sample", {"foo": 1}, "sample: unknown option foo; known: ((?!seed|workers).)*$"),
+        ("sample", {"size": None}, "select: sample: size needs a value; without the option it is 10000"),
+        ("sample", {"method": "kmeans", "clusters": [3, 0]}, "sample: clusters must be at least 1, not 0"),
+        ("sample", {"method": "dpp", "ridge": [-1, -2]}, "sample: ridge must be at least 0, not -1"),
         ("sample", {"methud": "random"}, "select: sample: unknown option methud; known: method, size"),
         ("sample", {"method": ["random", "magic"]}, "select: sample: .*magic"),
         ("reduce", {"size": ["many"]}, "select: reduce: .*many"),
@@ -73,7 +83,7 @@ def test_a_grid_is_every_combination_once() -> None:
         ("reduce", {"seed": [1, 2]}, "reduce: seed is set by select itself .see repeats"),
     ],
 )
-def test_bad_grids_are_refused_before_anything_runs(stage: str, grid: Options, message: str) -> None:
+def test_bad_grids_are_refused_before_anything_runs(stage: str, grid: Options | str, message: str) -> None:
     with pytest.raises(EdgeseaError, match=message):
         expand(stage, grid)
 
@@ -187,9 +197,222 @@ def test_a_trial_that_cannot_run_is_left_out(data: Path, table: Path, tmp_path: 
         select(table, "esc50", data, tmp_path / "t", **{**grid, "sample": {"size": 4}})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": [1, 9]}, r"folds \[9\] do not exist; the data has \[1, 2\]"),
+        ({"hold_out": [1]}, "hold_out leaves fold 2 alone; two are needed"),
+        ({"hold_out": [1, 2]}, "hold_out leaves no fold; two are needed"),
+        ({"hold_out": [1], "folds": [1, 2]}, r"folds \[1\] are held out, so they cannot be tested"),
+        ({"seed": -1}, r"seed must lie in 0 \.\.\. 4294967291, not -1"),
+        ({"seed": 2**32 - 9, "repeats": 10}, r"seed must lie in 0 \.\.\. 4294967286, not"),
+        ({"sample": {"size": 0}}, "sample: size must be at least 1, not 0"),
+        ({"sample": {"pool": 0, "method": "dpp"}}, "sample: pool must be at least 1, not 0"),
+        ({"sample": {"sensors": 2}}, "to choose sensors, give their positions"),
+        ({"sample": {"sensors": 2, "positions": "nowhere.csv"}}, "nowhere.csv"),
+        ({"sample": {"time_zone": "Mars/North"}}, "unknown time zone 'Mars/North'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_folder_is_made(
+    data: Path, table: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EdgeseaError, match=message):
+        select(table, "esc50", data, tmp_path / "s", **options)
+    assert not (tmp_path / "s").exists()
+
+
+def copy_of(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "s", copy_function=shutil.copy2))
+
+
+def test_one_failing_value_does_not_take_others_with_it(data: Path, table: Path, tmp_path: Path) -> None:
+    grid = {**GRID, "sample": {"size": 30}, "layers": [0], "workers": 1}
+    phi = {"method": "kernel_pca", "size": 8, "landmarks": [4, 3, 20]}
+    result = select(table, "esc50", data, tmp_path / "s", **{**grid, "reduce": phi})
+    assert (result["trials"], result["left_out"]) == (1, 2)
+    assert result["winner"]["reduce"]["landmarks"] == 20
+    said = sorted(read_json(tmp_path / "s/select.json")["errors"].values())
+    assert [text.split(":")[0] for text in said] == [
+        f"random, size 30 -> kernel_pca, size 8, landmarks {count}, seed 0" for count in (3, 4)
+    ]
+    with pytest.raises(EdgeseaError, match=r"no trial could be run; the first: .*landmarks 4, seed 0: "):
+        select(table, "esc50", data, tmp_path / "t", **{**grid, "reduce": {**phi, "landmarks": [4, 3]}})
+
+
+def test_an_edited_file_of_positions_is_another_sampling(data: Path, small_table: Path, tmp_path: Path) -> None:
+    positions = tmp_path / "positions.csv"
+    sampling = {"size": 12, "sensors": 2, "positions": str(positions)}
+    grid = {**GRID, "sample": sampling, "reduce": {"size": 2}, "layers": [0], "workers": 1}
+    for places in ("s0,0,0\ns1,0,0\ns2,50,90\n", "s0,50,90\ns1,0,0\ns2,0,0\n"):
+        positions.write_text("sensor,latitude,longitude\n" + places)
+        select(small_table, "esc50", data, tmp_path / "s", **grid)
+        select(small_table, "esc50", data, tmp_path / "s", **grid)
+        alone = "s2" if places.startswith("s0,0") else "s0"
+        # Of the two that stand at the same place, a k-DPP takes only one.
+        assert alone in Subset.load(tmp_path / "s/subset.parquet").info["sensors"]
+    assert len(state(tmp_path / "s")) == 2
+
+
+def test_combinations_that_lack_a_seed_are_not_chosen(
+    finished: Path, data: Path, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copy_of(finished, tmp_path)
+    before = read_json(folder / "select.json")
+    best = before["trials"][before["winner"]]
+    sampled = [path for path in folder.glob("subsets/*") if path.name != Path(best["subset"]).name]
+    (damaged,) = (p for p in sampled if (i := Subset.load(p).info)["method"] == best["sample"]["method"] and i["seed"])
+    damaged.write_bytes(b"damaged")
+    for path in folder.glob("trials/*/trial.json"):
+        own = read_json(path)
+        if own["seed"] == 1 and own["sample"] == best["sample"]:
+            path.unlink()
+    result = select(table, "esc50", data, folder, repeats=2, **GRID)
+    assert result["left_out"] == 3
+    assert result["winner"]["sample"]["method"] != best["sample"]["method"]
+    entries = read_json(folder / "select.json")["trials"]
+    assert [len(own["by_seed"]) for own in entries] == [1 + own["complete"] for own in entries]
+    assert sum(own["complete"] for own in entries) == 3
+    assert sum("only 1 of 2 seeds could be run" in text for text in caplog.messages) == 3
+    assert "so it could not be chosen" in (folder / "report.html").read_text("utf-8")
+    grid = {**GRID, "sample": {**GRID["sample"], "method": best["sample"]["method"]}}
+    with pytest.raises(EdgeseaError, match="no combination could be run with all 2 seeds"):
+        select(table, "esc50", data, folder, repeats=2, **grid)
+
+
+def test_the_winner_replaces_an_older_one_as_a_whole(finished: Path, data: Path, table: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path)
+    (folder / "reduction" / "old.txt").write_text("of another winner")
+    (folder / ".reduction.new.tmp").mkdir()  # killed while it copied
+    shutil.rmtree(folder / "subsets")
+    subset = (folder / "subset.parquet").read_bytes()
+    best = read_json(folder / "select.json")
+    trial = folder / best["trials"][best["winner"]]["folder"]
+    (trial / "reduction.safetensors").write_bytes(b"damaged")
+    select(table, "esc50", data, folder, repeats=2, **GRID)
+    expected = {path.name: path.read_bytes() for path in (finished / trial.relative_to(folder)).iterdir()}
+    del expected["trial.json"]
+    assert {path.name: path.read_bytes() for path in (folder / "reduction").iterdir()} == expected
+    assert (folder / "subset.parquet").read_bytes() == subset
+    assert not list(folder.glob(".reduction*"))
+
+
+def test_damaged_results_are_made_again(
+    finished: Path, data: Path, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copy_of(finished, tmp_path)
+    before = read_json(folder / "select.json")
+    first, second, third = sorted(folder.glob("trials/*/trial.json"))[:3]
+    first.write_text("{}")
+    second.write_bytes(second.read_bytes()[:40])
+    third.write_text("[]")
+    kept = {
+        key: value for key, value in state(folder).items() if key not in {p.parent.name for p in (first, second, third)}
+    }
+    select(table, "esc50", data, folder, repeats=2, **GRID)
+    assert sum("unreadable or incomplete; the trial is run again" in text for text in caplog.messages) == 3
+    assert {key: value for key, value in state(folder).items() if key in kept} == kept
+    after = read_json(folder / "select.json")
+    for own in (*before["trials"], *after["trials"]):
+        own["seconds"] = 0
+    assert after["trials"] == before["trials"]
+
+
+def test_a_larger_grid_of_classifiers_is_only_judged(finished: Path, data: Path, table: Path, tmp_path: Path) -> None:
+    folder = copy_of(finished, tmp_path)
+    before = read_json(folder / "select.json")["trials"]
+    reductions = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/reduction*")}
+    assert len(reductions) == 24
+    select(table, "esc50", data, folder, repeats=2, **{**GRID, "layers": [2, 0, 1]})
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/reduction*")} == reductions
+    larger = read_json(folder / "select.json")["trials"]
+    for old, new in zip(before, larger, strict=True):
+        assert [own["layers"] for own in new["scores"]] == [2, 0, 1]
+        assert new["scores"][1:] == old["scores"]
+        assert new["by_seed"]["0"] == max(own["score"] for own in new["scores"])
+        assert new["score"] >= old["score"]
+    judged = state(folder)
+    select(table, "esc50", data, folder, repeats=2, **{**GRID, "layers": [0]})
+    assert state(folder) == judged
+    for old, new in zip(larger, read_json(folder / "select.json")["trials"], strict=True):
+        assert new["scores"] == [old["scores"][1]]
+        assert new["by_seed"]["0"] == old["scores"][1]["score"]
+
+
+def test_what_every_process_says_is_said_once(
+    data: Path, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for workers in (1, 2):
+        caplog.clear()
+        grid = {**GRID, "sample": {"method": "spl", "size": 20}, "reduce": {"size": 2}, "layers": [0]}
+        select(table, "esc50", data, tmp_path / str(workers), repeats=4, **{**grid, "workers": workers})
+        assert len([text for text in caplog.messages if "their levels are ranked among each other" in text]) == 1
+        assert "ranked" not in capfd.readouterr().err  # by the processes themselves
+
+
+def processes_of(parent: int) -> list[int]:
+    """Ids of the worker processes of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((path / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                command = (path / "cmdline").read_bytes()
+                found += [int(path.name)] if b"popen_loky" in command else []
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("killed", ["a worker", "the parent", "all by Ctrl-C"])
+def test_a_killed_process_is_explained_and_leaves_no_others(
+    data: Path, table: Path, tmp_path: Path, killed: str
+) -> None:
+    folder = tmp_path / "s"
+    options = ["--sample", '{"size": 30}', "--reduce", '{"size": [2, 3, 4, 5]}', "--layers", "[2]", "--repeats", "40"]
+    command = [sys.executable, "-m", "edgesea.cli", "select", str(table), "esc50", str(data), str(folder), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
+    with (tmp_path / "err").open("w") as err:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+            # Shells start background jobs with Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    try:
+        while len(state(folder)) < 2:
+            assert process.poll() is None, (tmp_path / "err").read_text()
+            time.sleep(0.01)
+        workers = processes_of(process.pid)
+        assert len(workers) == 2
+        for one in {"a worker": workers[:1], "the parent": [process.pid]}.get(killed, [process.pid, *workers]):
+            os.kill(one, signal.SIGINT if "Ctrl-C" in killed else signal.SIGKILL)
+        process.wait(60)
+    finally:
+        process.kill()
+    text = (tmp_path / "err").read_text()
+    assert "Traceback" not in text
+    assert "leaked" not in text
+    if killed == "a worker":
+        assert process.returncode == 1
+        assert "a trial's process was killed, probably for lack of memory; choose fewer workers" in text
+    if killed == "all by Ctrl-C":
+        assert process.returncode == 130
+        assert "Training interrupted" not in text  # a trial cut short would have a score of its own
+    until = time.monotonic() + 15
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until, "a worker has outlived its parent"
+        time.sleep(0.05)
+    done = state(folder)
+    grid = {**GRID, "sample": {"size": 30}, "reduce": {"size": [2]}, "layers": [2], "units": None}
+    select(table, "esc50", data, folder, repeats=2, **grid)  # the same selection goes on
+    assert {key: value for key, value in state(folder).items() if key in done} == done
+
+
 def test_errors_before_the_work(data: Path, table: Path, tmp_path: Path) -> None:
-    with pytest.raises(EdgeseaError, match="reduce: size 1000: the embeddings have 512 dimensions"):
-        select(table, "esc50", data, tmp_path / "s", reduce={"size": [2, 1000]})
+    with pytest.raises(EdgeseaError, match=r"reduce: size must lie in 1 \.\.\. 512, not 0, 1000"):
+        select(table, "esc50", data, tmp_path / "s", reduce={"size": [2, 1000, 0]})
     with pytest.raises(EdgeseaError, match=r"teacher .* has 8000 dimensions and the table 512; give the"):
         select(table, "esc50", data, tmp_path / "s", teacher="callable:numpy:abs@8000")
     with pytest.raises(EdgeseaError, match="repeats must be at least 1, not 0"):

@@ -23,6 +23,7 @@ TRAIN = (
     "joblib",
     "threadpoolctl",
 )  # modules of the extra `train`
+RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # commands that go on where they ended
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
@@ -75,6 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     from jsonargparse import auto_cli, set_parsing_settings
 
+    again = _again(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     started_by_trainer = bool(int(os.environ.get("LOCAL_RANK") or 0))  # to train on another device
     logging.getLogger("edgesea").setLevel(logging.WARNING if started_by_trainer else logging.INFO)
@@ -102,13 +104,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _fail(f"{str(error).splitlines()[0]} Choose a smaller batch_size.")
     except KeyboardInterrupt:
-        print("edgesea: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"edgesea: interrupted; {again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, MemoryError) as error:
-        return _fail(_system_error(error))
+        return _fail(_system_error(error, again))
 
 
 def _fail(message: str) -> int:
@@ -116,7 +118,14 @@ def _fail(message: str) -> int:
     return 1
 
 
-def _system_error(error: OSError | MemoryError) -> str:
+def _again(arguments: list[str]) -> str:
+    """What becomes of a command that ended before its time and is given again."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    anew = command not in RESUMED or any(word.startswith("--overwrite") for word in arguments)
+    return "run it again" if anew else "the same command goes on from here"
+
+
+def _system_error(error: OSError | MemoryError, again: str) -> str:
     import errno
 
     if isinstance(error, MemoryError):
@@ -124,7 +133,7 @@ def _system_error(error: OSError | MemoryError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
     name = f"{error.filename}: " if error.filename else ""
     text = f"{name}{error.strerror or error}"
-    return f"{text}; free some space, then the same command goes on from here" if full else text
+    return f"{text}; free some space, then {again}" if full else text
 
 
 def _numpydoc() -> Any:

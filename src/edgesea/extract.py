@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.files import claim
 from edgesea.table.manifest import ClipEntry, cut_parts, manifest_digest, read_manifest
-from edgesea.table.pieces import Piece, Rates, clip_pieces
+from edgesea.table.pieces import Piece, Rates, check_rate, clip_pieces
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
@@ -107,8 +106,10 @@ def extract(
             raise EdgeseaError(f"{name} must be at least 1, not {value}")
     if not level_rate > 0:
         raise EdgeseaError(f"level_rate must be a positive number of readings per second, not {level_rate}")
+    check_rate("sample_rate", sample_rate)
     from edgesea.models import load_teacher
     from edgesea.table.building import finish_table, write_parts
+    from edgesea.table.claiming import claim_table
 
     framing = Framing(window, hop, center)
     framing.at(sample_rate)
@@ -135,7 +136,7 @@ def extract(
         "manifest_sha256": manifest_digest(entries),
     }
     folder = Path(out)
-    claim(folder, plan, "table")
+    claim_table(folder, plan)
     rates = Rates(framing, sample_rate, model.sample_rate, level_rate, measured)
     written = write_parts(
         folder,

@@ -1,10 +1,12 @@
 """Writing files so that a killed or failed process leaves the old content or the new, never half of it."""
 
+import errno
 import json
 import os
+import re
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,35 @@ from typing import Any
 from edgesea.errors import EdgeseaError
 
 PLAN_FILE = "plan.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 LONGEST_VALUE = 60  # characters of a value in a message; ids and file names fit, lists and hashes are cut
+
+
+class WriteError(OSError):
+    """A file could not be written; ``filename`` is its name, not that of a temporary file or of what was copied."""
+
+
+def disk_error(text: str, path: Path) -> WriteError:
+    """What a library says of a failed write of `path`, as an error of the system; EIO if it does not tell which."""
+    number = _number(text) or errno.EIO
+    return WriteError(number, os.strerror(number), str(path))
+
+
+def _number(text: str) -> int:
+    """The system's number of an error that a library wrote into its text; 0 if there is none."""
+    found = re.search(r"(?:errno|os error) (\d+)", text, re.IGNORECASE)
+    return int(found[1]) if found else errno.ENOSPC if "No space left" in text else 0
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; renamed to it on success, removed on failure."""
+    """A temporary name beside `path`; renamed to it on success, removed on failure.
+
+    Raises
+    ------
+    WriteError
+        If the disk is full or broken; also where the error raised inside has text only, or another file's name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not longer than the name itself may be: file systems allow 255 bytes.
     temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp")
@@ -26,9 +51,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise
+        named = _named(error, path, temporary) if isinstance(error, OSError) else None
+        if named is None:
+            raise
+        raise named from error
+
+
+def _named(error: OSError, path: Path, temporary: Path) -> WriteError | None:
+    """The error of a disk with the name of the file that could not be written; None if it is about something else."""
+    number = error.errno or _number(str(error))
+    # A full disk is met only in writing, whatever is named: shutil names the source of a copy. But what is named by a
+    # broken disk may be what could not be read.
+    broken = number == errno.EIO and (error.filename is None or str(error.filename) == str(temporary))
+    if isinstance(error, WriteError) or not (number in FULL or broken):
+        return None
+    return WriteError(number, os.strerror(number), str(path))
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -53,8 +92,8 @@ def file_state(path: Path) -> tuple[int, int] | None:
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def make_vacant(folder: Path, lacks: str) -> None:
-    """Make a folder for an artifact, unless it holds something else.
+def check_vacant(folder: Path, lacks: str, besides: Collection[str] = ()) -> None:
+    """Make sure that a folder can be made for an artifact, or is there and holds nothing else; nothing is written.
 
     Parameters
     ----------
@@ -62,16 +101,26 @@ def make_vacant(folder: Path, lacks: str) -> None:
         May exist if it is empty but for temporary files, which a process killed at its start leaves.
     lacks : str
         What is not there, for the message: ``no table``.
+    besides : collection of str
+        Names that may be there as well.
 
     Raises
     ------
     EdgeseaError
-        If it is a file or not empty.
+        If it is not empty, or it or a folder above it is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise EdgeseaError(f"{folder}: a file, where a folder is needed; choose another name")
-    if folder.exists() and any(entry.suffix != ".tmp" for entry in folder.iterdir()):
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            break
+        if place.exists() or place.is_symlink():
+            raise EdgeseaError(f"{place}: a file, where a folder is needed; choose another name")
+    if folder.is_dir() and any(entry.suffix != ".tmp" and entry.name not in besides for entry in folder.iterdir()):
         raise EdgeseaError(f"{folder}: not empty and {lacks}; choose another folder")
+
+
+def make_vacant(folder: Path, lacks: str) -> None:
+    """Make a folder for an artifact, unless it holds something else; see `check_vacant`."""
+    check_vacant(folder, lacks)
     folder.mkdir(parents=True, exist_ok=True)
 
 

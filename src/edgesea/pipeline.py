@@ -9,7 +9,7 @@ import shutil
 import string
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,8 +135,27 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_options(stage: str, options: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Options of a stage with their defaults, checked against its function's signature."""
+def check_options(
+    stage: str, options: Mapping[str, Any], source: str, *, withheld: Collection[str] = ()
+) -> dict[str, Any]:
+    """Options of a stage with their defaults, checked against its function's signature.
+
+    Parameters
+    ----------
+    stage : str
+        One of `STAGES`.
+    options : mapping
+        Those given.
+    source : str
+        Where they were given, for the messages.
+    withheld : collection of str
+        Options that messages do not offer.
+
+    Raises
+    ------
+    EdgeseaError
+        Naming the unknown option, or the value that does not fit.
+    """
     from jsonargparse import ArgumentParser, Namespace
 
     parser = ArgumentParser(exit_on_error=False)
@@ -146,7 +165,12 @@ def check_options(stage: str, options: Mapping[str, Any], source: str) -> dict[s
         raise EdgeseaError(f"{source}: section {stage} must be a mapping of options")
     unknown = [str(key) for key in options if key not in known]
     if unknown:
-        raise EdgeseaError(f"{source}: {stage}: unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+        offered = ", ".join(name for name in known if name not in withheld)
+        raise EdgeseaError(f"{source}: {stage}: unknown option {', '.join(unknown)}; known: {offered}")
+    for name, value in options.items():
+        default = parser.get_default(name)
+        if value is None and default is not None:  # which jsonargparse would let through
+            raise EdgeseaError(f"{source}: {stage}: {name} needs a value; without the option it is {default}")
     try:
         parsed = parser.parse_object(dict(options))
     except Exception as error:  # jsonargparse raises several types

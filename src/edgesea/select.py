@@ -14,6 +14,7 @@ from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, claim, file_state, write_json
 from edgesea.pipeline import check_options
+from edgesea.reduction import load_reduction
 from edgesea.reduction import used_options as used_by_reduce
 from edgesea.sampling import used_options as used_by_sample
 from edgesea.trials import Options, Trial, run_all, summarise
@@ -22,12 +23,16 @@ from edgesea.version import versions
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
     from edgesea.table.reader import Table
+    from edgesea.tasks.esc50 import Esc50
+    from edgesea.tasks.sonyc_ust import SonycUst
 
 log = logging.getLogger(__name__)
 
 SAMPLE_GRID: Options = {"method": ["random", "spl", "kmeans", "dpp_div", "dpp"]}
 REDUCE_GRID: Options = {"method": ["pca"], "size": [16, 32, 64, 128, 256]}
 RESULT = "select.json"
+EXAMPLES = {"sample": "{method: [random, dpp], size: 5000}", "reduce": "{method: [pca, umap], size: [16, 64]}"}
+MEMBERS = 5  # networks with seeds of their own that judge together, at most
 SET_BY_SELECT = ("seed", "workers", "subset", "table", "out")
 
 
@@ -37,8 +42,8 @@ def select(
     data: Path,
     out: Path,
     *,
-    sample: dict[str, Any] | None = None,
-    reduce: dict[str, Any] | None = None,
+    sample: dict[str, Any] | str | None = None,
+    reduce: dict[str, Any] | str | None = None,
     repeats: int = 1,
     layers: list[int] | None = None,
     units: list[int] | None = None,
@@ -55,9 +60,10 @@ def select(
 ) -> dict[str, Any]:
     """Try samplings x reductions, judge each by a task with a grid of classifiers, and keep the best.
 
-    Killed, or called again with a larger grid, it goes on with what is missing. The best reduction is copied to
-    ``reduction`` (and its subset to ``subset.parquet``), for `edgesea distill`; all trials are in ``select.json`` and
-    ``report.html``.
+    Killed, or called again with a larger grid, it goes on with what is missing: sample, reduce, repeats, layers and
+    units may change from call to call; table, task, data, teacher, hop, center, folds, hold_out and seed must stay the
+    same in a folder. The best reduction is copied to ``reduction`` (and its subset to ``subset.parquet``), for
+    `edgesea distill`; all trials are in ``select.json`` and ``report.html``.
 
     Parameters
     ----------
@@ -75,7 +81,8 @@ def select(
     reduce : dict, optional
         Options of `edgesea reduce`, likewise. Default: {method: [pca], size: [16, 32, 64, 128, 256]}.
     repeats : int
-        How often each combination is tried, with different seeds of sample and reduce; the mean score counts.
+        How often each combination is tried, with different seeds of sample and reduce; the mean score counts. A
+        combination that fails with any of them is not chosen.
     layers : list of int, optional
         Numbers of hidden layers of the classifiers tried; 0 is logistic regression; default: 0, 1, 2.
     units : list of int, optional
@@ -83,7 +90,8 @@ def select(
     folds : list of int, optional
         Of ESC-50: folds that are tested, each with all others as training; default: each in turn.
     hold_out : list of int, optional
-        Of ESC-50: folds that take no part at all, so that they can test the winner.
+        Of ESC-50: folds that take no part in the judging, so that they can test the winner. (If their clips are in
+        the table's training split, the reduction may still be fitted on them.)
     teacher : str, optional
         Teacher that embeds the task's clips; default: the table's.
     weights : Path, optional
@@ -109,32 +117,31 @@ def select(
     Raises
     ------
     EdgeseaError
-        If the grid, the table or the task is unusable, or `out` holds another selection.
+        If the grid, the table or the task is unusable, `out` holds another selection, or a process is killed.
     """
     from edgesea.models.inference import load_model
     from edgesea.table.reader import Table
-    from edgesea.tasks.features import load_task, window_embeddings
+    from edgesea.tasks.features import window_embeddings
     from edgesea.tasks.judge import Judge
 
     for name, value in (("repeats", repeats), ("workers", workers), ("batch_size", batch_size)):
         if value < 1:
             raise EdgeseaError(f"{name} must be at least 1, not {value}")
+    last = 2**32 - max(repeats, MEMBERS)
+    if not 0 <= seed <= last:
+        raise EdgeseaError(f"seed must lie in 0 ... {last}, not {seed}")
     source, folder = Table(table), Path(out)
     hidden = _classifiers([0, 1, 2] if layers is None else layers, [128, 256] if units is None else units)
-    pairs = list(
-        product(
-            _expand("sample", SAMPLE_GRID if sample is None else sample, used_by_sample),
-            _expand(
-                "reduce", REDUCE_GRID if reduce is None else reduce, lambda own: used_by_reduce(own["method"], own)
-            ),
-        )
-    )
-    _check_sizes(pairs, source.embedding_size)
-    problem = load_task(task, Path(data))
-    if hold_out:
-        if task != "esc50":
-            raise EdgeseaError(f"the task {task} has no folds to hold out")
-        problem = problem.without(hold_out)  # type: ignore[union-attr]
+    given = _expand("sample", SAMPLE_GRID if sample is None else sample, used_by_sample)
+    samplings = [(own, _positions(own)) for own in given]
+    reductions = _expand("reduce", REDUCE_GRID if reduce is None else reduce, _used_by_reduce)
+    every = [
+        Trial(Path(table), folder, own, phi, seed + k, positions)
+        for (own, positions), phi in product(samplings, _sized(reductions, source.embedding_size))
+        for k in range(repeats)
+    ]
+    trials = list({trial.folder: trial for trial in every}.values())  # files of positions may have the same content
+    problem = _problem(task, Path(data), folds, hold_out)
     network = load_model(teacher or source.info["teacher"]["id"], weights, device)
     if network.embedding_size != source.embedding_size:
         raise EdgeseaError(
@@ -142,17 +149,35 @@ def select(
             "the teacher that made the table"
         )
     framing = Framing(network.window or 1.0, hop, center)
-    rest = {"folds": folds, "hold_out": hold_out, "classifiers": [list(each) for each in hidden], "seed": seed}
+    rest = {"folds": folds, "hold_out": hold_out, "seed": seed}
     claim(folder, _plan(source, network, problem.paths, framing) | rest, "selection")
     rows, counts, failed = window_embeddings(network, problem.paths, framing, batch_size, workers, folder / "cache")
     judge = Judge(problem, rows, counts, hidden, folds, seed)
     del network
-    trials = [Trial(Path(table), folder, own, phi, seed + k) for own, phi in pairs for k in range(repeats)]
     errors = run_all(trials, judge, workers)
-    summary = summarise([trial for trial in trials if trial.name not in errors], judge)
-    _keep_winner(folder, summary)
+    finished = [trial for trial in trials if trial.folder.name not in errors]
+    summary = summarise(finished, judge, repeats)
+    best = summary["trials"][summary["winner"]]
+    _keep_winner(next(trial for trial in finished if trial.folder == folder / best["folder"]))
     write_json(folder / RESULT, {**summary, "errors": errors, "failed": failed, "versions": versions()})
     return _report(folder, summary, errors)
+
+
+def _problem(task: str, data: Path, folds: Sequence[int] | None, hold_out: Sequence[int] | None) -> "Esc50 | SonycUst":
+    """The task without the folds held out, of which those to test are there."""
+    from edgesea.tasks.esc50 import Esc50
+    from edgesea.tasks.features import load_task
+
+    problem = load_task(task, data)
+    if not isinstance(problem, Esc50):
+        if folds or hold_out:
+            raise EdgeseaError(f"the task {task} has no folds; leave folds and hold_out out")
+        return problem
+    if both := sorted(set(folds or ()) & set(hold_out or ())):
+        raise EdgeseaError(f"folds {both} are held out, so they cannot be tested")
+    kept = problem.without(hold_out) if hold_out else problem
+    kept.tested(folds)
+    return kept
 
 
 def _plan(table: "Table", network: "EmbeddingModel", paths: Sequence[Path], framing: Framing) -> dict[str, Any]:
@@ -176,7 +201,7 @@ def _classifiers(layers: Sequence[int], units: Sequence[int]) -> list[tuple[int,
     return list(dict.fromkeys((size,) * count for count in layers for size in units))
 
 
-def _expand(stage: str, grid: Mapping[str, Any], used: Callable[[Options], Options]) -> list[Options]:
+def _expand(stage: str, grid: Mapping[str, Any] | str, used: Callable[[Options], Options]) -> list[Options]:
     """All combinations of a grid's values, checked, each with the options that its method uses, and each once.
 
     Raises
@@ -184,6 +209,8 @@ def _expand(stage: str, grid: Mapping[str, Any], used: Callable[[Options], Optio
     EdgeseaError
         If an option is unknown, or has no value or one that does not fit.
     """
+    if not isinstance(grid, Mapping):  # the command line gives what it cannot read as a mapping as text
+        raise EdgeseaError(f"{stage}: needs a mapping, as {EXAMPLES[stage]}, not {grid!r}")
     for name in grid:
         if name in SET_BY_SELECT:
             raise EdgeseaError(f"{stage}: {name} is set by select itself (see repeats, seed and workers)")
@@ -193,28 +220,62 @@ def _expand(stage: str, grid: Mapping[str, Any], used: Callable[[Options], Optio
     found: dict[str, Options] = {}
     for combination in product(*values):
         given = dict(zip(grid, combination, strict=True))
-        options = check_options(stage, given, "select")
-        own = {name: value for name, value in used(options).items() if name not in SET_BY_SELECT}
+        options = check_options(stage, given, "select", withheld=SET_BY_SELECT)
+        try:
+            own = {name: value for name, value in used(options).items() if name not in SET_BY_SELECT}
+        except EdgeseaError as error:
+            raise EdgeseaError(f"{stage}: {error}") from error
         own = {"method": options["method"], **own}
         found.setdefault(json.dumps(own, sort_keys=True, default=str), own)
     return list(found.values())
 
 
-def _check_sizes(pairs: Sequence[tuple[Options, Options]], most: int) -> None:
-    sizes = {phi["size"] for _, phi in pairs if "size" in phi}
+def _used_by_reduce(options: Options) -> Options:
+    return used_by_reduce(options["method"], options)
+
+
+def _sized(reductions: Sequence[Options], most: int) -> Sequence[Options]:
+    """The reductions, if the embeddings have as many dimensions as they are to have."""
+    sizes = {phi["size"] for phi in reductions if "size" in phi}
     if wrong := sorted(size for size in sizes if not 1 <= size <= most):
-        raise EdgeseaError(f"reduce: size {', '.join(map(str, wrong))}: the embeddings have {most} dimensions")
+        raise EdgeseaError(f"reduce: size must lie in 1 ... {most}, not {', '.join(map(str, wrong))}")
+    return reductions
 
 
-def _keep_winner(out: Path, summary: Mapping[str, Any]) -> None:
-    """Copy the winner's reduction and subset to the top of the folder."""
-    best = summary["trials"][summary["winner"]]
-    for source in (out / best["folder"]).iterdir():
-        if source.is_file() and source.name != "trial.json":
-            with atomic_path(out / "reduction" / source.name) as temporary:
-                shutil.copyfile(source, temporary)
-    with atomic_path(out / "subset.parquet") as temporary:
-        shutil.copyfile(out / best["subset"], temporary)
+def _positions(options: Options) -> str:
+    """Hash of the file of positions that a sampling uses, or nothing; a bad file or time zone is refused."""
+    from edgesea.sampling.frames import find_zone
+    from edgesea.sampling.sensors import read_positions
+
+    find_zone(options["time_zone"])
+    if options.get("sensors") is None:
+        return ""
+    if options["positions"] is None:
+        raise EdgeseaError(
+            "sample: to choose sensors, give their positions: a file with sensor, latitude and longitude"
+        )
+    read_positions(options["positions"])
+    return hashlib.sha256(options["positions"].read_bytes()).hexdigest()
+
+
+def _keep_winner(trial: Trial) -> None:
+    """Copy a trial's reduction and subset to the top of the selection's folder."""
+    trial.load()  # once more, in case that it has been deleted
+    if not trial.subset.exists():
+        trial.draw()
+    place = trial.out / "reduction"
+    # A folder cannot be replaced at once: that a killed process leaves none is better than files of two.
+    new, old = (place.with_name(f".reduction.{name}.tmp") for name in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(trial.folder, new, ignore=shutil.ignore_patterns(trial.result.name, "*.tmp"))
+    load_reduction(new)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+    with atomic_path(trial.out / "subset.parquet") as temporary:
+        shutil.copyfile(trial.subset, temporary)
 
 
 def _report(out: Path, summary: Mapping[str, Any], errors: Mapping[str, str]) -> dict[str, Any]:

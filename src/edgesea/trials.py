@@ -3,24 +3,48 @@
 import hashlib
 import json
 import logging
-import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgesea import reduction, sampling
 from edgesea.errors import EdgeseaError
 from edgesea.files import read_json, write_json
+from edgesea.processes import in_processes
 from edgesea.reduction.base import REDUCTION_FILE
-from edgesea.tasks.judge import Judge
+from edgesea.report.selection import differing
+from edgesea.tasks.judge import Hidden, Judge, Score, classifier, from_list, listed
+
+if TYPE_CHECKING:
+    from edgesea.reduction.base import Reduction
 
 log = logging.getLogger(__name__)
 
 Options = dict[str, Any]
+
+
+class Result(NamedTuple):
+    """What ``trial.json`` says.
+
+    Attributes
+    ----------
+    dimensions : int
+        Of the reduced embedding.
+    scores : dict of tuple of int to Score
+        Of every classifier that has judged it, by its hidden layers.
+    kept : dict or None
+        What the reduction keeps.
+    seconds : float
+        Time to fit and judge.
+    """
+
+    dimensions: int
+    scores: dict[Hidden, Score]
+    kept: dict[str, Any] | None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +59,8 @@ class Trial:
         Options of the two stages.
     seed : int
         Their seed.
+    positions : str
+        Hash of the content of the file that the option ``positions`` of sample names, if it does.
     """
 
     table: Path
@@ -42,16 +68,22 @@ class Trial:
     sample: Options
     reduce: Options
     seed: int
+    positions: str = ""
+
+    @property
+    def combination(self) -> str:
+        """Hash of what it shares with those of other seeds."""
+        return _key(self._content, self.reduce)
 
     @property
     def subset(self) -> Path:
         """The subset, which trials may share."""
-        return self.out / "subsets" / f"{_key(self.sample, self.seed)}.parquet"
+        return self.out / "subsets" / f"{_key(self._content, self.seed)}.parquet"
 
     @property
     def folder(self) -> Path:
         """Its reduction and ``trial.json``."""
-        return self.out / "trials" / _key(self.sample, self.reduce, self.seed)
+        return self.out / "trials" / _key(self._content, self.reduce, self.seed)
 
     @property
     def result(self) -> Path:
@@ -59,31 +91,54 @@ class Trial:
         return self.folder / "trial.json"
 
     @property
-    def name(self) -> str:
-        """For messages."""
-        return f"{_said(self.sample)} -> {_said(self.reduce)}, seed {self.seed}"
+    def _content(self) -> Options:
+        return {**self.sample, "positions": self.positions} if self.positions else self.sample
+
+    def stored(self) -> Result | None:
+        """The result of a former run; None if there is none, or it is damaged."""
+        try:
+            found = read_json(self.result)
+            scores = from_list(found["scores"])
+            return Result(int(found["dimensions"]), scores, found["kept"], float(found["seconds"]))
+        except (EdgeseaError, KeyError, TypeError, ValueError):
+            return None
 
     def draw(self) -> None:
         """Choose the subset."""
         sampling.sample(self.table, self.subset, **self.sample, seed=self.seed, workers=1)
 
-    def run(self, judge: Judge) -> None:
-        """Fit the reduction and judge it."""
-        began = time.perf_counter()
+    def fit(self) -> None:
+        """Fit the reduction."""
+        if not self.subset.exists():
+            self.draw()
         reduction.reduce(self.table, self.folder, subset=self.subset, **self.reduce, seed=self.seed)
-        phi = reduction.load_reduction(self.folder)
-        verdict = judge.judge(phi)
+
+    def load(self) -> "Reduction":
+        """Load the reduction of a finished trial, fitted again if it is not there any more."""
+        try:
+            return reduction.load_reduction(self.folder)
+        except EdgeseaError as error:
+            log.warning("%s; it is fitted again", error)
+            self.fit()
+            return reduction.load_reduction(self.folder)
+
+    def run(self, judge: Judge) -> None:
+        """Fit the reduction and judge it; of a finished trial, judge by the classifiers that are new."""
+        began, before = time.perf_counter(), self.stored()
+        if before is None:
+            self.fit()
+        phi = self.load()
+        scores = {} if before is None else before.scores
+        scores |= judge.judge(phi, [own for own in judge.hidden if own not in scores])
+        seconds = time.perf_counter() - began + (0.0 if before is None else before.seconds)
         result = {
             "sample": self.sample,
             "reduce": self.reduce,
             "seed": self.seed,
             "dimensions": phi.output_size,
-            "score": verdict.score,
-            "classifier": _classifier(verdict.hidden),
-            "scores": [{**_classifier(h), "score": s} for h, s in zip(judge.hidden, verdict.scores, strict=True)],
-            "standard_error": verdict.standard_error,
+            "scores": listed(scores),
             "kept": read_json(self.folder / REDUCTION_FILE).get("kept"),
-            "seconds": round(time.perf_counter() - began, 2),
+            "seconds": round(seconds, 2),
         }
         write_json(self.result, result)
 
@@ -92,108 +147,110 @@ def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _said(options: Mapping[str, Any]) -> str:
-    """Options on one line: the method, and what is not the default."""
-    return ", ".join([str(options["method"]), *(f"{k} {v}" for k, v in options.items() if k in ("size", "metric"))])
+def _names(trials: Sequence[Trial]) -> dict[str, str]:
+    """Names of combinations for messages: methods, sizes, and the options in which they differ."""
+    stages = [[trial.sample for trial in trials], [trial.reduce for trial in trials]]
+    shown = [{"size", *differing(options)} for options in stages]
 
+    def said(options: Options, names: set[str]) -> str:
+        return ", ".join([options["method"], *(f"{name} {options[name]}" for name in options if name in names)])
 
-def _classifier(hidden: Sequence[int]) -> dict[str, int | None]:
-    return {"layers": len(hidden), "units": hidden[0] if hidden else None}
+    return {own.combination: f"{said(own.sample, shown[0])} -> {said(own.reduce, shown[1])}" for own in trials}
 
 
 def run_all(trials: Sequence[Trial], judge: Judge, workers: int) -> dict[str, str]:
-    """Run what is missing; returns the reasons of the trials that cannot be run.
+    """Run what is missing.
+
+    Returns
+    -------
+    dict of str to str
+        Names of the folders of trials that cannot be run, and the reasons.
 
     Raises
     ------
     EdgeseaError
-        If none could be run.
+        If none could be run, or a process was killed.
     """
-    missing = [trial for trial in trials if not trial.result.exists()]
+    stored = {trial.folder: trial.stored() for trial in trials}
+    new = [trial for trial in trials if stored[trial.folder] is None]
+    missing = [trial for trial in trials if not _judged(stored[trial.folder], judge)]
+    for trial in new:
+        if trial.result.exists():
+            log.warning("%s: unreadable or incomplete; the trial is run again", trial.result)
     if len(missing) < len(trials):
         log.info("%d of %d trials were finished before", len(trials) - len(missing), len(trials))
-    draws = list({trial.subset: trial for trial in missing if not trial.subset.exists()}.values())
-    failed = _parallel(Trial.draw, [(trial,) for trial in draws], workers, "sample")
+    draws = list({trial.subset: trial for trial in new if not trial.subset.exists()}.values())
+    failed = in_processes(Trial.draw, [(trial,) for trial in draws], workers, "sample")
     undrawn = {draws[index].subset: reason for index, reason in failed.items()}
-    errors = {trial.name: undrawn[trial.subset] for trial in missing if trial.subset in undrawn}
-    ready = [trial for trial in missing if trial.subset not in undrawn]
-    failed = _parallel(Trial.run, [(trial, judge) for trial in ready], workers, "reduce and judge")
-    errors |= {ready[index].name: reason for index, reason in failed.items()}
-    for name, reason in errors.items():
-        log.warning("left out: %s: %s", name, reason)
+    reasons = {trial.folder: undrawn[trial.subset] for trial in new if trial.subset in undrawn}
+    ready = [trial for trial in missing if trial.folder not in reasons]
+    failed = in_processes(Trial.run, [(trial, judge) for trial in ready], workers, "reduce and judge")
+    reasons |= {ready[index].folder: reason for index, reason in failed.items()}
+    names = _names(trials)
+    errors = {
+        trial.folder.name: f"{names[trial.combination]}, seed {trial.seed}: {reasons[trial.folder]}"
+        for trial in trials
+        if trial.folder in reasons
+    }
+    for error in errors.values():
+        log.warning("left out: %s", error)
     if len(errors) == len(trials):
         raise EdgeseaError(f"no trial could be run; the first: {next(iter(errors.values()))}")
     return errors
 
 
-def _parallel(
-    function: Callable[..., None], calls: Sequence[tuple[Any, ...]], workers: int, what: str
-) -> dict[int, str]:
-    """Call a function in processes; returns the errors by the number of the call."""
-    from joblib import Parallel, delayed, parallel_config
-    from tqdm import tqdm
-
-    cores = os.cpu_count() or 1
-    settings: dict[str, Any] = {"backend": "loky", "n_jobs": min(workers, len(calls) or 1)}
-    if settings["n_jobs"] > 1:
-        settings["inner_max_num_threads"] = max(1, cores // settings["n_jobs"])
-    errors: dict[int, str] = {}
-    with parallel_config(**settings), _quiet_bars():
-        jobs = Parallel(return_as="generator_unordered")(
-            delayed(_attempt)(function, index, arguments) for index, arguments in enumerate(calls)
-        )
-        for index, error in tqdm(jobs, total=len(calls), desc=what, unit="trial", disable=None):
-            if error is not None:
-                errors[index] = error
-    return errors
+def _judged(result: Result | None, judge: Judge) -> bool:
+    return result is not None and all(hidden in result.scores for hidden in judge.hidden)
 
 
-def _attempt(function: Callable[..., None], index: int, arguments: tuple[Any, ...]) -> tuple[int, str | None]:
-    try:
-        function(*arguments)
-    except EdgeseaError as error:
-        return index, str(error)
-    return index, None
+def summarise(trials: Sequence[Trial], judge: Judge, repeats: int) -> dict[str, Any]:
+    """``select.json``: one entry for each combination, over its seeds, and which one is the best.
 
-
-@contextmanager
-def _quiet_bars() -> Iterator[None]:
-    """Let processes that are started meanwhile show no progress bars of their own."""
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = before
-
-
-def summarise(trials: Sequence[Trial], judge: Judge) -> dict[str, Any]:
-    """``select.json``: one entry for each combination, over its seeds, and which one is the best."""
-    groups: dict[str, list[tuple[Trial, dict[str, Any]]]] = {}
+    Raises
+    ------
+    EdgeseaError
+        If no combination has a result for each of `repeats` seeds.
+    """
+    groups: dict[str, list[tuple[Trial, Result]]] = {}
     for trial in trials:
-        groups.setdefault(_key(trial.sample, trial.reduce), []).append((trial, read_json(trial.result)))
-    entries = []
-    for group in groups.values():
-        scores = [result["score"] for _, result in group]
-        first, result = group[0]
-        entries.append(
-            {
-                **{key: result[key] for key in ("sample", "reduce", "dimensions", "classifier", "scores", "kept")},
-                "score": statistics.fmean(scores),
-                "score_std": statistics.stdev(scores) if len(scores) > 1 else None,
-                "standard_error": result["standard_error"],
-                "by_seed": {str(trial.seed): own["score"] for trial, own in group},
-                "seconds": statistics.fmean(own["seconds"] for _, own in group),
-                "folder": first.folder.relative_to(first.out).as_posix(),
-                "subset": first.subset.relative_to(first.out).as_posix(),
-            }
-        )
+        if (result := trial.stored()) is not None:
+            groups.setdefault(trial.combination, []).append((trial, result))
+    names = _names(trials)
+    # A mean over fewer seeds is easier to be lucky with.
+    for key, group in groups.items():
+        if len(group) < repeats:
+            log.warning("cannot be chosen: %s: only %d of %d seeds could be run", names[key], len(group), repeats)
+    entries = [_entry(group, judge, repeats) for group in groups.values()]
+    complete = [index for index, entry in enumerate(entries) if entry["complete"]]
+    if not complete:
+        raise EdgeseaError(f"no combination could be run with all {repeats} seeds; see the messages above")
     # Of equally good ones the smallest: it makes the smaller student.
-    winner = max(range(len(entries)), key=lambda i: (entries[i]["score"], -entries[i]["dimensions"], -i))
-    verdict = judge.judge()
-    reference = {"score": verdict.score, "dimensions": judge.rows.shape[1], "classifier": _classifier(verdict.hidden)}
+    winner = max(complete, key=lambda i: (entries[i]["score"], -entries[i]["dimensions"], -i))
+    scores = judge.judge()
+    best = judge.best(scores)
+    reference = {"score": scores[best].score, "dimensions": judge.rows.shape[1], "classifier": classifier(best)}
     task = "esc50" if judge.metric == "accuracy" else "sonyc_ust"
     return {"task": task, "metric": judge.metric, "trials": entries, "reference": reference, "winner": winner}
+
+
+def _entry(group: Sequence[tuple[Trial, Result]], judge: Judge, repeats: int) -> dict[str, Any]:
+    """One combination: means over its seeds, all else of the first."""
+    scores = [result.scores[judge.best(result.scores)].score for _, result in group]
+    first, result = group[0]
+    best = judge.best(result.scores)
+    return {
+        "sample": {name: str(value) if isinstance(value, Path) else value for name, value in first.sample.items()},
+        "reduce": first.reduce,
+        "dimensions": result.dimensions,
+        "classifier": classifier(best),
+        "scores": listed({hidden: result.scores[hidden] for hidden in judge.hidden}),
+        "kept": result.kept,
+        "score": statistics.fmean(scores),
+        "score_std": statistics.stdev(scores) if len(scores) > 1 else None,
+        "standard_error": result.scores[best].standard_error,
+        "by_seed": {str(trial.seed): score for (trial, _), score in zip(group, scores, strict=True)},
+        "complete": len(group) == repeats,
+        "seconds": statistics.fmean(own.seconds for _, own in group),
+        "folder": first.folder.relative_to(first.out).as_posix(),
+        "subset": first.subset.relative_to(first.out).as_posix(),
+    }

@@ -1,5 +1,6 @@
 import gzip
 import io
+import pickle
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -109,6 +110,19 @@ def test_timestamps_that_tell_no_hop_are_refused(tmp_path, stamps, reason):
     np.savez(tmp_path / "x.npz", embedding=ROWS, timestamps=stamps)
     with pytest.raises(EdgeseaError, match=f"x.npz: {reason}"):
         EmbeddingFile(tmp_path / "x.npz")
+
+
+def test_files_of_another_kind_are_named_so(tmp_path):
+    np.savez(tmp_path / "cut.npz", embedding=ROWS)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-30])
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(ROWS))
+    (tmp_path / "plain.npy.gz").write_bytes(npy(ROWS))
+    (tmp_path / "text.npy.gz").write_bytes(gzip.compress(b"no array at all"))
+    (tmp_path / "empty.npy").touch()
+    for name in ("cut.npz", "pickle.npy", "plain.npy.gz", "text.npy.gz", "empty.npy"):
+        what = r"no \.npz file" if name.endswith("npz") else r"no file in numpy's format \(\.npy\)"
+        with pytest.raises(EdgeseaError, match=rf"^{name}: damaged, or {what}$"):
+            EmbeddingFile(tmp_path / name)
 
 
 def test_an_archive_without_embeddings_says_what_it_has(tmp_path):

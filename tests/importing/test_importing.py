@@ -240,7 +240,8 @@ def test_an_output_folder_with_other_things_in_it_is_refused(source, tmp_path):
     [
         ("part_clips", 0, "part_clips must be positive, not 0"),
         ("workers", -1, "workers must be positive, not -1"),
-        ("sample_rate", -8000, "sample_rate must be positive, not -8000"),
+        ("sample_rate", -8000, "sample_rate must lie between 500 and 1000000 Hz, not -8000"),
+        ("sample_rate", 100_000_000, "sample_rate must lie between 500 and 1000000 Hz, not 100000000"),
         ("max_skipped", -0.1, r"max_skipped must lie between 0 and 1, not -0\.1"),
     ],
 )

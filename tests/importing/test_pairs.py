@@ -280,6 +280,10 @@ def test_clips_that_are_not_centred_are_not_silently_taken_for_centred(tmp_path,
     with pytest.raises(EdgeseaError, match=r"2 of 2 clips .*\(center=True\); they would fit center=False"):
         import_table(tmp_path / "in", tmp_path / "table")
     assert import_table(tmp_path / "in", tmp_path / "other", center=False)["skipped"] == 0
+    # Nothing was stored, so the folder is free for the options that the message names.
+    assert import_table(tmp_path / "in", tmp_path / "table", center=False)["skipped"] == 0
+    files = [path.relative_to(tmp_path / "other") for path in (tmp_path / "other").rglob("*") if path.is_file()]
+    assert all((tmp_path / "table" / file).read_bytes() == (tmp_path / "other" / file).read_bytes() for file in files)
 
 
 def test_windows_that_would_drift_away_from_their_embeddings_are_refused(tmp_path):
@@ -348,7 +352,7 @@ def bad_pair(folder: Path, how: str) -> None:
         ("object", r"b\.npz: holds Python objects, which only unpickling could read"),
         ("no timestamps", r"b\.npz: no timestamps tell its hop; give it as hop"),
         ("npy", r"b\.npy: no timestamps tell its hop; give it as hop"),
-        ("text", r"b\.npz: File is not a zip file"),
+        ("text", r"b\.npz: damaged, or no \.npz file"),
         ("audio", r"cannot be decoded: Format not recognised"),
     ],
 )
@@ -372,7 +376,9 @@ def test_a_bad_first_file_does_not_settle_anything(tmp_path, how):
 
 def test_if_no_embeddings_can_be_read_the_first_reason_is_given(tmp_path):
     bad_pair(tmp_path / "in", "text")
-    with pytest.raises(EdgeseaError, match=r"no embeddings can be read \(first: .*in/b\.npz: File is not a zip file"):
+    with pytest.raises(
+        EdgeseaError, match=r"no embeddings can be read \(first: .*in/b\.npz: damaged, or no \.npz file"
+    ):
         import_table(tmp_path / "in", tmp_path / "table")
 
 

@@ -271,7 +271,7 @@ def bad_shard(path: Path, how: str) -> None:
         ("truncated", "cannot be read: .*truncated file"),
         ("text", "cannot be read: .*file signature not found"),
         ("empty", "cannot be read: "),
-        ("lacking", "no data set 'l3_embedding'; it has audio, labels"),
+        ("lacking", "no data set 'l3_embedding'; it has audio, labels: give embedding_key"),
         ("unequal", "unequal numbers of rows: 3 in audio, 4 in l3_embedding"),
         ("rowless", r"/audio has the shape \(0, 8000\), where"),
         ("int32", "/audio is int32, where int16 or floating-point numbers are needed"),
@@ -348,11 +348,17 @@ def test_shards_that_do_not_fit_together_are_both_named(tmp_path, audio, embeddi
         ({"audio_rate": 8000, "columns": {"loudness": "spl"}}, "columns: unknown loudness; known for shards: sensor,"),
         ({"audio_rate": 8000, "columns": {"path": "name"}}, "columns: unknown path"),
         ({"audio_rate": 8000, "columns": {"level": "spl"}}, "1 of 1 shards .*no data set 'spl'; it has audio"),
-        ({"audio_rate": 8000, "validate": "fold=5"}, "no data set 'fold'"),
+        (
+            {"audio_rate": 8000, "validate": "fold=5"},
+            "no data set 'fold'; it has .*: give another name in columns or validate.*mend them or the options",
+        ),
         ({"audio_rate": 8000, "validate": "half"}, "validate: 'half' is neither a share nor a condition"),
         ({"audio_rate": 8000, "validate": 1.5}, r"validate: the share must lie in \[0, 1\), not 1.5"),
-        ({"audio_rate": 8000, "audio_key": "sound"}, "no data set 'sound'"),
-        ({"audio_rate": 8000, "sample_rate": -1}, "sample_rate must be positive, not -1"),
+        (
+            {"audio_rate": 8000, "audio_key": "sound"},
+            "1 of 1 shards .*no data set 'sound'; it has audio, l3_embedding: give audio_key",
+        ),
+        ({"audio_rate": 8000, "sample_rate": -1}, "sample_rate must lie between 500 and 1000000 Hz, not -1"),
     ],
 )
 def test_options_that_do_not_fit_shards_are_refused(tmp_path, options, message):

@@ -73,6 +73,14 @@ def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
             read_state_dict(tmp_path / f"{name}.pt")
 
 
+def test_the_refusal_does_not_advise_to_unpickle(tmp_path):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps({"0.weight": Malicious(tmp_path / "executed")}, protocol=2))
+    with pytest.raises(EdgeseaError) as raised:
+        read_state_dict(tmp_path / "a.pt")
+    assert "weights_only" not in str(raised.value)
+    assert "give the file that torch.save(model.state_dict(), ...) wrote" in str(raised.value)
+
+
 def test_arrays_must_fit_exactly():
     arrays = make_module().state_dict()
     del arrays["1.num_batches_tracked"]

@@ -92,6 +92,10 @@ def test_students_and_teachers_are_told_apart_by_name(tmp_path, sea_h5):
 def test_unusable_devices_are_refused():
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") in {"cpu", "cuda", "mps"}
+    with pytest.raises(EdgeseaError, match=r"^device 'foo' cannot be used: unknown; choose auto, cpu, cuda, mps, xpu"):
+        resolve_device("foo")
+    with pytest.raises(EdgeseaError, match="device 'meta' cannot be used: unknown"):
+        resolve_device("meta")  # torch makes tensors there, but they hold no numbers
     unusable = ["gpu"] if torch.cuda.is_available() else ["gpu", "cuda"]
     for device in unusable:
         with pytest.raises(EdgeseaError, match=f"device '{device}' cannot be used"):

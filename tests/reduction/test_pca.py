@@ -121,7 +121,7 @@ def test_float16_rows_give_what_float32_rows_give() -> None:
 @pytest.mark.parametrize(
     ("rows", "size", "message"),
     [
-        (np.full((5, 3), np.nan, np.float32), 1, "NaN or Inf; extract the table again"),
+        (np.full((5, 3), np.nan, np.float32), 1, "NaN or Inf; extract or import the table again"),
         (np.array([[0, 1], [np.inf, 2]], np.float32), 1, "NaN or Inf"),
         (correlated(50, 6), 7, r"size must lie in 1 ... 6 \(the embedding's\), not 7"),
         (correlated(50, 6), 0, "size must lie in 1 ... 6"),

@@ -106,7 +106,7 @@ def test_it_is_judged_by_validation_windows_outside_the_subset(small_table: Path
     expected = kept(phi, inside, np.concatenate(list(table.iter_embeddings("validate"))), seed=2)
     assert result["kept"] == {"split": "validate", "fitted_windows": 30, **expected}
     assert result["kept"]["windows"] == 20
-    assert result["explained_variance_validate"] == expected["explained_variance"]
+    assert result["explained_variance_validate"] is None  # of pca only; what a fitted linear map recovers is in kept
     assert result["explained_variance"] is None
 
 
@@ -163,14 +163,83 @@ def test_impossible_options_are_refused(
 
 def test_a_subset_of_another_table_is_refused(small_table: Path, train_only_table: Path, tmp_path: Path) -> None:
     sample(train_only_table, tmp_path / "s")
-    with pytest.raises(EdgeseaError, match="was chosen from another table than"):
+    with pytest.raises(EdgeseaError, match=r"was chosen from another table than .*; choose again: edgesea sample"):
         reduce(small_table, tmp_path / "phi", subset=tmp_path / "s", size=2)
     # The same clips cut into other windows are another table, too.
     again = tmp_path / "again"
     extract(train_only_table.parent / "audio", again, validate=0.0, hop=0.5, workers=1)
-    with pytest.raises(EdgeseaError, match="was chosen from another table than"):
+    with pytest.raises(EdgeseaError, match=r"was chosen from another table than .*; choose again: edgesea sample"):
         reduce(again, tmp_path / "phi", subset=tmp_path / "s", size=2)
     assert not (tmp_path / "phi").exists()
+
+
+def test_the_variance_explained_on_validation_windows_leaves_out_those_fitted_on(
+    small_table: Path, tmp_path: Path
+) -> None:
+    sample(small_table, tmp_path / "s", size=70, split="all", frame="none")
+    result = reduce(small_table, tmp_path / "phi", subset=tmp_path / "s", size=5)
+    table, subset, phi = Table(small_table), Subset.load(tmp_path / "s"), load_reduction(tmp_path / "phi")
+    fitted = set(zip(subset.part.tolist(), subset.window.tolist(), strict=True))
+    others = []
+    for chunk in table.chunks():
+        rows = [r for r in chunk.select("validate") if (chunk.part, chunk.first_window + int(r)) not in fitted]
+        others.append(table.embeddings(chunk.part, chunk.group)[rows])
+    rows = np.concatenate(others).astype(np.float64)
+    assert 0 < len(rows) < 20
+    rows = (rows - phi.mean) / phi.scale  # type: ignore[attr-defined]
+    share = np.square(rows @ phi.components.T).sum() / np.square(rows).sum()  # type: ignore[attr-defined]
+    assert result["explained_variance_validate"] == pytest.approx(share, rel=1e-6)
+    sample(small_table, tmp_path / "all", size=90, split="all", frame="none")
+    result = reduce(small_table, tmp_path / "psi", subset=tmp_path / "all", size=5)
+    assert result["explained_variance_validate"] is None
+
+
+def test_identity_explains_all(small_table: Path, train_only_table: Path, tmp_path: Path) -> None:
+    sample(small_table, tmp_path / "s", size=10)
+    result = reduce(small_table, tmp_path / "phi", subset=tmp_path / "s", method="identity")
+    assert result["explained_variance_validate"] == 1.0
+    assert reduce(train_only_table, tmp_path / "psi", method="identity")["explained_variance_validate"] is None
+
+
+def test_folders_of_other_things_are_refused_before_the_work(
+    small_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesea.reduction.pca.PCA.fit", lambda *_: pytest.fail("it was fitted"))
+    (tmp_path / "note").write_text("precious")
+    before = sorted(small_table.iterdir())
+    monkeypatch.chdir(tmp_path)
+    for out, message in (
+        (tmp_path / "note", "note: a file, where a folder is needed"),
+        (tmp_path / "note" / "x", "note: a file, where a folder is needed"),
+        (small_table, "table: not empty and no reduction; choose another folder"),
+        (Path(), r"^\.: not empty and no reduction"),
+    ):
+        with pytest.raises(EdgeseaError, match=message):
+            reduce(small_table, out, size=2)
+    assert sorted(small_table.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
+def test_an_earlier_reduction_is_replaced_also_half_of_one(small_table: Path, tmp_path: Path) -> None:
+    reduce(small_table, tmp_path / "phi", size=2)
+    (tmp_path / "phi" / "report.html").touch()
+    reduce(small_table, tmp_path / "phi", size=3)
+    assert load_reduction(tmp_path / "phi").output_size == 3
+    for name in ("reduction.json", "report.html"):  # killed before it was written
+        (tmp_path / "phi" / name).unlink()
+    reduce(small_table, tmp_path / "phi", size=4)
+    assert load_reduction(tmp_path / "phi").output_size == 4
+
+
+def test_what_is_no_subset_is_refused_in_words(small_table: Path, tmp_path: Path) -> None:
+    part = small_table / "windows" / "part-00000.parquet"
+    for subset, message in (
+        (part, "part-00000.parquet: not a subset, but another Parquet file; make one: edgesea sample"),
+        (small_table, "table: not a subset, but a folder; make one: edgesea sample"),
+        (small_table / "table.json", "table.json: not a subset written by `edgesea sample`"),
+    ):
+        with pytest.raises(EdgeseaError, match=message):
+            reduce(small_table, tmp_path / "phi", subset=subset, size=2)
 
 
 def test_missing_input_names_the_command_that_makes_it(small_table: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_standardisation_is_that_of_scikit_learn(method: type[PCA]) -> None:
 @pytest.mark.parametrize(
     ("rows", "size", "message"),
     [
-        (np.full((5, 3), np.nan, np.float32), 1, "NaN or Inf; extract the table again"),
+        (np.full((5, 3), np.nan, np.float32), 1, "NaN or Inf; extract or import the table again"),
         (np.array([[0, 1], [np.inf, 2]], np.float32), 1, "NaN or Inf"),
         (normal(50, 6), 7, r"size must lie in 1 ... 6 \(the embedding's\), not 7"),
         (normal(50, 6), 0, "size must lie in 1 ... 6"),

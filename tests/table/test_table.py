@@ -1,5 +1,6 @@
 """Writing parts of a table and reading them back."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,15 @@ def fill(writer: PartWriter, seed: int) -> list[tuple[str, np.ndarray, np.ndarra
     return written
 
 
+REST = {
+    "dtype": "float32",
+    "part_clips": 6,
+    "manifest_sha256": "0",
+    "windows": 26,
+    "windows_by_split": {"train": 16, "validate": 10},
+}
+
+
 def make_table(path: Path, dtype: str = "float32") -> tuple[Table, list[tuple[str, np.ndarray, np.ndarray]]]:
     written = []
     for part in range(2):
@@ -48,7 +58,7 @@ def make_table(path: Path, dtype: str = "float32") -> tuple[Table, list[tuple[st
             writer.skipped.append((f"bad{part}\n", "damaged, wholly"))
     framing = {"window": 1.0, "hop": 0.5, "center": False}
     info = {"parts": 2, "sample_rate": 8, "teacher": {"embedding_size": SIZE}, "framing": framing}
-    write_json(path / "table.json", {**info, "windows_by_split": {"train": 16, "validate": 10}})
+    write_json(path / "table.json", {**info, **REST})
     return Table(path), written
 
 
@@ -181,6 +191,53 @@ def test_a_part_appears_as_a_whole(tmp_path):
         assert not list(tmp_path.rglob("*.parquet"))
     names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(names) == ["clips/part-00000.parquet", "windows/part-00000.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "{}",
+            "incomplete, without parts, sample_rate, teacher, framing, dtype, part_clips, manifest_sha256, windows, ",
+        ),
+        ("[1]", "does not describe a table"),
+        ("{", "not JSON: "),
+        ({"windows": None}, "incomplete, without windows"),
+        ({"parts": "two"}, "parts is 'two', which describes no table"),
+        ({"teacher": {"id": "a"}}, r"teacher is {'id': 'a'}, which describes no table"),
+        ({"framing": {"hop": 1}}, "framing is {'hop': 1}, which describes no table"),
+    ],
+)
+def test_a_damaged_description_is_named_with_the_remedy(tmp_path, content, message):
+    table, _ = make_table(tmp_path)
+    if isinstance(content, dict):
+        values = {**table.info, **content}
+        content = json.dumps({name: value for name, value in values.items() if value is not None})
+    (tmp_path / "table.json").write_text(content)
+    with pytest.raises(EdgeseaError, match=rf"table\.json: {message}.*; delete it, then run the command that made"):
+        Table(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["clips", "windows"])
+def test_damage_inside_a_part_is_named_with_the_remedy(tmp_path, kind):
+    make_table(tmp_path)
+    path = part_path(tmp_path, kind, 1)
+    column = pq.read_metadata(path).row_group(0).column(pq.read_metadata(path).num_columns - 1)  # pcm, embedding
+    content = bytearray(path.read_bytes())
+    middle = column.data_page_offset + column.total_compressed_size // 2
+    content[middle - 20 : middle + 20] = bytes(255 - byte for byte in content[middle - 20 : middle + 20])
+    path.write_bytes(content)
+    table = Table(tmp_path)
+    with pytest.raises(
+        EdgeseaError, match=rf"{kind}/part-00001\.parquet: cannot be read: .*; delete (it|\S*clips/\S*), then run"
+    ):
+        read_all(table)
+
+
+def read_all(table: Table) -> None:
+    for chunk in table.chunks():
+        table.audio(chunk, chunk.select(None))
+        table.embeddings(chunk.part, chunk.group)
 
 
 def test_a_place_without_a_table_is_named(tmp_path):

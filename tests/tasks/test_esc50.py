@@ -154,3 +154,16 @@ def test_a_class_that_is_not_in_the_folds_tested_has_no_accuracy() -> None:
     task = Esc50([Path(str(i)) for i in range(8)], labels, folds)
     result = task.score(np.eye(8), np.ones(8, bool), "logistic", [1], 0)
     assert sorted(result["accuracy_by_class"]) == ["a", "b"]
+
+
+def test_folds_held_out_are_gone_and_two_must_be_left() -> None:
+    task = made_of()
+    left = task.without([2])
+    assert sorted(set(left.folds.tolist())) == [1, 3]
+    assert left.paths == [path for path, fold in zip(task.paths, task.folds, strict=True) if fold != 2]
+    with pytest.raises(EdgeseaError, match="hold_out leaves fold 3 alone; two are needed"):
+        task.without([1, 2])
+    with pytest.raises(EdgeseaError, match="hold_out leaves no fold; two are needed"):
+        task.without([1, 2, 3])
+    with pytest.raises(EdgeseaError, match=r"folds \[4\] do not exist; the data has \[1, 2, 3\]"):
+        task.without([4])

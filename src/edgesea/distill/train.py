@@ -1,7 +1,10 @@
 """Running the distillation: trainer, checkpoints, resume, and the student that comes out."""
 
 import csv
+import errno
 import logging
+import os
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator
@@ -20,6 +23,8 @@ from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path
 
 log = logging.getLogger(__name__)
+
+FULL_BYTES = 1 << 20  # a disk with less free space counts as full
 
 
 def resolve_precision(precision: str, device: str) -> str:
@@ -108,7 +113,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write all of the checkpoint or none of it."""
         with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # torch does not tell a full disk from a bug of its own
+                if shutil.disk_usage(temporary.parent).free > FULL_BYTES:
+                    raise
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 @contextmanager

@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgesea.audio.io import RATES
 from edgesea.errors import EdgeseaError
-from edgesea.files import claim, walk
+from edgesea.files import walk
 from edgesea.table.manifest import read_manifest
+from edgesea.table.pieces import check_rate
 
 if TYPE_CHECKING:
     from edgesea.importing.shards import Layout
@@ -76,7 +76,8 @@ def import_table(
         Folder that the manifest's paths are relative to; default: the manifest's own.
     columns : dict, optional
         The manifest's own names of its columns, as {path: filename}; or shards' data sets with one value for each row,
-        as {sensor: sensor_id, time: timestamp, level: spl, split: split, label: class}.
+        as {sensor: sensor_id, time: timestamp, level: spl, split: split, label: class}. Times given as numbers are
+        seconds since 1970 in UTC; `edgesea sample` has the option time_zone for them.
     validate : float or str
         Which clips without a split validate: a share (chosen by a hash of the clip's name; subfolders `train` and
         `validate` go first) or a condition on the manifest, or on a data set of the shards, as fold=5.
@@ -91,7 +92,7 @@ def import_table(
     workers : int
         Threads that read ahead.
     max_skipped : float
-        Largest share of clips, and of shards, that may be skipped.
+        Largest share of clips, and of shards, that may be skipped; a shard that is lost as a whole counts as one clip.
 
     Returns
     -------
@@ -103,13 +104,15 @@ def import_table(
     EdgeseaError
         If the source or the options are unusable, `out` holds another table, or too much had to be skipped.
     """
-    _check_positive(part_clips=part_clips, workers=workers, sample_rate=sample_rate, level_rate=level_rate)
+    _check_positive(part_clips=part_clips, workers=workers, level_rate=level_rate)
+    check_rate("sample_rate", sample_rate)
     _check_positive(window=window, hop=hop)
     if not 0 <= max_skipped <= 1:
         raise EdgeseaError(f"max_skipped must lie between 0 and 1, not {max_skipped}")
     from edgesea.importing.jobs import Job, pairs_job, shards_job
     from edgesea.importing.pieces import PieceCollector
     from edgesea.table.building import finish_table, write_parts
+    from edgesea.table.claiming import claim_table
 
     place, folder = Path(source), Path(out)
     shards, embeddings = _look(place, suffix)
@@ -141,7 +144,7 @@ def import_table(
         "part_clips": part_clips,
         **job.plan,
     }
-    claim(folder, plan, "table")
+    claim_table(folder, plan)
     written = write_parts(
         folder,
         plan,
@@ -212,8 +215,7 @@ def _layout(
 
     if audio_rate is None:
         raise EdgeseaError("audio_rate: needed in Hz, because HDF5 shards do not tell the rate of their audio")
-    if not RATES[0] <= audio_rate <= RATES[1]:
-        raise EdgeseaError(f"audio_rate must lie between {RATES[0]} and {RATES[1]} Hz, not {audio_rate}")
+    check_rate("audio_rate", audio_rate)
     unknown = sorted(set(columns or {}) - set(ROW_COLUMNS))
     if unknown:
         raise EdgeseaError(f"columns: unknown {', '.join(unknown)}; known for shards: {', '.join(ROW_COLUMNS)}")

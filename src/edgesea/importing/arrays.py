@@ -105,7 +105,10 @@ class EmbeddingFile:
             return self._stack.enter_context(gzip.open(self.path)), None  # type: ignore[arg-type]
         if self.path.suffix == ".npy":
             return self._stack.enter_context(self.path.open("rb")), self.path.stat().st_size
-        archive = self._stack.enter_context(zipfile.ZipFile(self.path))
+        try:
+            archive = self._stack.enter_context(zipfile.ZipFile(self.path))
+        except zipfile.BadZipFile as error:
+            raise ValueError("damaged, or no .npz file") from error
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
         if EMBEDDING not in names:
             raise ValueError(f"no array {EMBEDDING!r}; it has {', '.join(names) or 'none'}")
@@ -131,7 +134,10 @@ class EmbeddingFile:
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether columns come first (Fortran's order), and dtype of an array in numpy's format."""
-    version = np.lib.format.read_magic(stream)
+    try:
+        version = np.lib.format.read_magic(stream)
+    except (ValueError, gzip.BadGzipFile) as error:  # of either format, the first bytes are wrong
+        raise ValueError("damaged, or no file in numpy's format (.npy)") from error
     if version == (1, 0):
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
     elif version == (2, 0):

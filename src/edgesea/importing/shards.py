@@ -121,9 +121,9 @@ def find_shards(paths: Sequence[Path], root: Path, layout: Layout, max_skipped: 
     shards = sorted((_inspect(path, clip_name(path, root), layout) for path in bar), key=lambda shard: shard.clip)
     good, bad = [shard for shard in shards if not shard.reason], [shard for shard in shards if shard.reason]
     if not good or len(bad) > max_skipped * len(shards):
+        remedy = f"mend them or raise max_skipped ({max_skipped})" if good else "mend them or the options"
         raise EdgeseaError(
-            f"{len(bad)} of {len(shards)} shards cannot be used (first: {bad[0].path}: {bad[0].reason}); mend them or "
-            f"raise max_skipped ({max_skipped})"
+            f"{len(bad)} of {len(shards)} shards cannot be used (first: {bad[0].path}: {bad[0].reason}); {remedy}"
         )
     for shard in good:
         for name, what in (("size", "dimensions"), ("samples", "samples a row")):
@@ -141,7 +141,11 @@ def _inspect(path: Path, clip: str, layout: Layout) -> Shard:
             keys = (layout.audio, layout.embedding, *layout.known().values())
             missing = [key for key in keys if not isinstance(file.get(key), h5py.Dataset)]
             if missing:
-                raise EdgeseaError(f"no data set {missing[0]!r}; it has {', '.join(file) or 'none'}")
+                options = {layout.audio: "audio_key", layout.embedding: "embedding_key"}
+                raise EdgeseaError(
+                    f"no data set {missing[0]!r}; it has {', '.join(file) or 'none'}: "
+                    f"give {options.get(missing[0], 'another name in columns or validate')}"
+                )
             counts = {key: file[key].shape[0] if file[key].shape else 0 for key in keys}
             if len(set(counts.values())) > 1:
                 text = ", ".join(f"{count} in {key}" for key, count in counts.items())

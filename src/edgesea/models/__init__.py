@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
     from edgesea.models.student import Student
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 TEACHERS = (
     "spectral",
     "efficientat/{mn04,mn05,mn10,mn20,mn40}",
@@ -39,9 +40,18 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
+        known = torch.device(device).type in DEVICES
+    except RuntimeError:  # it lists twenty kinds that torch may have been built for
+        known = False
+    if not known:
+        raise EdgeseaError(
+            f"device {device!r} cannot be used: unknown; choose auto, {', '.join(DEVICES)}, or as cuda:1"
+        )
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise EdgeseaError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
+        raise EdgeseaError(f"device {device!r} cannot be used here: {reason}; choose auto or cpu") from error
     return device
 
 

@@ -28,9 +28,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise EdgeseaError(f"{path}: no such weight file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged or foreign file
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EdgeseaError(f"{path}: not a torch state dict ({detail})") from error
+    except Exception as error:  # torch raises many types for a damaged or foreign file, and advises to unpickle it
+        raise EdgeseaError(
+            f"{path}: not a torch state dict: damaged, of another kind, or with objects that are no tensors, which are "
+            "not loaded; give the file that torch.save(model.state_dict(), ...) wrote"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise EdgeseaError(f"{path}: not a state dict (a flat mapping of names to arrays)")
     return state

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, read_json, write_json
+from edgesea.files import atomic_path, disk_error, read_json, write_json
 from edgesea.models.checkpoint import file_digest, load_arrays
 from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
@@ -29,11 +29,15 @@ def save_student(student: Student, folder: Path, provenance: Mapping[str, Any], 
     card : str
         The model card (Markdown).
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     arrays = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file(arrays, temporary, metadata={"format": "pt"})
+        try:
+            save_file(arrays, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # also of a full disk
+            raise disk_error(str(error), folder / WEIGHTS_FILE) from error
     with atomic_path(folder / CARD_FILE) as temporary:
         temporary.write_text(card, "utf-8")
     config = {"model": "edgesea.student", "architecture": student.config.to_dict(), "provenance": dict(provenance)}

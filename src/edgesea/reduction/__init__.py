@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.errors import EdgeseaError
-from edgesea.files import read_json
-from edgesea.reduction.base import OPTIONS, used_options
+from edgesea.files import check_vacant, read_json
+from edgesea.reduction.base import ARRAYS_FILE, OPTIONS, REDUCTION_FILE, used_options
 
 if TYPE_CHECKING:
     from edgesea.reduction.base import Reduction
-    from edgesea.reduction.pca import PCA
     from edgesea.reduction.rows import Windows
-    from edgesea.table.reader import Table
 
 __all__ = ["OPTIONS", "load_reduction", "reduce", "used_options"]
 
@@ -46,7 +44,7 @@ def reduce(
     table : Path
         Folder of a table.
     out : Path
-        Folder of the reduction.
+        Folder of the reduction: new, empty, or with an earlier reduction, which is replaced.
     subset : Path, optional
         The windows to fit on, from `edgesea sample`; default: all training windows.
     method : {"pca", "kernel_pca", "umap", "random_projection", "identity"}
@@ -83,18 +81,21 @@ def reduce(
     -------
     dict
         method, sizes, windows, options used; ``kept``: measures of what is kept, on windows that were not fitted on
-        (`edgesea.reduction.kept`; null if there are none); the share of the standardised variance explained on the
-        windows fitted (``explained_variance``, of pca) and on the validation windows
-        (``explained_variance_validate``: of pca on all of them, else that of ``kept``).
+        (`edgesea.reduction.kept`; null if there are none); of pca, the share of the standardised variance explained
+        on the windows fitted (``explained_variance``) and on all validation windows that were not fitted on
+        (``explained_variance_validate``; of identity 1); both null for the other methods.
 
     Raises
     ------
     EdgeseaError
-        If the table or the subset is missing, they do not belong together, or the embeddings cannot be reduced so.
+        If the table or the subset is missing, they do not belong together, `out` holds something else, or the
+        embeddings cannot be reduced so.
     """
     options = used_options(method, locals())
     if not 0 <= seed < 2**32:
         raise EdgeseaError(f"seed must lie in 0 ... {2**32 - 1}, not {seed}")
+    if not (Path(out) / REDUCTION_FILE).is_file():  # the arrays alone are what a reduction killed at its end leaves
+        check_vacant(Path(out), "no reduction", besides=(ARRAYS_FILE,))
     from edgesea.reduction.rows import Windows, in_split, in_subset
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
@@ -104,7 +105,7 @@ def reduce(
     source = Table(table)
     chosen = None if subset is None else Subset.load(Path(subset))
     if chosen is not None and chosen.info["table"] != table_key(source.info):
-        raise EdgeseaError(f"{subset}: was chosen from another table than {table}")
+        raise EdgeseaError(f"{subset}: was chosen from another table than {table}; choose again: edgesea sample")
     fitted = Windows(source, in_split("train") if chosen is None else in_subset(chosen))
     phi.fit(fitted)
     kept = _judge(phi, fitted, seed)
@@ -116,10 +117,10 @@ def reduce(
     }
     phi.save(Path(out), provenance, kept)
     report = {key: value for key, value in phi.report().items() if key != "explained_variance_ratio"}
-    explained = _explained(source, phi) if method == "pca" else None  # type: ignore[arg-type]
-    if method != "pca" and kept is not None and kept["split"] == "validate":
-        explained = kept["explained_variance"]
-    variance = {"explained_variance": report.pop("explained_variance", None), "explained_variance_validate": explained}
+    variance = {
+        "explained_variance": report.pop("explained_variance", None),
+        "explained_variance_validate": _explained(phi, fitted),
+    }
     return {"reduction": str(out), **report, **variance, "kept": kept}
 
 
@@ -146,13 +147,24 @@ def _judge(phi: "Reduction", fitted: "Windows", seed: int) -> dict[str, Any] | N
     return None
 
 
-def _explained(table: "Table", phi: "PCA") -> float | None:
-    """Share of the standardised variance of the validation windows that lies in the components' span."""
+def _explained(phi: "Reduction", fitted: "Windows") -> float | None:
+    """Share of the standardised variance that is kept of the validation windows that were not fitted on.
+
+    That in the span of pca's components; None for methods without such a share, and where there are no windows.
+    """
     import numpy as np
 
+    from edgesea.reduction.pca import PCA
+    from edgesea.reduction.rows import Windows, outside
+
+    if phi.method not in ("pca", "identity"):
+        return None
+    others = Windows(fitted.table, outside("validate", fitted.select))
+    if not isinstance(phi, PCA):
+        return 1.0 if len(others) else None
     basis = phi.components / np.linalg.norm(phi.components, axis=1, keepdims=True)
     kept = total = 0.0
-    for block in table.iter_embeddings("validate"):
+    for block in others:
         standardised = phi.standardise(block)
         total += float(np.square(standardised).sum())
         kept += float(np.square(standardised @ basis.T).sum())
@@ -177,8 +189,6 @@ def load_reduction(folder: Path | str) -> "Reduction":
     EdgeseaError
         If the folder holds no reduction, or one of an unknown method.
     """
-    from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
-
     path = Path(folder)
     if not (path / REDUCTION_FILE).is_file():
         raise EdgeseaError(f"{path}: no reduction here; make one: edgesea reduce")

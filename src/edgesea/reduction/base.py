@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, write_json
+from edgesea.files import atomic_path, disk_error, write_json
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -130,11 +130,15 @@ class Reduction(ABC):
         provenance, kept : dict
             Where phi comes from and what it keeps; JSON-ready.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
         with atomic_path(folder / ARRAYS_FILE) as temporary:
-            save_file(arrays, temporary)
+            try:
+                save_file(arrays, temporary)
+            except SafetensorError as error:  # also of a full disk
+                raise disk_error(str(error), folder / ARRAYS_FILE) from error
         write_json(folder / REDUCTION_FILE, {**self.report(), "kept": kept, "provenance": provenance})
 
     @classmethod

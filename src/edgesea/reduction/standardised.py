@@ -133,5 +133,5 @@ def finite(batches: Iterable[Float32], method: str) -> Iterator[Float32]:
     """
     for batch in batches:
         if not np.isfinite(batch).all():
-            raise EdgeseaError(f"{method}: the embeddings hold NaN or Inf; extract the table again")
+            raise EdgeseaError(f"{method}: the embeddings hold NaN or Inf; extract or import the table again")
         yield batch

@@ -34,6 +34,8 @@ class Trial:
         Time it took.
     kept : dict
         What `edgesea.reduction.kept` measured; may be empty.
+    complete : bool
+        Whether it was run with all seeds; one that was not is never chosen.
     """
 
     sample: dict[str, Any]
@@ -45,6 +47,7 @@ class Trial:
     standard_error: float | None
     seconds: float | None
     kept: dict[str, Any]
+    complete: bool = True
 
     @property
     def sampling(self) -> str:
@@ -121,6 +124,7 @@ def _trial(own: Mapping[str, Any]) -> Trial:
         standard_error=_number(own.get("standard_error")),
         seconds=_number(own.get("seconds")),
         kept=dict(own.get("kept") or {}),
+        complete=bool(own.get("complete", True)),
     )
 
 
@@ -149,7 +153,8 @@ def _ties(selection: Selection, winner: Trial) -> str:
     if winner.standard_error is None or winner.score is None:
         return ""
     lowest = winner.score - winner.standard_error
-    ties = [own for own in selection.trials if own.score is not None and own.score >= lowest and own is not winner]
+    rivals = [own for own in selection.trials if own.complete and own is not winner]
+    ties = [own for own in rivals if own.score is not None and own.score >= lowest]
     if not ties:
         return "No other trial is within its standard error."
     smallest = min(ties, key=lambda own: own.dimensions)
@@ -193,9 +198,9 @@ def _some(trials: Sequence[Trial], name: str) -> bool:
 def _trials(selection: Selection) -> Html:
     """All trials, by score; columns that nothing is known of are left out."""
     metric, trials = selection.metric, selection.trials
-    order = sorted(trials, key=lambda own: (own.score is None, -(own.score or 0.0), own.dimensions))
-    options = {name: _differing([getattr(own, name) for own in trials]) for name in ("sample", "classifier")}
-    options["reduce"] = _differing([own.reduce for own in trials], but=["size"])  # the dimensions
+    order = sorted(trials, key=lambda own: (not own.complete, own.score is None, -(own.score or 0.0), own.dimensions))
+    options = {name: differing([getattr(own, name) for own in trials]) for name in ("sample", "classifier")}
+    options["reduce"] = differing([own.reduce for own in trials], but=["size"])  # the dimensions
     head: list[object] = ["", "sampling", "reduction"]
     head += ["classifier"] if options["classifier"] else []
     words = len(head)
@@ -213,7 +218,7 @@ def _trials(selection: Selection) -> Html:
     for rank, own in enumerate(order, 1):
         won = own is selection.winner
         name = join([own.sampling, _small(own.sample, options["sample"])], "")
-        cells: list[object] = [f"{rank}\u00a0★" if won else integer(rank), name]
+        cells: list[object] = [f"{rank}\u00a0★" if won else integer(rank) if own.complete else "\u2013", name]
         cells.append(join([own.reduction, _small(own.reduce, options["reduce"])], ""))
         cells += [_listed(own.classifier, options["classifier"])] if options["classifier"] else []
         score = metric.show(own.score)
@@ -227,11 +232,13 @@ def _trials(selection: Selection) -> Html:
         "By score; ★: chosen. A trial that was chosen by its score is likely to have had luck with these clips, too: "
         "expect a little less on others."
     )
+    if not all(own.complete for own in trials):
+        caption += " \u2013: not all seeds could be run, so it could not be chosen."
     return table(head, rows, words=words, caption=caption, class_="trials wide")
 
 
-def _differing(options: Sequence[Mapping[str, Any]], but: Sequence[str] = ()) -> list[str]:
-    """Options that differ between trials of the same method, but for those that have a column of their own."""
+def differing(options: Sequence[Mapping[str, Any]], but: Sequence[str] = ()) -> list[str]:
+    """Names of options that differ between trials of the same method, but for those that have a column of their own."""
     values: dict[tuple[str, Any], set[str]] = {}
     for own in options:
         for name in own:

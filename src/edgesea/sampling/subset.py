@@ -58,11 +58,17 @@ class Subset:
         EdgeseaError
             If the file is missing or no subset.
         """
+        if path.is_dir():
+            raise EdgeseaError(f"{path}: not a subset, but a folder; make one: edgesea sample")
         try:
             table = pq.read_table(path)
+            if _KEY not in (table.schema.metadata or {}):
+                raise EdgeseaError(f"{path}: not a subset, but another Parquet file; make one: edgesea sample")
             info = json.loads(table.schema.metadata[_KEY])
             return cls(table["part"].to_numpy().astype(np.int64), table["window"].to_numpy(), info)
         except FileNotFoundError:
             raise EdgeseaError(f"{path}: no such subset; make one: edgesea sample") from None
+        except EdgeseaError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EdgeseaError(f"{path}: not a subset written by `edgesea sample`: {error}") from error

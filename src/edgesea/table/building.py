@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, read_json, write_json
+from edgesea.files import atomic_path, write_json
 from edgesea.prefetch import prefetch
+from edgesea.table.claiming import check_plan
 from edgesea.table.manifest import ClipEntry
 from edgesea.table.reader import Table, part_skipped
 from edgesea.table.schema import SKIPPED_FILE, TABLE_FILE
@@ -162,6 +163,7 @@ def write_parts(
                             rate = (done.windows + writer.windows) / (time.perf_counter() - began)
                             bar.set_postfix_str(f"{rate:.0f} windows/s", refresh=False)
                         collector.flush()
+                        check_plan(out, plan)
                     done.windows += writer.windows
                     done.clipped += clipped
             except _SourceError as failure:
@@ -251,9 +253,10 @@ def finish_table(out: Path, plan: dict[str, Any], clips: int, max_skipped: float
             temporary.write_text(text.getvalue(), "utf-8", "surrogateescape")
     used = clips - len(skipped)
     if used == 0 or len(skipped) > max_skipped * clips:
+        remedy = f"raise max_skipped ({max_skipped}) to go on without them" if used else "mend them or the options"
         raise EdgeseaError(
             f"{len(skipped)} of {clips} clips cannot be used (first: {skipped[0][0]}: {skipped[0][1]}); all are "
-            f"listed in {out / SKIPPED_FILE}; raise max_skipped ({max_skipped}) to go on without them"
+            f"listed in {out / SKIPPED_FILE}; {remedy}"
         )
     if not finished:
         by_split = _windows_by_split(Table(out, plan))
@@ -261,9 +264,9 @@ def finish_table(out: Path, plan: dict[str, Any], clips: int, max_skipped: float
         for stale in out.glob("*/.*.tmp"):  # left by killed calls
             stale.unlink(missing_ok=True)
         write_json(out / TABLE_FILE, {**plan, **counts, "windows_by_split": by_split, "versions": versions()})
-    info = read_json(out / TABLE_FILE)
-    keys = ("clips", "windows", "skipped", "windows_by_split")
-    return {"table": str(out), **{key: info[key] for key in keys}}
+    info = Table(out).info
+    counts = {"clips": used, "windows": info["windows"], "skipped": len(skipped)}
+    return {"table": str(out), **counts, "windows_by_split": info["windows_by_split"]}
 
 
 def _windows_by_split(table: Table) -> dict[str, int]:

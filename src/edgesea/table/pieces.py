@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.io import AudioFile, Resampler
+from edgesea.audio.io import RATES, AudioFile, Resampler
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, piece_windows
 from edgesea.audio.windows import Piece as Cut
@@ -16,6 +16,18 @@ from edgesea.table.manifest import ClipEntry
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
 FULL_SCALE = 32767.0  # stored value of amplitude 1
+
+
+def check_rate(name: str, rate: int) -> None:
+    """Make sure that an option is a rate (Hz) that audio may have.
+
+    Raises
+    ------
+    EdgeseaError
+        If it lies outside of `edgesea.audio.io.RATES`.
+    """
+    if not RATES[0] <= rate <= RATES[1]:
+        raise EdgeseaError(f"{name} must lie between {RATES[0]} and {RATES[1]} Hz, not {rate}")
 
 
 @dataclass(frozen=True)

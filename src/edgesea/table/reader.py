@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -17,6 +18,9 @@ from edgesea.files import read_json
 from edgesea.table.schema import CLIPS, SKIPPED_KEY, TABLE_FILE, WINDOWS, part_path
 
 Float32 = NDArray[np.float32]
+
+NEEDED = ("parts", "sample_rate", "teacher", "framing")  # of a table's plan
+FINISHED = ("dtype", "part_clips", "manifest_sha256", "windows", "windows_by_split")  # of table.json, besides
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Table:
     Raises
     ------
     EdgeseaError
-        If there is no finished table.
+        If there is no finished table, or ``table.json`` is damaged.
     """
 
     def __init__(self, path: Path | str, info: dict[str, Any] | None = None) -> None:
@@ -84,7 +88,7 @@ class Table:
             unfinished = (self.path / CLIPS).is_dir()
             remedy = "finish it by running the same command again" if unfinished else "make one: edgesea extract"
             raise EdgeseaError(f"{self.path}: {'unfinished table' if unfinished else 'no table here'}; {remedy}")
-        self.info: dict[str, Any] = info or read_json(self.path / TABLE_FILE)
+        self.info: dict[str, Any] = _read_info(self.path / TABLE_FILE) if info is None else info
         self.parts: int = self.info["parts"]
         self.sample_rate: int = self.info["sample_rate"]
         self.embedding_size: int = self.info["teacher"]["embedding_size"]
@@ -96,12 +100,18 @@ class Table:
         if (kind, part) not in self._files:
             if len(self._files) > 64:
                 self._files.clear()
-            path = part_path(self.path, kind, part)
             try:
-                self._files[kind, part] = pq.ParquetFile(path)
+                self._files[kind, part] = pq.ParquetFile(part_path(self.path, kind, part))
             except (OSError, ValueError) as error:
-                raise EdgeseaError(f"{path}: cannot be read: {error}; extract the table again") from error
+                raise _damaged(self.path, kind, part, error) from error
         return self._files[kind, part]
+
+    def _read(self, kind: str, part: int, group: int, columns: list[str]) -> pa.Table:
+        file = self._file(kind, part)
+        try:
+            return file.read_row_group(group, columns)
+        except (OSError, ValueError) as error:
+            raise _damaged(self.path, kind, part, error) from error
 
     def chunk_ids(self) -> Iterator[tuple[int, int]]:
         """(part, row group) of every chunk, in order."""
@@ -112,8 +122,8 @@ class Table:
     def chunk(self, part: int, group: int) -> Chunk:
         """Read the small columns of one chunk."""
         clips_file, windows_file = self._file(CLIPS, part), self._file(WINDOWS, part)
-        clips = clips_file.read_row_group(group, ["clip", "sensor", "time", "split", "label", "offset"])
-        windows = windows_file.read_row_group(group, ["clip", "start", "level"])
+        clips = self._read(CLIPS, part, group, ["clip", "sensor", "time", "split", "label", "offset"])
+        windows = self._read(WINDOWS, part, group, ["clip", "start", "level"])
         first_clip = sum(clips_file.metadata.row_group(i).num_rows for i in range(group))
         first_window = sum(windows_file.metadata.row_group(i).num_rows for i in range(group))
         names, sensors, times, splits = (
@@ -145,7 +155,7 @@ class Table:
 
     def embeddings(self, part: int, group: int) -> NDArray[np.floating]:
         """Embeddings (windows, D) of a chunk, in the dtype they are stored in."""
-        column = self._file(WINDOWS, part).read_row_group(group, ["embedding"])["embedding"].combine_chunks()
+        column = self._read(WINDOWS, part, group, ["embedding"])["embedding"].combine_chunks()
         values: NDArray[np.floating] = column.flatten().to_numpy(zero_copy_only=False)
         return values.reshape(-1, self.embedding_size)
 
@@ -164,7 +174,7 @@ class Table:
         ndarray, (len(rows), W) int16
             Zero where a window reaches over the beginning of its clip.
         """
-        column = self._file(CLIPS, chunk.part).read_row_group(chunk.group, ["pcm"])["pcm"]
+        column = self._read(CLIPS, chunk.part, chunk.group, ["pcm"])["pcm"]
         pcm = [np.frombuffer(value.as_buffer(), "<i2") for value in column]
         result = np.zeros((len(rows), self.sample_framing.window), np.int16)
         for out, row in zip(result, rows, strict=True):
@@ -186,6 +196,39 @@ class Table:
         return dict(self.info["windows_by_split"])
 
 
+def _read_info(path: Path) -> dict[str, Any]:
+    """What ``table.json`` says, if it is all there."""
+    remedy = "delete it, then run the command that made the table again: it is written anew from the parts"
+    try:
+        info = read_json(path)
+    except EdgeseaError as error:
+        raise EdgeseaError(f"{error}; {remedy}") from error
+    if not isinstance(info, dict):
+        raise EdgeseaError(f"{path}: does not describe a table; {remedy}")
+    missing = [name for name in (*NEEDED, *FINISHED) if name not in info]
+    if missing:
+        raise EdgeseaError(f"{path}: incomplete, without {', '.join(missing)}; {remedy}")
+    kinds = {"parts": int, "sample_rate": int, "teacher": dict, "framing": dict, "windows_by_split": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(info[name], kind)]
+    if not wrong and "embedding_size" not in info["teacher"]:
+        wrong = ["teacher"]
+    if not wrong and set(info["framing"]) != {"window", "hop", "center"}:
+        wrong = ["framing"]
+    if wrong:
+        raise EdgeseaError(f"{path}: {wrong[0]} is {info[wrong[0]]!r}, which describes no table; {remedy}")
+    return info
+
+
+def _damaged(table: Path, kind: str, part: int, error: Exception) -> EdgeseaError:
+    reason = " ".join(str(error).split())  # pyarrow ends some texts with a new line
+    clips = part_path(table, CLIPS, part)  # without it, the part counts as missing
+    which = "it" if kind == CLIPS else str(clips)
+    return EdgeseaError(
+        f"{part_path(table, kind, part)}: cannot be read: {reason}; delete {which}, then run the command that made the "
+        "table again: it makes this part anew"
+    )
+
+
 def part_skipped(table: Path, part: int) -> list[tuple[str, str]] | None:
     """What a finished part left out, as (clip, reason); None if the part is not there."""
     path = part_path(table, CLIPS, part)
@@ -194,7 +237,7 @@ def part_skipped(table: Path, part: int) -> list[tuple[str, str]] | None:
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (OSError, ValueError) as error:
-        raise EdgeseaError(f"{path}: cannot be read: {error}; delete it and extract the table again") from error
+        raise _damaged(table, CLIPS, part, error) from error
     return [(clip, reason) for clip, reason in json.loads(metadata.get(SKIPPED_KEY, b"[]"))]
 
 

@@ -50,12 +50,14 @@ class PartWriter:
         self._bytes = 0
 
     def __enter__(self) -> "PartWriter":
-        # Left in reverse order: the windows are renamed first, so a part whose clips exist is complete.
-        temporary = [self._stack.enter_context(atomic_path(path)) for path in self._paths]
-        self._writers = [
-            self._stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd", compression_level=1))
-            for path, schema in zip(temporary, self._schemas, strict=True)
-        ]
+        with ExitStack() as stack:  # so that nothing remains if a disk has no space left for the first bytes
+            # Left in reverse order: the windows are renamed first, so a part whose clips exist is complete.
+            temporary = [stack.enter_context(atomic_path(path)) for path in self._paths]
+            self._writers = [
+                stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd", compression_level=1))
+                for path, schema in zip(temporary, self._schemas, strict=True)
+            ]
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(

@@ -31,11 +31,18 @@ def _mlp(seed: int, hidden: Sequence[int]) -> MLPClassifier:
 
 @contextmanager
 def fixed_epochs() -> Iterator[None]:
-    """Silence scikit-learn's note that the fixed number of epochs was reached."""
+    """Train to the end: silence the note that the epochs are over, and do not take Ctrl-C for their end.
+
+    scikit-learn warns of it, and goes on with a half-trained network.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", message=".*batch_size.*")
-        yield
+        warnings.filterwarnings("error", message="Training interrupted by user", category=UserWarning)
+        try:
+            yield
+        except UserWarning as warning:
+            raise KeyboardInterrupt from warning
 
 
 def tag_probabilities(

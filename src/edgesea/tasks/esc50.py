@@ -64,13 +64,34 @@ class Esc50:
         Raises
         ------
         EdgeseaError
-            If a fold does not exist.
+            If a fold does not exist, or fewer than two are left.
         """
-        present = sorted(set(self.folds.tolist()))
-        if unknown := set(folds) - set(present):
-            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {present}")
-        kept = np.flatnonzero(~np.isin(self.folds, list(folds)))
+        left = sorted(self._present(folds) - set(folds))
+        if len(left) < 2:
+            names = f"fold {left[0]} alone" if left else "no fold"
+            raise EdgeseaError(f"hold_out leaves {names}; two are needed, one to train on and one to test")
+        kept = np.flatnonzero(np.isin(self.folds, left))
         return Esc50([self.paths[row] for row in kept], self.labels[kept], self.folds[kept])
+
+    def _present(self, asked: Sequence[int]) -> set[int]:
+        """The folds of the data, among which those asked for must be."""
+        present = set(self.folds.tolist())
+        if unknown := set(asked) - present:
+            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {sorted(present)}")
+        return present
+
+    def tested(self, folds: Sequence[int] | None) -> list[int]:
+        """Folds to test, sorted: those given, or else all.
+
+        Raises
+        ------
+        EdgeseaError
+            If one does not exist, or nothing is left to train on.
+        """
+        present = sorted(self._present(folds or ()))
+        if len(present) < 2:
+            raise EdgeseaError(f"the data has only fold {present[0]}: nothing is left to train on when it is tested")
+        return sorted(set(folds)) if folds else present
 
     def score(
         self,
@@ -103,12 +124,7 @@ class Esc50:
         dict
             accuracy, accuracy_by_fold, accuracy_by_class, clips.
         """
-        tested = sorted(set(folds)) if folds else sorted(set(self.folds.tolist()))
-        present = sorted(set(self.folds.tolist()))
-        if unknown := set(tested) - set(present):
-            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {present}")
-        if len(present) < 2:
-            raise EdgeseaError(f"the data has only fold {present[0]}: nothing is left to train on when it is tested")
+        tested = self.tested(folds)
         correct = np.zeros(len(self.labels), bool)
         for fold in tested:
             train, test = (self.folds != fold) & usable, (self.folds == fold) & usable

@@ -43,7 +43,7 @@ def window_embeddings(
     workers: int,
     cache: Path | None,
 ) -> tuple[Float32, NDArray[np.int64], dict[str, str]]:
-    """Embed all clips, or read what was kept of a former call with the same model, clips and framing.
+    """Embed all clips, but for those that a former call with the same model, clips and framing has embedded.
 
     Returns
     -------
@@ -52,40 +52,68 @@ def window_embeddings(
     counts : ndarray, (clips,) int64
         Windows of each clip; 0 where it could not be embedded.
     failed : dict of str to str
-        The names of these clips, and the reasons.
+        The names of these clips, and the reasons. They are tried again by every call.
 
     Raises
     ------
     EdgeseaError
         If no clip could be embedded.
     """
+    stored = None if cache is None else Path(cache) / f"{_cache_key(model, paths, framing)}.npz"
+    blocks = [np.zeros((0, model.embedding_size), np.float32)] * len(paths)
+    if stored is not None and stored.exists():
+        blocks = _read_cache(stored, blocks)
+    todo = [index for index, block in enumerate(blocks) if not len(block)]
+    failed = _embed(model, paths, framing, batch_size, workers, todo, blocks)
+    embedding, counts = np.concatenate(blocks), np.array([len(block) for block in blocks], np.int64)
+    if not len(embedding):
+        name, reason = next(iter(failed.items()))
+        raise EdgeseaError(f"no clip could be embedded (first: {name}: {reason})")
+    if stored is not None and any(len(blocks[index]) for index in todo):
+        with atomic_path(stored) as temporary, temporary.open("wb") as file:
+            np.savez(file, embedding=embedding, counts=counts)
+    return embedding, counts, failed
+
+
+def _embed(
+    model: EmbeddingModel,
+    paths: Sequence[Path],
+    framing: Framing,
+    batch_size: int,
+    workers: int,
+    todo: Sequence[int],
+    blocks: list[Float32],
+) -> dict[str, str]:
+    """Fill in the blocks of some clips; returns the names of those that cannot be embedded, and the reasons."""
     from edgesea.models.inference import embed_files
 
-    stored = None if cache is None else Path(cache) / f"{_cache_key(model, paths, framing)}.npz"
-    if stored is not None and stored.exists():
-        with np.load(stored) as arrays:
-            failed = dict(zip(arrays["failed"].tolist(), arrays["reasons"].tolist(), strict=True))
-            return arrays["embedding"], arrays["counts"], failed
-    blocks, counts, failed = [np.zeros((0, model.embedding_size), np.float32)], np.zeros(len(paths), np.int64), {}
-    results = embed_files(model, paths, framing, batch_size, workers)
-    for index, result in enumerate(
-        tqdm(results, total=len(paths), unit="clip", desc=f"embed {model.id}", disable=None)
-    ):
+    failed: dict[str, str] = {}
+    if not todo:
+        return failed
+    results = embed_files(model, [paths[index] for index in todo], framing, batch_size, workers)
+    bar = tqdm(results, total=len(todo), unit="clip", desc=f"embed {model.id}", disable=None)
+    for index, result in zip(todo, bar, strict=True):
         if result.embedding is None:
             failed[result.path.name] = result.error
             log.warning("%s: %s", result.path, result.error)
         else:
-            blocks.append(result.embedding)
-            counts[index] = len(result.embedding)
-    embedding = np.concatenate(blocks)
-    if not len(embedding):
-        name, reason = next(iter(failed.items()))
-        raise EdgeseaError(f"no clip could be embedded (first: {name}: {reason})")
-    if stored is not None:
-        names, reasons = np.array(list(failed), str), np.array(list(failed.values()), str)
-        with atomic_path(stored) as temporary, temporary.open("wb") as file:
-            np.savez(file, embedding=embedding, counts=counts, failed=names, reasons=reasons)
-    return embedding, counts, failed
+            blocks[index] = result.embedding
+    return failed
+
+
+def _read_cache(path: Path, empty: list[Float32]) -> list[Float32]:
+    """Embeddings of each clip, as `window_embeddings` kept them; `empty` if the file is damaged."""
+    try:
+        with np.load(path) as arrays:
+            embedding, counts = arrays["embedding"], arrays["counts"]
+        if embedding.shape != (counts.sum(), empty[0].shape[1]) or len(counts) != len(empty):
+            raise ValueError(f"embeddings {embedding.shape} of {len(counts)} clips")
+        return np.split(embedding, np.cumsum(counts)[:-1])
+    except MemoryError:
+        raise
+    except Exception as error:  # of many types, depending on which byte is wrong
+        log.warning("%s: damaged (%s); the clips are embedded again", path, error)
+        return empty
 
 
 def _cache_key(model: EmbeddingModel, paths: Sequence[Path], framing: Framing) -> str:
