@@ -2,12 +2,15 @@
 
 import json
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import umap
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from sklearn.preprocessing import StandardScaler
@@ -17,7 +20,6 @@ from edgesea.reduction import load_reduction, reduce
 from edgesea.reduction.umap import Metric, Umap
 from edgesea.sampling import sample
 
-umap = pytest.importorskip("umap")
 Float32 = NDArray[np.float32]
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine", "correlation")
 CENTRES = np.random.default_rng(42).standard_normal((4, 20)) * 4
@@ -202,3 +204,15 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(EdgeseaError, match=r"umap-learn is not installed; .* pip install 'edgesea\[umap\]'"):
         fitted(clusters()[0])
+
+
+def test_the_number_of_threads_of_torch_stays() -> None:
+    code = """
+import numpy as np, torch
+from edgesea.reduction.umap import Umap
+torch.randn(64, 64) @ torch.randn(64, 64)
+before = torch.get_num_threads()
+Umap(2).fit([np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)])
+assert before == torch.get_num_threads() == 1, torch.get_num_threads()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

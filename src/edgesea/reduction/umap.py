@@ -119,7 +119,10 @@ class Umap(Standardised):
             metric=self.metric,
             random_state=self.seed,
         )
-        with warnings.catch_warnings():
+        from threadpoolctl import threadpool_info, threadpool_limits
+
+        # numba sets the number of OpenMP's threads for the whole process, and so for torch; the former one comes back.
+        with threadpool_limits(threadpool_info()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="n_jobs value")  # a seed means one thread; that is known
             return np.asarray(model.fit_transform(points), np.float32)
 
