@@ -92,6 +92,21 @@ def file_state(path: Path) -> tuple[int, int] | None:
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
+def check_way(folder: Path) -> None:
+    """Make sure that a folder is there or can be made.
+
+    Raises
+    ------
+    EdgeseaError
+        If it or a folder above it is a file.
+    """
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            break
+        if place.exists() or place.is_symlink():
+            raise EdgeseaError(f"{place}: a file, where a folder is needed; choose another name")
+
+
 def check_vacant(folder: Path, lacks: str, besides: Collection[str] = ()) -> None:
     """Make sure that a folder can be made for an artifact, or is there and holds nothing else; nothing is written.
 
@@ -109,11 +124,7 @@ def check_vacant(folder: Path, lacks: str, besides: Collection[str] = ()) -> Non
     EdgeseaError
         If it is not empty, or it or a folder above it is a file.
     """
-    for place in (folder, *folder.parents):
-        if place.is_dir():
-            break
-        if place.exists() or place.is_symlink():
-            raise EdgeseaError(f"{place}: a file, where a folder is needed; choose another name")
+    check_way(folder)
     if folder.is_dir() and any(entry.suffix != ".tmp" and entry.name not in besides for entry in folder.iterdir()):
         raise EdgeseaError(f"{folder}: not empty and {lacks}; choose another folder")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.errors import EdgeseaError
+from edgesea.files import check_way
 from edgesea.sampling.dpp import k_dpp
 
 if TYPE_CHECKING:
@@ -190,11 +191,9 @@ def _check_out(out: Path) -> None:
     """Refuse a place where no subset can be, or where something else is."""
     from edgesea.sampling.subset import Subset
 
-    parent = next(folder for folder in (*out.absolute().parents,) if folder.exists())
-    if not out.name or out.is_dir() or not parent.is_dir():
-        raise EdgeseaError(
-            f"{out}: the subset is to be a file, and there is or leads through something else; choose another name"
-        )
+    if not out.name or out.is_dir():
+        raise EdgeseaError(f"{out}: a folder, where a file is to be; choose another name")
+    check_way(out.parent)
     if out.exists():
         try:
             Subset.load(out)

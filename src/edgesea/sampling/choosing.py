@@ -76,7 +76,7 @@ def choose_windows(
     for found, choice in _choices(reader, index, shares, spec, options, workers):
         parts.append(found.part[choice.rows])
         windows.append(found.window[choice.rows])
-        if spec.draws_core and choice.core is not None:
+        if choice.core is not None:
             core, judged = core + choice.core, judged + len(choice.rows)
     if reader.passes > 1:
         log.info("frames are mixed up in the table: it was read %d times to keep memory low", reader.passes)
@@ -168,5 +168,5 @@ def _check_finite(windows: FrameWindows) -> None:
     if len(bad):
         raise EdgeseaError(
             f"{len(bad)} of {len(windows)} windows have embeddings with NaN or Inf, the first is window "
-            f"{windows.window[bad[0]]} of part {windows.part[bad[0]]} ; make the table again without its clip"
+            f"{windows.window[bad[0]]} of part {windows.part[bad[0]]}; make the table again without its clip"
         )

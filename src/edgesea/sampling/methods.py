@@ -30,7 +30,7 @@ class Choice(NamedTuple):
         Indices of the windows in the frame, each once.
     core : float, or None
         Of a k-DPP: how many of the k windows are chosen by similarity and quality on average; the ridge draws the
-        others uniformly.
+        others uniformly. None for other methods, and where there was no choice.
     """
 
     rows: Int64
@@ -47,8 +47,6 @@ class MethodSpec:
         (windows, k, rng, **options) -> Choice.
     embeddings, levels : bool
         What it needs.
-    draws_core : bool
-        Whether it is a k-DPP, of which some windows may be drawn uniformly; see `Choice`.
     options : tuple of str
         Options of `sample` that only some methods have.
     """
@@ -56,7 +54,6 @@ class MethodSpec:
     choose: Callable[..., Choice]
     embeddings: bool = False
     levels: bool = False
-    draws_core: bool = False
     options: tuple[str, ...] = ()
 
 
@@ -94,7 +91,7 @@ def _sample_dpp(features: Float64, k: int, quality: Float64, ridge: float, rng: 
 
 
 def _greedy_dpp(features: Float64, k: int, quality: Float64, ridge: float, rng: np.random.Generator) -> Choice:
-    return Choice(greedy_map_dpp(features, k, quality=quality, ridge=ridge), float(k))
+    return Choice(greedy_map_dpp(features, k, quality=quality, ridge=ridge))
 
 
 def _in_groups(
@@ -126,13 +123,13 @@ def _in_groups(
         )
     members = np.array_split(rng.permutation(len(windows)) if groups > 1 else np.arange(len(windows)), groups)
     shares = quotas(np.array([len(each) for each in members]), k, rng).tolist()
-    rows, core = [], 0.0
+    rows, cores = [], []
     for each, share in zip(members, shares, strict=True):
         features = similarity_features(embeddings[each], similarity, gamma=gamma, most=MOST_FEATURES)
         choice = one(features, share, quality[each], ridge, rng)
         rows.append(each[choice.rows])
-        core += choice.core or 0.0
-    return Choice(np.concatenate(rows), core)
+        cores += [] if choice.core is None else [choice.core]
+    return Choice(np.concatenate(rows), sum(cores) if cores else None)
 
 
 def _embeddings(windows: FrameWindows) -> Any:
@@ -175,8 +172,8 @@ KERNEL = ("similarity", "gamma", "ridge", "pool")
 METHODS: dict[str, MethodSpec] = {
     "random": MethodSpec(_random),
     "spl": MethodSpec(_spl, levels=True),
-    "dpp_div": MethodSpec(_dpp_div, embeddings=True, draws_core=True, options=KERNEL),
-    "dpp": MethodSpec(_dpp, embeddings=True, levels=True, draws_core=True, options=KERNEL),
+    "dpp_div": MethodSpec(_dpp_div, embeddings=True, options=KERNEL),
+    "dpp": MethodSpec(_dpp, embeddings=True, levels=True, options=KERNEL),
     "dpp_div_map": MethodSpec(_dpp_div_map, embeddings=True, options=KERNEL),
     "dpp_map": MethodSpec(_dpp_map, embeddings=True, levels=True, options=KERNEL),
     "kmeans": MethodSpec(_kmeans, embeddings=True, options=("clusters", "pool")),
