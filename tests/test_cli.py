@@ -14,7 +14,9 @@ import edgesea
 from edgesea import cli
 from edgesea.sampling.subset import Subset
 
-COMMANDS = ("extract", "sample", "reduce", "distill", "embed", "evaluate", "run", "report", "demo")
+COMMANDS = (
+    "extract", "sample", "reduce", "distill", "embed", "evaluate", "score", "run", "report", "select", "tables", "demo",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_stages_run_one_after_the_other(small_table: Path, tmp_path: Path, capsy
     options = [word for name, value in {**TINY, "epochs": 1}.items() for word in (f"--{name}", value)]
     assert result("distill", small_table, phi, student, *options)["epochs"] == 1
     audio = small_table.parent / "audio"
-    assert result("embed", f"[{audio}]", student, "--out", tmp_path / "npz", "--hop", 1.0)["files"] == 18
+    assert result("embed", audio, student, "--out", tmp_path / "npz", "--hop", 1.0)["files"] == 18
     assert edgesea.load_student(student).embedding_size == 3
 
 
@@ -183,6 +185,19 @@ def test_only_what_goes_on_is_said_to_go_on(
     interrupting_command(monkeypatch, OSError(28, "No space left on device", "a"))
     assert cli.main([command]) == 1
     assert failure(capsys) == f"edgesea: error: a: No space left on device; free some space, then {again}\n"
+
+
+def test_lists_of_files_need_no_brackets() -> None:
+    assert cli._gathered(["embed", "a.wav", "b c.wav", "model", "--hop", "1"]) == [
+        "embed",
+        '["a.wav", "b c.wav"]',
+        "model",
+        "--hop",
+        "1",
+    ]
+    assert cli._gathered(["tables", "runs/a", "runs/b", "--out", "x"])[1:3] == ['["runs/a", "runs/b"]', "--out"]
+    for left in (["embed", "[a.wav]", "model"], ["embed"], ["embed", "--help"], ["run", "a", "b"], []):
+        assert cli._gathered(left) == left
 
 
 def test_embedding_goes_on_unless_all_is_to_be_overwritten() -> None:

@@ -19,6 +19,7 @@ from edgesea.files import read_json
 from edgesea.reduction import load_reduction
 from edgesea.sampling.subset import Subset
 from edgesea.select import _classifiers, _expand, select
+from edgesea.tasks.options import ProbeOptions
 from edgesea.trials import Options
 
 GRID: dict[str, Any] = {
@@ -102,11 +103,9 @@ def test_each_trial_has_the_score_that_evaluate_gives(finished: Path, data: Path
     ]
     for trial in result["trials"]:
         scores = []
-        for kind, own in (("logistic", {}), ("mlp", {"hidden_layers": 1, "hidden_size": 8})):
+        for probe in (ProbeOptions(), ProbeOptions("mlp", hidden_layer_size=8)):
             phi = finished / trial["folder"]
-            scores.append(
-                evaluate("esc50", data, "spectral", reduction=phi, classifier=kind, hop=0.5, **own)["accuracy"]  # type: ignore[arg-type]
-            )
+            scores.append(evaluate("esc50", data, "spectral", reduction=phi, probe=probe, hop=0.5)["accuracy"])
         assert trial["by_seed"]["0"] == max(scores)
         assert [own["score"] for own in trial["scores"]] == scores
         assert trial["score"] == np.mean(list(trial["by_seed"].values()))
@@ -114,7 +113,7 @@ def test_each_trial_has_the_score_that_evaluate_gives(finished: Path, data: Path
         best = int(np.argmax(scores))
         assert trial["classifier"] == [{"layers": 0, "units": None}, {"layers": 1, "units": 8}][best]
         assert trial["standard_error"] == pytest.approx(np.sqrt(max(scores) * (1 - max(scores)) / 24))
-    whole = evaluate("esc50", data, "spectral", classifier="logistic", hop=0.5)["accuracy"]
+    whole = evaluate("esc50", data, "spectral", hop=0.5)["accuracy"]
     assert result["reference"]["score"] >= whole
     assert result["reference"]["dimensions"] == 512
 

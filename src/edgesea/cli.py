@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ TRAIN = (
     "joblib",
     "threadpoolctl",
 )  # modules of the extra `train`
+LISTS = {"embed": 1, "tables": 0}  # commands that begin with a list, and the number of words after it
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # commands that go on where they ended
 
 
@@ -37,9 +39,11 @@ def _commands() -> dict[str, Callable[..., Any]]:
     from edgesea.reduction import reduce
     from edgesea.report import report
     from edgesea.sampling import sample
+    from edgesea.score import score
     from edgesea.select import select
+    from edgesea.tables import tables
 
-    stages = (extract, sample, _with_page(reduce), distill, embed, evaluate, run, select, report, demo)
+    stages = (extract, sample, _with_page(reduce), distill, embed, evaluate, score, run, select, report, tables, demo)
     commands: dict[str, Callable[..., Any]] = {function.__name__: function for function in stages}
     return {**commands, "import": import_table}  # the name is a keyword of the language
 
@@ -76,7 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
     """
     from jsonargparse import auto_cli, set_parsing_settings
 
-    again = _again(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["evaluate"] and arguments[1:] and arguments[1].lower().endswith(".csv"):
+        arguments = ["score", *arguments[1:]]  # predictions are there already
+    arguments = _gathered(arguments)
+    again = _again(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     started_by_trainer = bool(int(os.environ.get("LOCAL_RANK") or 0))  # to train on another device
     logging.getLogger("edgesea").setLevel(logging.WARNING if started_by_trainer else logging.INFO)
@@ -90,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
             description="Make a big audio-embedding model small, specialised for your recordings.",
         )
         if isinstance(result, dict) and not started_by_trainer:
-            print(summary(result, Path(result["run"])) if "run" in result else json.dumps(_brief(result), indent=2))
+            print(_shown(result))
         return 0
     except EdgeseaError as error:
         return _fail(str(error))
@@ -111,6 +119,25 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except (OSError, MemoryError) as error:
         return _fail(_system_error(error, again))
+
+
+def _gathered(arguments: list[str]) -> list[str]:
+    """The words of a list (`embed A B MODEL`, `tables A B`) as one argument, as jsonargparse wants them."""
+    command = arguments[0] if arguments else ""
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments[1:]))
+    listed = words[: len(words) - LISTS[command]] if command in LISTS else []
+    if not listed or listed[0].startswith("["):
+        return arguments
+    return [command, json.dumps(listed), *arguments[1 + len(listed) :]]
+
+
+def _shown(result: dict[str, Any]) -> str:
+    """What a command says at its end."""
+    if "run" in result:
+        return summary(result, Path(result["run"]))
+    if "markdown" in result:
+        return f"{result['text']}\n{result['markdown']}\n{result['html']}"
+    return json.dumps(_brief(result), indent=2)
 
 
 def _fail(message: str) -> int:

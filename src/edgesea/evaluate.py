@@ -1,62 +1,74 @@
 """``evaluate``: how well a small classifier does a labelled task on a model's embeddings."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.files import write_json
+from edgesea.tasks.options import ProbeOptions, TaggingOptions
+from edgesea.version import versions
 
 
 def evaluate(
-    task: Literal["esc50", "sonyc_ust"],
+    task: Literal["esc50", "urbansound8k", "sonyc_ust"],
     data: Path,
     model: str,
     *,
     out: Path | None = None,
+    predictions: Path | None = None,
     weights: Path | None = None,
     reduction: Path | None = None,
+    window: float | None = None,
     hop: float = 0.5,
     center: bool = False,
-    classifier: Literal["auto", "logistic", "mlp"] = "auto",
-    hidden_layers: int = 1,
-    hidden_size: int = 128,
+    probe: ProbeOptions = ProbeOptions(),
     folds: list[int] | None = None,
+    tagging: TaggingOptions = TaggingOptions(),
+    resamples: int = 1000,
     seed: int = 0,
     cache: Path | None = None,
     batch_size: int = 64,
     workers: int = 2,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Embed the clips of a task, train a classifier on the clips' mean embeddings, and score it.
+    """Embed the clips of a task, train a classifier on the embeddings, and score it.
+
+    `edgesea evaluate PREDICTIONS.csv` scores predictions of SONYC-UST that any system has made; see `edgesea score`.
 
     Parameters
     ----------
-    task : {"esc50", "sonyc_ust"}
-        esc50: accuracy over the official folds (ESC-50, ESC-10). sonyc_ust: AUPRC of the coarse tags on verified
-        validation clips.
+    task : {"esc50", "urbansound8k", "sonyc_ust"}
+        esc50, urbansound8k: accuracy over the official folds (ESC-50, ESC-10, UrbanSound8K). sonyc_ust: AUPRC of the
+        tags of verified validation clips.
     data : Path
         Folder of the data set, laid out as published.
     model : str
         A student's folder, a published .h5 file, edgel3/sea-64 ..., or a teacher's id.
     out : Path, optional
         JSON file for the scores.
+    predictions : Path, optional
+        Of sonyc_ust: CSV file for the predictions of the judged clips, in the challenge's layout.
     weights : Path, optional
         A teacher's weight file.
     reduction : Path, optional
         Reduce the embeddings with this first.
+    window : float, optional
+        Length of a window in seconds, for models that accept any; default: the model's own, or 1.
     hop : float
         Seconds between windows.
     center : bool
         Precede each clip by half a window of zeros.
-    classifier : {"auto", "logistic", "mlp"}
-        logistic: multinomial logistic regression. mlp: a network with hidden layers. auto: the task's own.
-    hidden_layers : int
-        Of mlp: number of hidden layers.
-    hidden_size : int
-        Of mlp: units in each hidden layer.
+    probe : ProbeOptions
+        Of esc50 and urbansound8k: the classifier.
     folds : list of int, optional
-        Test only these folds, each with all others as training.
+        Of these too: test only these folds, each with all others as training.
+    tagging : TaggingOptions
+        Of sonyc_ust: the classifier, and what is learned and judged.
+    resamples : int
+        Bootstrap resamples of the judged clips for 95 % confidence intervals; 0: none.
     seed : int
         Seed of the classifier.
     cache : Path, optional
@@ -71,39 +83,60 @@ def evaluate(
     Returns
     -------
     dict
-        accuracy or micro_auprc, macro_auprc, micro_f1; results by class; clips, failed clips, embedding_size.
+        accuracy, class_accuracy, confusion, or micro_auprc, macro_auprc, micro_f1, lwlrap; results by class;
+        confidence intervals; clips, failed clips, embedding_size.
 
     Raises
     ------
     EdgeseaError
         If the data, the model or the options are unusable.
     """
-    if hidden_layers < 0 or hidden_size < 1:
-        raise EdgeseaError(f"hidden layers: {hidden_layers} of {hidden_size} units is no network")
+    # A run gives them as they stand in its YAML.
+    probe = ProbeOptions(**probe) if isinstance(probe, Mapping) else probe
+    tagging = TaggingOptions(**tagging) if isinstance(tagging, Mapping) else tagging
+    if resamples < 0:
+        raise EdgeseaError(f"resamples must be at least 0, not {resamples}")
     from edgesea.models.inference import load_model
     from edgesea.reduction import load_reduction
-    from edgesea.tasks.features import clip_means, load_task, window_embeddings
+    from edgesea.tasks.features import load_task, window_embeddings
+    from edgesea.tasks.folds import FoldTask
 
-    source = load_task(task, Path(data))
+    source = load_task(task, Path(data), tagging)
+    single = isinstance(source, FoldTask)
+    if folds and not single:
+        raise EdgeseaError(f"the task {task} has a fixed split and no folds; see tagging.split_path")
+    if predictions is not None and single:
+        raise EdgeseaError(f"predictions can be written of the task sonyc_ust, not of {task}")
     network = load_model(model, weights, device)
-    framing = Framing(network.window or 1.0, hop, center)
-    rows, counts, failed = window_embeddings(network, source.paths, framing, batch_size, workers, cache)
+    framing = Framing(network.window or window or 1.0, hop, center)
+    if window not in (None, framing.window):
+        raise EdgeseaError(f"{model} takes windows of {network.window} s, not of {window} s; leave window out")
+    bags, failed = window_embeddings(network, source.paths, framing, batch_size, workers, cache)
     if reduction is not None:
-        rows = load_reduction(reduction).transform(rows)
-    features = clip_means(rows, counts)
-    kind = {"esc50": "logistic", "sonyc_ust": "mlp"}[task] if classifier == "auto" else classifier
-    hidden = (hidden_size,) * hidden_layers
-    scores = source.score(features, counts > 0, kind, folds, seed, hidden)  # type: ignore[arg-type]
+        bags = bags.with_rows(load_reduction(reduction).transform(bags.rows))
+    if isinstance(source, FoldTask):
+        scores = source.score(bags, probe, folds, seed, resamples=resamples)
+    else:
+        scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
     result = {
         "task": task,
         "model": network.id,
-        "classifier": kind,
-        **({"hidden_layers": hidden_layers, "hidden_size": hidden_size} if kind == "mlp" else {}),
+        **({"probe": asdict(probe)} if single else {"tagging": _plain(tagging)}),
+        "data": str(data),
+        "reduction": None if reduction is None else str(reduction),
+        "window": framing.window,
         "hop": hop,
+        "center": center,
+        "seed": seed,
         **scores,
-        "embedding_size": features.shape[1],
+        "embedding_size": bags.rows.shape[1],
         "failed": failed,
+        "versions": versions(),
     }
     if out is not None:
         write_json(Path(out), result)
     return result
+
+
+def _plain(tagging: TaggingOptions) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(tagging).items()}

@@ -1,6 +1,7 @@
 """``run``: one YAML file -> all stages -> a run directory; finished stages are skipped, changed ones redone."""
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import string
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ STAGES = {
         evaluate,
         "evaluate",
         ("extract", "reduce", "distill"),
-        ("model", "out", "weights", "reduction", "cache"),
+        ("model", "out", "predictions", "weights", "reduction", "cache"),
     ),
 }
 
@@ -160,15 +161,16 @@ def check_options(
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(STAGES[stage].function, skip=set(STAGES[stage].fixed))
-    known = [action.dest for action in parser._actions if action.dest != "help"]
+    known = [action.dest for action in parser._actions if action.dest != "help" and "." not in action.dest]
     if not isinstance(options, Mapping):
         raise EdgeseaError(f"{source}: section {stage} must be a mapping of options")
     unknown = [str(key) for key in options if key not in known]
     if unknown:
         offered = ", ".join(name for name in known if name not in withheld)
         raise EdgeseaError(f"{source}: {stage}: unknown option {', '.join(unknown)}; known: {offered}")
+    defaults = {name: own.default for name, own in inspect.signature(STAGES[stage].function).parameters.items()}
     for name, value in options.items():
-        default = parser.get_default(name)
+        default = defaults[name]
         if value is None and default is not None:  # which jsonargparse would let through
             raise EdgeseaError(f"{source}: {stage}: {name} needs a value; without the option it is {default}")
     try:
@@ -176,11 +178,20 @@ def check_options(
     except Exception as error:  # jsonargparse raises several types
         raise EdgeseaError(f"{source}: {stage}: {' '.join(str(error).split())}") from error
     namespace = parsed.as_dict() if isinstance(parsed, Namespace) else dict(parsed)
-    return {name: _plain(namespace.get(name)) for name in known}
+    plain = {name: _plain(namespace.get(name)) for name in known}
+    for name, value in plain.items():
+        if is_dataclass(defaults[name]):  # a group of options checks itself; better now than after hours of work
+            try:
+                type(defaults[name])(**value)
+            except EdgeseaError as error:
+                raise EdgeseaError(f"{source}: {stage}: {error}") from error
+    return plain
 
 
 def _plain(value: Any) -> Any:
     """A value without jsonargparse's path and namespace types."""
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
     return Path(value) if isinstance(value, os.PathLike) else value
 
 
@@ -249,6 +260,8 @@ def _fingerprint(stage: Stage, options: Mapping[str, Any], inputs: Mapping[str, 
 
 def _describe(value: Any, out: Path) -> Any:
     """A value, with the state of the files that it names; the run directory may lie among them and does not count."""
+    if isinstance(value, Mapping):
+        return {key: _describe(own, out) for key, own in value.items()}
     if isinstance(value, str):  # a teacher's id may name a file: onnx:FILE@RATE
         files = [Path(piece) for piece in re.split("[:@]", value) if piece and Path(piece).is_file()]
         return [value, _digest(files)] if files else value
@@ -287,9 +300,15 @@ def _run_stage(
         "reduced": {**teacher, "reduction": path["reduce"]},
         "student": {"model": str(path["distill"])},
     }
-    folder = path["evaluate"]
+    folder, tags = path["evaluate"], options["task"] == "sonyc_ust"
     return {
-        system: evaluate(**options, **chosen, out=folder / f"{system}.json", cache=folder / "cache")
+        system: evaluate(
+            **options,
+            **chosen,
+            out=folder / f"{system}.json",
+            predictions=folder / f"{system}.csv" if tags else None,
+            cache=folder / "cache",
+        )
         for system, chosen in systems.items()
     }
 
@@ -310,4 +329,6 @@ def _finish(
 
 
 def _yaml_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _yaml_value(own) for key, own in value.items()}
     return str(value) if isinstance(value, Path) else value

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,14 +17,14 @@ from edgesea.pipeline import check_options
 from edgesea.reduction import load_reduction
 from edgesea.reduction import used_options as used_by_reduce
 from edgesea.sampling import used_options as used_by_sample
+from edgesea.tasks.options import TaggingOptions
 from edgesea.trials import Options, Trial, run_all, summarise
 from edgesea.version import versions
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
     from edgesea.table.reader import Table
-    from edgesea.tasks.esc50 import Esc50
-    from edgesea.tasks.sonyc_ust import SonycUst
+    from edgesea.tasks.features import Task
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,12 @@ SAMPLE_GRID: Options = {"method": ["random", "spl", "kmeans", "dpp_div", "dpp"]}
 REDUCE_GRID: Options = {"method": ["pca"], "size": [16, 32, 64, 128, 256]}
 RESULT = "select.json"
 EXAMPLES = {"sample": "{method: [random, dpp], size: 5000}", "reduce": "{method: [pca, umap], size: [16, 64]}"}
-MEMBERS = 5  # networks with seeds of their own that judge together, at most
 SET_BY_SELECT = ("seed", "workers", "subset", "table", "out")
 
 
 def select(
     table: Path,
-    task: Literal["esc50", "sonyc_ust"],
+    task: Literal["esc50", "urbansound8k", "sonyc_ust"],
     data: Path,
     out: Path,
     *,
@@ -49,6 +48,7 @@ def select(
     units: list[int] | None = None,
     folds: list[int] | None = None,
     hold_out: list[int] | None = None,
+    tagging: TaggingOptions = TaggingOptions(),
     teacher: str | None = None,
     weights: Path | None = None,
     hop: float = 0.5,
@@ -61,16 +61,16 @@ def select(
     """Try samplings x reductions, judge each by a task with a grid of classifiers, and keep the best.
 
     Killed, or called again with a larger grid, it goes on with what is missing: sample, reduce, repeats, layers and
-    units may change from call to call; table, task, data, teacher, hop, center, folds, hold_out and seed must stay the
-    same in a folder. The best reduction is copied to ``reduction`` (and its subset to ``subset.parquet``), for
+    units may change from call to call; table, task, data, teacher, hop, center, folds, hold_out, tagging and seed must
+    stay the same in a folder. The best reduction is copied to ``reduction`` (and its subset to ``subset.parquet``), for
     `edgesea distill`; all trials are in ``select.json`` and ``report.html``.
 
     Parameters
     ----------
     table : Path
         Folder of a table.
-    task : {"esc50", "sonyc_ust"}
-        What to judge by, as for `edgesea evaluate`: accuracy of ESC-50, micro AUPRC of SONYC-UST's validation clips.
+    task : {"esc50", "urbansound8k", "sonyc_ust"}
+        What to judge by, as for `edgesea evaluate`: accuracy over the folds, or micro AUPRC of the judged clips.
     data : Path
         Folder of the task's data set.
     out : Path
@@ -88,10 +88,12 @@ def select(
     units : list of int, optional
         Units of a hidden layer; default: 128, 256.
     folds : list of int, optional
-        Of ESC-50: folds that are tested, each with all others as training; default: each in turn.
+        Of esc50, urbansound8k: folds that are tested, each with all others as training; default: each in turn.
     hold_out : list of int, optional
-        Of ESC-50: folds that take no part in the judging, so that they can test the winner. (If their clips are in
+        Of these too: folds that take no part in the judging, so that they can test the winner. (If their clips are in
         the table's training split, the reduction may still be fitted on them.)
+    tagging : TaggingOptions
+        Of sonyc_ust: how tags are learned and judged; num_hidden_layers and hidden_layer_size are set by select.
     teacher : str, optional
         Teacher that embeds the task's clips; default: the table's.
     weights : Path, optional
@@ -127,7 +129,7 @@ def select(
     for name, value in (("repeats", repeats), ("workers", workers), ("batch_size", batch_size)):
         if value < 1:
             raise EdgeseaError(f"{name} must be at least 1, not {value}")
-    last = 2**32 - max(repeats, MEMBERS)
+    last = 2**32 - max(repeats, tagging.members)
     if not 0 <= seed <= last:
         raise EdgeseaError(f"seed must lie in 0 ... {last}, not {seed}")
     source, folder = Table(table), Path(out)
@@ -141,7 +143,7 @@ def select(
         for k in range(repeats)
     ]
     trials = list({trial.folder: trial for trial in every}.values())  # files of positions may have the same content
-    problem = _problem(task, Path(data), folds, hold_out)
+    problem = _problem(task, Path(data), folds, hold_out, tagging)
     network = load_model(teacher or source.info["teacher"]["id"], weights, device)
     if network.embedding_size != source.embedding_size:
         raise EdgeseaError(
@@ -149,10 +151,13 @@ def select(
             "the teacher that made the table"
         )
     framing = Framing(network.window or 1.0, hop, center)
-    rest = {"folds": folds, "hold_out": hold_out, "seed": seed}
+    rest: dict[str, Any] = {"folds": folds, "hold_out": hold_out, "seed": seed}
+    if task == "sonyc_ust":
+        own = asdict(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
+        rest["tagging"] = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
     claim(folder, _plan(source, network, problem.paths, framing) | rest, "selection")
-    rows, counts, failed = window_embeddings(network, problem.paths, framing, batch_size, workers, folder / "cache")
-    judge = Judge(problem, rows, counts, hidden, folds, seed)
+    bags, failed = window_embeddings(network, problem.paths, framing, batch_size, workers, folder / "cache")
+    judge = Judge(problem, bags, hidden, folds, seed)
     del network
     errors = run_all(trials, judge, workers)
     finished = [trial for trial in trials if trial.folder.name not in errors]
@@ -163,13 +168,15 @@ def select(
     return _report(folder, summary, errors)
 
 
-def _problem(task: str, data: Path, folds: Sequence[int] | None, hold_out: Sequence[int] | None) -> "Esc50 | SonycUst":
+def _problem(
+    task: str, data: Path, folds: Sequence[int] | None, hold_out: Sequence[int] | None, tagging: TaggingOptions
+) -> "Task":
     """The task without the folds held out, of which those to test are there."""
-    from edgesea.tasks.esc50 import Esc50
     from edgesea.tasks.features import load_task
+    from edgesea.tasks.folds import FoldTask
 
-    problem = load_task(task, data)
-    if not isinstance(problem, Esc50):
+    problem = load_task(task, data, tagging)
+    if not isinstance(problem, FoldTask):
         if folds or hold_out:
             raise EdgeseaError(f"the task {task} has no folds; leave folds and hold_out out")
         return problem

@@ -228,9 +228,8 @@ def summarise(trials: Sequence[Trial], judge: Judge, repeats: int) -> dict[str, 
     winner = max(complete, key=lambda i: (entries[i]["score"], -entries[i]["dimensions"], -i))
     scores = judge.judge()
     best = judge.best(scores)
-    reference = {"score": scores[best].score, "dimensions": judge.rows.shape[1], "classifier": classifier(best)}
-    task = "esc50" if judge.metric == "accuracy" else "sonyc_ust"
-    return {"task": task, "metric": judge.metric, "trials": entries, "reference": reference, "winner": winner}
+    reference = {"score": scores[best].score, "dimensions": judge.bags.rows.shape[1], "classifier": classifier(best)}
+    return {"task": judge.name, "metric": judge.metric, "trials": entries, "reference": reference, "winner": winner}
 
 
 def _entry(group: Sequence[tuple[Trial, Result]], judge: Judge, repeats: int) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_the_pipeline_writes_the_report(finished: Path) -> None:
     html = (finished / "report.html").read_text("utf-8")
     headings = re.findall("<h2>(.*?)</h2>", html)
     assert headings == ["Result", "Data", "Reduction", "Training", "Task", "Provenance"]
-    assert html.count("<svg") == 8 + _has_overlap(finished)
+    assert html.count("<svg") == 9 + _has_overlap(finished)
     assert len(html) < 1_500_000
 
 
@@ -109,6 +109,8 @@ def test_scores_are_those_of_the_results(finished: Path) -> None:
     for system in ("teacher", "reduced", "student"):
         assert f'<td class="number">{percent(results["evaluate"][system]["accuracy"], 1)}' in html
         assert f'<span class="system {system}">' in html
+        low, high = (100 * end for end in results["evaluate"][system]["confidence"]["accuracy"])
+        assert f"<small>{low:.1f}\u2013{high:.1f}</small>" in html
     share = percent(results["evaluate"]["student"]["accuracy"] / results["evaluate"]["teacher"]["accuracy"])
     assert f"<small>{share} of teacher</small>" in html
     assert f"<dd>{integer(results['distill']['parameters'])}</dd>" in html
@@ -142,7 +144,7 @@ def test_run_without_a_task(run: Path) -> None:
     assert "<h2>Task</h2>" not in html
 
 
-@pytest.mark.parametrize(("artifacts", "plots"), [(["table"], 5), (["subset.parquet", "reduction", "student"], 5)])
+@pytest.mark.parametrize(("artifacts", "plots"), [(["table"], 6), (["subset.parquet", "reduction", "student"], 6)])
 def test_deleted_artifacts_are_left_out(run: Path, artifacts: list[str], plots: int) -> None:
     plots += _has_overlap(run)
     for path in (run / artifact for artifact in artifacts):

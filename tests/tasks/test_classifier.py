@@ -1,32 +1,180 @@
+import _thread
+import threading
+from itertools import product
+from typing import Any, get_args
+
 import numpy as np
+import pytest
+from sklearn.base import clone
 
-from edgesea.tasks.classifier import fixed_epochs, make_probe, tag_probabilities
+from edgesea.errors import EdgeseaError
+from edgesea.tasks.bags import Bags
+from edgesea.tasks.classifier import (
+    Classifier,
+    clip_features,
+    fit_probe,
+    fixed_epochs,
+    make_probe,
+    predict,
+    search_grid,
+)
+from edgesea.tasks.options import ProbeOptions
+
+KINDS: tuple[Classifier, ...] = get_args(Classifier)
 
 
-def problem(rows: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def problem(clips: int = 60, classes: int = 3, folds: int = 3, noise: float = 1.0, seed: int = 0) -> tuple[Any, ...]:
+    """Clips of one to three windows around a place of the class and one of the clip: bags, classes, folds."""
     rng = np.random.default_rng(seed)
-    tags = rng.integers(0, 2, (rows, 3))
-    return tags @ rng.standard_normal((3, 4)) * 2 + rng.standard_normal((rows, 4)), tags
+    labels, counts = np.arange(clips) % classes, rng.integers(1, 4, clips)
+    places = rng.standard_normal((classes, 6)) * 2
+    own = places[labels] + noise * rng.standard_normal((clips, 6))
+    rows = np.repeat(own, counts, axis=0) + 0.3 * rng.standard_normal((counts.sum(), 6))
+    return Bags(rows.astype(np.float32), counts), labels, 1 + np.arange(clips) // classes % folds
 
 
-def test_probabilities_are_the_mean_of_networks_with_consecutive_seeds() -> None:
-    features, tags = problem()
-    train, test = features[:100], features[100:]
-    together = tag_probabilities(train, tags[:100], test, seed=4, members=2)
-    single = [tag_probabilities(train, tags[:100], test, seed=seed, members=1) for seed in (4, 5)]
-    np.testing.assert_allclose(together, np.mean(single, 0), atol=1e-12)
-    assert together.shape == (50, 3)
-    assert not np.allclose(single[0], single[1])
-    assert ((together >= 0) & (together <= 1)).all()
+@pytest.mark.parametrize("kind", KINDS)
+def test_probes_do_not_depend_on_the_scale_of_the_features(kind: Classifier) -> None:
+    bags, labels, folds = problem(150)
+    rows = bags.means().astype(np.float64)
+    predictions = []
+    for scaled in (rows, rows * [1e3, 1e-3, 1, 1, 1, 10] + 50):
+        probe, _ = fit_probe(scaled[:100], labels[:100], folds[:100], ProbeOptions(kind), 0)
+        predictions.append(probe.predict(scaled[100:]))
+    assert (predictions[0] == predictions[1]).mean() > 0.95
+    assert (predictions[0] == labels[100:]).mean() > 0.7
 
 
-def test_probes_do_not_depend_on_the_scale_of_the_features() -> None:
-    features, tags = problem()
-    for kind in ("logistic", "mlp"):
-        with fixed_epochs():
-            one, other = (
-                make_probe(kind, 0).fit(x[:100], tags[:100, 0]).predict(x[100:])  # type: ignore[arg-type]
-                for x in (features, features * [1e3, 1e-3, 1, 1] + 50)
-            )
-        assert (one == other).mean() > 0.95
-        assert (one == tags[100:, 0]).mean() > 0.7
+def test_statistics_are_those_of_each_clip() -> None:
+    rows = np.array([[1, 10], [3, 10], [8, 40], [5, 6]], np.float32)
+    found = clip_features(Bags(rows, np.array([3, 0, 1])), "statistics")
+    assert found.counts.tolist() == [1, 0, 1]
+    first = [4, 20, np.sqrt(26 / 3), np.sqrt(200), 1, 10, 8, 40, 3, 10]
+    np.testing.assert_allclose(found.rows, [first, [5, 6, 0, 0, 5, 6, 5, 6, 5, 6]], rtol=1e-6)
+
+
+def test_means_have_a_row_for_each_clip_and_framewise_all_windows() -> None:
+    rows = np.array([[1, 10], [3, 10], [8, 40], [5, 6]], np.float32)
+    bags = Bags(rows, np.array([3, 0, 1]))
+    mean = clip_features(bags, "mean")
+    assert mean.counts.tolist() == [1, 0, 1]
+    np.testing.assert_allclose(mean.rows, [[4, 20], [5, 6]])
+    assert clip_features(bags, "framewise") is bags
+
+
+@pytest.mark.parametrize(("kind", "classes"), product(KINDS, (2, 8)))
+def test_a_clip_of_one_row_gets_the_probes_own_prediction(kind: Classifier, classes: int) -> None:
+    bags, labels, folds = problem(240, classes, noise=3.0)
+    bags = clip_features(bags, "mean")
+    probe, _ = fit_probe(bags.rows[:120], labels[:120], folds[:120], ProbeOptions(kind), 0)
+    own = probe.predict(bags.rows)
+    assert len(set(own.tolist())) == classes
+    assert (own[120:] != labels[120:]).any()
+    np.testing.assert_array_equal(predict(probe, bags), own)
+
+
+@pytest.mark.parametrize(("kind", "classes"), product(KINDS, (2, 3)))
+def test_a_clip_of_windows_gets_the_class_with_the_largest_mean_score(kind: Classifier, classes: int) -> None:
+    bags, labels, folds = problem(classes=classes, noise=3.0)
+    owner = bags.owner
+    probe, _ = fit_probe(bags.rows, labels[owner], folds[owner], ProbeOptions(kind), 0)
+    test = problem(classes=classes, noise=3.0, seed=1)[0]
+    test = test.with_rows(test.rows * np.linspace(-1, 2, len(test.rows))[:, None].astype(np.float32))
+    expected = []
+    for clip in range(len(test)):
+        window = test.rows[test.owner == clip]
+        if kind != "svm":
+            expected.append(probe.predict_proba(window).mean(0).argmax())
+        elif classes == 2:
+            expected.append(int(probe.decision_function(window).mean() > 0))
+        else:
+            expected.append(probe.decision_function(window).mean(0).argmax())
+    np.testing.assert_array_equal(predict(probe, test), expected)
+
+
+def searched_by_hand(kind: Classifier, rows: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> dict[str, Any]:
+    """The definition of the search, in a few loops."""
+    grid = search_grid(kind, rows.shape[1])
+    results = []
+    for values in product(*(grid[name] for name in sorted(grid))):
+        own = dict(zip(sorted(grid), values, strict=True))
+        accuracies = []
+        for fold in np.unique(folds):
+            probe = clone(make_probe(kind, 0)).set_params(**{f"classifier__{name}": own[name] for name in own})
+            with fixed_epochs():
+                probe.fit(rows[folds != fold], labels[folds != fold])
+            accuracies.append((probe.predict(rows[folds == fold]) == labels[folds == fold]).mean())
+        results.append((np.mean(accuracies), own))
+    best = max(score for score, _ in results)
+    assert min(score for score, _ in results) < best, "the parameters must matter"
+    return next(own for score, own in results if score > best - 1e-12)
+
+
+@pytest.mark.parametrize(("kind", "features"), [*product(("logistic", "svm"), ("mean", "framewise")), ("mlp", "mean")])
+def test_a_search_leaves_out_one_fold_at_a_time(kind: Classifier, features: Any) -> None:
+    """Clips have places of their own: with windows of one clip on both sides, the wrong parameters would win."""
+    bags, labels, folds = problem(48, noise=3.0, seed=2)
+    bags = clip_features(bags, features)
+    labels, folds = labels[bags.owner], folds[bags.owner]
+    probe, chosen = fit_probe(bags.rows, labels, folds, ProbeOptions(kind, search=True), 0)
+    assert chosen == searched_by_hand(kind, bags.rows, labels, folds)
+    with fixed_epochs():
+        again = make_probe(kind, 0).set_params(**{f"classifier__{name}": chosen[name] for name in chosen})
+        again.fit(bags.rows, labels)
+    np.testing.assert_array_equal(again.predict(bags.rows), probe.predict(bags.rows))
+
+
+def test_every_forest_of_the_grid_can_be_trained() -> None:
+    """In place of the test above, which would take a minute."""
+    bags, labels, _ = problem()
+    grid = search_grid("random_forest", 6)
+    for depth, most in product(grid["max_depth"], grid["max_features"]):
+        probe = make_probe("random_forest", 0).set_params(
+            classifier__max_depth=depth, classifier__max_features=most, classifier__n_estimators=3
+        )
+        assert probe.fit(bags.means(), labels).score(bags.means(), labels) > 0.8
+
+
+def test_a_search_needs_two_folds_of_two_classes() -> None:
+    bags, labels, folds = problem(30, classes=2)
+    rows, options = bags.means(), ProbeOptions(search=True)
+    with pytest.raises(EdgeseaError, match="search: without fold 1, the training clips are not of two classes"):
+        fit_probe(rows, labels, np.ones_like(folds), options, 0)
+    labels = np.where(folds == 2, labels, 0)
+    with pytest.raises(EdgeseaError, match="search: without fold 2"):
+        fit_probe(rows, labels, folds, options, 0)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "random_forest"])
+def test_the_seed_alone_decides(kind: Classifier) -> None:
+    bags, labels, folds = problem(noise=3.0)
+    rows = bags.means()
+    found = [fit_probe(rows, labels, folds, ProbeOptions(kind), seed)[0].predict_proba(rows) for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.allclose(found[0], found[2])
+
+
+def test_hidden_layers_are_those_asked_for() -> None:
+    bags, labels, folds = problem()
+    probe, _ = fit_probe(bags.means(), labels, folds, ProbeOptions("mlp", num_hidden_layers=2, hidden_layer_size=5), 0)
+    assert [weights.shape for weights in probe[-1].coefs_] == [(6, 5), (5, 5), (5, 3)]
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_ctrl_c_ends_the_training_instead_of_cutting_it_short(search: bool) -> None:
+    bags, labels, folds = problem(3000)
+    options = ProbeOptions("mlp", search=search, num_hidden_layers=2, hidden_layer_size=256)
+    timer = threading.Timer(0.5, _thread.interrupt_main)
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit_probe(bags.means(), labels, folds, options, 0)
+    finally:
+        timer.cancel()
+
+
+def test_what_does_not_exist_is_refused() -> None:
+    with pytest.raises(EdgeseaError, match="classifier must be one of logistic, mlp, svm, random_forest, not 'knn'"):
+        make_probe("knn", 0)  # type: ignore[arg-type]
+    with pytest.raises(EdgeseaError, match="features must be one of mean, statistics, framewise, not 'max'"):
+        clip_features(problem()[0], "max")  # type: ignore[arg-type]

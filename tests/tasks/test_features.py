@@ -8,30 +8,24 @@ from conftest import make_esc50
 
 from edgesea.audio.windows import Framing
 from edgesea.models.inference import load_model
-from edgesea.tasks.esc50 import Esc50
-from edgesea.tasks.features import clip_means, window_embeddings
+from edgesea.tasks.esc50 import load_esc50
+from edgesea.tasks.features import window_embeddings
 
 FRAMING = Framing(1.0, 0.5, False)
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    return Esc50.load(make_esc50(tmp_path / "esc50", clips=4)).paths
+    return load_esc50(make_esc50(tmp_path / "esc50", clips=4)).paths
 
 
 def embeddings(paths: list[Path], cache: Path | None) -> tuple[Any, Any, dict[str, str]]:
-    return window_embeddings(load_model("spectral"), paths, FRAMING, 8, 1, cache)
+    bags, failed = window_embeddings(load_model("spectral"), paths, FRAMING, 8, 1, cache)
+    return bags.rows, bags.counts, failed
 
 
 def times(cache: Path) -> list[int]:
     return [path.stat().st_mtime_ns for path in cache.iterdir()]
-
-
-def test_means_are_those_of_each_clip() -> None:
-    rows = np.arange(10, dtype=np.float32).reshape(5, 2)
-    means = clip_means(rows, np.array([2, 0, 3]))
-    assert np.array_equal(means[[0, 2]], [[1, 2], [6, 7]])
-    assert np.isnan(means[1]).all()
 
 
 def test_what_is_kept_is_read_again(paths: list[Path], tmp_path: Path) -> None:

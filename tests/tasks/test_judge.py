@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgesea.tasks.esc50 import Esc50
+from edgesea.tasks.bags import Bags
+from edgesea.tasks.folds import FoldTask
 from edgesea.tasks.judge import Judge, Score, from_list, listed
 
 
@@ -15,8 +16,8 @@ def judge_of(clips: int, hidden: list[tuple[int, ...]]) -> Judge:
     labels, folds = np.tile(["a", "b"], clips // 2), 1 + np.arange(clips) // 2 % 2
     rows = rng.standard_normal((2 * clips, 40)).astype(np.float32)
     rows[:, 0] += np.repeat(np.where(labels == "a", 3, -3), 2)
-    task = Esc50([Path(str(clip)) for clip in range(clips)], labels, folds)
-    return Judge(task, rows, np.full(clips, 2), hidden, None, 0)
+    task = FoldTask("esc50", [Path(str(clip)) for clip in range(clips)], labels, folds)
+    return Judge(task, Bags(rows, np.full(clips, 2)), hidden, None, 0)
 
 
 class Nothing:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,156 +6,185 @@ import pandas as pd
 import pytest
 
 from edgesea.errors import EdgeseaError
+from edgesea.tasks.bags import Bags
+from edgesea.tasks.metrics import sonyc_ust_scores
+from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.sonyc_ust import SonycUst
 
-TAXONOMY = "coarse:\n    1: engine\n    2: dog\nfine: {}\n"
-COLUMNS = ["split", "audio_filename", "annotator_id", "1_engine_presence", "2_dog_presence"]
+TAXONOMY = """
+fine:
+    1: {1: small, 2: big, X: unsure}
+    2: {1: bark}
+coarse: {1: engine, 2: dog}
+"""
+FINE = ["1-1_small", "1-2_big", "1-X_unsure", "2-1_bark"]
+COARSE = ["1_engine", "2_dog"]
+QUICK = TaggingOptions(num_hidden_layers=0, num_epochs=60, patience=0, members=1, learning_rate=0.02)
 
 
-def write(folder: Path, *rows: tuple[object, ...], columns: list[str] = COLUMNS) -> Path:
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "annotations.csv", index=False)
+def write(folder: Path, rows: list[dict[str, object]]) -> Path:
+    """A data set of rows that name the tags present; annotator 0 and the split train where they do not say."""
+    table = []
+    for row in rows:
+        present = {tag for tag in FINE + COARSE if tag.split("_")[0] in str(row.get("tags", "")).split()}
+        present |= {COARSE[int(tag[0]) - 1] for tag in present}
+        given = row.get("given", True)
+        own = {f"{tag}_presence": int(tag in present) if given else -1 for tag in FINE + COARSE}
+        table.append(
+            {"split": row.get("split", "train"), "sensor_id": row.get("sensor", 0), "audio_filename": row["name"]}
+            | {"annotator_id": row.get("annotator", 0), **own}
+        )
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame(table).to_csv(folder / "annotations.csv", index=False)
     (folder / "dcase-ust-taxonomy.yaml").write_text(TAXONOMY)
     return folder
 
 
-def labels(task: SonycUst) -> dict[str, list[int]]:
-    return {path.name: row for path, row in zip(task.paths, task.labels.tolist(), strict=True)}
+def test_what_is_loaded_is_what_is_trained_on_and_judged(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"name": "crowd.wav", "annotator": 3, "tags": "1-1"},
+        {"name": "only_team.wav", "annotator": -3, "tags": "1-1"},
+        {"name": "unlabelled.wav", "annotator": 4, "given": False},
+        {"name": "verified.wav", "split": "validate", "tags": "2-1"},
+        {"name": "crowd_validate.wav", "split": "validate", "annotator": 7, "tags": "2-1"},
+        {"name": "test.wav", "split": "test", "tags": "2-1"},
+    ]
+    data = write(tmp_path / "data", rows)
+
+    def names(options: TaggingOptions) -> list[str]:
+        return [path.name for path in SonycUst.load(data, options).paths]
+
+    assert names(TaggingOptions()) == ["crowd.wav", "verified.wav"]
+    assert names(TaggingOptions(label_mode="fine", monitor="validate")) == ["crowd.wav", "verified.wav"]
+    assert names(TaggingOptions(eval_split="test")) == ["crowd.wav", "test.wav"]
+    assert names(TaggingOptions(eval_split="test", monitor="validate")) == ["crowd.wav", "test.wav", "verified.wav"]
+    assert SonycUst.load(data, TaggingOptions()).paths[0] == data / "audio" / "crowd.wav"
+    split = tmp_path / "split.csv"
+    split.write_text("audio_filename,split\ntest.wav,validate\ncrowd.wav,train\n")
+    assert names(TaggingOptions(split_path=split)) == ["crowd.wav", "test.wav"]
+    with pytest.raises(EdgeseaError, match=r"verified ones of the split test$"):
+        SonycUst.load(write(tmp_path / "other", rows[:-1]), TaggingOptions(eval_split="test"))
+    with pytest.raises(EdgeseaError, match=r"clips of the split train with fine labels"):
+        SonycUst.load(write(tmp_path / "other", rows[1:]), TaggingOptions(label_mode="fine"))
 
 
-def test_one_volunteer_is_enough(tmp_path: Path) -> None:
-    task = SonycUst.load(
-        write(
-            tmp_path,
-            ("train", "b.wav", 12, 0, 0),
-            ("train", "a.wav", 12, 0, 0),
-            ("train", "a.wav", 7, 1, 0),
-            ("train", "a.wav", 9, 0, 0),
-        )
-    )
-    assert labels(task) == {"a.wav": [1, 0], "b.wav": [0, 0]}
-    assert task.tags == ["1_engine", "2_dog"]
-    assert task.splits.tolist() == ["train", "train"]
-    assert task.verified.tolist() == [False, False]
-    assert task.paths[0] == tmp_path / "audio" / "a.wav"
-
-
-def test_the_verified_annotation_wins(tmp_path: Path) -> None:
-    task = SonycUst.load(
-        write(tmp_path, ("validate", "a.wav", 3, 1, 1), ("validate", "a.wav", 0, 0, 1), ("validate", "a.wav", 5, 1, 0))
-    )
-    assert labels(task) == {"a.wav": [0, 1]}
-    assert task.verified.tolist() == [True]
-
-
-def test_single_team_members_are_ignored(tmp_path: Path) -> None:
-    task = SonycUst.load(
-        write(
-            tmp_path,
-            ("train", "a.wav", -1, 1, 1),
-            ("train", "a.wav", 4, 0, 1),
-            ("train", "only_team.wav", -2, 1, 1),
-        )
-    )
-    assert labels(task) == {"a.wav": [0, 1]}
-
-
-def test_clips_whose_labels_were_not_given_are_skipped(tmp_path: Path) -> None:
-    task = SonycUst.load(
-        write(tmp_path, ("train", "a.wav", 4, 1, 0), ("train", "b.wav", 4, -1, 0), ("test", "c.wav", 0, -1, -1))
-    )
-    assert labels(task) == {"a.wav": [1, 0]}
+def test_fine_tags_of_an_uncertain_class_are_not_given(tmp_path: Path) -> None:
+    rows = [
+        {"name": "a.wav", "annotator": 1, "tags": "1-1 2-1"},
+        {"name": "b.wav", "annotator": 1, "tags": "1-X"},
+        {"name": "b.wav", "annotator": 2, "tags": "1-2"},
+        {"name": "c.wav", "split": "validate", "tags": ""},
+    ]
+    data = write(tmp_path, rows)
+    targets = SonycUst.load(data, TaggingOptions(label_mode="fine")).targets()
+    assert targets.labels.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert targets.given.tolist() == [[True, True, True], [False, False, True], [True, True, True]]
+    targets = SonycUst.load(data, TaggingOptions()).targets()
+    assert targets.labels.tolist() == [[1, 1], [1, 0], [0, 0]]
+    assert targets.given.all()
 
 
 def test_the_real_columns_without_labels_are_an_error(shared_data: Path, tmp_path: Path) -> None:
     real = shared_data / "sonyc_ust"
     (tmp_path / "annotations.csv").write_bytes((real / "annotations_eval.csv").read_bytes())
     (tmp_path / "dcase-ust-taxonomy.yaml").write_bytes((real / "dcase-ust-taxonomy.yaml").read_bytes())
-    with pytest.raises(EdgeseaError, match="no clip with coarse labels"):
-        SonycUst.load(tmp_path)
+    with pytest.raises(EdgeseaError, match="needs clips of the split train with coarse labels"):
+        SonycUst.load(tmp_path, TaggingOptions())
     rows = pd.read_csv(tmp_path / "annotations.csv")
     rows.loc[:2, [column for column in rows.columns if column[0].isdigit() and column[1] == "_"]] = 1
+    rows.loc[0, "split"] = "train"
     rows.to_csv(tmp_path / "annotations.csv", index=False)
-    task = SonycUst.load(tmp_path)
-    assert (len(task.tags), task.labels.tolist()) == (8, [[1] * 8] * 3)
-    assert task.tags[0] == "1_engine"
-    assert task.tags[7] == "8_dog"
+    task = SonycUst.load(tmp_path, TaggingOptions())
+    assert task.targets().labels.tolist() == [[1] * 8] * 3
+    assert task.taxonomy.names[0] == "engine"
+    assert task.annotations.context is not None
 
 
-def test_missing_files_and_columns_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(EdgeseaError, match=r"annotations\.csv: no such file; the task sonyc_ust needs it"):
-        SonycUst.load(tmp_path)
-    write(tmp_path, ("train", "a.wav", 0, 1), columns=COLUMNS[:4])
-    with pytest.raises(EdgeseaError, match=r"annotations\.csv: no column 2_dog_presence"):
-        SonycUst.load(tmp_path)
+        SonycUst.load(tmp_path, TaggingOptions())
+    write(tmp_path, [{"name": "a.wav"}])
     (tmp_path / "dcase-ust-taxonomy.yaml").unlink()
     with pytest.raises(EdgeseaError, match=r"dcase-ust-taxonomy\.yaml: no such file"):
-        SonycUst.load(tmp_path)
+        SonycUst.load(tmp_path, TaggingOptions())
 
 
-@pytest.mark.parametrize("taxonomy", ["fine: {}", "just words", "a: [", ""])
-def test_another_taxonomy_is_refused_by_name(tmp_path: Path, taxonomy: str) -> None:
-    write(tmp_path, ("train", "a.wav", 0, 1, 0))
-    (tmp_path / "dcase-ust-taxonomy.yaml").write_text(taxonomy)
-    with pytest.raises(EdgeseaError, match=r"dcase-ust-taxonomy\.yaml: not the taxonomy"):
-        SonycUst.load(tmp_path)
+def made_of(folder: Path, options: TaggingOptions, train: int = 120, judged: int = 40) -> tuple[SonycUst, Bags]:
+    """Clips of two windows that tell their tags, among them uncertain ones; all judged clips are verified."""
+    rng = np.random.default_rng(0)
+    present = rng.random((train + judged, 4)) < (0.4, 0.3, 0.15, 0.4)
+    codes = [tag.split("_")[0] for tag in FINE]
+    rows: list[dict[str, object]] = [
+        {
+            "name": f"{index:03d}.wav",
+            "split": "train" if index < train else "validate",
+            "annotator": 5 if index < train else 0,
+            "tags": " ".join(np.array(codes)[own]),
+            "sensor": index % 4,
+        }
+        for index, own in enumerate(present)
+    ]
+    task = SonycUst.load(write(folder, rows), options)
+    clear = np.c_[present[:, :2], present[:, 3]] * 3.0
+    windows = np.repeat(clear, 2, axis=0) + rng.standard_normal((2 * len(rows), 3))
+    return task, Bags(windows.astype(np.float32), np.full(len(rows), 2))
 
 
-def made_of(train: int = 120, validate: int = 40, seed: int = 0) -> tuple[SonycUst, np.ndarray]:
-    """A task of two tags with features that tell them, all validation clips verified."""
-    rng = np.random.default_rng(seed)
-    total = train + validate
-    tags = rng.integers(0, 2, (total, 2))
-    splits = np.array(["train"] * train + ["validate"] * validate)
-    paths = [Path(f"{i}.wav") for i in range(total)]
-    features = (tags * 3.0 + rng.standard_normal((total, 2))).astype(np.float32)
-    return SonycUst(paths, ["1_a", "2_b"], tags, splits, splits == "validate"), features
+def test_tags_are_learnt_and_scored_on_verified_clips(tmp_path: Path) -> None:
+    task, bags = made_of(tmp_path, QUICK)
+    result = task.score(bags, 0, resamples=50)
+    assert (result["label_mode"], result["train_clips"], result["clips"]) == ("coarse", 120, 40)
+    assert result["micro_auprc"] > 0.9
+    assert set(result["class_auprc"]) == {"engine", "dog"}
+    for name, (low, high) in result["confidence"].items():
+        assert 0 < low < result[name] < high <= 1
+    assert task.score(bags, 0, resamples=50) == result
+    assert "confidence" not in task.score(bags, 0)
 
 
-def test_tags_are_learnt_and_scored_on_verified_validation_clips() -> None:
-    task, features = made_of()
-    task.splits[-5:] = "test"
-    task.verified[120:125] = False
-    result = task.score(features, np.ones(160, bool), "mlp", None, 0)
-    assert (result["train_clips"], result["clips"]) == (120, 30)
-    assert result["micro_f1"] > 0.85
-    assert result["micro_auprc"] > 0.85
-    # What stands in clips that are neither trained on nor judged has no influence.
-    features[-5:] = features[120:125] = 1e3
-    task.labels[-5:] = task.labels[120:125] = 0
-    assert task.score(features, np.ones(160, bool), "mlp", None, 0) == result
+@pytest.mark.parametrize("mode", ["coarse", "fine"])
+def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: str) -> None:
+    task, bags = made_of(tmp_path, replace(QUICK, label_mode=mode))
+    path = tmp_path / "new" / "predictions.csv"
+    result = task.score(bags, 0, predictions=path)
+    columns = list(pd.read_csv(path).columns)
+    assert columns == ["audio_filename", *FINE, *COARSE]
+    levels = {mode: result} | ({"coarse": result["coarse"]} if mode == "fine" else {})
+    for level, own in levels.items():
+        official = sonyc_ust_scores(path, tmp_path / "annotations.csv", tmp_path / "dcase-ust-taxonomy.yaml", level)  # type: ignore[arg-type]
+        for name in ("micro_auprc", "macro_auprc", "micro_f1", "class_auprc"):
+            assert own[name] == official[name]
 
 
-def test_failed_clips_score_zero_for_every_tag() -> None:
-    task, features = made_of()
-    whole = task.score(features, np.ones(160, bool), "mlp", None, 0)
-    usable = np.ones(160, bool)
-    usable[130:] = False
-    features[~usable] = np.nan
-    partial = task.score(features, usable, "mlp", None, 0)
-    assert partial["clips"] == 40
-    found, wanted = partial["micro_f1"], task.labels[120:].sum()
-    assert found < whole["micro_f1"]
-    assert found <= 2 * task.labels[120:130].sum() / (task.labels[120:130].sum() + wanted) + 1e-9
-    usable[120:] = False
-    nothing = task.score(features, usable, "mlp", None, 0)
-    assert nothing["micro_f1"] == 0.0
-    assert nothing["micro_auprc"] == 0.0
+def test_fine_tags_tell_the_coarse_ones(tmp_path: Path) -> None:
+    task, bags = made_of(tmp_path, replace(QUICK, label_mode="fine"))
+    path = tmp_path / "predictions.csv"
+    result = task.score(bags, 0, predictions=path)
+    assert result["micro_auprc"] > 0.8
+    assert result["coarse"]["micro_auprc"] > 0.75
+    written = pd.read_csv(path)
+    assert np.array_equal(written["1_engine"], written[["1-1_small", "1-2_big"]].max(axis=1))
+    assert (written["1-X_unsure"] == 0).all()
 
 
-def test_options_that_do_not_apply_are_refused() -> None:
-    task, features = made_of()
-    usable = np.ones(160, bool)
-    with pytest.raises(EdgeseaError, match="no folds"):
-        task.score(features, usable, "mlp", [1], 0)
-    with pytest.raises(EdgeseaError, match="needs the classifier mlp"):
-        task.score(features, usable, "logistic", None, 0)
-    for splits, verified in ((np.full(160, "train"), task.verified), (task.splits, np.zeros(160, bool))):
-        other = SonycUst(task.paths, task.tags, task.labels, splits, verified)
-        with pytest.raises(EdgeseaError, match="verified ones of the split validate"):
-            other.score(features, usable, "mlp", None, 0)
+def test_failed_clips_are_not_trained_on_and_score_zero(tmp_path: Path) -> None:
+    task, bags = made_of(tmp_path, QUICK)
+    whole = task.score(bags, 0)
+    counts = bags.counts.copy()
+    counts[[3, *range(130, 160)]] = 0
+    kept = np.repeat(counts > 0, bags.counts)
+    partial = task.score(Bags(bags.rows[kept], counts), 0, predictions=tmp_path / "p.csv")
+    assert (partial["train_clips"], partial["clips"]) == (119, 40)
+    assert partial["micro_f1"] < whole["micro_f1"]
+    assert (pd.read_csv(tmp_path / "p.csv")[COARSE].iloc[10:] == 0).all(axis=None)
+    counts[:120] = 0
+    with pytest.raises(EdgeseaError, match="no training clip could be embedded"):
+        task.score(Bags(bags.rows[np.repeat(counts > 0, bags.counts)], counts), 0)
 
 
-def test_a_taxonomy_of_one_tag_can_be_scored() -> None:
-    task, features = made_of()
-    one = SonycUst(task.paths, task.tags[:1], task.labels[:, :1], task.splits, task.verified)
-    assert one.score(features, np.ones(160, bool), "mlp", None, 0)["micro_f1"] > 0.85
+def test_a_grid_of_hidden_layers_overrides_the_options(tmp_path: Path) -> None:
+    task, bags = made_of(tmp_path, QUICK)
+    deep = replace(QUICK, num_hidden_layers=1, hidden_layer_size=8)
+    other = SonycUst(task.folder, task.taxonomy, task.annotations, deep)
+    assert task.score(bags, 0, hidden=(8,)) == other.score(bags, 0) != task.score(bags, 0)
+    assert other.score(bags, 0, hidden=()) == task.score(bags, 0)

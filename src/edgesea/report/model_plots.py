@@ -1,4 +1,4 @@
-"""Plots of the student: its training, its dimensions, and how the three systems do the task."""
+"""Plots of the student: its training and its dimensions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,13 +13,11 @@ from edgesea.report.svg import (
     WIDTH,
     drawing,
     inline,
-    label,
     legend_above,
     plain_numbers,
     whole_numbers,
 )
 
-MOST_ROWS = 26  # classes in a column
 LOWEST_R2 = -1.0  # R2 has no lower end; bars are cut here
 
 
@@ -74,57 +72,3 @@ def dimension_plot(r2: Sequence[float | None]) -> Html:
         axes.grid(visible=False, axis="x")
         whole_numbers(axes.xaxis)
         return inline(figure, "R2 of each dimension of the student's embedding")
-
-
-def class_plot(scores: Mapping[str, Mapping[str, float | None]], metric: str, best: float) -> Html:
-    """Scores by class, one bar for each system.
-
-    Parameters
-    ----------
-    scores : mapping of system to mapping of class to score
-        None: the class has no score.
-    metric : str
-        Name of the score, with its unit.
-    best : float
-        The highest possible score: the end of the axis.
-    """
-    names = list(next(iter(scores.values())))
-    columns = -(-len(names) // MOST_ROWS)
-    rows = -(-len(names) // columns)
-    thickness = 0.8 / len(scores)
-    with drawing("classes", WIDTH, 0.8 + rows * (0.42 if rows <= 12 else 0.34)) as figure:
-        panels = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
-        for index, axes in enumerate(panels):
-            part = names[index * rows : (index + 1) * rows]
-            for number, (system, own) in enumerate(scores.items()):
-                places = np.arange(len(part)) + (number - (len(scores) - 1) / 2) * thickness
-                axes.barh(places, _heights(own, part), 0.9 * thickness, color=VARIABLES[system], label=system)
-            axes.set_yticks(range(len(part)), [label(name) for name in part])
-            axes.set(xlabel=metric, xlim=(0, best), ylim=(rows - 0.5, -0.5))
-            axes.grid(visible=False, axis="y")
-            axes.tick_params(axis="y", length=0)
-        legend_above(figure, panels[0])
-        return inline(figure, f"{metric} of each class for {', '.join(scores)}")
-
-
-def _heights(scores: Mapping[str, float | None], names: Sequence[str]) -> list[float]:
-    """Lengths of bars; no bar where there is no score."""
-    values = (scores.get(name) for name in names)
-    return [np.nan if value is None else value for value in values]
-
-
-def fold_plot(scores: Mapping[str, Mapping[str, float | None]], metric: str, best: float) -> Html:
-    """Scores by fold, one bar for each system; parameters as those of `class_plot`."""
-    folds = list(next(iter(scores.values())))
-    thickness = 0.8 / len(scores)
-    with drawing("folds", WIDTH / 2, 2.9) as figure:
-        axes = figure.subplots()
-        for number, (system, own) in enumerate(scores.items()):
-            places = np.arange(len(folds)) + (number - (len(scores) - 1) / 2) * thickness
-            axes.bar(places, _heights(own, folds), 0.9 * thickness, color=VARIABLES[system], label=system)
-        axes.set_xticks(range(len(folds)), [label(fold) for fold in folds])
-        axes.set(xlabel="test fold", ylabel=metric, ylim=(0, best))
-        axes.grid(visible=False, axis="x")
-        axes.tick_params(axis="x", length=0)
-        legend_above(figure, axes)
-        return inline(figure, f"{metric} by fold for {', '.join(scores)}")

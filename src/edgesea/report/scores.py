@@ -19,27 +19,32 @@ from edgesea.report.html import (
     table,
     tiles,
 )
-from edgesea.report.model_plots import class_plot, fold_plot
+from edgesea.report.protocol import level, protocol
 from edgesea.report.run import RunFiles
+from edgesea.report.task_plots import Confusion, class_plot, confusion_plot, fold_plot, is_numbered
+from edgesea.summary import interval, shown_scores
 
-MOST_FAILED = 20
-TASKS = {
-    "esc50": "accuracy over the official folds, each tested with a classifier trained on all others",
-    "sonyc_ust": "coarse tags of the verified validation clips, with a classifier trained on the training clips",
-}
+MOST_FAILED, MOST_CONFUSED = 20, 10
+COMPARED = ("teacher", "student")  # systems whose confusions are shown
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of a task: its key in the results, its name, and whether it is shown in percent."""
+    """A score of a task: its key in the results, its name, whether it is shown in percent, and what it means."""
 
     key: str
     name: str
     in_percent: bool = False
+    meaning: str = ""
 
     def show(self, value: float | None) -> str:
         """The score as text."""
         return percent(value, 1) if self.in_percent else decimal(value)
+
+    def interval(self, scores: Mapping[str, Any]) -> str:
+        """The confidence interval among a system's scores as text, without the unit; empty if there is none."""
+        ends = interval(scores, self.key) or ()
+        return "\u2013".join(decimal(end * self.best, 1 if self.in_percent else 3) for end in ends)
 
     @property
     def best(self) -> float:
@@ -54,9 +59,21 @@ class Metric:
 
 METRICS = (
     Metric("accuracy", "accuracy", True),
-    Metric("micro_auprc", "micro AUPRC"),
+    Metric(
+        "fold_accuracy",
+        "fold accuracy",
+        True,
+        meaning="Fold accuracy: mean of the folds' accuracies, the official score of UrbanSound8K.",
+    ),
+    Metric("class_accuracy", "class accuracy", True, meaning="Class accuracy: mean of the classes' accuracies."),
+    Metric(
+        "micro_auprc",
+        "micro AUPRC",
+        meaning="AUPRC: area under the precision-recall curve; micro: of all classes together, macro: their mean.",
+    ),
     Metric("macro_auprc", "macro AUPRC"),
     Metric("micro_f1", "micro F1"),
+    Metric("lwlrap", "lwlrap", meaning="lwlrap: label-weighted label-ranking average precision."),
 )
 BY_CLASS = (Metric("accuracy_by_class", "accuracy", True), Metric("class_auprc", "AUPRC"))
 BY_FOLD = Metric("accuracy_by_fold", "accuracy", True)
@@ -115,7 +132,8 @@ def _share(score: float | None, of: float | None) -> str:
 
 
 def _task(run: RunFiles) -> str:
-    return str(next(iter(run.scores.values())).get("task", "the task"))
+    first = next(iter(run.scores.values()))
+    return f"{first.get('task', 'the task')}{f' ({level(first)})' if level(first) else ''}"
 
 
 def result_section(run: RunFiles) -> Html:
@@ -127,24 +145,45 @@ def _systems(run: RunFiles) -> Html:
     scores = run.scores
     if not scores:
         return note("The run has no section evaluate in its configuration, so there are no scores of a task.")
-    metrics = [metric for metric in METRICS if any(metric.key in own for own in scores.values())]
+    first = next(iter(scores.values()))
+    metrics = [metric for metric in METRICS if metric.key in shown_scores(scores)]
+    bounded = any(metric.interval(own) for metric in metrics for own in scores.values())
+    caption = [
+        protocol(first, (run.results["config"].get("evaluate") or {}).get("folds")),
+        *(metric.meaning for metric in metrics if metric.meaning),
+        *(
+            ["Small: 95\u00a0% confidence intervals, by bootstrap over the clips judged; training is not repeated."]
+            if bounded
+            else []
+        ),
+        "reduced: the teacher's embedding after the reduction, which is what the student is trained to reproduce.",
+    ]
+    parts: list[object] = [_score_table(scores, join(caption, " "), sizes=True)]
+    coarse = {system: own["coarse"] for system, own in scores.items() if own.get("coarse")}
+    if coarse:
+        caption = ["The same predictions at the coarse level: a coarse tag is as likely as its likeliest fine tag."]
+        parts.append(_score_table(coarse, join(caption), sizes=False))
+    return join(parts)
+
+
+def _score_table(scores: Mapping[str, Mapping[str, Any]], caption: Html, sizes: bool) -> Html:
+    """Each system's scores with their intervals, and as shares of the teacher's."""
+    metrics = [metric for metric in METRICS if metric.key in shown_scores(scores)]
     rows = []
     for system, own in scores.items():
-        cells: list[object] = [element("span", system, class_=f"system {system}"), integer(own.get("embedding_size"))]
+        cells: list[object] = [_name(system), *([integer(own.get("embedding_size"))] if sizes else [])]
         for metric in metrics:
             value, reference = own.get(metric.key), scores.get("teacher", {}).get(metric.key)
-            share = element("small", f"{_share(value, reference)} of teacher") if system != "teacher" else ""
-            cells.append(join([metric.show(value), share], ""))
+            share = "" if system == "teacher" or value is None or not reference else _share(value, reference)
+            below = [metric.interval(own), share and f"{share} of teacher"]
+            cells.append(join([metric.show(value), *(element("small", line) for line in below if line)], ""))
         rows.append(cells)
-    first = next(iter(scores.values()))
-    what = TASKS.get(str(first.get("task")), "scores of the task")
-    caption = (
-        f"Task {_task(run)}: {what} ({first.get('classifier')} on the mean embedding of a clip; "
-        f"{integer(first.get('clips'))} clips scored). reduced: the teacher's embedding after the reduction, "
-        "which is what the student is trained to reproduce."
-    )
-    head = ["system", "embedding size", *(metric.name for metric in metrics)]
-    return table(head, rows, caption=caption, class_="headline wide")
+    head = ["system", *(["embedding size"] if sizes else []), *(metric.name for metric in metrics)]
+    return table(head, rows, caption=caption, class_="headline wide" if sizes else "headline")
+
+
+def _name(system: str) -> Html:
+    return element("span", system, class_=f"system {system}")
 
 
 def _student(run: RunFiles) -> Html:
@@ -170,29 +209,84 @@ def _student(run: RunFiles) -> Html:
 
 
 def task_section(run: RunFiles) -> Html:
-    """Scores by class and by fold."""
+    """Scores by class and by fold, and which classes are confused."""
     scores = run.scores
-    parts: list[object] = []
-    for metric in BY_CLASS:
-        found = _details(scores, metric)
-        if found:
-            plot = class_plot(found, metric.axis, metric.best)
-            undefined = (
-                " Without a bar: a class without a positive clip, or a score of 0."
-                if metric.key == "class_auprc"
-                else ""
-            )
-            parts.append(figure(plot, f"{metric.axis[0].upper()}{metric.axis[1:]} by class.{undefined}"))
+    confusions = {system: found for system, own in scores.items() if (found := Confusion.read(own)) is not None}
+    clips = next(iter(confusions.values())).clips if confusions else {}
+    parts: list[object] = [_classes(scores, metric, clips) for metric in BY_CLASS]
     folds = _details(scores, BY_FOLD)
     if folds:
         plot = figure(fold_plot(folds, BY_FOLD.axis, BY_FOLD.best), "Accuracy by test fold.")
         parts.append(element("div", plot, _fold_table(folds), class_="pair"))
+    parts += [_confusions(confusions), _chosen(scores)]
     failed = {name: reason for own in scores.values() for name, reason in (own.get("failed") or {}).items()}
     if failed:
         rows = list(failed.items())[:MOST_FAILED]
         caption = f"{integer(len(failed))} clips of the task could not be embedded; they count as wrong."
         parts.append(table(["clip", "reason"], rows, words=2, caption=caption))
+    return join(part for part in parts if part)
+
+
+def _classes(scores: Mapping[str, Mapping[str, Any]], metric: Metric, clips: Mapping[str, int]) -> Html:
+    """A score by class; the numbers of clips stand beside the classes if they differ."""
+    found = _details(scores, metric)
+    if not found:
+        return Html("")
+    sizes = {count for count in clips.values() if count}
+    caption = f"{metric.axis[0].upper()}{metric.axis[1:]} by class."
+    if metric.key == "class_auprc":
+        fine = any(own.get("label_mode") == "fine" for own in scores.values())
+        caption = f"AUPRC {'of the fine tags of each class' if fine else 'by class'}."
+        caption += " Without a bar: a class without a positive clip, or a score of 0."
+    elif sizes:
+        caption += " In brackets: clips of the class." if len(sizes) > 1 else f" Each has {integer(min(sizes))} clips."
+    return figure(class_plot(found, metric.axis, metric.best, clips if len(sizes) > 1 else None), caption)
+
+
+def _confusions(confusions: Mapping[str, Confusion]) -> Html:
+    """The matrices of teacher and student, and the confusions that the student makes most often."""
+    found = {system: confusions[system] for system in COMPARED if system in confusions}
+    if not found:
+        return Html("")
+    caption = (
+        "What the clips of each class (rows) were taken for (columns). The stronger the colour, the larger the share."
+    )
+    if is_numbered(found):
+        caption += " Numbers are clips."
+    if any(len(own.columns) > len(own.classes) for own in found.values()):
+        caption += " The last column: clips that could not be embedded."
+    parts: list[object] = [figure(confusion_plot(found), caption)]
+    student, teacher = found.get("student"), found.get("teacher")
+    pairs = student.most_frequent(MOST_CONFUSED) if student else []
+    if pairs:
+        theirs = {} if teacher is None else {pair[:2]: integer(pair[2]) for pair in teacher.most_frequent()}
+        rows = [
+            [name, other, integer(count), percent(share, 1), *([theirs.get((name, other), "0")] if teacher else [])]
+            for name, other, count, share in pairs
+        ]
+        head = ["class", "taken for", "clips", "of the class", *(["clips, teacher"] if teacher else [])]
+        parts.append(table(head, rows, words=2, caption="The student's most frequent confusions."))
     return join(parts)
+
+
+def _chosen(scores: Mapping[str, Mapping[str, Any]]) -> Html:
+    """The classifiers' parameters that a search chose, by test fold; folded."""
+    chosen = {system: own["chosen"] for system, own in scores.items() if own.get("chosen")}
+    folds = list(dict.fromkeys(fold for own in chosen.values() for fold in own))
+    if not folds:
+        return Html("")
+    rows = [[fold, *(_parameters(own.get(fold) or {}) for own in chosen.values())] for fold in folds]
+    listing = table(["test fold", *map(_name, chosen)], rows, words=1 + len(chosen))
+    return element("details", element("summary", "Parameters of the classifier that were chosen in each fold"), listing)
+
+
+def _parameters(own: Mapping[str, Any]) -> str:
+    def show(value: Any) -> str:
+        if isinstance(value, list):
+            return " x ".join(map(show, value))
+        return f"{value:.3g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+    return ", ".join(f"{name} {show(value)}" for name, value in own.items()) or MISSING
 
 
 def _details(scores: Mapping[str, Mapping[str, Any]], metric: Metric) -> dict[str, dict[str, float | None]]:
@@ -200,16 +294,16 @@ def _details(scores: Mapping[str, Mapping[str, Any]], metric: Metric) -> dict[st
     return {
         system: {name: None if value is None else value * metric.best for name, value in own[metric.key].items()}
         for system, own in scores.items()
-        if own.get(metric.key)
+        if any(value is not None for value in (own.get(metric.key) or {}).values())
     }
 
 
 def _fold_table(folds: Mapping[str, Mapping[str, float | None]]) -> Html:
     rows = []
     for system, own in folds.items():
-        values = np.array(list(own.values()), float)
+        values = np.array([value for value in own.values() if value is not None], float)
         spread = decimal(values.std(ddof=1), 1) if len(values) > 1 else MISSING
-        name = element("span", system, class_=f"system {system}")
-        rows.append([name, decimal(values.mean(), 1), spread, decimal(values.min(), 1), decimal(values.max(), 1)])
+        numbers = [decimal(value, 1) for value in (values.mean(), values.min(), values.max())]
+        rows.append([_name(system), numbers[0], spread, *numbers[1:]])
     head = ["system", "mean", "std. dev.", "lowest", "highest"]
     return table(head, rows, caption="Accuracy (%) over the folds.")

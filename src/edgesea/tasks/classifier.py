@@ -1,32 +1,126 @@
-"""The small classifiers that judge an embedding, from scikit-learn."""
+"""Probes: the small scikit-learn classifiers of single-label tasks, which judge an embedding.
+
+Conventions
+-----------
+* A probe sees each clip as one row (`mean`, `statistics`) or as all of its windows (`framewise`).
+* All but the forest stand behind standardisation, which is fitted on the training clips alone.
+* A clip's class is the one with the largest score; the scores of framewise are averaged over the clip's windows. The
+  score is the class probability; that of an SVM is its one-versus-rest decision function, because Platt's probabilities
+  take a cross-validation of their own and may contradict the decisions.
+* A search leaves out one training fold at a time and keeps the parameters with the best mean accuracy (framewise: of
+  windows), of equally good ones the simplest. It gets to see the training folds only.
+"""
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
-Classifier = Literal["logistic", "mlp"]
+from edgesea.errors import EdgeseaError
+from edgesea.tasks.bags import Bags
+from edgesea.tasks.options import ProbeOptions
+
+Classifier = Literal["logistic", "mlp", "svm", "random_forest"]
+Features = Literal["mean", "statistics", "framewise"]
+STEP = "classifier"  # of the pipeline, by which scikit-learn names the parameters
+
+
+def _check(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise EdgeseaError(f"{name} must be one of {', '.join(known)}, not {value!r}")
 
 
 def make_probe(kind: Classifier, seed: int, hidden: Sequence[int] = (128,)) -> Pipeline:
-    """A single-label probe behind standardisation: logistic regression (L2, C = 1), or hidden layers of these sizes."""
+    """A single-label probe with its usual parameters.
+
+    Parameters
+    ----------
+    kind : {"logistic", "mlp", "svm", "random_forest"}
+        logistic: C = 1. mlp: Adam, 100 epochs, alpha = 1. svm: Gaussian kernel, C = 1, gamma = 1 / (D variance).
+        random_forest: 100 trees.
+    seed : int
+        Seed of mlp and random_forest; the other two are not random.
+    hidden : sequence of int
+        Sizes of the hidden layers of mlp.
+
+    Raises
+    ------
+    EdgeseaError
+        If there is no such probe.
+    """
+    _check("classifier", kind, get_args(Classifier))
+    if kind == "random_forest":  # its thresholds are the same on any scale
+        return Pipeline([(STEP, RandomForestClassifier(random_state=seed))])
     if kind == "logistic":
-        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    return make_pipeline(StandardScaler(), _mlp(seed, hidden))
+        model: Any = LogisticRegression(max_iter=5000)
+    elif kind == "svm":
+        model = SVC(break_ties=True)  # so that decisions agree with the decision function
+    else:
+        # No early stopping: it would take a tenth of what may be only a hundred clips, and stop by their noise. The
+        # strong L2 penalty keeps 100 epochs from overfitting.
+        model = MLPClassifier(tuple(hidden), alpha=1.0, batch_size=64, max_iter=100, random_state=seed)
+    return Pipeline([("scaler", StandardScaler()), (STEP, model)])
 
 
-def _mlp(seed: int, hidden: Sequence[int]) -> MLPClassifier:
-    # No early stopping: it would take a tenth of what may be only a hundred clips, and stop by their noise. The strong
-    # L2 penalty keeps 100 epochs from overfitting.
-    return MLPClassifier(tuple(hidden), alpha=1.0, batch_size=64, max_iter=100, random_state=seed)
+def search_grid(kind: Classifier, dimensions: int) -> dict[str, list[Any]]:
+    """The parameters that a search tries, the simplest first: of equally good ones the first is kept.
+
+    Parameters
+    ----------
+    kind : {"logistic", "mlp", "svm", "random_forest"}
+        The probe.
+    dimensions : int
+        Of its input, by which the widths of the SVM's kernel are chosen: gamma = 1 / D suits standardised features.
+    """
+    grids: dict[Classifier, dict[str, list[Any]]] = {
+        "logistic": {"C": [0.001, 0.01, 0.1, 1.0, 10.0]},
+        "mlp": {"alpha": [10.0, 1.0, 0.1], "hidden_layer_sizes": [(64,), (256,)]},
+        "svm": {"C": [1.0, 10.0, 100.0], "gamma": [0.25 / dimensions, 1 / dimensions]},
+        "random_forest": {"max_depth": [8, None], "max_features": ["sqrt", 0.1]},
+    }
+    return grids[kind]
+
+
+def clip_features(bags: Bags, features: Features) -> Bags:
+    """What a probe sees of clips: the same clips with one row each, or, for framewise, with all of their windows.
+
+    Parameters
+    ----------
+    bags : Bags
+        Embeddings of the windows, D dimensions.
+    features : {"mean", "statistics", "framewise"}
+        See `ProbeOptions`. statistics gives 5 D dimensions: mean, standard deviation (0 for a single window), minimum,
+        maximum, median.
+
+    Raises
+    ------
+    EdgeseaError
+        If there are no such features.
+    """
+    _check("features", features, get_args(Features))
+    if features == "framewise":
+        return bags
+    usable = bags.usable
+    if features == "mean":
+        rows = bags.means()[usable]
+    else:
+        rows = np.zeros((int(usable.sum()), 5 * bags.rows.shape[1]), np.float32)
+        starts, counts = bags.first[usable], bags.counts[usable]
+        for row, start, count in zip(rows, starts, counts, strict=True):  # not all at once: they differ in length
+            block = bags.rows[start : start + count].astype(np.float64)
+            row[:] = np.concatenate([block.mean(0), block.std(0), block.min(0), block.max(0), np.median(block, 0)])
+    return Bags(rows, usable.astype(np.int64), bags.context)
 
 
 @contextmanager
@@ -45,40 +139,76 @@ def fixed_epochs() -> Iterator[None]:
             raise KeyboardInterrupt from warning
 
 
-def tag_probabilities(
-    train: NDArray[np.floating],
-    labels: NDArray[np.number],
-    test: NDArray[np.floating],
+def fit_probe(
+    rows: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    folds: NDArray[np.integer],
+    options: ProbeOptions,
     seed: int,
-    hidden: Sequence[int] = (128,),
-    members: int = 5,
-) -> NDArray[np.float64]:
-    """Probabilities of tags from multi-label networks.
+) -> tuple[Pipeline, dict[str, Any]]:
+    """Train a probe, with a search if the options ask for it.
 
     Parameters
     ----------
-    train, test : ndarray, (N, D), (M, D)
-        Features.
-    labels : ndarray, (N, K)
-        0 or 1.
+    rows : ndarray, (N, D)
+        Training examples.
+    labels, folds : ndarray of int, (N,)
+        Class and fold of each.
+    options : ProbeOptions
+        The probe.
     seed : int
-        Seed of the first network.
-    hidden : sequence of int
-        Sizes of the hidden layers; without any, it is a logistic regression for each tag.
-    members : int
-        Networks with different seeds whose probabilities are averaged: a single one's scores vary by chance.
+        See `make_probe`.
 
     Returns
     -------
-    ndarray, (M, K) float64
+    probe : Pipeline
+        Trained on all rows.
+    chosen : dict
+        The parameters that the search chose; empty without one.
+
+    Raises
+    ------
+    EdgeseaError
+        If a search finds only one fold, or one class when it leaves out a fold.
     """
-    scaler, tags = StandardScaler().fit(train), labels.shape[1]
-    if tags == 1:  # a second tag that is never there, or scikit-learn would take the problem for one of two classes
-        labels = np.column_stack([labels, np.zeros_like(labels)])
-    total: Any = 0.0
-    for member in range(members):
+    probe = make_probe(options.classifier, seed, options.hidden)
+    if not options.search:
         with fixed_epochs():
-            network = _mlp(seed + member, hidden).fit(scaler.transform(train), labels)
-        probabilities = network.predict_proba(scaler.transform(test))
-        total = total + probabilities[:, :tags]
-    return np.asarray(total / members, np.float64)
+            return probe.fit(rows, labels), {}
+    for fold in np.unique(folds):
+        if len(np.unique(labels[folds != fold])) < 2:
+            raise EdgeseaError(
+                f"search: without fold {fold}, the training clips are not of two classes; it needs at least two "
+                "training folds with two classes each; leave search out"
+            )
+    grid = {f"{STEP}__{name}": values for name, values in search_grid(options.classifier, rows.shape[1]).items()}
+    # error_score: GridSearchCV would else take an interrupted training for a bad choice of parameters, and go on.
+    search = GridSearchCV(probe, grid, cv=PredefinedSplit(folds), error_score="raise")
+    with fixed_epochs():
+        search.fit(rows, labels)
+    chosen = {name.removeprefix(f"{STEP}__"): value for name, value in search.best_params_.items()}
+    return search.best_estimator_, chosen
+
+
+def predict(probe: Pipeline, test: Bags) -> NDArray[np.int64]:
+    """The class of each clip.
+
+    Parameters
+    ----------
+    probe : Pipeline
+        Trained by `fit_probe`.
+    test : Bags
+        Clips of at least one row each.
+
+    Returns
+    -------
+    ndarray, (len(test),) int64
+    """
+    if hasattr(probe, "predict_proba"):
+        scores = probe.predict_proba(test.rows)
+    else:
+        scores = probe.decision_function(test.rows)
+        if scores.ndim == 1:  # two classes
+            scores = np.column_stack([-scores, scores])
+    means = np.add.reduceat(scores, test.first, axis=0) / test.counts[:, None]
+    return np.asarray(probe.classes_[means.argmax(1)], np.int64)

@@ -1,4 +1,4 @@
-"""What a task is judged on: its clips, embedded window by window with a model, and averaged."""
+"""What a task is judged on: its clips, embedded window by window with a model."""
 
 import hashlib
 import logging
@@ -6,33 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, file_state
 from edgesea.models.base import EmbeddingModel
-from edgesea.tasks.esc50 import Esc50
+from edgesea.tasks.bags import Bags, Float32
+from edgesea.tasks.esc50 import load_esc50
+from edgesea.tasks.folds import FoldTask
+from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.sonyc_ust import SonycUst
+from edgesea.tasks.urbansound8k import load_urbansound8k
 
-Float32 = NDArray[np.float32]
+Task = FoldTask | SonycUst
 log = logging.getLogger(__name__)
 
 
-def load_task(task: str, data: Path) -> Esc50 | SonycUst:
-    """The data set of a task: ``esc50`` or ``sonyc_ust``."""
-    return Esc50.load(data) if task == "esc50" else SonycUst.load(data)
-
-
-def clip_means(rows: Float32, counts: NDArray[np.int64]) -> Float32:
-    """Mean of each clip's rows, (clips, D); NaN for a clip without any."""
-    means = np.full((len(counts), rows.shape[1]), np.nan, np.float32)
-    present = np.flatnonzero(counts)
-    if len(present):
-        first = (np.cumsum(counts) - counts)[present]
-        means[present] = np.add.reduceat(rows, first, axis=0, dtype=np.float64) / counts[present, None]
-    return means
+def load_task(task: str, data: Path, tagging: TaggingOptions) -> Task:
+    """The data set of a task: ``esc50``, ``urbansound8k`` or ``sonyc_ust``; `tagging` matters to the last."""
+    if task == "sonyc_ust":
+        return SonycUst.load(data, tagging)
+    return load_esc50(data) if task == "esc50" else load_urbansound8k(data)
 
 
 def window_embeddings(
@@ -42,15 +37,13 @@ def window_embeddings(
     batch_size: int,
     workers: int,
     cache: Path | None,
-) -> tuple[Float32, NDArray[np.int64], dict[str, str]]:
+) -> tuple[Bags, dict[str, str]]:
     """Embed all clips, but for those that a former call with the same model, clips and framing has embedded.
 
     Returns
     -------
-    embedding : ndarray, (windows, D) float32
-        Of all clips, in order.
-    counts : ndarray, (clips,) int64
-        Windows of each clip; 0 where it could not be embedded.
+    bags : Bags
+        The windows of all clips, in order; none where a clip could not be embedded.
     failed : dict of str to str
         The names of these clips, and the reasons. They are tried again by every call.
 
@@ -72,7 +65,7 @@ def window_embeddings(
     if stored is not None and any(len(blocks[index]) for index in todo):
         with atomic_path(stored) as temporary, temporary.open("wb") as file:
             np.savez(file, embedding=embedding, counts=counts)
-    return embedding, counts, failed
+    return Bags(embedding, counts), failed
 
 
 def _embed(

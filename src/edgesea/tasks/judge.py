@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgesea.tasks.esc50 import Esc50
-from edgesea.tasks.features import clip_means
-from edgesea.tasks.sonyc_ust import SonycUst
+from edgesea.tasks.bags import Bags
+from edgesea.tasks.features import Task
+from edgesea.tasks.folds import FoldTask
+from edgesea.tasks.options import ProbeOptions
 
-Float32 = NDArray[np.float32]
 Hidden = tuple[int, ...]  # sizes of a classifier's hidden layers; () is logistic regression
 
 
@@ -51,12 +50,10 @@ class Judge:
 
     Attributes
     ----------
-    task : Esc50 or SonycUst
+    task : FoldTask or SonycUst
         The data set.
-    rows : ndarray, (windows, n) float32
-        The teacher's embeddings of its clips, window by window.
-    counts : ndarray, (clips,) int64
-        Windows of each clip.
+    bags : Bags
+        The teacher's embeddings of its clips.
     hidden : sequence of tuple of int
         Hidden layers of the classifiers to try.
     folds : sequence of int, or None
@@ -65,9 +62,8 @@ class Judge:
         Seed of the classifiers.
     """
 
-    task: Esc50 | SonycUst
-    rows: Float32
-    counts: NDArray[np.int64]
+    task: Task
+    bags: Bags
     hidden: Sequence[Hidden]
     folds: Sequence[int] | None
     seed: int
@@ -75,10 +71,15 @@ class Judge:
     @property
     def metric(self) -> str:
         """Name of the score that counts."""
-        return "accuracy" if isinstance(self.task, Esc50) else "micro_auprc"
+        return "accuracy" if isinstance(self.task, FoldTask) else "micro_auprc"
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.task.name
 
     def judge(self, phi: Any | None = None, hidden: Sequence[Hidden] | None = None) -> dict[Hidden, Score]:
-        """Score phi's output for the clips, averaged over each clip.
+        """Score phi's output for the clips.
 
         Parameters
         ----------
@@ -87,18 +88,19 @@ class Judge:
         hidden : sequence of tuple of int, optional
             The classifiers to judge with; default: all of the grid.
         """
-        features = clip_means(self.rows if phi is None else phi.transform(self.rows), self.counts)
-        return {own: self._score(features, own) for own in (self.hidden if hidden is None else hidden)}
+        bags = self.bags if phi is None else self.bags.with_rows(phi.transform(self.bags.rows))
+        return {own: self._score(bags, own) for own in (self.hidden if hidden is None else hidden)}
 
     def best(self, scores: Mapping[Hidden, Score]) -> Hidden:
         """The best classifier of the grid, of equally good ones the first."""
         return max(self.hidden, key=lambda own: scores[own].score)
 
-    def _score(self, features: Float32, hidden: Hidden) -> Score:
+    def _score(self, bags: Bags, hidden: Hidden) -> Score:
+        if not isinstance(self.task, FoldTask):
+            return Score(float(self.task.score(bags, self.seed, hidden=hidden)["micro_auprc"] or 0.0), None)
         # A network without hidden layers is a logistic regression, which a single-label task has a proper solver for.
-        kind: Any = "logistic" if not hidden and isinstance(self.task, Esc50) else "mlp"
-        result = self.task.score(features, self.counts > 0, kind, self.folds, self.seed, hidden)
-        score = float(result[self.metric] or 0.0)
-        if self.metric != "accuracy":
-            return Score(score, None)
+        size = hidden[0] if hidden else 1
+        probe = ProbeOptions("mlp" if hidden else "logistic", num_hidden_layers=len(hidden), hidden_layer_size=size)
+        result = self.task.score(bags, probe, self.folds, self.seed)
+        score = float(result["accuracy"])
         return Score(score, float(np.sqrt(score * (1 - score) / result["clips"])))

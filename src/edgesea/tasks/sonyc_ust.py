@@ -1,128 +1,213 @@
-"""SONYC-UST (Cartwright et al., 2020): urban sound tagging with the eight coarse tags."""
+"""SONYC-UST (Cartwright et al., 2019 and 2020): urban sound tagging at two levels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import yaml
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.classifier import Classifier, tag_probabilities
-from edgesea.tasks.metrics import tagging_scores
+from edgesea.tasks.annotations import Annotations, read_annotations
+from edgesea.tasks.bags import Bags, Targets
+from edgesea.tasks.bootstrap import confidence_intervals
+from edgesea.tasks.metrics import Ties, fine_scores, tagging_scores
+from edgesea.tasks.options import TaggingOptions
+from edgesea.tasks.predictions import Level, write_predictions
+from edgesea.tasks.taxonomy import Taxonomy, read_taxonomy
 
 ANNOTATIONS, TAXONOMY = "annotations.csv", "dcase-ust-taxonomy.yaml"
-VERIFIED = 0  # annotator_id of the team's agreed annotation; volunteers are positive, single team members negative
+SCORES = ("micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
 
 
 @dataclass(frozen=True)
 class SonycUst:
-    """A data set in the layout of SONYC-UST.
+    """A data set in the layout of SONYC-UST: the clips that are trained on, and those that are judged or monitored.
 
     Attributes
     ----------
-    paths : list of Path
-        The clips.
-    tags : list of str
-        The coarse tags, as ``1_engine``.
-    labels : ndarray, (N, K) int
-        1 where a tag is present: by the verified annotation where there is one, else if any volunteer heard it
-        (minority vote).
-    splits : ndarray of str, (N,)
-        train, validate or test.
-    verified : ndarray of bool, (N,)
-        Whether the labels are verified.
+    folder : Path
+        Where it lies.
+    taxonomy : Taxonomy
+        Its tags.
+    annotations : Annotations
+        Of its N clips, sorted by name: the training clips with labels, and the verified ones of the other splits that
+        the options need.
+    options : TaggingOptions
+        What is learned and how it is judged.
     """
 
-    paths: list[Path]
-    tags: list[str]
-    labels: NDArray[np.int64]
-    splits: NDArray[np.str_]
-    verified: NDArray[np.bool_]
+    folder: Path
+    taxonomy: Taxonomy
+    annotations: Annotations
+    options: TaggingOptions
+    name = "sonyc_ust"
 
     @classmethod
-    def load(cls, data: Path) -> "SonycUst":
-        """Read ``annotations.csv``, ``dcase-ust-taxonomy.yaml`` and ``audio/`` below `data`.
+    def load(cls, data: Path, options: TaggingOptions) -> "SonycUst":
+        """Read ``annotations.csv`` and ``dcase-ust-taxonomy.yaml`` below `data`; the clips lie in ``audio/``.
 
         Raises
         ------
         EdgeseaError
-            If they are missing, or a column is.
+            If a file is missing or unusable, or there is nothing to train on or to judge by.
         """
         for name in (ANNOTATIONS, TAXONOMY):
             if not (data / name).is_file():
                 raise EdgeseaError(f"{data / name}: no such file; the task sonyc_ust needs it, and audio/ beside it")
-        try:
-            taxonomy = yaml.safe_load((data / TAXONOMY).read_text("utf-8"))
-            tags = [f"{number}_{name}" for number, name in taxonomy["coarse"].items()]
-        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise EdgeseaError(f"{data / TAXONOMY}: not the taxonomy of SONYC-UST: {error}") from error
-        columns = [f"{tag}_presence" for tag in tags]
-        rows = pd.read_csv(data / ANNOTATIONS)
-        missing = {"split", "audio_filename", "annotator_id", *columns} - set(rows.columns)
-        if missing:
-            raise EdgeseaError(f"{data / ANNOTATIONS}: no column {', '.join(sorted(missing))}")
-        names, splits, labels, verified = [], [], [], []
-        for group, clip in rows.groupby("audio_filename", sort=True):
-            agreed = clip[clip["annotator_id"] == VERIFIED]
-            voters = agreed if len(agreed) else clip[clip["annotator_id"] > 0]
-            values = voters[columns].to_numpy()
-            if not len(values) or (values < 0).any():  # -1: not given
-                continue
-            names.append(str(group))
-            splits.append(str(clip["split"].iloc[0]))
-            labels.append((values > 0).any(0).astype(np.int64))
-            verified.append(len(agreed) > 0)
-        if not names:
-            raise EdgeseaError(f"{data / ANNOTATIONS}: no clip with coarse labels")
-        paths = [data / "audio" / name for name in names]
-        return cls(paths, tags, np.array(labels), np.array(splits), np.array(verified))
+        taxonomy = read_taxonomy(data / TAXONOMY)
+        annotations = read_annotations(data / ANNOTATIONS, taxonomy, options.split_path)
+        wanted = {options.eval_split, *(["validate"] if options.monitor == "validate" else [])}
+        fine = options.label_mode == "fine"
+        labels = annotations.fine if fine else annotations.coarse
+        train = (annotations.splits == "train") & (labels >= 0).any(1)
+        judged = np.isin(annotations.splits, sorted(wanted)) & annotations.verified & (labels >= 0).all(1)
+        splits = np.where(train | judged, annotations.splits, "")
+        if not (splits == "train").any() or any(not (splits == name).any() for name in wanted):
+            raise EdgeseaError(
+                f"{data / ANNOTATIONS}: needs clips of the split train with {options.label_mode} labels, and verified "
+                f"ones of the split {' and '.join(sorted(wanted))}"
+            )
+        return cls(data, taxonomy, annotations.take(np.flatnonzero(splits != "")), options)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The clips."""
+        return [self.folder / "audio" / name for name in self.annotations.clips]
+
+    def _split(self, name: str) -> NDArray[np.bool_]:
+        return np.asarray(self.annotations.splits == name)
+
+    def targets(self) -> Targets:
+        """What is to be learned of each clip.
+
+        Where the incomplete tag of a coarse class was noted, its fine tags are taken as not given.
+        """
+        own, taxonomy = self.annotations, self.taxonomy
+        if self.options.label_mode == "coarse":
+            labels, given = own.coarse, own.coarse >= 0
+        else:
+            uncertain = np.zeros(own.coarse.shape, bool)
+            uncertain[:, taxonomy.parent[taxonomy.incomplete]] = own.fine[:, taxonomy.incomplete] == 1
+            complete = ~taxonomy.incomplete
+            labels = own.fine[:, complete]
+            given = (labels >= 0) & ~uncertain[:, taxonomy.parent[complete]]
+        sensors = None if own.sensors is None else np.unique(own.sensors, return_inverse=True)[1]
+        return Targets((labels > 0).astype(np.float32), given, sensors, own.proximity)
 
     def score(
         self,
-        features: NDArray[np.floating],
-        usable: NDArray[np.bool_],
-        classifier: Classifier,
-        folds: Sequence[int] | None,
+        bags: Bags,
         seed: int,
-        hidden: Sequence[int] = (128,),
+        *,
+        hidden: tuple[int, ...] | None = None,
+        resamples: int = 0,
+        predictions: Path | None = None,
     ) -> dict[str, Any]:
-        """Scores of a multi-label network on the verified validation clips, trained on the training clips.
+        """Train on the training clips, and score on the verified clips of the split that is judged.
 
         Parameters
         ----------
-        features : ndarray, (N, D)
-            One row a clip.
-        usable : ndarray of bool, (N,)
-            False for clips that could not be embedded: they are not trained on; in validation their scores are 0.
-        classifier : {"mlp"}
-            Only ``mlp``: the tags need a multi-label network.
-        folds : None
-            The data set has no folds.
+        bags : Bags
+            Embeddings of the N clips. Those that could not be embedded are not trained on; judged, their scores are 0.
         seed : int
-            Seed of the network.
-        hidden : sequence of int
-            Sizes of its hidden layers.
+            Seed of the first network.
+        hidden : tuple of int, optional
+            Sizes of the hidden layers, instead of those of the options.
+        resamples : int
+            Bootstrap resamples for confidence intervals; 0: none.
+        predictions : Path, optional
+            CSV file for the scores of the judged clips, in the challenge's layout.
 
         Returns
         -------
         dict
-            micro_auprc, macro_auprc, micro_f1, class_auprc, and the numbers of training and validation clips.
+            label_mode, micro_auprc, macro_auprc, micro_f1, lwlrap, class_auprc, confidence, and the numbers of training
+            and judged clips; of fine tags also the scores at the coarse level, as coarse.
         """
-        if folds:
-            raise EdgeseaError("the task sonyc_ust has a fixed split and no folds")
-        if classifier != "mlp":
-            raise EdgeseaError("the task sonyc_ust needs the classifier mlp")
-        train = (self.splits == "train") & usable
-        judged = (self.splits == "validate") & self.verified
-        if not train.any() or not judged.any():
-            raise EdgeseaError("the annotations need clips of the split train, and verified ones of the split validate")
-        test = judged & usable
-        scores = np.zeros((len(self.paths), len(self.tags)))
-        if test.any():
-            scores[test] = tag_probabilities(features[train], self.labels[train], features[test], seed, hidden)
-        result = tagging_scores(self.labels[judged], scores[judged], self.tags)
-        return {**result, "train_clips": int(train.sum()), "clips": int(judged.sum())}
+        from edgesea.tasks.tagger import tag_probabilities
+
+        options = self.options
+        if hidden is not None:
+            size = hidden[0] if hidden else options.hidden_layer_size
+            options = replace(options, num_hidden_layers=len(hidden), hidden_layer_size=size)
+        bags, targets = replace(bags, context=self.annotations.context), self.targets()
+        train = np.flatnonzero(self._split("train") & bags.usable)
+        judged, monitored = np.flatnonzero(self._split(options.eval_split)), np.flatnonzero(self._split("validate"))
+        if not len(train):
+            raise EdgeseaError(f"{self.folder}: no training clip could be embedded")
+        watched = (bags.take(monitored), targets.take(monitored)) if options.monitor == "validate" else None
+        scores = tag_probabilities(bags.take(train), targets.take(train), bags.take(judged), options, seed, watched)
+        if predictions is not None:
+            clips = self.annotations.clips[judged]
+            write_predictions(predictions, self.taxonomy, clips, scores, options.label_mode)
+        found = self._scored(judged, scores, resamples)
+        return {
+            "label_mode": options.label_mode,
+            **found[options.label_mode],
+            **({"coarse": found["coarse"]} if options.label_mode == "fine" and "coarse" in found else {}),
+            "train_clips": len(train),
+            "clips": len(judged),
+        }
+
+    def _scored(self, judged: NDArray[np.int64], scores: NDArray[np.float64], resamples: int) -> dict[Level, dict[str, Any]]:
+        """Scores of judged clips at each level that the tags learned have."""
+        truth = self.annotations.take(judged)
+        if self.options.label_mode == "coarse":
+            return level_scores(truth, self.taxonomy, {"coarse": scores}, resamples)
+        complete = ~self.taxonomy.incomplete
+        every = np.zeros(truth.fine.shape)
+        every[:, complete] = scores
+        coarse = np.zeros(truth.coarse.shape)
+        np.maximum.at(coarse.T, self.taxonomy.parent[complete], scores.T)
+        return level_scores(truth, self.taxonomy, {"fine": every, "coarse": coarse}, resamples)
+
+
+def level_scores(
+    truth: Annotations,
+    taxonomy: Taxonomy,
+    scores: Mapping[Level, NDArray[np.float64]],
+    resamples: int,
+    ties: Ties = "threshold",
+) -> dict[Level, dict[str, Any]]:
+    """Scores of clips at each level at which their labels are all given.
+
+    Parameters
+    ----------
+    truth : Annotations
+        Of N clips.
+    taxonomy : Taxonomy
+        Their tags.
+    scores : mapping of str to ndarray
+        By level: coarse (N, C), fine (N, F).
+    resamples : int
+        Bootstrap resamples for confidence intervals; 0: none.
+    ties : {"threshold", "published"}
+        See `edgesea.tasks.metrics`.
+
+    Returns
+    -------
+    dict of str to dict
+        By level: what `tagging_scores` or `fine_scores` gives, and confidence: 95 % intervals.
+    """
+
+    def scored(level: Level, clips: NDArray[np.integer]) -> dict[str, Any]:
+        own = scores[level][clips]
+        if level == "coarse":
+            return tagging_scores(truth.coarse[clips], own, taxonomy.names, ties)
+        return fine_scores(truth.fine[clips], own, taxonomy, ties)
+
+    found: dict[Level, dict[str, Any]] = {}
+    for level in scores:
+        if not len(truth.clips) or ((truth.coarse if level == "coarse" else truth.fine) < 0).any():
+            continue
+        found[level] = scored(level, np.arange(len(truth.clips)))
+        if resamples:
+
+            def chosen(clips: NDArray[np.integer], level: Level = level) -> dict[str, float | None]:
+                result = scored(level, clips)
+                return {name: result[name] for name in SCORES}
+
+            found[level]["confidence"] = confidence_intervals(chosen, len(truth.clips), resamples)
+    return found
