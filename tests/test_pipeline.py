@@ -67,7 +67,7 @@ def scores(out: Path) -> dict[str, Any]:
     kept = {name: results[name] for name in ("extract", "sample", "reduce", "distill", "evaluate")}
     dropped = ("table", "subset", "reduction", "student", "windows_per_second", "hours_per_hour")
     kept = {name: {k: v for k, v in stage.items() if k not in dropped} for name, stage in kept.items()}
-    kept["evaluate"] = {k: {**v, "model": ""} for k, v in results["evaluate"].items()}
+    kept["evaluate"] = {k: {**v, "model": "", "reduction": ""} for k, v in results["evaluate"].items()}
     return kept
 
 
