@@ -61,6 +61,26 @@ def test_as_many_clips_are_drawn_with_replacement() -> None:
     assert distinct == pytest.approx(1 - (1 - 1 / 40) ** 40, abs=0.01)
 
 
+def test_clips_of_one_group_are_drawn_together() -> None:
+    """Ten recordings of eight equal clips say no more than ten clips."""
+    truth = np.repeat(np.random.default_rng(1).random(10) < 0.5, 8)
+    groups = np.repeat([f"r{number}" for number in range(10)], 8)
+    drawn: list[NDArray[np.int64]] = []
+
+    def score(clips: NDArray[np.int64]) -> dict[str, float]:
+        drawn.append(clips)
+        return {"share": float(truth[clips].mean())}
+
+    together = confidence_intervals(score, 80, 500, groups=groups)["share"]
+    for clips in drawn:
+        assert (np.bincount(clips, minlength=80).reshape(10, 8).std(1) == 0).all()
+        assert len(clips) == 80
+    alone = confidence_intervals(score, 80, 500)["share"]
+    few = confidence_intervals(lambda clips: {"share": float(truth[::8][clips].mean())}, 10, 500)["share"]
+    assert together[1] - together[0] == pytest.approx(few[1] - few[0], abs=0.11)
+    assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+
+
 @pytest.mark.parametrize("absent", [None, float("nan")])
 def test_resamples_without_a_score_are_left_out_for_it_alone(absent: float | None) -> None:
     """The score exists where clip 0 was drawn; its values are then 1 to 3, or how often it was drawn."""

@@ -80,25 +80,25 @@ def test_missing_or_bad_metadata_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(EdgeseaError, match=r"no column fold; it has filename, category"):
         load_esc50(tmp_path)
     (tmp_path / "meta" / "esc50.csv").write_text("filename,fold,category\n")
-    with pytest.raises(EdgeseaError, match="no clips in it"):
+    with pytest.raises(EdgeseaError, match="no rows in it"):
         load_esc50(tmp_path)
     (tmp_path / "meta" / "esc50.csv").write_bytes(b"filename,fold,category\na.wav,1,\xff\n")
-    with pytest.raises(EdgeseaError, match="not a CSV file"):
+    with pytest.raises(EdgeseaError, match="not a CSV table"):
         load_esc50(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("b.wav,one,rain", "line 3: fold must be a whole number from 1, not 'one'"),
-        ("b.wav,0,rain", "line 3: fold must be a whole number from 1, not '0'"),
-        ("b.wav,-1,rain", "line 3: fold must be a whole number from 1, not '-1'"),
-        ("b.wav,1.5,rain", "line 3: fold must be a whole number from 1, not '1.5'"),
-        (f"b.wav,{10**20},rain", f"line 3: fold must be a whole number from 1, not '{10**20}'"),
-        ("b.wav,,rain", "line 3: no fold"),
-        ("b.wav,1, ", "line 3: no category"),
-        ("b.wav,1", "line 3: no category"),
-        (",1,rain", "line 3: no filename"),
+        ("b.wav,one,rain", "line 3, fold: 'one'; it must be a whole number from 1"),
+        ("b.wav,0,rain", "line 3, fold: '0'; it must be a whole number from 1"),
+        ("b.wav,-1,rain", "line 3, fold: '-1'; it must be a whole number from 1"),
+        ("b.wav,1.5,rain", "line 3, fold: '1.5'; it must be a whole number from 1"),
+        (f"b.wav,{10**20},rain", f"line 3, fold: '{10**20}'; it must be a whole number from 1"),
+        ("b.wav,,rain", "line 3, fold: ''; it must be a whole number from 1"),
+        ('b.wav,1," "', "line 3, category: ' '; it must be given"),
+        ("b.wav,1", "there are 3 columns, but line 3 has 2 values"),
+        (",1,rain", "line 3, filename: ''; it must be given"),
     ],
 )
 def test_a_bad_row_is_refused_by_its_line(tmp_path: Path, row: str, message: str) -> None:

@@ -108,5 +108,5 @@ def test_a_table_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
 def test_missing_data_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(EdgeseaError, match=r"8K\.csv: no such file; the task urbansound8k needs .* and audio/"):
         load_urbansound8k(tmp_path)
-    with pytest.raises(EdgeseaError, match=r"line 3: fold must be a whole number from 1, not 'fold2'"):
+    with pytest.raises(EdgeseaError, match=r"line 3, fold: 'fold2'; it must be a whole number from 1"):
         load_urbansound8k(write_table(tmp_path, [row(7, 1), "a.wav,9,0,1,1,fold2,8,siren"]))

@@ -5,6 +5,7 @@ statistic, and cannot leave a resample out in which it does not exist (the area 
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,12 @@ def confidence_intervals(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    groups: NDArray[Any] | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Percentile confidence intervals of scores.
 
-    They tell how far the choice of test clips matters; not how far training does. They take clips for independent: of
-    clips that come in groups, such as those of one recording, they are too narrow.
+    They tell how far the choice of test clips matters; not how far training does. They take clips for independent, or
+    their groups.
 
     Parameters
     ----------
@@ -40,6 +42,8 @@ def confidence_intervals(
         Probability that an interval is to cover, in (0, 1).
     seed : int
         Of the draws.
+    groups : ndarray, (clips,), optional
+        What clips have in common, such as their recording: then whole groups are drawn, as many as there are.
 
     Returns
     -------
@@ -58,10 +62,11 @@ def confidence_intervals(
     if not 0 < level < 1:
         raise EdgeseaError(f"confidence intervals: level must lie between 0 and 1, not {level!r}")
     rng = np.random.default_rng(seed)
+    drawn = _drawing(clips, groups)
     found: dict[str, list[float]] = {}
     # disable=None: no bar where there is no terminal.
     for _ in tqdm(range(resamples), desc="bootstrap", unit=" resamples", delay=PATIENCE, disable=None, leave=False):
-        for name, value in score(rng.integers(0, clips, clips)).items():
+        for name, value in score(drawn(rng)).items():
             values = found.setdefault(name, [])
             if value is not None and not np.isnan(value):
                 values.append(value)
@@ -72,3 +77,12 @@ def confidence_intervals(
             low, high = np.quantile(values, [tail, 1 - tail])
             intervals[name] = (float(low), float(high))
     return intervals
+
+
+def _drawing(clips: int, groups: NDArray[Any] | None) -> Callable[[np.random.Generator], NDArray[np.int64]]:
+    """What draws a resample of clips, or of whole groups of them."""
+    if groups is None:
+        return lambda rng: rng.integers(0, clips, clips)
+    owner = np.unique(groups, return_inverse=True)[1]
+    members = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
+    return lambda rng: np.concatenate([members[own] for own in rng.integers(0, len(members), len(members))])

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from edgesea.tasks.folds import FoldTask, Layout, read_folds
+from edgesea.tasks.fold_table import Layout, read_folds
+from edgesea.tasks.folds import FoldTask
 
 LAYOUT = Layout(
     task="esc50",

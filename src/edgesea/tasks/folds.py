@@ -1,13 +1,6 @@
-"""Single-label tasks with official folds: each fold is tested in turn by a probe that is trained on all others.
+"""Single-label tasks with official folds: each fold is tested in turn by a probe that is trained on all others."""
 
-The folds of a published data set keep the clips that were cut from one recording together. Tables that do not (edited,
-merged or shuffled ones) are refused: a probe would be tested on recordings that it knows.
-"""
-
-import csv
-import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,36 +17,8 @@ from edgesea.tasks.metrics import accuracy, class_accuracy
 from edgesea.tasks.options import ProbeOptions
 
 Ints = NDArray[np.integer]
-Row = Mapping[str, str | None]
 
 NONE = "(none)"  # predicted for a clip that could not be embedded
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a data set with folds has what.
-
-    Attributes
-    ----------
-    task : str
-        Name of the task.
-    table : str
-        CSV file with one row a clip, below the data set's folder.
-    audio : str
-        File of a clip, with its ``{file}`` name and its ``{fold}``.
-    file, fold, label, recording : str
-        Columns: name of the file, fold (1, 2, ...), class, and the recording that the clip was cut from; the last one
-        may be missing.
-    """
-
-    task: str
-    table: str
-    audio: str
-    file: str
-    fold: str
-    label: str
-    recording: str
 
 
 @dataclass(frozen=True)
@@ -70,12 +35,15 @@ class FoldTask:
         Their classes.
     folds : ndarray, (N,) int64
         Their folds.
+    recordings : ndarray of str, (N,), optional
+        The recordings that they were cut from. Default: each is one of its own.
     """
 
     name: str
     paths: list[Path]
     labels: NDArray[np.str_]
     folds: NDArray[np.int64]
+    recordings: NDArray[np.str_] | None = None
 
     def without(self, folds: Sequence[int]) -> "FoldTask":
         """The clips of all other folds.
@@ -90,7 +58,8 @@ class FoldTask:
             names = f"fold {left[0]} alone" if left else "no fold"
             raise EdgeseaError(f"hold_out leaves {names}; two are needed, one to train on and one to test")
         kept = np.flatnonzero(np.isin(self.folds, left))
-        return FoldTask(self.name, [self.paths[row] for row in kept], self.labels[kept], self.folds[kept])
+        recordings = None if self.recordings is None else self.recordings[kept]
+        return FoldTask(self.name, [self.paths[row] for row in kept], self.labels[kept], self.folds[kept], recordings)
 
     def _present(self, asked: Sequence[int]) -> set[int]:
         """The folds of the data, among which those asked for must be."""
@@ -133,7 +102,7 @@ class FoldTask:
         seed : int
             Seed of the probe and of the bootstrap.
         resamples : int
-            Bootstrap resamples of the clips for the confidence intervals; 0: no intervals.
+            Bootstrap resamples of the recordings for the confidence intervals; 0: no intervals.
 
         Returns
         -------
@@ -142,8 +111,7 @@ class FoldTask:
             are of equal size). class_accuracy: mean of the classes' recalls. accuracy_by_fold, accuracy_by_class.
             confusion: ``classes``, ``columns`` and ``counts``, a row for each true class, a column for each predicted
             one, and one more, ``(none)``, if clips could not be embedded. chosen: the parameters that a search chose,
-            by test fold. confidence: 95 % intervals of the three accuracies, [low, high]; clips of one recording count
-            as independent. clips: how many were tested.
+            by test fold. confidence: 95 % intervals of the three accuracies, [low, high]. clips: how many were tested.
 
         Raises
         ------
@@ -160,7 +128,8 @@ class FoldTask:
         if probe.search:
             result["chosen"] = chosen
         if resamples:
-            result["confidence"] = _confidence(truth[own], predicted[own], self.folds[own], resamples, seed)
+            groups = None if self.recordings is None else self.recordings[own]
+            result["confidence"] = _confidence(truth[own], predicted[own], self.folds[own], groups, resamples, seed)
         return {**result, "clips": int(own.sum())}
 
     def _predict(
@@ -225,111 +194,11 @@ def _accuracies(truth: Ints, predicted: Ints, folds: Ints) -> dict[str, float]:
     }
 
 
-def _confidence(truth: Ints, predicted: Ints, folds: Ints, resamples: int, seed: int) -> dict[str, list[float]]:
+def _confidence(
+    truth: Ints, predicted: Ints, folds: Ints, groups: NDArray[np.str_] | None, resamples: int, seed: int
+) -> dict[str, list[float]]:
     def score(clips: NDArray[np.int64]) -> dict[str, float]:
         return _accuracies(truth[clips], predicted[clips], folds[clips])
 
-    found = confidence_intervals(score, len(truth), resamples, seed=seed)
+    found = confidence_intervals(score, len(truth), resamples, seed=seed, groups=groups)
     return {name: list(interval) for name, interval in found.items()}
-
-
-def read_folds(data: Path, layout: Layout) -> FoldTask:
-    """Read a data set with folds.
-
-    Parameters
-    ----------
-    data : Path
-        Its folder.
-    layout : Layout
-        What is where in it.
-
-    Raises
-    ------
-    EdgeseaError
-        If the table is missing, a column or a value is, a file is listed twice, or clips of one recording are in
-        several folds.
-    """
-    path = data / layout.table
-    rows = _read_table(path, data, layout)
-    files = {line: _value(path, line, row, layout.file) for line, row in rows.items()}
-    folds = {line: _fold(path, line, row, layout.fold) for line, row in rows.items()}
-    labels = [_value(path, line, row, layout.label) for line, row in rows.items()]
-    if repeated := [lines for lines in _grouped(files).values() if len(lines) > 1]:
-        name = files[repeated[0][0]]
-        raise EdgeseaError(f"{path}: {name} is listed more than once: {_places(repeated, folds)}; keep one of them")
-    _check_recordings(path, rows, folds, layout)
-    paths = [data / layout.audio.format(file=files[line], fold=folds[line]) for line in rows]
-    return FoldTask(layout.task, paths, np.array(labels), np.array(list(folds.values()), np.int64))
-
-
-def _read_table(path: Path, data: Path, layout: Layout) -> dict[int, Row]:
-    """The rows of the table by their line numbers."""
-    if not path.is_file():
-        raise EdgeseaError(
-            f"{path}: no such file; the task {layout.task} needs {layout.table} and "
-            f"{layout.audio.partition('/')[0]}/ below its data folder"
-        )
-    rows: dict[int, Row] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                rows[reader.line_num] = row
-            columns = reader.fieldnames or ()
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise EdgeseaError(f"{path}: not a CSV file: {error}") from error
-    if missing := [name for name in (layout.file, layout.fold, layout.label) if name not in columns]:
-        raise EdgeseaError(f"{path}: no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
-    if not rows:
-        raise EdgeseaError(f"{path}: no clips in it")
-    return rows
-
-
-def _value(path: Path, line: int, row: Row, column: str) -> str:
-    if not (value := (row[column] or "").strip()):
-        raise EdgeseaError(f"{path}: line {line}: no {column}")
-    return value
-
-
-def _fold(path: Path, line: int, row: Row, column: str) -> int:
-    value = _value(path, line, row, column)
-    if not (value.isascii() and value.isdigit() and len(value) < 10 and int(value)):
-        raise EdgeseaError(f"{path}: line {line}: {column} must be a whole number from 1, not {value!r}")
-    return int(value)
-
-
-def _grouped(values: Mapping[int, str]) -> dict[str, list[int]]:
-    """The lines of each value."""
-    lines = defaultdict(list)
-    for line, value in values.items():
-        lines[value].append(line)
-    return lines
-
-
-def _places(groups: Sequence[Sequence[int]], folds: Mapping[int, int]) -> str:
-    """Folds and lines of the first group, and how many groups more there are."""
-    lines: dict[int, list[int]] = defaultdict(list)
-    for line in groups[0]:
-        lines[folds[line]].append(line)
-    places = [
-        f"fold {fold} (line {', '.join(map(str, own[:5]))}{', ...' * (len(own) > 5)})" for fold, own in lines.items()
-    ]
-    return ", ".join(places) + (f"; and {len(groups) - 1} more like it" if len(groups) > 1 else "")
-
-
-def _check_recordings(path: Path, rows: Mapping[int, Row], folds: Mapping[int, int], layout: Layout) -> None:
-    """Refuse folds that share a recording, as far as it is known which clips were cut from the same."""
-    known = {line: name for line, row in rows.items() if (name := (row.get(layout.recording) or "").strip())}
-    if len(known) < len(rows):
-        log.info(
-            "%s: %d of %d clips have no %s: it is not checked whether their recordings are in one fold only",
-            path, len(rows) - len(known), len(rows), layout.recording,
-        )  # fmt: skip
-    recordings = _grouped(known)
-    leaks = [lines for lines in recordings.values() if len({folds[line] for line in lines}) > 1]
-    if leaks:
-        raise EdgeseaError(
-            f"{path}: clips of the recording {known[leaks[0][0]]} ({layout.recording}) are in several folds: "
-            f"{_places(leaks, folds)}; a probe would be tested on recordings that it was trained on: use the published "
-            "table, or put each recording into one fold"
-        )

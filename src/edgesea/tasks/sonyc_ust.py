@@ -151,7 +151,9 @@ class SonycUst:
             "clips": len(judged),
         }
 
-    def _scored(self, judged: NDArray[np.int64], scores: NDArray[np.float64], resamples: int) -> dict[Level, dict[str, Any]]:
+    def _scored(
+        self, judged: NDArray[np.int64], scores: NDArray[np.float64], resamples: int
+    ) -> dict[Level, dict[str, Any]]:
         """Scores of judged clips at each level that the tags learned have."""
         truth = self.annotations.take(judged)
         if self.options.label_mode == "coarse":

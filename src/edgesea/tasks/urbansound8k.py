@@ -5,7 +5,8 @@ The folds differ in size; the data set's authors ask for the mean of their accur
 
 from pathlib import Path
 
-from edgesea.tasks.folds import FoldTask, Layout, read_folds
+from edgesea.tasks.fold_table import Layout, read_folds
+from edgesea.tasks.folds import FoldTask
 
 LAYOUT = Layout(
     task="urbansound8k",
