@@ -188,16 +188,25 @@ def test_only_what_goes_on_is_said_to_go_on(
 
 
 def test_lists_of_files_need_no_brackets() -> None:
-    assert cli._gathered(["embed", "a.wav", "b c.wav", "model", "--hop", "1"]) == [
-        "embed",
-        '["a.wav", "b c.wav"]',
-        "model",
-        "--hop",
-        "1",
-    ]
-    assert cli._gathered(["tables", "runs/a", "runs/b", "--out", "x"])[1:3] == ['["runs/a", "runs/b"]', "--out"]
-    for left in (["embed", "[a.wav]", "model"], ["embed"], ["embed", "--help"], ["run", "a", "b"], []):
-        assert cli._gathered(left) == left
+    listed = ["embed", '["a.wav", "b c.wav"]', "model", "--hop", "1"]
+    assert cli._normalised(["embed", "a.wav", "b c.wav", "model", "--hop", "1"]) == listed
+    assert cli._normalised(["embed", "--hop", "1", "a.wav", "b c.wav", "model"]) == listed
+    assert cli._normalised(["tables", "--out", "x", "runs/a", "runs/b"]) == [
+        "tables", '["runs/a", "runs/b"]', "--out", "x",
+    ]  # fmt: skip
+    assert cli._normalised(["tables", "--out=x", "runs/a"]) == ["tables", '["runs/a"]', "--out=x"]
+    for left in (["embed", "[a.wav]", "model"], ["embed"], ["embed", "--help"], ["run", "a", "--out", "b"], []):
+        assert cli._normalised(left) == left
+
+
+def test_predictions_are_scored_and_models_are_evaluated() -> None:
+    assert cli._normalised(["evaluate", "--data", "d", "a.CSV"]) == ["score", "a.CSV", "--data", "d"]
+    for left in (
+        ["evaluate", "esc50", "data", "model", "--out", "a.csv"],
+        ["evaluate", "--predictions", "p.csv", "sonyc_ust", "data", "model"],
+        ["evaluate", "--config", "a.yaml"],
+    ):
+        assert cli._normalised(left) == left
 
 
 def test_embedding_goes_on_unless_all_is_to_be_overwritten() -> None:

@@ -115,6 +115,26 @@ def test_options_of_another_task_are_refused(data: Path, tagged: Path, tmp_path:
         evaluate("esc50", data, "spectral", predictions=tmp_path / "p.csv")
     with pytest.raises(EdgeseaError, match="resamples must be at least 0"):
         evaluate("esc50", data, "spectral", resamples=-1)
+    with pytest.raises(EdgeseaError, match="tagging is of the task sonyc_ust; the options of esc50 are called probe"):
+        evaluate("esc50", data, "spectral", tagging=TaggingOptions(members=1))
+    with pytest.raises(EdgeseaError, match="the options of sonyc_ust are called tagging"):
+        evaluate("sonyc_ust", tagged, "spectral", probe=ProbeOptions("svm"))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 - 4, 10**23])
+def test_what_cannot_be_done_is_refused_before_anything_is_embedded(
+    data: Path, tagged: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesea.tasks.features.window_embeddings", None)
+    with pytest.raises(EdgeseaError, match="seed must lie in 0"):
+        evaluate("sonyc_ust", tagged, "spectral", seed=seed)
+    with pytest.raises(EdgeseaError, match=r"folds \[9\] do not exist"):
+        evaluate("esc50", data, "spectral", folds=[9])
+    with pytest.raises(EdgeseaError, match="context needs the columns latitude"):
+        evaluate("sonyc_ust", tagged, "spectral", tagging=TaggingOptions(context=True))
+    for option in ("out", "predictions"):
+        with pytest.raises(EdgeseaError, match="a folder, where a file is to be written"):
+            evaluate("sonyc_ust", tagged, "spectral", **{option: tmp_path})  # type: ignore[arg-type]
 
 
 def test_the_results_file_says_what_is_returned(data: Path, tmp_path: Path) -> None:

@@ -327,3 +327,29 @@ def test_an_impossible_path_in_the_manifest_ends_no_run(data: Path, tmp_path: Pa
     path = experiment(tmp_path / "long.yaml", data, {"extract": {"source": str(manifest)}})
     results = run(path, out=tmp_path / "run")
     assert results["extract"]["skipped"] == 1
+
+
+def test_a_task_that_cannot_be_judged_by_is_refused_before_anything_runs(data: Path, tmp_path: Path) -> None:
+    for changes, message in (
+        ({"data": str(tmp_path / "nothing")}, "no such file; the task esc50 needs"),
+        ({"folds": [7]}, r"folds \[7\] do not exist"),
+        ({"seed": -1}, "seed must lie in 0"),
+        ({"tagging": {"members": 1}}, "the options of esc50 are called probe"),
+    ):
+        path = experiment(tmp_path / "mine.yaml", data, {"evaluate": changes})
+        with pytest.raises(EdgeseaError, match=message):
+            run(path, out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    path = experiment(tmp_path / "mine.yaml", data, {"evaluate": {"probe": {"classifier": "mlp", "search": 1}}})
+    with pytest.raises(EdgeseaError, match=r"mine\.yaml: evaluate: .*search"):
+        run(path, out=tmp_path / "run")
+
+
+def test_another_classifier_judges_the_same_embeddings(finished: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for name in ("mlp", "svm"):  # the first embeds again, since the run has moved
+        before = {path.name: path.stat().st_mtime_ns for path in (out / "cache").iterdir()}
+        changed = experiment(tmp_path / "mine.yaml", data, {"evaluate": {"probe": {"classifier": name}}})
+        assert run(changed, out=out)["evaluate"]["student"]["probe"]["classifier"] == name
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "cache").iterdir()} == before

@@ -31,7 +31,7 @@ def test_published_scores_are_met_on_the_command_line(
         assert result["coarse"][name] == pytest.approx(published[name], abs=2e-4)
     assert result["coarse"]["class_auprc"] == pytest.approx(published["class_auprc"], abs=1e-3)
     assert "fine" not in result  # its labels are not in the table
-    assert result["clips"] == 538
+    assert result["coarse"]["clips"] == 538
     assert json.loads(out.read_text()) == result
 
 
@@ -60,10 +60,11 @@ def test_both_levels_are_scored_as_far_as_there_are_labels_and_predictions(ust: 
         assert result[level]["confidence"]["micro_f1"] == (1, 1)
     only = pd.read_csv(folder / "mine.csv").drop(columns=fine)
     only.to_csv(folder / "coarse.csv", index=False)
-    assert set(score(folder / "coarse.csv", resamples=0)) == {"coarse", "ties", "clips"}
-    only.drop(columns=coarse).to_csv(folder / "none.csv", index=False)
-    with pytest.raises(EdgeseaError, match=r"no tags to score; in .* coarse and fine labels of all clips are given"):
-        score(folder / "none.csv")
+    assert set(score(folder / "coarse.csv", resamples=0)) == {"coarse", "ties"}
+    for nothing in (only.drop(columns=coarse), only * [1, *[0] * 8]):
+        nothing.to_csv(folder / "none.csv", index=False)
+        with pytest.raises(EdgeseaError, match=r"no tag of 1_engine, .* has a column with scores above 0"):
+            score(folder / "none.csv")
     with pytest.raises(EdgeseaError, match="test"):
         score(folder / "mine.csv", split="test")
 

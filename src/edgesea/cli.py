@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
-from itertools import takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ TRAIN = (
     "threadpoolctl",
 )  # modules of the extra `train`
 LISTS = {"embed": 1, "tables": 0}  # commands that begin with a list, and the number of words after it
+WITHOUT_VALUE = ("-h", "--help", "--print_config")
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # commands that go on where they ended
 
 
@@ -81,9 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     from jsonargparse import auto_cli, set_parsing_settings
 
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["evaluate"] and arguments[1:] and arguments[1].lower().endswith(".csv"):
-        arguments = ["score", *arguments[1:]]  # predictions are there already
-    arguments = _gathered(arguments)
+    arguments = _normalised(arguments)
     again = _again(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     started_by_trainer = bool(int(os.environ.get("LOCAL_RANK") or 0))  # to train on another device
@@ -121,14 +120,27 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(_system_error(error, again))
 
 
-def _gathered(arguments: list[str]) -> list[str]:
-    """The words of a list (`embed A B MODEL`, `tables A B`) as one argument, as jsonargparse wants them."""
-    command = arguments[0] if arguments else ""
-    words = list(takewhile(lambda word: not word.startswith("-"), arguments[1:]))
+def _normalised(arguments: list[str]) -> list[str]:
+    """The arguments as jsonargparse wants them.
+
+    The words of a list (`embed A B MODEL`, `tables A B`) are one argument, and `evaluate` of predictions that are there
+    already is another command.
+    """
+    command, words, options = arguments[0] if arguments else "", list[str](), list[str]()
+    rest = iter(arguments[1:])
+    for word in rest:
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        options.append(word)
+        if "=" not in word and word not in WITHOUT_VALUE:
+            options += islice(rest, 1)
+    if command == "evaluate" and words and words[0].lower().endswith(".csv"):
+        return ["score", *words, *options]
     listed = words[: len(words) - LISTS[command]] if command in LISTS else []
     if not listed or listed[0].startswith("["):
         return arguments
-    return [command, json.dumps(listed), *arguments[1 + len(listed) :]]
+    return [command, json.dumps(listed), *words[len(listed) :], *options]
 
 
 def _shown(result: dict[str, Any]) -> str:

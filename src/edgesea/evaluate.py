@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.files import write_json
-from edgesea.tasks.options import ProbeOptions, TaggingOptions
+from edgesea.files import check_file, write_json
+from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 from edgesea.version import versions
 
 
@@ -64,11 +64,12 @@ def evaluate(
     probe : ProbeOptions
         Of esc50 and urbansound8k: the classifier.
     folds : list of int, optional
-        Of these too: test only these folds, each with all others as training.
+        Of these too: test only these folds, as [1, 2], each with all others as training.
     tagging : TaggingOptions
         Of sonyc_ust: the classifier, and what is learned and judged.
     resamples : int
-        Bootstrap resamples of the judged clips for 95 % confidence intervals; 0: none.
+        Bootstrap resamples for 95 % confidence intervals, of the judged clips, or of their recordings where these are
+        known; 0: none.
     seed : int
         Seed of the classifier.
     cache : Path, optional
@@ -96,15 +97,17 @@ def evaluate(
     tagging = TaggingOptions(**tagging) if isinstance(tagging, Mapping) else tagging
     if resamples < 0:
         raise EdgeseaError(f"resamples must be at least 0, not {resamples}")
+    check_seed(seed, tagging.members)
+    for file in (out, predictions):
+        if file is not None:
+            check_file(Path(file))
     from edgesea.models.inference import load_model
     from edgesea.reduction import load_reduction
     from edgesea.tasks.features import load_task, window_embeddings
     from edgesea.tasks.folds import FoldTask
 
-    source = load_task(task, Path(data), tagging)
+    source = load_task(task, Path(data), probe, tagging, folds)
     single = isinstance(source, FoldTask)
-    if folds and not single:
-        raise EdgeseaError(f"the task {task} has a fixed split and no folds; see tagging.split_path")
     if predictions is not None and single:
         raise EdgeseaError(f"predictions can be written of the task sonyc_ust, not of {task}")
     network = load_model(model, weights, device)
@@ -117,7 +120,8 @@ def evaluate(
     if isinstance(source, FoldTask):
         scores = source.score(bags, probe, folds, seed, resamples=resamples)
     else:
-        scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
+        file = None if predictions is None else Path(predictions)
+        scores = source.score(bags, seed, resamples=resamples, predictions=file)
     result = {
         "task": task,
         "model": network.id,

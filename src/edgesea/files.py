@@ -107,6 +107,19 @@ def check_way(folder: Path) -> None:
             raise EdgeseaError(f"{place}: a file, where a folder is needed; choose another name")
 
 
+def check_file(path: Path) -> None:
+    """Make sure that a file can be written: it is no folder, and its folder is there or can be made.
+
+    Raises
+    ------
+    EdgeseaError
+        If it cannot.
+    """
+    check_way(path.parent)
+    if path.is_dir():
+        raise EdgeseaError(f"{path}: a folder, where a file is to be written; choose another name")
+
+
 def check_vacant(folder: Path, lacks: str, besides: Collection[str] = ()) -> None:
     """Make sure that a folder can be made for an artifact, or is there and holds nothing else; nothing is written.
 

@@ -25,6 +25,7 @@ from edgesea.files import atomic_path, file_state, make_vacant, read_json, walk,
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
+from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 from edgesea.version import versions
 
 log = logging.getLogger(__name__)
@@ -197,6 +198,8 @@ def _plain(value: Any) -> Any:
 
 def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, Any]:
     """Run checked sections into a run directory; see `run`."""
+    if "evaluate" in sections:
+        _check_task(sections["evaluate"])
     _claim(out)
     config = {name: {key: _yaml_value(value) for key, value in section.items()} for name, section in sections.items()}
     with atomic_path(out / CONFIG) as temporary:
@@ -231,6 +234,15 @@ def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str
         done[name] = fingerprint
         results[name] = stamps[name]["result"]
     return _finish(out, config, results, {name: stamps[name]["seconds"] for name in results})
+
+
+def _check_task(options: Mapping[str, Any]) -> None:
+    """Make sure that the task can be judged by, before hours are spent on what is to be judged."""
+    from edgesea.tasks.features import load_task
+
+    probe, tagging = ProbeOptions(**options["probe"]), TaggingOptions(**options["tagging"])
+    check_seed(options["seed"], tagging.members)
+    load_task(options["task"], Path(options["data"]), probe, tagging, options["folds"])
 
 
 def _claim(out: Path) -> None:
@@ -307,7 +319,7 @@ def _run_stage(
             **chosen,
             out=folder / f"{system}.json",
             predictions=folder / f"{system}.csv" if tags else None,
-            cache=folder / "cache",
+            cache=out / "cache",  # beside the stage's artifact, which goes when an option of the classifier changes
         )
         for system, chosen in systems.items()
     }

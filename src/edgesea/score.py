@@ -1,13 +1,15 @@
 """``score``: the official scores of a file of predictions, whoever made it."""
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import write_json
+
+log = logging.getLogger(__name__)
 
 
 def score(
@@ -15,6 +17,7 @@ def score(
     *,
     data: Path | None = None,
     split: Literal["validate", "test"] = "validate",
+    split_path: Path | None = None,
     ties: Literal["threshold", "published"] = "threshold",
     resamples: int = 1000,
     out: Path | None = None,
@@ -29,7 +32,9 @@ def score(
         The data set's folder (annotations.csv, dcase-ust-taxonomy.yaml), or a CSV file of annotations with the taxonomy
         beside it: the published annotations, or a table with one row per clip. Default: the predictions' folder.
     split : {"validate", "test"}
-        Split whose verified clips are judged.
+        Split whose verified clips are judged: those whose labels are all given.
+    split_path : Path, optional
+        CSV file with other splits, as of `edgesea evaluate --tagging.split_path`.
     ties : {"threshold", "published"}
         Order of points of equal recall. threshold: by decreasing threshold, the well-defined curve. published: as the
         challenge's own script left them, with which published figures are met.
@@ -41,8 +46,8 @@ def score(
     Returns
     -------
     dict
-        coarse and fine (as far as labels are given): micro_auprc, macro_auprc, micro_f1, lwlrap, class_auprc,
-        confidence; clips.
+        coarse and fine (as far as they are predicted and labels are given): micro_auprc, macro_auprc, micro_f1, lwlrap,
+        class_auprc, confidence, clips.
 
     Raises
     ------
@@ -50,7 +55,7 @@ def score(
         If a file is unusable, or predictions and annotations are not of the same clips.
     """
     from edgesea.tasks.annotations import read_ground_truth
-    from edgesea.tasks.predictions import Level, matching, predicted_levels, read_predictions
+    from edgesea.tasks.predictions import matching, read_levels
     from edgesea.tasks.sonyc_ust import ANNOTATIONS, TAXONOMY, level_scores
     from edgesea.tasks.taxonomy import read_taxonomy
 
@@ -60,18 +65,22 @@ def score(
     if not truth_path.is_file():
         raise EdgeseaError(f"{truth_path}: no such file; give the folder of SONYC-UST, or its annotations, as --data")
     taxonomy = read_taxonomy(truth_path.parent / TAXONOMY)
-    truth = read_ground_truth(truth_path, taxonomy, split)
-    labels = {"coarse": truth.coarse, "fine": truth.fine}
-    levels = [level for level in predicted_levels(predictions, taxonomy) if not (labels[level] < 0).any()]
-    if not levels:
-        given = " and ".join(level for level in labels if not (labels[level] < 0).any()) or "neither coarse nor fine"
-        raise EdgeseaError(f"{predictions}: no tags to score; in {truth_path} {given} labels of all clips are given")
-    found: dict[Level, NDArray[np.float64]] = {}
-    for level in levels:
-        clips, scores = read_predictions(predictions, taxonomy, level)
-        found[level] = scores[matching(clips, truth.clips, predictions, truth_path)]
-    scored = level_scores(truth, taxonomy, found, resamples, ties)
-    result: dict[str, Any] = {level: scored[level] for level in scored} | {"ties": ties, "clips": len(truth)}
+    truth = read_ground_truth(truth_path, taxonomy, split, split_path)
+    clips, predicted = read_levels(predictions, taxonomy)
+    result: dict[str, Any] = {"ties": ties}
+    for level, scores in predicted.items():
+        labels = truth.coarse if level == "coarse" else truth.fine
+        judged = (labels >= 0).all(1)
+        if not judged.any():
+            log.warning("%s: no clip has all %s labels; these scores are not judged", truth_path, level)
+            continue
+        if not judged.all():
+            log.warning("%s: %d clips without all %s labels are left out", truth_path, (~judged).sum(), level)
+        kept = np.flatnonzero(~np.isin(clips, truth.clips[~judged]))
+        order = kept[matching(clips[kept], truth.clips[judged], predictions, truth_path)]
+        result[level] = level_scores(level, labels[judged], scores[order], taxonomy, resamples, ties)
+    if "coarse" not in result and "fine" not in result:
+        raise EdgeseaError(f"{truth_path}: no clip has labels of what {predictions} predicts: {', '.join(predicted)}")
     if out is not None:
         write_json(Path(out), result)
     return result

@@ -17,7 +17,7 @@ from edgesea.pipeline import check_options
 from edgesea.reduction import load_reduction
 from edgesea.reduction import used_options as used_by_reduce
 from edgesea.sampling import used_options as used_by_sample
-from edgesea.tasks.options import TaggingOptions
+from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 from edgesea.trials import Options, Trial, run_all, summarise
 from edgesea.version import versions
 
@@ -129,9 +129,7 @@ def select(
     for name, value in (("repeats", repeats), ("workers", workers), ("batch_size", batch_size)):
         if value < 1:
             raise EdgeseaError(f"{name} must be at least 1, not {value}")
-    last = 2**32 - max(repeats, tagging.members)
-    if not 0 <= seed <= last:
-        raise EdgeseaError(f"seed must lie in 0 ... {last}, not {seed}")
+    check_seed(seed, max(repeats, tagging.members))
     source, folder = Table(table), Path(out)
     hidden = _classifiers([0, 1, 2] if layers is None else layers, [128, 256] if units is None else units)
     given = _expand("sample", SAMPLE_GRID if sample is None else sample, used_by_sample)
@@ -175,10 +173,10 @@ def _problem(
     from edgesea.tasks.features import load_task
     from edgesea.tasks.folds import FoldTask
 
-    problem = load_task(task, data, tagging)
+    problem = load_task(task, data, ProbeOptions(), tagging, folds)
     if not isinstance(problem, FoldTask):
-        if folds or hold_out:
-            raise EdgeseaError(f"the task {task} has no folds; leave folds and hold_out out")
+        if hold_out:
+            raise EdgeseaError(f"the task {task} has no folds; leave hold_out out")
         return problem
     if both := sorted(set(folds or ()) & set(hold_out or ())):
         raise EdgeseaError(f"folds {both} are held out, so they cannot be tested")

@@ -360,7 +360,7 @@ def test_ground_truth_may_be_one_row_a_clip(tmp_path: Path, taxonomy: Taxonomy) 
 def test_some_clips_can_be_taken(tmp_path: Path, taxonomy: Taxonomy) -> None:
     columns = [*COARSE, "sensor_id", "week", "day", "hour", "latitude", "longitude"]
     columns += [f"{tag}_proximity" for tag in FINE]
-    rows = [("train", f"{n}", n % 2, 1, n % 2, n, n, n, n, n, n, *["near"] * 4) for n in range(6)]
+    rows = [("train", f"{n}", n % 2, 1, n % 2, n, n + 1, n, n, n, n, *["near"] * 4) for n in range(6)]
     read = read_annotations(table(tmp_path, *rows, columns=columns), taxonomy)
     for chosen in (np.array([4, 1]), np.array([False, True, False, False, True, False])):
         some = read.take(chosen)
@@ -375,3 +375,30 @@ def test_some_clips_can_be_taken(tmp_path: Path, taxonomy: Taxonomy) -> None:
         assert some.proximity is not None
         assert some.proximity[:, 0, 0].tolist() == [int(name) % 2 for name in wanted]
         assert len(some) == len(some.splits) == len(some.fine) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("latitude", "4072951", "from -90 to 90"),
+        ("longitude", "-181", "from -180 to 180"),
+        ("hour", "24", "from 0 to 23"),
+        ("day", "7", "from 0 to 6"),
+        ("week", "0", "from 1 to 53"),
+        ("week", "late", "a number, or empty"),
+    ],
+)
+def test_times_and_places_that_there_are_not_are_refused(
+    tmp_path: Path, taxonomy: Taxonomy, name: str, value: str, wanted: str
+) -> None:
+    context = {"latitude": "40.7", "longitude": "-74", "hour": "23", "day": "6", "week": "53"}
+    columns = [*COARSE, *context]
+    good = ["train", "a.wav", 1, 1, 0, *context.values()]
+    bad = ["train", "b.wav", 1, 1, 0, *(context | {name: value}).values()]
+    empty = ["train", "c.wav", 1, 1, 0, *[""] * 5]
+    read = read_annotations(table(tmp_path, good, empty, columns=columns), taxonomy)
+    assert read.context is not None
+    assert read.context[0].tolist() == [40.7, -74, 23, 6, 53]
+    assert np.isnan(read.context[1]).all()
+    with pytest.raises(EdgeseaError, match=f"line 3, {name}: '{value}'; it must be {wanted}"):
+        read_annotations(table(tmp_path, good, bad, columns=columns), taxonomy)

@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,37 @@ def test_clips_that_failed_are_tried_again(paths: list[Path], tmp_path: Path, mo
     before = times(tmp_path / "cache")
     assert set(embeddings(paths, tmp_path / "cache")[2]) == {"03.wav"}
     assert times(tmp_path / "cache") == before
+
+
+def test_what_was_embedded_before_an_interruption_is_kept(paths: list[Path], tmp_path: Path) -> None:
+    whole, model, calls = embeddings(paths, None), load_model("spectral"), 0
+    embed = model.embed
+
+    def failing(windows: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return embed(windows)
+
+    model.embed = failing  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        window_embeddings(model, paths, FRAMING, 4, 1, tmp_path / "cache")
+    status = paths[0].stat()  # its audio is gone, but its size and time are the same
+    paths[0].write_bytes(bytes(status.st_size))
+    os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = embeddings(paths, tmp_path / "cache")
+    assert np.array_equal(again[0], whole[0])
+    assert again[2] == {}
+
+
+def test_what_is_embedded_is_kept_now_and_then(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr("edgesea.tasks.features.KEEP_AFTER", -1.0)
+    monkeypatch.setattr(
+        "edgesea.tasks.features._write_cache", lambda path, blocks: written.append(list(map(len, blocks)))
+    )
+    window_embeddings(load_model("spectral"), paths, FRAMING, 2, 1, tmp_path / "cache")
+    assert written == [[2, 0, 0, 0], [2, 2, 0, 0], [2, 2, 2, 0], [2, 2, 2, 2], [2, 2, 2, 2]]

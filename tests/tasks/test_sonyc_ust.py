@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from edgesea.errors import EdgeseaError
+from edgesea.score import score
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.metrics import sonyc_ust_scores
 from edgesea.tasks.options import TaggingOptions
@@ -177,6 +178,9 @@ def test_failed_clips_are_not_trained_on_and_score_zero(tmp_path: Path) -> None:
     assert (partial["train_clips"], partial["clips"]) == (119, 40)
     assert partial["micro_f1"] < whole["micro_f1"]
     assert (pd.read_csv(tmp_path / "p.csv")[COARSE].iloc[10:] == 0).all(axis=None)
+    counts[120:] = 0
+    with pytest.raises(EdgeseaError, match="no judged clip could be embedded"):
+        task.score(Bags(bags.rows[np.repeat(counts > 0, bags.counts)], counts), 0)
     counts[:120] = 0
     with pytest.raises(EdgeseaError, match="no training clip could be embedded"):
         task.score(Bags(bags.rows[np.repeat(counts > 0, bags.counts)], counts), 0)
@@ -188,3 +192,42 @@ def test_a_grid_of_hidden_layers_overrides_the_options(tmp_path: Path) -> None:
     other = SonycUst(task.folder, task.taxonomy, task.annotations, deep)
     assert task.score(bags, 0, hidden=(8,)) == other.score(bags, 0) != task.score(bags, 0)
     assert other.score(bags, 0, hidden=()) == task.score(bags, 0)
+
+
+def test_clips_without_all_labels_are_left_out_and_said_to_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task, bags = made_of(tmp_path, QUICK)
+    rows = pd.read_csv(tmp_path / "annotations.csv")
+    rows.loc[[125, 130], "2_dog_presence"] = -1
+    rows.to_csv(tmp_path / "annotations.csv", index=False)
+    whole, task = bags, SonycUst.load(tmp_path, QUICK)
+    assert "2 verified clips without all coarse labels are left out" in caplog.text
+    bags = whole.take(np.setdiff1d(np.arange(160), [125, 130]))
+    result = task.score(bags, 0, predictions=tmp_path / "p.csv")
+    assert result["clips"] == 38
+    again = score(tmp_path / "p.csv", resamples=0)
+    assert again["coarse"]["micro_auprc"] == result["micro_auprc"]
+    assert "fine" not in again  # which a coarse classifier does not predict
+    other = pd.read_csv(tmp_path / "p.csv")
+    other.loc[len(other)] = other.loc[0].to_dict() | {"audio_filename": "125.wav"}  # predicted, and not judged
+    other.to_csv(tmp_path / "more.csv", index=False)
+    assert score(tmp_path / "more.csv", resamples=0)["coarse"] == again["coarse"]
+
+
+def test_predictions_for_other_splits_are_scored_with_them(tmp_path: Path) -> None:
+    split = tmp_path / "split.csv"
+    pd.DataFrame({"sensor_id": [0, 1, 2], "split": ["validate", "train", "train"]}).to_csv(split, index=False)
+    _, bags = made_of(tmp_path, QUICK)
+    rows = pd.read_csv(tmp_path / "annotations.csv")
+    rows["annotator_id"] = 0
+    rows.to_csv(tmp_path / "annotations.csv", index=False)
+    task = SonycUst.load(tmp_path, replace(QUICK, split_path=split))
+    assert len(task.paths) == 120
+    kept = np.flatnonzero(np.arange(160) % 4 < 3)
+    result = task.score(bags.take(kept), 0, predictions=tmp_path / "p.csv")
+    assert (result["train_clips"], result["clips"]) == (80, 40)
+    again = score(tmp_path / "p.csv", split_path=split, resamples=0)["coarse"]
+    assert {name: again[name] for name in ("micro_auprc", "macro_auprc", "lwlrap")} == {
+        name: result[name] for name in ("micro_auprc", "macro_auprc", "lwlrap")
+    }
+    with pytest.raises(EdgeseaError, match=r"are not among those to be judged|to be judged of .* are missing"):
+        score(tmp_path / "p.csv", resamples=0)

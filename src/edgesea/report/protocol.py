@@ -56,7 +56,8 @@ def _named(folds: Sequence[int]) -> str:
 
 def _probe(options: Mapping[str, Any]) -> str:
     kind = str(options.get("classifier"))
-    own = f"a network with {_layers(options)}" if kind == "mlp" else CLASSIFIERS.get(kind, kind)
+    network = "a network" if options.get("search") else f"a network with {_layers(options)}"
+    own = network if kind == "mlp" else CLASSIFIERS.get(kind, kind)
     seen = FEATURES.get(str(options.get("features")), options.get("features"))
     search = (
         ", its parameters chosen by leaving out each of the training folds in turn" if options.get("search") else ""

@@ -152,7 +152,9 @@ def _systems(run: RunFiles) -> Html:
         protocol(first, (run.results["config"].get("evaluate") or {}).get("folds")),
         *(metric.meaning for metric in metrics if metric.meaning),
         *(
-            ["Small: 95\u00a0% confidence intervals, by bootstrap over the clips judged; training is not repeated."]
+            [
+                "Small: 95\u00a0% confidence intervals, by bootstrap over the clips judged, or their recordings; training is not repeated."
+            ]
             if bounded
             else []
         ),

@@ -21,6 +21,7 @@ PRESENCE, PROXIMITY = "_presence", "_proximity"
 VERIFIED = 0  # annotator_id
 NOT_GIVEN = -1
 NEAR_OR_FAR = {"near": 1, "far": -1}
+RANGES = dict(zip(CONTEXT, ((-90, 90), (-180, 180), (0, 23), (0, 6), (1, 53)), strict=True))
 
 Owner = NDArray[np.intp]  # the clip of each row of the table
 
@@ -100,7 +101,9 @@ def read_annotations(path: Path, taxonomy: Taxonomy, split_path: Path | None = N
     return _gathered(rows, taxonomy, _annotators(rows), None, split_path)
 
 
-def read_ground_truth(path: Path, taxonomy: Taxonomy, split: str = "validate") -> Annotations:
+def read_ground_truth(
+    path: Path, taxonomy: Taxonomy, split: str = "validate", split_path: Path | None = None
+) -> Annotations:
     """Read the labels that predictions are compared with.
 
     Parameters
@@ -112,6 +115,8 @@ def read_ground_truth(path: Path, taxonomy: Taxonomy, split: str = "validate") -
         The tags.
     split : {"train", "validate", "test"}
         Which clips.
+    split_path : Path, optional
+        As of `read_annotations`.
 
     Raises
     ------
@@ -122,11 +127,12 @@ def read_ground_truth(path: Path, taxonomy: Taxonomy, split: str = "validate") -
         raise EdgeseaError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     rows = read_rows(path)
     if ANNOTATOR in rows.columns:
-        rows.require([CLIP, SPLIT])
-        every = _gathered(rows, taxonomy, _annotators(rows))
+        rows.require([CLIP] if split_path else [CLIP, SPLIT])
+        every = _gathered(rows, taxonomy, _annotators(rows), None, split_path)
     else:
         rows.distinct_clips()
-        every = _gathered(rows, taxonomy, np.full(len(rows.lines), VERIFIED), None if SPLIT in rows.columns else split)
+        own = None if SPLIT in rows.columns else split
+        every = _gathered(rows, taxonomy, np.full(len(rows.lines), VERIFIED), own, split_path)
     judged = every.verified & (every.splits == split)
     if not judged.any():
         counts = [f"{name} {int((every.verified & (every.splits == name)).sum())}" for name in SPLITS]
@@ -218,6 +224,9 @@ def _context(rows: Rows, first: NDArray[np.intp]) -> NDArray[np.float64] | None:
     values = rows.numbers(CONTEXT)
     given = np.column_stack([rows.text(name) != "" for name in CONTEXT])
     rows.refuse(given & ~np.isfinite(values), CONTEXT, "a number, or empty")
+    for column, (name, (low, high)) in enumerate(RANGES.items()):
+        outside = given[:, [column]] & ~((values[:, [column]] >= low) & (values[:, [column]] <= high))
+        rows.refuse(outside, [name], f"from {low} to {high}")
     return values[first]
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,45 @@ from edgesea.models.base import EmbeddingModel
 from edgesea.tasks.bags import Bags, Float32
 from edgesea.tasks.esc50 import load_esc50
 from edgesea.tasks.folds import FoldTask
-from edgesea.tasks.options import TaggingOptions
+from edgesea.tasks.options import ProbeOptions, TaggingOptions
 from edgesea.tasks.sonyc_ust import SonycUst
 from edgesea.tasks.urbansound8k import load_urbansound8k
 
 Task = FoldTask | SonycUst
+KEEP_AFTER = 60.0  # seconds
 log = logging.getLogger(__name__)
 
 
-def load_task(task: str, data: Path, tagging: TaggingOptions) -> Task:
-    """The data set of a task: ``esc50``, ``urbansound8k`` or ``sonyc_ust``; `tagging` matters to the last."""
+def load_task(task: str, data: Path, probe: ProbeOptions, tagging: TaggingOptions, folds: Sequence[int] | None) -> Task:
+    """The data set of a task, of which the options are known to fit.
+
+    Parameters
+    ----------
+    task : {"esc50", "urbansound8k", "sonyc_ust"}
+        Its name.
+    data : Path
+        Its folder.
+    probe, tagging : ProbeOptions, TaggingOptions
+        Options of the classifier; those of the other kind of task must be the defaults.
+    folds : sequence of int, optional
+        Folds to test.
+
+    Raises
+    ------
+    EdgeseaError
+        If the data set is unusable, or an option belongs to another task or asks for what is not there.
+    """
     if task == "sonyc_ust":
+        if probe != ProbeOptions():
+            raise EdgeseaError(f"probe is of the tasks with folds; the options of {task} are called tagging")
+        if folds:
+            raise EdgeseaError(f"the task {task} has a fixed split and no folds; see tagging.split_path")
         return SonycUst.load(data, tagging)
-    return load_esc50(data) if task == "esc50" else load_urbansound8k(data)
+    if tagging != TaggingOptions():
+        raise EdgeseaError(f"tagging is of the task sonyc_ust; the options of {task} are called probe")
+    source = load_esc50(data) if task == "esc50" else load_urbansound8k(data)
+    source.tested(folds)
+    return source
 
 
 def window_embeddings(
@@ -57,14 +84,19 @@ def window_embeddings(
     if stored is not None and stored.exists():
         blocks = _read_cache(stored, blocks)
     todo = [index for index, block in enumerate(blocks) if not len(block)]
-    failed = _embed(model, paths, framing, batch_size, workers, todo, blocks)
+
+    def keep() -> None:
+        if stored is not None and any(len(blocks[index]) for index in todo):
+            _write_cache(stored, blocks)
+
+    try:
+        failed = _embed(model, paths, framing, batch_size, workers, todo, blocks, keep)
+    finally:
+        keep()
     embedding, counts = np.concatenate(blocks), np.array([len(block) for block in blocks], np.int64)
     if not len(embedding):
         name, reason = next(iter(failed.items()))
         raise EdgeseaError(f"no clip could be embedded (first: {name}: {reason})")
-    if stored is not None and any(len(blocks[index]) for index in todo):
-        with atomic_path(stored) as temporary, temporary.open("wb") as file:
-            np.savez(file, embedding=embedding, counts=counts)
     return Bags(embedding, counts), failed
 
 
@@ -76,8 +108,12 @@ def _embed(
     workers: int,
     todo: Sequence[int],
     blocks: list[Float32],
+    keep: Callable[[], None],
 ) -> dict[str, str]:
-    """Fill in the blocks of some clips; returns the names of those that cannot be embedded, and the reasons."""
+    """Fill in the blocks of some clips; returns the names of those that cannot be embedded, and the reasons.
+
+    What is there is kept now and then, so that a killed process does not lose it all.
+    """
     from edgesea.models.inference import embed_files
 
     failed: dict[str, str] = {}
@@ -85,13 +121,23 @@ def _embed(
         return failed
     results = embed_files(model, [paths[index] for index in todo], framing, batch_size, workers)
     bar = tqdm(results, total=len(todo), unit="clip", desc=f"embed {model.id}", disable=None)
+    next_time = time.monotonic() + KEEP_AFTER
     for index, result in zip(todo, bar, strict=True):
         if result.embedding is None:
             failed[result.path.name] = result.error
             log.warning("%s: %s", result.path, result.error)
         else:
             blocks[index] = result.embedding
+        if time.monotonic() > next_time:
+            began = time.monotonic()
+            keep()
+            next_time = began + max(KEEP_AFTER, 20 * (time.monotonic() - began))
     return failed
+
+
+def _write_cache(path: Path, blocks: Sequence[Float32]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, embedding=np.concatenate(blocks), counts=[len(block) for block in blocks])
 
 
 def _read_cache(path: Path, empty: list[Float32]) -> list[Float32]:

@@ -74,7 +74,9 @@ def read_folds(data: Path, layout: Layout) -> FoldTask:
     for name, values in ((layout.file, files), (layout.label, labels)):
         rows.refuse((values == "")[:, None], [name], "given")
     numbers = rows.numbers([layout.fold])
-    rows.refuse(~((numbers >= 1) & (numbers < 1e9) & (numbers % 1 == 0)), [layout.fold], "a whole number from 1")
+    rows.refuse(
+        ~((numbers >= 1) & (numbers < 1e9) & (np.floor(numbers) == numbers)), [layout.fold], "a whole number from 1"
+    )
     folds = numbers[:, 0].astype(np.int64)
     if repeated := [group for group in _grouped(files).values() if len(group) > 1]:
         places = _places(rows, repeated, folds)

@@ -1,10 +1,27 @@
 """Options of the downstream classifiers, under the names that the field uses."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from edgesea.errors import EdgeseaError
+
+
+def _check_values(options: Any, group: str) -> None:
+    """Raise an `EdgeseaError` unless each field has a value of its type; the command line has checked that already."""
+    hints = get_type_hints(type(options))
+    for field in fields(options):
+        value, hint = getattr(options, field.name), hints[field.name]
+        kinds = get_args(hint) if get_origin(hint) not in (None, Literal) else (hint,)
+        literals = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+        types = [kind for kind in kinds if get_origin(kind) is not Literal]
+        accepted = (*types, int) if float in types else (*types, str) if Path in types else tuple(types)
+        if value in literals or (isinstance(value, accepted) and isinstance(value, bool) == (bool in types)):
+            continue
+        names = [str(choice) for choice in literals] + ["none" if kind is NoneType else kind.__name__ for kind in types]
+        raise EdgeseaError(f"{group}: {field.name} must be {' or '.join(names)}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -21,9 +38,9 @@ class ProbeOptions:
     search : bool
         Choose among a small grid of hyperparameters by leaving out each of the training folds in turn.
     num_hidden_layers : int
-        Of mlp.
+        Of mlp, unless it is searched.
     hidden_layer_size : int
-        Of mlp: units in each hidden layer.
+        Units in each hidden layer, likewise.
     """
 
     classifier: Literal["logistic", "mlp", "svm", "random_forest"] = "logistic"
@@ -33,6 +50,7 @@ class ProbeOptions:
     hidden_layer_size: int = 128
 
     def __post_init__(self) -> None:
+        _check_values(self, "probe")
         if self.num_hidden_layers < 0 or self.hidden_layer_size < 1:
             raise EdgeseaError(
                 f"probe: {self.num_hidden_layers} hidden layers of {self.hidden_layer_size} units are no network"
@@ -131,6 +149,7 @@ class TaggingOptions:
     members: int = 5
 
     def __post_init__(self) -> None:
+        _check_values(self, "tagging")
         least = {
             "num_hidden_layers": 0, "hidden_layer_size": 1, "l2_reg": 0, "batch_size": 1, "num_epochs": 1,
             "patience": 0, "cooccurrence_loss_factor": 0, "oversample_iters": 1, "members": 1,
@@ -143,7 +162,16 @@ class TaggingOptions:
         if self.pca_components is not None and self.pca_components < 1:
             raise EdgeseaError(f"tagging: pca_components must be at least 1, not {self.pca_components!r}")
         kind, _, percent = self.thresh_type.partition("_")
-        if self.thresh_type != "mean" and not (kind == "percentile" and percent.isdigit() and 0 < int(percent) < 100):
+        if self.thresh_type != "mean" and not (
+            kind == "percentile" and re.fullmatch("[0-9]+", percent) and 0 < int(percent) < 100
+        ):
             raise EdgeseaError(f"tagging: thresh_type must be mean or percentile_1 ... 99, not {self.thresh_type!r}")
         if self.oversample and (self.sensor_factor or self.proximity_factor):
             raise EdgeseaError("tagging: oversample makes clips without sensor or proximity; leave out the factors")
+
+
+def check_seed(seed: int, members: int) -> None:
+    """Raise an `EdgeseaError` unless a seed, and those of the networks that follow it, are in range."""
+    last = 2**32 - members
+    if not 0 <= seed <= last:
+        raise EdgeseaError(f"seed must lie in 0 ... {last}, not {seed}")

@@ -22,13 +22,6 @@ Level = Literal["coarse", "fine"]
 logger = logging.getLogger(__name__)
 
 
-def predicted_levels(path: Path, taxonomy: Taxonomy) -> list[Level]:
-    """The levels of which a table has any column; `read_predictions` says what else is wrong with it."""
-    columns = read_rows(path).columns
-    tags: dict[Level, tuple[str, ...]] = {"coarse": taxonomy.coarse, "fine": taxonomy.complete}
-    return [level for level, names in tags.items() if any(name in columns for name in names)]
-
-
 def read_predictions(path: Path, taxonomy: Taxonomy, level: Level) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
     """Read the scores of one level.
 
@@ -71,6 +64,36 @@ def read_predictions(path: Path, taxonomy: Taxonomy, level: Level) -> tuple[NDAr
     return clips, scores
 
 
+def read_levels(path: Path, taxonomy: Taxonomy) -> tuple[NDArray[np.str_], dict[Level, NDArray[np.float64]]]:
+    """Read the scores of the levels that a table predicts: it has columns of them, in which not all is 0.
+
+    A classifier of coarse tags leaves zeros in the columns of fine ones.
+
+    Returns
+    -------
+    clips : ndarray of str, (N,)
+        In the order of the file.
+    scores : dict
+        By level, as of `read_predictions`.
+
+    Raises
+    ------
+    EdgeseaError
+        As `read_predictions`; or if no level is predicted.
+    """
+    columns = read_rows(path).columns
+    levels: dict[Level, tuple[str, ...]] = {"coarse": taxonomy.coarse, "fine": taxonomy.complete}
+    clips, found = np.zeros(0, np.str_), {}
+    for level, tags in levels.items():
+        if any(tag in columns for tag in tags):
+            clips, scores = read_predictions(path, taxonomy, level)
+            if scores.any():
+                found[level] = scores
+    if not found:
+        raise EdgeseaError(f"{path}: no tag of {', '.join(taxonomy.coarse[:2])}, ... has a column with scores above 0")
+    return clips, found
+
+
 def matching(
     predicted: NDArray[np.str_], true: NDArray[np.str_], path_of_predictions: Path, path_of_truth: Path
 ) -> NDArray[np.int64]:
@@ -96,11 +119,16 @@ def matching(
     missing, extra = np.setdiff1d(true, predicted), np.setdiff1d(predicted, true)
     wrong = []
     if len(missing):
-        wrong.append(f"{len(missing)} of the {len(true)} clips of {path_of_truth} are missing: {some(missing)}")
+        wrong.append(
+            f"{len(missing)} of the {len(true)} clips to be judged of {path_of_truth} are missing: {some(missing)}"
+        )
     if len(extra):
-        wrong.append(f"{len(extra)} clips are not in {path_of_truth}: {some(extra)}")
+        wrong.append(f"{len(extra)} clips are not among those to be judged of {path_of_truth}: {some(extra)}")
     if wrong:
-        raise EdgeseaError(f"{path_of_predictions}: {'; '.join(wrong)}; it needs the same clips")
+        raise EdgeseaError(
+            f"{path_of_predictions}: {'; '.join(wrong)}; it needs exactly the clips to be judged, the verified ones of "
+            "the split"
+        )
     order = np.argsort(predicted)
     return order[np.searchsorted(predicted, true, sorter=order)].astype(np.int64)
 

@@ -161,7 +161,7 @@ class Preparation:
         """
         context = None
         if options.context:
-            context = ContextEncoding.fit(_context(bags), options.standardize)
+            context = ContextEncoding.fit(needed_context(bags.context), options.standardize)
         moments = Moments(bags.rows.shape[1], full=options.pca_components is not None)
         if options.standardize or options.pca_components is not None:
             moments.update(bags.rows)
@@ -175,7 +175,7 @@ class Preparation:
         """The same clips, with the network's inputs as rows, and no context besides."""
         size = len(self.mean) if self.axes is None else len(self.axes)
         rows = np.empty((len(bags.rows), size + (SIZE if self.context else 0)), np.float32)
-        appended = self.context.encode(_context(bags)) if self.context else None
+        appended = self.context.encode(needed_context(bags.context)) if self.context else None
         owner = bags.owner
         for block in _blocks(len(rows)):
             own = (bags.rows[block] - self.mean) / self.scale
@@ -185,13 +185,14 @@ class Preparation:
         return Bags(rows, bags.counts)
 
 
-def _context(bags: Bags) -> Float64:
-    if bags.context is None:
+def needed_context(context: Float64 | None) -> Float64:
+    """The context; an `EdgeseaError` if there is none."""
+    if context is None:
         raise EdgeseaError(
             "tagging: context needs the columns latitude, longitude, hour, day and week in the annotations, as "
             "SONYC-UST v2 has them; leave out context"
         )
-    return bags.context
+    return context
 
 
 def _whitening(moments: Moments, scale: Float64, components: int) -> Float64:

@@ -1,6 +1,6 @@
 """SONYC-UST (Cartwright et al., 2019 and 2020): urban sound tagging at two levels."""
 
-from collections.abc import Mapping
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from edgesea.tasks.bootstrap import confidence_intervals
 from edgesea.tasks.metrics import Ties, fine_scores, tagging_scores
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.predictions import Level, write_predictions
+from edgesea.tasks.tagger import check_needs, tag_probabilities
 from edgesea.tasks.taxonomy import Taxonomy, read_taxonomy
 
 ANNOTATIONS, TAXONOMY = "annotations.csv", "dcase-ust-taxonomy.yaml"
+log = logging.getLogger(__name__)
+
 SCORES = ("micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
 
 
@@ -62,14 +65,20 @@ class SonycUst:
         fine = options.label_mode == "fine"
         labels = annotations.fine if fine else annotations.coarse
         train = (annotations.splits == "train") & (labels >= 0).any(1)
-        judged = np.isin(annotations.splits, sorted(wanted)) & annotations.verified & (labels >= 0).all(1)
+        verified = np.isin(annotations.splits, sorted(wanted)) & annotations.verified
+        judged = verified & (labels >= 0).all(1)
+        if 0 < judged.sum() < verified.sum():
+            count = int(verified.sum() - judged.sum())
+            log.warning("%s: %d verified clips without all %s labels are left out", data, count, options.label_mode)
         splits = np.where(train | judged, annotations.splits, "")
         if not (splits == "train").any() or any(not (splits == name).any() for name in wanted):
             raise EdgeseaError(
                 f"{data / ANNOTATIONS}: needs clips of the split train with {options.label_mode} labels, and verified "
                 f"ones of the split {' and '.join(sorted(wanted))}"
             )
-        return cls(data, taxonomy, annotations.take(np.flatnonzero(splits != "")), options)
+        task = cls(data, taxonomy, annotations.take(splits != ""), options)
+        check_needs(task.targets(), task.annotations.context, options)
+        return task
 
     @property
     def paths(self) -> list[Path]:
@@ -125,9 +134,12 @@ class SonycUst:
         dict
             label_mode, micro_auprc, macro_auprc, micro_f1, lwlrap, class_auprc, confidence, and the numbers of training
             and judged clips; of fine tags also the scores at the coarse level, as coarse.
-        """
-        from edgesea.tasks.tagger import tag_probabilities
 
+        Raises
+        ------
+        EdgeseaError
+            If no training clip or no judged clip could be embedded, or an option lacks what it needs.
+        """
         options = self.options
         if hidden is not None:
             size = hidden[0] if hidden else options.hidden_layer_size
@@ -135,54 +147,58 @@ class SonycUst:
         bags, targets = replace(bags, context=self.annotations.context), self.targets()
         train = np.flatnonzero(self._split("train") & bags.usable)
         judged, monitored = np.flatnonzero(self._split(options.eval_split)), np.flatnonzero(self._split("validate"))
-        if not len(train):
-            raise EdgeseaError(f"{self.folder}: no training clip could be embedded")
+        for own, what in ((train, "training"), (judged[bags.usable[judged]], "judged")):
+            if not len(own):
+                raise EdgeseaError(f"{self.folder}: no {what} clip could be embedded")
         watched = (bags.take(monitored), targets.take(monitored)) if options.monitor == "validate" else None
         scores = tag_probabilities(bags.take(train), targets.take(train), bags.take(judged), options, seed, watched)
         if predictions is not None:
             clips = self.annotations.clips[judged]
             write_predictions(predictions, self.taxonomy, clips, scores, options.label_mode)
-        found = self._scored(judged, scores, resamples)
         return {
             "label_mode": options.label_mode,
-            **found[options.label_mode],
-            **({"coarse": found["coarse"]} if options.label_mode == "fine" and "coarse" in found else {}),
+            **self._scored(judged, scores, resamples),
             "train_clips": len(train),
-            "clips": len(judged),
         }
 
-    def _scored(
-        self, judged: NDArray[np.int64], scores: NDArray[np.float64], resamples: int
-    ) -> dict[Level, dict[str, Any]]:
-        """Scores of judged clips at each level that the tags learned have."""
-        truth = self.annotations.take(judged)
+    def _coarse_of(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores of coarse tags, (N, C), from those of complete fine ones: of the likeliest."""
+        parents = self.taxonomy.parent[~self.taxonomy.incomplete]
+        return np.stack([scores[:, parents == tag].max(1) for tag in range(len(self.taxonomy.coarse))], 1)
+
+    def _scored(self, judged: NDArray[np.int64], scores: NDArray[np.float64], resamples: int) -> dict[str, Any]:
+        """Scores of judged clips; of a fine classifier also at the coarse level, for the clips with such labels."""
+        truth, taxonomy = self.annotations.take(judged), self.taxonomy
         if self.options.label_mode == "coarse":
-            return level_scores(truth, self.taxonomy, {"coarse": scores}, resamples)
-        complete = ~self.taxonomy.incomplete
+            return level_scores("coarse", truth.coarse, scores, taxonomy, resamples)
         every = np.zeros(truth.fine.shape)
-        every[:, complete] = scores
-        coarse = np.zeros(truth.coarse.shape)
-        np.maximum.at(coarse.T, self.taxonomy.parent[complete], scores.T)
-        return level_scores(truth, self.taxonomy, {"fine": every, "coarse": coarse}, resamples)
+        every[:, ~taxonomy.incomplete] = scores
+        found = level_scores("fine", truth.fine, every, taxonomy, resamples)
+        given = (truth.coarse >= 0).all(1)
+        if not given.any():
+            return found
+        coarse = level_scores("coarse", truth.coarse[given], self._coarse_of(scores[given]), taxonomy, resamples)
+        return {**found, "coarse": coarse}
 
 
 def level_scores(
-    truth: Annotations,
+    level: Level,
+    labels: NDArray[np.integer],
+    scores: NDArray[np.float64],
     taxonomy: Taxonomy,
-    scores: Mapping[Level, NDArray[np.float64]],
     resamples: int,
     ties: Ties = "threshold",
-) -> dict[Level, dict[str, Any]]:
-    """Scores of clips at each level at which their labels are all given.
+) -> dict[str, Any]:
+    """Scores of clips at one level.
 
     Parameters
     ----------
-    truth : Annotations
-        Of N clips.
+    level : {"coarse", "fine"}
+        Of the tags.
+    labels, scores : ndarray, (N, C) or (N, F)
+        0 or 1; scores in [0, 1].
     taxonomy : Taxonomy
-        Their tags.
-    scores : mapping of str to ndarray
-        By level: coarse (N, C), fine (N, F).
+        The tags.
     resamples : int
         Bootstrap resamples for confidence intervals; 0: none.
     ties : {"threshold", "published"}
@@ -190,26 +206,20 @@ def level_scores(
 
     Returns
     -------
-    dict of str to dict
-        By level: what `tagging_scores` or `fine_scores` gives, and confidence: 95 % intervals.
+    dict
+        What `tagging_scores` or `fine_scores` gives; confidence: 95 % intervals; clips.
     """
 
-    def scored(level: Level, clips: NDArray[np.integer]) -> dict[str, Any]:
-        own = scores[level][clips]
+    def scored(clips: NDArray[np.integer]) -> dict[str, Any]:
         if level == "coarse":
-            return tagging_scores(truth.coarse[clips], own, taxonomy.names, ties)
-        return fine_scores(truth.fine[clips], own, taxonomy, ties)
+            return tagging_scores(labels[clips], scores[clips], taxonomy.names, ties)
+        return fine_scores(labels[clips], scores[clips], taxonomy, ties)
 
-    found: dict[Level, dict[str, Any]] = {}
-    for level in scores:
-        if not len(truth.clips) or ((truth.coarse if level == "coarse" else truth.fine) < 0).any():
-            continue
-        found[level] = scored(level, np.arange(len(truth.clips)))
-        if resamples:
+    def overall(clips: NDArray[np.integer]) -> dict[str, float | None]:
+        result = scored(clips)
+        return {name: result[name] for name in SCORES}
 
-            def chosen(clips: NDArray[np.integer], level: Level = level) -> dict[str, float | None]:
-                result = scored(level, clips)
-                return {name: result[name] for name in SCORES}
-
-            found[level]["confidence"] = confidence_intervals(chosen, len(truth.clips), resamples)
-    return found
+    found = scored(np.arange(len(labels)))
+    if resamples:
+        found["confidence"] = confidence_intervals(overall, len(labels), resamples)
+    return {**found, "clips": len(labels)}

@@ -12,6 +12,7 @@ from edgesea.tasks.preparation import (
     as_windows,
     check_finite,
     held_out,
+    needed_context,
     oversampled,
 )
 
@@ -54,7 +55,9 @@ def tag_probabilities(
     """
     from edgesea.tasks.tagger_training import Examples, predict, train_network
 
-    _check(targets, options, monitored is not None)
+    check_needs(targets, train.context, options)
+    if options.monitor != "train" and monitored is None:
+        raise EdgeseaError(f"tagging: monitor {options.monitor} needs labelled clips of that split; choose train")
     rng = np.random.default_rng(seed)
     inputs, wanted, watched, preparation = _prepare(train, targets, options, monitored, rng)
     sensors = np.unique(wanted.sensors) if options.sensor_factor and wanted.sensors is not None else None
@@ -108,11 +111,11 @@ def _usable(bags: Bags, options: TaggingOptions, what: str) -> Bags:
     return bags if bags.usable.all() else bags.take(np.flatnonzero(bags.usable))
 
 
-def _check(targets: Targets, options: TaggingOptions, monitored: bool) -> None:
+def check_needs(targets: Targets, context: NDArray[np.float64] | None, options: TaggingOptions) -> None:
     """Raise an `EdgeseaError` if an option has not what it needs."""
+    if options.context:
+        needed_context(context)
     if options.sensor_factor and targets.sensors is None:
         raise EdgeseaError("tagging: sensor_factor needs the column sensor_id in the annotations; leave it out")
     if options.proximity_factor and targets.proximity is None:
         raise EdgeseaError("tagging: proximity_factor needs the columns ..._proximity in the annotations; leave it out")
-    if options.monitor != "train" and not monitored:
-        raise EdgeseaError(f"tagging: monitor {options.monitor} needs labelled clips of that split; choose train")
