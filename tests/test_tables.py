@@ -15,6 +15,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.evaluate import evaluate
 from edgesea.files import read_json, write_json
 from edgesea.pipeline import read_config, run_stages
+from edgesea.reduction import reduce
 from edgesea.select import select
 from edgesea.tables import read_published, tables
 
@@ -144,11 +145,70 @@ def test_a_student_judged_alone_is_told_by_its_run(first: Path, data: Path, tmp_
     options: dict[str, Any] = {"resamples": 0, "workers": 1, "device": "cpu", "folds": [2]}
     result = evaluate("esc50", data, str(first / "student"), out=tmp_path / "alone.json", **options)
     found = made(tmp_path, first, tmp_path / "alone.json")["Table 3"]
-    row = of(found, NAME.removesuffix(", in domain"))  # which data it was judged on is not known
-    assert row["options that differ"] == f"{TASK}: clips 10, {TASK}: folds 2"
-    assert row[TASK] == f"{100 * result['accuracy']:.1f}"
-    assert row["parameters"] == of(found, NAME)["parameters"]
-    assert of(found, NAME)["options that differ"] == f"{TASK}: clips 20, {TASK}: folds 1-2"
+    one, both = (row for row in found if row["system"] == NAME)  # in domain, wherever it was judged
+    assert one["options that differ"] == f"{TASK}: clips 10, {TASK}: folds 2"
+    assert one[TASK] == f"{100 * result['accuracy']:.1f}"
+    assert one["parameters"] == both["parameters"]
+    assert both["options that differ"] == f"{TASK}: clips 20, {TASK}: folds 1-2"
+
+
+def test_a_student_judged_alone_on_other_data_is_out_of_domain(first: Path, data: Path, tmp_path: Path) -> None:
+    other = make_esc50(tmp_path / "other")
+    options: dict[str, Any] = {"resamples": 0, "workers": 1, "device": "cpu"}
+    evaluate("esc50", other, str(first / "student"), out=tmp_path / "other.json", **options)
+    link = tmp_path / "link"
+    link.symlink_to(data)
+    evaluate("esc50", link, str(first / "student"), out=tmp_path / "link.json", **options)
+    found = made(tmp_path, tmp_path / "other.json", tmp_path / "link.json")["Table 3"]
+    assert of(found, NAME.removesuffix(", in domain"))["options that differ"] == f"{TASK}: data {other}"
+    assert of(found, NAME)["options that differ"] == f"{TASK}: data {link}"
+
+
+def judged(path: Path, data: Path, reduction: Path) -> Path:
+    """A reduction evaluated alone."""
+    options: dict[str, Any] = {"resamples": 0, "workers": 1, "device": "cpu"}
+    evaluate("esc50", data, "spectral", reduction=reduction, out=path, **options)
+    return path
+
+
+def test_a_reduction_of_a_run_judged_alone_is_the_same_score(first: Path, data: Path, tmp_path: Path) -> None:
+    found = made(tmp_path, first, judged(tmp_path / "alone.json", data, first / "reduction"))
+    assert found == made(tmp_path, first)
+
+
+def test_a_reduction_of_no_run_has_a_place(first: Path, data: Path, tmp_path: Path) -> None:
+    subset = first / "subset.parquet"
+    for name, own in (("drawn", subset), ("whole", None)):
+        reduce(first / "table", tmp_path / name, subset=own, size=2)
+        judged(tmp_path / f"{name}.json", data, tmp_path / name)
+    found = made(tmp_path, tmp_path / "drawn.json", tmp_path / "whole.json")
+    rows = found[f"As table 4: {TASK}"]
+    assert [(row["sampling"], row["system"]) for row in rows] == [("random", "reduced"), ("all windows", "reduced")]
+    for row, name in zip(rows, ("drawn", "whole"), strict=True):
+        assert row["2 dimensions"] == f"{100 * read_json(tmp_path / f'{name}.json')['accuracy']:.1f}"
+    assert all(row["system"].startswith(("teacher", "Student")) for row in found["Table 3"])
+
+    # its files tell of another reduction, and are then gone: how it was made is not known
+    shutil.rmtree(tmp_path / "drawn")
+    reduce(first / "table", tmp_path / "drawn", subset=subset, size=3)
+    scores = read_json(tmp_path / "drawn.json")
+    write_json(tmp_path / "far.json", {**scores, "reduction": "/far/phi"})  # which may be made in another way
+    for _ in range(2):
+        rows = made(tmp_path, tmp_path / "drawn.json", tmp_path / "whole.json", tmp_path / "far.json")["Table 3"]
+        own = [row for row in rows if row["system"] == "reduced, 2 dimensions (spectral)"]
+        assert [row["options that differ"] for row in own] == ["reduction /far/phi", f"reduction {tmp_path / 'drawn'}"]
+        assert {row[TASK] for row in own} == {f"{100 * scores['accuracy']:.1f}"}
+        shutil.rmtree(tmp_path / "drawn", ignore_errors=True)
+
+
+def test_reductions_of_other_seeds_are_repetitions(first: Path, data: Path, tmp_path: Path) -> None:
+    paths = []
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        reduce(first / "table", out, subset=first / "subset.parquet", size=2, method="random_projection", seed=seed)
+        paths.append(judged(tmp_path / f"{seed}.json", data, out))
+    (row,) = made(tmp_path, *paths)[f"As table 4: {TASK}"]
+    assert row["2 dimensions"].endswith(", 2 runs)")
 
 
 def test_a_teacher_judged_again_is_the_same_score(first: Path, data: Path, tmp_path: Path) -> None:
@@ -206,7 +266,7 @@ def written(
     result: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """A run directory with nothing but results.json: its scores are 0.8, 0.7 and 0.6."""
+    """A run directory with nothing but results.json: its scores are 0.8, 0.7 and 0.6 (accuracy: 0.05 more)."""
     config: dict[str, dict[str, Any]] = {
         "extract": {"source": "/far/sonyc_ust/annotations.csv", "teacher": "openl3/env-mel256-512", "hop": 1.0},
         "sample": {"method": "random", "size": 100, "seed": seed},
@@ -218,13 +278,15 @@ def written(
         stage, option = name.split("__")
         config[stage][option] = value
     size = config["reduce"]["size"]
-    common: dict[str, Any] = {"task": config["evaluate"]["task"], "hop": 1.0, "window": 1.0, "clips": 538}
+    common: dict[str, Any] = {**config["evaluate"], "center": False, "hop": 1.0, "window": 1.0, "clips": 538}
+    common["versions"] = {"edgesea": version, "numpy": "2.4"}
     systems = {}
     for system, score in (("teacher", 0.8), ("reduced", 0.7), ("student", 0.6)):
         scores = {"micro_auprc": score, "macro_auprc": score - 0.2, "tagging": TAGGING, "label_mode": "coarse"}
         if not sonyc:
             scores = {
-                "accuracy": score,
+                "accuracy": score + 0.05,
+                "fold_accuracy": score,
                 "probe": {"classifier": "logistic"},
                 "accuracy_by_fold": {"1": score, "2": score},
             }
@@ -238,10 +300,19 @@ def written(
             "distill": {"parameters": 398306},
             "evaluate": systems,
             "config": config,
-            "versions": {"edgesea": version},
+            "versions": {"edgesea": version, "numpy": "2.4"},
         },
     )
     return folder
+
+
+def alone(path: Path, **changes: Any) -> Path:
+    """What `edgesea evaluate --out` writes of a published student."""
+    own = {"task": "sonyc_ust", "model": "edgel3/sea-64", "tagging": TAGGING, "data": "/far/a", "reduction": None}
+    own |= {"window": 1.0, "hop": 1.0, "center": False, "seed": 0, "label_mode": "coarse", "micro_auprc": 0.6}
+    own |= {"macro_auprc": 0.4, "clips": 538, "embedding_size": 64, "versions": {"edgesea": "1.0", "numpy": "2.4"}}
+    write_json(path, {**own, **changes})
+    return path
 
 
 def test_students_of_the_paper_are_named_and_in_its_order(tmp_path: Path) -> None:
@@ -293,6 +364,9 @@ def test_intervals_are_shown_and_scores_may_be_missing(tmp_path: Path) -> None:
         ({"result": {"tagging": {**TAGGING, "members": 1}}}, "members 1"),
         ({"result": {"clips": 100}}, "clips 100"),
         ({"version": "2.0"}, "edgesea 2.0"),
+        ({"result": {"versions": {"edgesea": "1.0", "numpy": "3.0"}}}, "numpy 3.0"),
+        ({"result": {"center": True}}, "center yes"),
+        ({"evaluate__data": "/far/else"}, "data /far/else"),
     ],
 )
 def test_scores_of_other_protocols_or_versions_stand_apart(
@@ -306,6 +380,62 @@ def test_scores_of_other_protocols_or_versions_stand_apart(
         assert [row["micro AUPRC"] for row in rows] == ["0.800" if "teacher" in name else "0.600"] * 2
     assert len(parsed(found["text"])["Table 4"]) == 4
     assert "not to be compared directly" in found["text"]
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"center": True}, ["center no", "center yes"]),
+        ({"data": "/far/b"}, ["data /far/a", "data /far/b"]),
+        ({"versions": {"edgesea": "1.0", "numpy": "3.0"}}, ["numpy 2.4", "numpy 3.0"]),
+    ],
+)
+def test_evaluations_of_other_data_framings_or_versions_are_not_averaged(
+    tmp_path: Path, change: dict[str, Any], differs: list[str]
+) -> None:
+    paths = [alone(tmp_path / "a.json"), alone(tmp_path / "b.json", micro_auprc=0.8, **change)]
+    rows = [row for row in made(tmp_path, *paths)["Table 2"] if row["micro AUPRC"] != "-"]
+    assert [row["options that differ"] for row in rows] == differs
+    assert [row["micro AUPRC"] for row in rows] == ["0.600", "0.800"]
+
+
+def test_evaluations_of_other_seeds_are_averaged(tmp_path: Path) -> None:
+    paths = [alone(tmp_path / "a.json"), alone(tmp_path / "b.json", micro_auprc=0.8, seed=1)]
+    paths.append(alone(tmp_path / "c.json", seed=2))  # as good as the first, but a repetition
+    paths.append(alone(tmp_path / "d.json", seed=1, micro_auprc=0.8))  # the second once more
+    (row,) = [row for row in made(tmp_path, *paths)["Table 2"] if row["micro AUPRC"] != "-"]
+    assert row["micro AUPRC"] == "0.667 (0.600 to 0.800, 3 runs)"
+
+
+def test_systems_judged_with_other_versions_say_so(tmp_path: Path) -> None:
+    versions = {"edgesea": "1.0", "numpy": "3.0"}
+    teacher = alone(tmp_path / "t.json", model="openl3/env-mel256-512", embedding_size=512, versions=versions)
+    rows = made(tmp_path, teacher, alone(tmp_path / "s.json"))["Table 2"]
+    found = {row["system"]: row["options that differ"] for row in rows if row["micro AUPRC"] != "-"}
+    assert list(found.values()) == ["numpy 3.0", "numpy 2.4"]
+
+
+def test_runs_whose_scores_do_not_tell_their_data_are_told_by_their_options(tmp_path: Path) -> None:
+    older = written(tmp_path / "older", evaluate__center=False)
+    results = read_json(older / "results.json")
+    for result in results["evaluate"].values():
+        for name in ("data", "center", "seed", "versions"):
+            del result[name]
+    write_json(older / "results.json", results)
+    newer = written(tmp_path / "newer", evaluate__center=False)
+    assert made(tmp_path, older, newer) == made(tmp_path, newer)
+
+
+def test_selections_on_other_clips_are_not_averaged(tmp_path: Path) -> None:
+    trial = {"sample": {"method": "random", "size": 100}, "reduce": {"method": "pca", "size": 64}, "dimensions": 64}
+    trial |= {"score": 0.9, "by_seed": {"0": 0.9}, "scores": [{}], "classifier": {"layers": 1}}
+    for name, clips in (("a", "1" * 64), ("b", "2" * 64)):
+        (tmp_path / name).mkdir()
+        content = {"task": "sonyc_ust", "metric": "micro_auprc", "trials": [trial], "winner": 0}
+        write_json(tmp_path / name / "select.json", content)
+        write_json(tmp_path / name / "plan.json", {"clips": clips, "teacher": {"id": "spectral"}, "table": "3" * 64})
+    rows = made(tmp_path, tmp_path / "a", tmp_path / "b")["Table 4"]
+    assert [row["options that differ"] for row in rows] == ["data clips 11111111", "data clips 22222222"]
 
 
 def test_scores_of_a_selection_are_not_those_of_a_run(tmp_path: Path) -> None:
@@ -337,7 +467,7 @@ def test_unknown_is_not_equal(tmp_path: Path) -> None:
 
 
 def test_folds_and_data_sets_are_told_apart(tmp_path: Path) -> None:
-    one_fold = {"accuracy_by_fold": {"1": 0.5}, "accuracy": 0.5}
+    one_fold = {"accuracy_by_fold": {"1": 0.5}, "accuracy": 0.5, "fold_accuracy": 0.5}
     esc10 = {"task": "esc50", "confusion": {"classes": list("abcdefghij")}, "accuracy": 0.3}
     esc50 = {"task": "esc50", "accuracy_by_class": {str(number): 1.0 for number in range(50)}, "accuracy": 0.4}
     runs = [
@@ -361,6 +491,101 @@ def test_a_student_of_the_tasks_own_clips_is_not_out_of_domain(tmp_path: Path) -
     inside = written(tmp_path / "in", sonyc=False, evaluate__data="/far/sonyc_ust")
     found = made(tmp_path, written(tmp_path / "out_of", sonyc=False), inside)["Table 3"]
     assert of(found, "Student 3 (sea-64)")["UrbanSound8K"] == of(found, "Student 3 (sea-64), in domain")["UrbanSound8K"]
+
+
+@pytest.mark.parametrize(
+    ("source", "root", "inside"),
+    [
+        ("/far/us8k/audio", None, True),
+        ("/far/us8k", None, True),
+        ("/far", None, True),  # a folder, of which all files are taken
+        ("/near/mine.csv", "/far/us8k/audio", True),
+        ("/far/us8k/metadata/UrbanSound8K.csv", "/near/copy", True),
+        ("/far/mine.csv", None, False),  # whose clips may be any
+        ("/far/us8k_other", None, False),
+    ],
+)
+def test_a_student_judged_alone_is_in_domain_where_its_run_says_so(
+    tmp_path: Path, source: str, root: str | None, inside: bool
+) -> None:
+    run = written(tmp_path / "run", extract__source=source, extract__root=root)
+    told = {"task": "urbansound8k", "data": "/far/us8k", "fold_accuracy": 0.5, "model": str(run / "student")}
+    rows = made(tmp_path, alone(tmp_path / "s.json", **told))["Table 3"]
+    assert of(rows, "Student 3 (sea-64)" + (", in domain" if inside else ""))["UrbanSound8K"] == "50.0"
+
+
+def test_urbansound8k_is_the_mean_of_its_folds(tmp_path: Path) -> None:
+    uneven = {"accuracy": 0.7, "fold_accuracy": 0.6, "confidence": {"accuracy": [0, 1], "fold_accuracy": [0.55, 0.65]}}
+    esc50 = {"task": "esc50", "accuracy_by_class": {str(number): 1.0 for number in range(50)}, **uneven}
+    runs = [written(tmp_path / "a", sonyc=False, result=uneven), written(tmp_path / "b", sonyc=False, result=esc50)]
+    result = tables(runs, out=tmp_path / "out")
+    row = of(parsed(result["text"])["Table 3"], "Student 3 (sea-64)")
+    assert (row["UrbanSound8K"], row["ESC-50"]) == ("60.0 [55.0, 65.0]", "70.0 [0.0, 100.0]")
+    caption = result["text"].split("## Table 3\n")[1].split("|")[0]
+    assert "of UrbanSound8K the mean of the folds' accuracies" in caption
+    assert "of the others the share of all clips" in caption
+    # of the samplings it is another measure, and says so
+    assert {row["64 dimensions"].split()[0] for row in parsed(result["text"])["As table 4: urbansound8k"]} == {"70.0"}
+    assert "the share of all clips" in result["text"].split("## As table 4: urbansound8k\n")[1].split("|")[0]
+
+
+def test_scores_without_a_place_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scores = {"task": "urbansound8k", "accuracy": 0.5}  # by an edgesea that knew no mean of the folds
+    result = tables([written(tmp_path / "run"), alone(tmp_path / "old.json", **scores)], out=tmp_path / "out")
+    (line,) = result["left_out"]
+    assert line.startswith("Table 3: Student 3 (edgel3/sea-64, published weights) of ")
+    assert "old.json: no fold_accuracy (it has micro_auprc, macro_auprc, accuracy)" in line
+    assert f"* Not shown: {line.removeprefix('Table 3: ')}" in result["text"]
+    assert f"not shown: {line}" in caplog.text
+    none = {"micro_auprc": None, "macro_auprc": None}  # no clip with any of the tags
+    (line,) = tables([alone(tmp_path / "none.json", **none)], out=tmp_path / "out")["left_out"]
+    assert "none.json: no micro_auprc or macro_auprc (it has no score)" in line
+    assert tables([tmp_path / "run"], out=tmp_path / "out")["left_out"] == []
+
+
+def test_a_selection_by_a_score_of_no_table_is_named(tmp_path: Path) -> None:
+    trial = {"reduce": {"method": "pca", "size": 64}, "dimensions": 64, "score": 0.9, "by_seed": {"0": 0.9}}
+    content = {"task": "sonyc_ust", "metric": "micro_f1", "trials": [trial], "winner": 0}
+    write_json(tmp_path / "selection" / "select.json", content)
+    (line,) = tables([tmp_path / "selection"], out=tmp_path / "out")["left_out"]
+    assert line.startswith("Table 4: reduced, 64 dimensions")
+    assert "no micro_auprc (it has micro_f1)" in line
+
+
+def test_a_reduction_without_a_sampling_stands_between_teacher_and_students(tmp_path: Path) -> None:
+    gone = {"model": "openl3/env-mel256-512", "reduction": "/far/phi"}
+    paths = [alone(tmp_path / "a.json", **gone), alone(tmp_path / "b.json", reduction="/far/phi", embedding_size=32)]
+    found = made(tmp_path, *paths, written(tmp_path / "run"))
+    assert [row["system"] for row in found["Table 2"]][:4] == [
+        "teacher (openl3/env-mel256-512)",
+        "reduced, 64 dimensions (openl3/env-mel256-512)",
+        "reduced, 32 dimensions (edgel3/sea-64)",
+        "Student 0 (sea-512)",
+    ]
+    assert len(found["Table 4"]) == 2  # the run's
+
+
+def test_a_runs_reduction_of_another_models_embeddings_is_not_the_runs(tmp_path: Path) -> None:
+    run = written(tmp_path / "run")
+    other = alone(tmp_path / "o.json", model="openl3/music-mel256-512", reduction=str(run / "reduction"))
+    found = made(tmp_path, run, other)
+    row = of(found["Table 2"], "reduced, 64 dimensions (openl3/music-mel256-512)")
+    assert row["micro AUPRC"] == "0.600"
+    assert {row["64 dimensions"] for row in found["Table 4"]} == {"0.700", "0.600"}
+    assert len(found["Table 4"]) == 2
+
+
+def test_footnotes_say_what_was_resampled(tmp_path: Path) -> None:
+    sonyc = {"confidence": {"micro_auprc": [0.5, 0.7]}}
+    folds = {"confidence": {"fold_accuracy": [0.5, 0.7], "accuracy": [0.5, 0.7]}}
+    runs = [written(tmp_path / "a", result=sonyc), written(tmp_path / "b", sonyc=False, result=folds)]
+    text = tables(runs, out=tmp_path / "out")["text"]
+    clips, recordings = "resampling the judged clips.", "resampling the recordings that the judged clips were cut from"
+    expected = {"Table 2": clips, "Table 3": recordings, "Table 4": clips, "As table 4: urbansound8k": recordings}
+    for heading, said in expected.items():
+        (line,) = [own for own in text.split(f"## {heading}\n")[1].split("\n## ")[0].splitlines() if "95 %" in own]
+        assert said in line
+        assert ("or the clips where those are not known" in line) == (said == recordings)
 
 
 def test_fine_classifiers_give_coarse_scores_too(tmp_path: Path) -> None:
@@ -545,6 +770,22 @@ def test_what_is_no_run_is_refused(first: Path, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{")
     with pytest.raises(EdgeseaError, match=r"other\.json: not JSON"):
         tables([tmp_path / "other.json"])
+
+
+def test_errors_say_what_is_wrong_and_not_that_a_file_is_damaged(first: Path, tmp_path: Path) -> None:
+    shutil.copy(first / "stages.json", tmp_path / "stages.json")
+    write_json(tmp_path / "score.json", {"coarse": {"micro_auprc": 0.5}, "ties": "threshold", "clips": 538})
+    (tmp_path / "predictions.csv").write_text("audio_filename,1_engine\n")
+    expected = {
+        tmp_path: r"unfinished run \(no results\.json\)",
+        tmp_path / "frist": r"no such folder \(it has no results\.json\); make one: edgesea run",
+        tmp_path / "score.json": r"from `edgesea score`, which does not know which system made the predictions",
+        tmp_path / "predictions.csv": r"a CSV file; needed is a run directory, .*, or what `edgesea evaluate --out`",
+    }
+    for path, message in expected.items():
+        with pytest.raises(EdgeseaError, match=f"^{re.escape(str(path))}: {message}") as error:
+            tables([path], out=tmp_path / "out")
+        assert "damaged" not in str(error.value)
 
 
 def test_unfinished_runs_are_refused(first: Path, tmp_path: Path) -> None:

@@ -24,7 +24,12 @@ PAPERS_TEACHER = "openl3/"  # of other teachers, the paper has no figures
 OUT_OF_DOMAIN = {"urbansound8k": "UrbanSound8K", "esc50": "ESC-50", "esc10": "ESC-10"}
 SONYC = "sonyc_ust"
 AUPRC = {"micro_auprc": "micro AUPRC", "macro_auprc": "macro AUPRC"}
-SHARED = ("label_mode", "eval_split", "target_mode", "classifier", "features", "folds", "clips", "hop", "edgesea")
+MEAN_OF_FOLDS = "urbansound8k"  # whose authors ask for it; the folds of the others are of equal size
+RECORDINGS = "the recordings that the judged clips were cut from, or the clips where those are not known"
+SHARED = (
+    "label_mode", "eval_split", "target_mode", "classifier", "features", "data", "folds", "clips", "hop", "center",
+    "edgesea",
+)  # fmt: skip
 HEAD = ("system", "dimensions", "parameters")
 COLUMNS = ("table", "row", "column", "value")
 Published = dict[tuple[str, str, str], float]
@@ -33,8 +38,9 @@ Published = dict[tuple[str, str, str], float]
 def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | None = None) -> dict[str, Any]:
     """Print the tables of the SEA paper from what has been run: teacher and students, out of domain, sampling.
 
-    Scores that were made or judged in different ways are never averaged: they get rows of their own, with the options
-    in which they differ. Runs that differ in their seeds only give a mean and a range.
+    Scores that were made or judged in different ways, or by different versions of edgesea or of the libraries, are
+    never averaged: they get rows of their own, with the options in which they differ. Runs that differ in their seeds
+    only give a mean and a range.
 
     Parameters
     ----------
@@ -45,13 +51,14 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
     published : Path, optional
         CSV file of the paper's figures, to stand beside ours, with the columns table (2, 3, 4), row, column and value
         (0 ... 1). Rows of 2 and 3: teacher, sea-512, sea-256, sea-128, sea-64 (the paper's Student 0 to 3); columns of
-        2: micro_auprc, macro_auprc, of 3: urbansound8k, esc50, esc10. Rows of 4: the methods of `edgesea sample`;
-        columns: reduced-64 or student-64, with any number of dimensions.
+        2: micro_auprc, macro_auprc, of 3: urbansound8k (mean of the folds), esc50, esc10. Rows of 4: the methods of
+        `edgesea sample`; columns: reduced-64 or student-64, with any number of dimensions.
 
     Returns
     -------
     dict
-        markdown, html: the files; text: the Markdown; scores: how many were read; missing: what is, and the commands.
+        markdown, html: the files; text: the Markdown; scores: how many were read; missing: what is, and the commands;
+        left_out: scores that could not be shown, and why.
 
     Raises
     ------
@@ -62,6 +69,9 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
     records = read_records(runs)
     sheets = [_table_2(records, figures), _table_3(records, figures), *_table_4(records, figures)]
     missing = [f"{sheet.heading}: {text}" for sheet in sheets for text in sheet.missing]
+    left_out = [f"{sheet.heading}: {text}" for sheet in sheets for text in sheet.left_out]
+    for line in left_out:
+        log.warning("not shown: %s", line)
     if not records:
         names = ", ".join(map(str, runs)) or "no runs given"
         raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. To make them:", *missing]))
@@ -71,7 +81,8 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
     for path, content in ((markdown, text), (page, to_html(TITLE, ABOUT, sheets))):
         with atomic_path(path) as temporary:
             temporary.write_text(content, "utf-8")
-    return {"markdown": str(markdown), "html": str(page), "scores": len(records), "missing": missing, "text": text}
+    told = {"scores": len(records), "missing": missing, "left_out": left_out}
+    return {"markdown": str(markdown), "html": str(page), **told, "text": text}
 
 
 def _beside(out: Path, suffix: str) -> Path:
@@ -153,10 +164,37 @@ def _figures(published: Published | None, table: str) -> dict[tuple[str, str], f
     return {(row, column): value for (own, row, column), value in (published or {}).items() if own == table}
 
 
+def _metrics(record: Record) -> dict[str, tuple[str, ...]]:
+    """The tables that a score belongs in, each with the metrics of which it shows those that there are.
+
+    Every score belongs in one. A reduction belongs among the samplings, unless it is not known how it was made.
+    """
+    sonyc, found = record.task == SONYC, {}
+    if record.system != "reduced" or not record.sampling:
+        accuracy = "fold_accuracy" if record.task == MEAN_OF_FOLDS else "accuracy"
+        found["Table 2" if sonyc else "Table 3"] = tuple(AUPRC) if sonyc else (accuracy,)
+    if record.system != TEACHER and record.sampling:
+        found["Table 4" if sonyc else f"As table 4: {record.task}"] = ("micro_auprc",) if sonyc else ("accuracy",)
+    return found
+
+
+def _belonging(records: Sequence[Record], heading: str) -> tuple[list[Record], tuple[str, ...]]:
+    """The scores that a table shows, and what is said of those that it cannot show."""
+    own = [(record, _metrics(record)[heading]) for record in records if heading in _metrics(record)]
+    shown = [record for record, metrics in own if not record.scores.keys().isdisjoint(metrics)]
+    left_out = (
+        f"{record.name} of {record.source}: no {' or '.join(metrics)} (it has {', '.join(record.scores) or 'no score'}"
+        "); if an earlier edgesea made it, evaluate again"
+        for record, metrics in own
+        if record.scores.keys().isdisjoint(metrics)
+    )
+    return shown, tuple(dict.fromkeys(left_out))
+
+
 def _order(record: Record) -> tuple[Any, ...]:
-    """The teacher, Student 0 to 3 (each before its published weights), and others."""
-    if record.system == TEACHER:
-        return (0, 0, 0)
+    """The teacher, reductions of it, Student 0 to 3 (each before its published weights), and others."""
+    if record.system != "student":
+        return (0, int(record.system != TEACHER), -record.dimensions if record.system != TEACHER else 0)
     place = list(STUDENTS).index(record.key) if record.key else len(STUDENTS)
     return (1, place, "published" in record.name, -record.dimensions)
 
@@ -191,7 +229,7 @@ def _entry(record: Record, column: str, metric: str, *, scope: str = "", name: s
 
 
 def _table_2(records: Sequence[Record], published: Published | None) -> Sheet:
-    own = [one for one in records if one.task == SONYC and one.system != "reduced" and "judged by" not in one.protocol]
+    own, left_out = _belonging(records, "Table 2")
     entries = [_entry(record, metric, metric) for record in own for metric in AUPRC if metric in record.scores]
     figures = _figures(published, "2")
     present = {record.key for record in own}
@@ -215,11 +253,12 @@ def _table_2(records: Sequence[Record], published: Published | None) -> Sheet:
         beside=published is not None,
         shared=SHARED,
         missing=tuple(missing),
+        left_out=left_out,
     )
 
 
 def _table_3(records: Sequence[Record], published: Published | None) -> Sheet:
-    own = [one for one in records if one.task != SONYC and one.system != "reduced" and "judged by" not in one.protocol]
+    own, left_out = _belonging(records, "Table 3")
     figures = _figures(published, "3")
     tasks = [
         *dict.fromkeys(
@@ -229,7 +268,8 @@ def _table_3(records: Sequence[Record], published: Published | None) -> Sheet:
     entries = []
     for record in own:
         name = f"{record.name}, in domain" if record.in_domain else ""
-        entries.append(_entry(record, record.task, "accuracy", scope=f"{record.task}: ", name=name))
+        (metric,) = _metrics(record)["Table 3"]
+        entries.append(_entry(record, record.task, metric, scope=f"{record.task}: ", name=name))
     present = {record.task for record in own}
     missing = tuple(
         f"{OUT_OF_DOMAIN[task]}: edgesea evaluate {task} DATA RUN/student --out FILE.json, and likewise the "
@@ -237,7 +277,8 @@ def _table_3(records: Sequence[Record], published: Published | None) -> Sheet:
         for task in ("urbansound8k", "esc50")
         if task not in present and not (task == "esc50" and "esc10" in present)
     )
-    about = "Accuracy (%) on other data sets than the students were distilled for."
+    about = "Accuracy (%) on other data sets than the students were distilled for: of UrbanSound8K the mean of the "
+    about += "folds' accuracies, as its authors ask; of the others the share of all clips."
     if any(record.in_domain for record in own):
         about += (
             ' "In domain": the student was distilled from clips of the data set itself, so the score belongs elsewhere.'
@@ -253,17 +294,19 @@ def _table_3(records: Sequence[Record], published: Published | None) -> Sheet:
         beside=published is not None,
         in_percent=True,
         shared=tuple(f"{task}: {name}" for task in tasks for name in SHARED),
+        resampled=RECORDINGS,
         missing=missing,
+        left_out=left_out,
     )
 
 
 def _table_4(records: Sequence[Record], published: Published | None) -> list[Sheet]:
     """Sampling x dimensions on SONYC-UST, as the paper has it, and on whatever other task there are scores of."""
-    own = [record for record in records if record.system in ("reduced", "student") and record.sampling]
-    others = sorted({record.task for record in own if record.task != SONYC})
+    headings = {heading: record.task for record in records for heading in _metrics(record)}
+    others = sorted(task for heading, task in headings.items() if heading.startswith("As table 4"))
     figures = _figures(published, "4")
-    sheets = [_sampling_table("Table 4", SONYC, "micro_auprc", own, figures, published is not None)]
-    return sheets + [_sampling_table(f"As table 4: {task}", task, "accuracy", own, {}, False) for task in others]
+    sheets = [_sampling_table("Table 4", SONYC, "micro_auprc", records, figures, published is not None)]
+    return sheets + [_sampling_table(f"As table 4: {task}", task, "accuracy", records, {}, False) for task in others]
 
 
 def _sampling_table(
@@ -274,7 +317,7 @@ def _sampling_table(
     figures: Mapping[tuple[str, str], float],
     beside: bool,
 ) -> Sheet:
-    own = [record for record in records if record.task == task and metric in record.scores]
+    own, left_out = _belonging(records, heading)
     methods = [*METHODS, EVERYTHING]
     entries = []
     for record in own:
@@ -300,7 +343,7 @@ def _sampling_table(
     missing = "reductions: edgesea select TABLE sonyc_ust DATA OUT; reductions and students: edgesea run "
     missing += "examples/sonyc_ust.yaml, with each sample.method and reduce.size"
     complete = task != SONYC or {record.system for record in own} == {"reduced", "student"}
-    shown = "micro AUPRC" if metric == "micro_auprc" else "accuracy (%)"
+    shown = "micro AUPRC" if metric == "micro_auprc" else "accuracy (%), the share of all clips,"
     return Sheet(
         heading=heading,
         about=f"{shown} by sampling and dimensions: of the reduced teacher, and of the student that approximates it.",
@@ -312,6 +355,8 @@ def _sampling_table(
         beside=beside,
         in_percent=metric == "accuracy",
         shared=(*SHARED, "judged by", "reduce.method"),
+        resampled="the judged clips" if task == SONYC else RECORDINGS,
         missing=() if complete else (missing,),
+        left_out=left_out,
         words=2,
     )

@@ -4,17 +4,18 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import PLAN_FILE, read_json
-from edgesea.report.run import RESULTS, STAMPS, STUDENT, RunFiles, read_run
-from edgesea.report.selection import read_selection
+from edgesea.reduction.base import OPTIONS, REDUCTION_FILE, used_options
+from edgesea.report.run import REDUCTION, RESULTS, STAMPS, STUDENT, RunFiles, read_run
+from edgesea.report.selection import EVERYTHING, read_selection
 
 log = logging.getLogger(__name__)
 
 TEACHER, SELECTION, TRIALS, EVALUATIONS = "teacher", "select.json", "trials", "evaluate"
-METRICS = ("micro_auprc", "macro_auprc", "accuracy")
+METRICS = ("micro_auprc", "macro_auprc", "accuracy", "fold_accuracy")
 STUDENTS = {"sea-512": "Student 0", "sea-256": "Student 1", "sea-128": "Student 2", "sea-64": "Student 3"}
 ARCHITECTURE = {"filters": None, "n_mels": 64, "n_fft": 1024, "hop_length": 160, "fmax": None}
 # Options that do not decide a score, or are told otherwise: by the row, the column or the seeds.
@@ -25,6 +26,8 @@ LEFT_OUT = {
     "distill": ("seed", "student", "device", "devices", "save_every", *ARCHITECTURE),
 }
 STAGES = {"teacher": (), "reduced": ("extract", "sample", "reduce"), "student": tuple(LEFT_OUT)}
+FOUND_BY_SAMPLING = ("table", "candidates", "frames", "mean_core")  # what a subset tells besides its options
+MANIFESTS = (".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Record:
 
     Attributes
     ----------
+    source : str
+        What it was read from.
     system : str
         teacher, reduced or student.
     name, key : str
@@ -54,9 +59,10 @@ class Record:
     judged_with : str, optional
         Seed of the classifier, if it is known.
     in_domain : bool
-        Whether it was made for the clips that it is judged on.
+        Whether it was made for the clips that it is judged on, as far as it is known.
     """
 
+    source: str
     system: str
     name: str
     key: str
@@ -97,6 +103,8 @@ def read_records(paths: Iterable[Path]) -> list[Record]:
         read = _of_evaluation if is_file else _of_selection if _is_selection(path) else _of_run
         try:
             found = read(path)
+        except EdgeseaError:  # a ValueError, too, but one that says what is wrong
+            raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EdgeseaError(
                 f"{path}: damaged, or of another version of edgesea ({type(error).__name__}: {error}); make it again"
@@ -122,23 +130,46 @@ def _is_selection(folder: Path) -> bool:
 
 def _of_run(folder: Path) -> list[Record]:
     run = read_run(folder)
+    options = run.results["config"].get("evaluate") or {}
+    told = {name: options[name] for name in ("data", "center", "seed") if name in options}
+    told["versions"] = run.results.get("versions")  # which evaluate did not always tell itself
     return [
-        _record(system, level, run, judged=True) for system, result in run.scores.items() for level in _levels(result)
+        _record(folder, system, {**told, **level}, run)
+        for system, result in run.scores.items()
+        for level in _levels(result)
     ]
 
 
 def _of_evaluation(path: Path) -> list[Record]:
-    """Of one JSON file; how a student that lies in a run was made is told by the run."""
-    found = read_json(path)
-    if not isinstance(found, dict) or not {"task", "model", "embedding_size"} <= found.keys() or not _scores(found):
-        raise EdgeseaError(f"{path}: neither a run, nor a selection, nor what `edgesea evaluate --out` writes")
+    """Of one JSON file; how a student or a reduction that lies in a run was made is told by the run."""
+    found = _read_evaluation(path)
     from edgesea.models import is_teacher
 
-    model, run = Path(str(found["model"])), None
-    system = "reduced" if found.get("reduction") else TEACHER if is_teacher(str(model)) else "student"
-    if system == "student" and model.name == STUDENT and (model.parent / RESULTS).is_file():
-        run = read_run(model.parent)
-    return [_record(system, level, run) for level in _levels(found)]
+    model, reduction = str(found["model"]), found.get("reduction")
+    system = "reduced" if reduction else TEACHER if is_teacher(model) else "student"
+    run = None
+    if system != TEACHER:
+        place = Path(str(reduction)) if reduction else Path(model)
+        if place.name == (REDUCTION if reduction else STUDENT) and (place.parent / RESULTS).is_file():
+            run = read_run(place.parent)
+    if run is not None and reduction and str(run.results["config"]["extract"]["teacher"]) != model:
+        run = None  # it reduced another model's embeddings
+    return [_record(path, system, level, run) for level in _levels(found)]
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    wanted = "needed is a run directory, a folder of `edgesea select`, or what `edgesea evaluate --out` writes"
+    if path.suffix == ".csv" and path.is_file():
+        raise EdgeseaError(f"{path}: a CSV file; {wanted}. (Published figures are given as --published)")
+    found = read_json(path)
+    keys = found.keys() if isinstance(found, dict) else set()
+    if "ties" in keys and not {"coarse", "fine"}.isdisjoint(keys):
+        raise EdgeseaError(
+            f"{path}: from `edgesea score`, which does not know which system made the predictions, nor how; {wanted}"
+        )
+    if not {"task", "model", "embedding_size"} <= keys or keys.isdisjoint(METRICS):
+        raise EdgeseaError(f"{path}: neither a run, nor a selection, nor what `edgesea evaluate --out` writes")
+    return dict(found)
 
 
 def _levels(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -148,41 +179,84 @@ def _levels(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [result, {**result, **result["coarse"], "label_mode": "coarse, by fine tags"}]
 
 
-def _record(system: str, result: Mapping[str, Any], run: RunFiles | None = None, *, judged: bool = False) -> Record:
-    """Scores of a system that a run has made (and `judged`), or of any other."""
-    config: dict[str, Any] = {} if run is None else run.results["config"]
-    model, size = str(result["model"]), int(result["embedding_size"])
-    recipe = {} if run is None else _recipe(run, system)
+class _Made(NamedTuple):
+    """How a system was made, as far as it is known; see `Record`."""
+
+    name: str
+    key: str = ""
     parameters: int | None = None
-    if system != "student":
-        key, name = (TEACHER if system == TEACHER else ""), f"{system} ({model})"
-    elif run is not None:
-        key, name = _student(config["distill"], size)
-        parameters = run.stage("distill").get("parameters")
-    elif (Path(model) / "config.json").is_file():
-        key, name, parameters = _folder_student(Path(model))
-        recipe = {"folder": model}  # two of them are not known to be made alike
-    else:
-        key, name, parameters = _published_student(model)
-    versions = (result if run is None or not judged else run.results).get("versions") or {}
+    sampling: str = ""
+    recipe: Mapping[str, str] = {}
+    seeds: tuple[str, ...] = ()
+
+
+def _record(source: Path, system: str, result: Mapping[str, Any], run: RunFiles | None) -> Record:
+    """Scores of a system that a run has made, or that is in none."""
+    made = _made_alone(system, result) if run is None or system == TEACHER else _made_in_run(system, result, run)
     return Record(
+        source=str(source),
         system=system,
-        name=name,
-        key=key,
         task=_task(result),
         scores=_scores(result),
         confidence={
             metric: (float(low), float(high)) for metric, (low, high) in (result.get("confidence") or {}).items()
         },
-        dimensions=size,
-        parameters=parameters,
-        sampling=str((config.get("sample") or {}).get("method") or "") if system != TEACHER else "",
-        recipe=recipe,
-        protocol=_protocol(result, config["evaluate"] if judged else {}, versions),
-        seeds=tuple(_text(config[stage].get("seed")) for stage in STAGES[system] if config.get(stage)),
-        judged_with=_text(config["evaluate"].get("seed")) if judged else None,
-        in_domain=judged and system != TEACHER and _same_data(config),
+        dimensions=int(result["embedding_size"]),
+        protocol=_protocol(result),
+        judged_with=_text(result["seed"]) if "seed" in result else None,
+        in_domain=run is not None and system != TEACHER and _same_data(run, result.get("data")),
+        **made._asdict(),
     )
+
+
+def _made_in_run(system: str, result: Mapping[str, Any], run: RunFiles) -> _Made:
+    config, size = run.results["config"], int(result["embedding_size"])
+    made = _Made(
+        _reduced(str(result["model"]), size),
+        sampling=str((config.get("sample") or {}).get("method") or ""),
+        recipe=_recipe(run, system),
+        seeds=tuple(_text(config[stage].get("seed")) for stage in STAGES[system] if config.get(stage)),
+    )
+    if system == "reduced":
+        return made
+    key, name = _student(config["distill"], size)
+    return made._replace(name=name, key=key, parameters=run.stage("distill").get("parameters"))
+
+
+def _made_alone(system: str, result: Mapping[str, Any]) -> _Made:
+    """Of a system of no run; if it is not known how two were made, they are not known to be made alike."""
+    model, size = str(result["model"]), int(result["embedding_size"])
+    if system == TEACHER:
+        return _Made(f"{TEACHER} ({model})", TEACHER)
+    if system == "reduced":
+        return _reduction(Path(str(result["reduction"])), model, size)
+    if (Path(model) / "config.json").is_file():
+        return _folder_student(Path(model))
+    return _published_student(model)
+
+
+def _reduced(model: str, size: int) -> str:
+    return f"reduced, {size} dimensions ({model})"
+
+
+def _reduction(folder: Path, model: str, size: int) -> _Made:
+    """A reduction of no run, by its own files; without a sampling if they are gone, or are those of another."""
+    info = read_json(folder / REDUCTION_FILE) if (folder / REDUCTION_FILE).is_file() else {}
+    method, provenance = info.get("method"), info.get("provenance") or {}
+    fits = info.get("output_size") == size and (provenance.get("teacher") or {}).get("id") == model
+    if not fits or method not in OPTIONS or "subset" not in provenance:
+        return _Made(_reduced(model, size), recipe={"reduction": str(folder)})
+    subset, options = provenance["subset"], used_options(method, {**info, "size": size})
+    recipe = {"extract.teacher": model, "table": f"of manifest {str(provenance.get('table', '?'))[:8]}"}
+    if subset is not None:
+        recipe["table"] = str(subset.get("table", "?"))[:8]  # as a selection names it
+    told = {name: own for name, own in (subset or {}).items() if name not in FOUND_BY_SAMPLING}
+    for stage, own in (("sample", told), ("reduce", {"method": method, **options})):
+        recipe |= {f"{stage}.{name}": _text(value) for name, value in own.items() if name not in LEFT_OUT[stage]}
+    recipe["made by edgesea"] = _text((provenance.get("versions") or {}).get("edgesea"))
+    sampling = EVERYTHING if subset is None else str(subset["method"])
+    seeds = tuple(_text(own.get("seed")) for own in (told, options))
+    return _Made(_reduced(model, size), sampling=sampling, recipe=recipe, seeds=seeds)
 
 
 def _scores(result: Mapping[str, Any]) -> dict[str, float]:
@@ -210,28 +284,30 @@ def _student(options: Mapping[str, Any], size: int) -> tuple[str, str]:
     return ("", f"{kind} with {', '.join(changed)}") if changed else (kind, f"{STUDENTS[kind]} ({kind})")
 
 
-def _folder_student(folder: Path) -> tuple[str, str, int | None]:
-    """Key, name and parameters of a student of `edgesea distill` that is in no run."""
+def _folder_student(folder: Path) -> _Made:
+    """A student of `edgesea distill` that is in no run."""
     from edgesea.models.student import FILTERS
 
     own = read_json(folder / "config.json")["architecture"]
     kind = next((kind for kind, filters in FILTERS.items() if list(filters) == own["filters"]), None)
     results = read_json(folder / RESULTS) if (folder / RESULTS).is_file() else {}
+    made = _Made(f"student {folder}", parameters=results.get("parameters"), recipe={"folder": str(folder)})
     if kind is None:
-        return "", f"student {folder}", results.get("parameters")
-    return *_student({**own, "student": kind, "filters": None}, int(own["embedding_size"])), results.get("parameters")
+        return made
+    key, name = _student({**own, "student": kind, "filters": None}, int(own["embedding_size"]))
+    return made._replace(key=key, name=name)
 
 
-def _published_student(model: str) -> tuple[str, str, int | None]:
-    """Key, name and parameters of published weights; of anything else the name alone."""
+def _published_student(model: str) -> _Made:
+    """Published weights; of anything else the name alone."""
     kind = model.removeprefix("edgel3/")
     if model == kind or kind not in STUDENTS:
-        return "", f"student {model}", None
+        return _Made(f"student {model}")
     from edgesea.models.student import Student, StudentConfig
 
     network = Student(StudentConfig.named(kind, head="relu_max"))
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return kind, f"{STUDENTS[kind]} ({model}, published weights)", parameters
+    return _Made(f"{STUDENTS[kind]} ({model}, published weights)", kind, parameters)
 
 
 def _recipe(run: RunFiles, system: str) -> dict[str, str]:
@@ -250,22 +326,29 @@ def _recipe(run: RunFiles, system: str) -> dict[str, str]:
     return found
 
 
-def _protocol(result: Mapping[str, Any], options: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str, str]:
+def _protocol(result: Mapping[str, Any]) -> dict[str, str]:
     """All that decides how a system was judged, but for the seed."""
     found = {**(result.get("probe") or {}), **(result.get("tagging") or {})}
-    found |= {name: result[name] for name in ("classifier", "label_mode", "window", "hop", "clips") if name in result}
+    names = ("classifier", "label_mode", "data", "window", "hop", "center", "clips")
+    found |= {name: result[name] for name in names if name in result}
     if "accuracy_by_fold" in result:
         found["folds"] = [int(fold) for fold in result["accuracy_by_fold"]]
-    if "center" in options:
-        found["center"] = options["center"]
-    if "edgesea" in versions:
-        found["edgesea"] = versions["edgesea"]
-    return {name: _text(value) for name, value in found.items()}
+    return {name: _text(value) for name, value in {**found, **(result.get("versions") or {})}.items()}
 
 
-def _same_data(config: Mapping[str, Any]) -> bool:
-    """Whether the clips that a student was made for lie in the folder of those that it is judged on."""
-    return PurePath(config["extract"]["source"]).is_relative_to(PurePath(config["evaluate"]["data"]))
+def _same_data(run: RunFiles, data: str | None) -> bool:
+    """Whether a run took its clips from the data set `data`: from below it, or from a folder that holds it."""
+    if data is None:
+        return False
+    options = run.results["config"]["extract"]
+    source, root = Path(options["source"]), options.get("root")
+    is_manifest = source.suffix in MANIFESTS  # which may lie, or have its root, above a data set that it does not list
+    for place in (source, *([Path(root)] if root and is_manifest else [])):
+        # As given, for links below a data set and files of another machine; resolved, for one place of two names.
+        for own, judged in ((place, Path(data)), (place.resolve(), Path(data).resolve())):
+            if own.is_relative_to(judged) or (not is_manifest and judged.is_relative_to(own)):
+                return True
+    return False
 
 
 def _of_selection(folder: Path) -> list[Record]:
@@ -274,6 +357,8 @@ def _of_selection(folder: Path) -> list[Record]:
     plan = read_json(folder / PLAN_FILE) if (folder / PLAN_FILE).is_file() else {}
     shared = {**(plan.get("framing") or {}), **(plan.get("tagging") or {})}
     shared |= {name: plan[name] for name in ("folds", "hold_out", "edgesea") if name in plan}
+    if "clips" in plan:
+        shared["data"] = f"clips {str(plan['clips'])[:8]}"  # a plan has no path of the data, but a hash of its clips
     teacher, table = (plan.get("teacher") or {}).get("id", "?"), str(plan.get("table", "?"))[:8]
     records = []
     for trial, entry in zip(selection.trials, found["trials"], strict=True):
@@ -290,8 +375,9 @@ def _of_selection(folder: Path) -> list[Record]:
         for seed, score in (entry.get("by_seed") or {"?": trial.score}).items():
             records.append(
                 Record(
+                    source=str(folder),
                     system="reduced",
-                    name=f"reduced ({teacher})",
+                    name=_reduced(str(teacher), trial.dimensions),
                     key="",
                     task=selection.task,
                     scores={selection.metric.key: float(score)},

@@ -8,8 +8,7 @@ from edgesea.report.html import MISSING, element, integer, join, note, page, tab
 
 NONE = "-"  # of Markdown: what is not known
 PUBLISHED = "published"
-UNTOLD = ("center", "edgesea")  # options that a run knows, and a file of `edgesea evaluate --out` does not tell
-NAMED = ("folder", "judged by")  # options that are named however many there are
+NAMED = ("folder", "reduction", "judged by")  # options that are named however many there are
 FEW = 3  # other options are, if they are no more than this
 
 
@@ -83,8 +82,12 @@ class Sheet:
         Whether scores are shown in percent.
     shared : tuple of str
         Options that are named below the table if all scores share them.
+    resampled : str
+        What the confidence intervals are from resampling of.
     missing : tuple of str
         What is missing, and the command that makes it.
+    left_out : tuple of str
+        What was read and belongs in the table, but cannot be shown, and why.
     words : int
         How many of the leading cells are words; the others are numbers.
     """
@@ -99,7 +102,9 @@ class Sheet:
     beside: bool = False
     in_percent: bool = False
     shared: tuple[str, ...] = ()
+    resampled: str = "the judged clips"
     missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     words: int = 1
 
 
@@ -135,7 +140,7 @@ def differing(entries: Iterable[Entry]) -> Differing:
     """Find the options in which scores differ.
 
     Several values count anywhere in the table; what is told of some scores of a row and column, but not of others,
-    counts too: unknown is not equal. (But for `UNTOLD`, which some files never tell.)
+    counts too: unknown is not equal.
     """
     values: dict[str, set[str]] = {}
     told: dict[tuple[Any, ...], list[set[str]]] = {}
@@ -145,8 +150,7 @@ def differing(entries: Iterable[Entry]) -> Differing:
         told.setdefault((entry.row, entry.column), []).append(set(entry.options))
     partly = {name for own in told.values() for name in own[0].union(*own) - own[0].intersection(*own)}
     several = {name for name, found in values.items() if len(found) > 1}
-    untold = {name for name in partly - several if name.rpartition(": ")[2] not in UNTOLD}
-    return Differing(sorted(several), sorted(untold))
+    return Differing(sorted(several), sorted(partly - several))
 
 
 def lay_out(sheet: Sheet) -> Laid:
@@ -248,7 +252,7 @@ def _notes(sheet: Sheet, lines: Sequence[_Line], options: Differing) -> list[str
     notes = []
     cells = [[own for own in line.entries if own.column == column] for line in lines for column in sheet.columns]
     if any(len(group) == 1 and group[0].confidence for group in cells):
-        notes.append("[low, high]: 95 % confidence interval, from resampling the judged clips.")
+        notes.append(f"[low, high]: 95 % confidence interval, from resampling {sheet.resampled}.")
     if any(len(group) > 1 for group in cells):
         notes.append("Runs that differ in nothing but their seeds: mean (lowest to highest, how many).")
     common = [said for name in sheet.shared if name not in options.values and (said := _common(name, sheet.entries))]
@@ -258,6 +262,7 @@ def _notes(sheet: Sheet, lines: Sequence[_Line], options: Differing) -> list[str
         notes.append("Scores that differ in an option have rows of their own and are not to be compared directly.")
     if sheet.beside:
         notes.append(f"{PUBLISHED}: as the user's file gives them; edgesea has not verified them.")
+    notes += [f"Not shown: {text}" for text in sheet.left_out]
     return notes + [f"Missing: {text}" for text in sheet.missing]
 
 
