@@ -250,12 +250,15 @@ def test_clips_that_are_missing_or_too_many_are_counted_and_named() -> None:
     clips = np.array([f"{n:02d}" for n in range(20)])
     paths = Path("p.csv"), Path("t.csv")
     with pytest.raises(
-        EdgeseaError, match=r"p\.csv: 7 of the 20 clips to be judged of t\.csv are missing: 13, 14, 15, 16, 17 and 2 more;"
+        EdgeseaError,
+        match=r"p\.csv: 7 of the 20 clips to be judged of t\.csv are missing: 13, 14, 15, 16, 17 and 2 more;",
     ):
         matching(clips[:13], clips, *paths)
     with pytest.raises(EdgeseaError, match=r"p\.csv: 1 clips are not among those to be judged of t\.csv: 19;"):
         matching(clips, clips[:19], *paths)
-    with pytest.raises(EdgeseaError, match=r"are missing: 00; 2 clips are not among those to be judged of t\.csv: 18, 19;"):
+    with pytest.raises(
+        EdgeseaError, match=r"are missing: 00; 2 clips are not among those to be judged of t\.csv: 18, 19;"
+    ):
         matching(clips[1:], clips[:18], *paths)
 
 

@@ -25,6 +25,10 @@ from edgesea.report.task_plots import Confusion, class_plot, confusion_plot, fol
 from edgesea.summary import interval, shown_scores
 
 MOST_FAILED, MOST_CONFUSED = 20, 10
+INTERVALS = (
+    "Small: 95\u00a0% confidence intervals, by bootstrap over the clips judged, or their recordings; training is not "
+    "repeated."
+)
 COMPARED = ("teacher", "student")  # systems whose confusions are shown
 
 
@@ -151,13 +155,7 @@ def _systems(run: RunFiles) -> Html:
     caption = [
         protocol(first, (run.results["config"].get("evaluate") or {}).get("folds")),
         *(metric.meaning for metric in metrics if metric.meaning),
-        *(
-            [
-                "Small: 95\u00a0% confidence intervals, by bootstrap over the clips judged, or their recordings; training is not repeated."
-            ]
-            if bounded
-            else []
-        ),
+        *([INTERVALS] if bounded else []),
         "reduced: the teacher's embedding after the reduction, which is what the student is trained to reproduce.",
     ]
     parts: list[object] = [_score_table(scores, join(caption, " "), sizes=True)]
