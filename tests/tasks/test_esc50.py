@@ -9,6 +9,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.models.inference import embed_files, load_model
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.esc50 import load_esc50
+from edgesea.tasks.features import window_embeddings
 from edgesea.tasks.folds import FoldTask
 
 
@@ -107,3 +108,14 @@ def test_a_bad_row_is_refused_by_its_line(tmp_path: Path, row: str, message: str
     with pytest.raises(EdgeseaError) as caught:
         load_esc50(tmp_path)
     assert str(caught.value) == f"{tmp_path / 'meta' / 'esc50.csv'}: {message}"
+
+
+@pytest.mark.slow
+def test_a_logistic_probe_on_whole_clips_of_esc10_is_right_97_times_in_a_hundred(shared_data: Path) -> None:
+    task = load_esc50(shared_data / "esc10")
+    teacher = load_model("efficientat/mn04", shared_data / "efficientat" / "mn04_as_mAP_432.pt")
+    bags, failed = window_embeddings(teacher, task.paths, Framing(5.0, 5.0), 16, 2, None)
+    assert failed == {}
+    result = task.score(bags)
+    assert result["accuracy"] >= 0.97
+    assert list(result["accuracy_by_fold"]) == ["1", "2", "3", "4", "5"]
