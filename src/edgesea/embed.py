@@ -12,6 +12,7 @@ from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, walk
+from edgesea.models import Backend
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ def embed(
     batch_size: int = 64,
     workers: int = 2,
     device: str = "auto",
+    backend: Backend = "auto",
 ) -> dict[str, Any]:
     """Embed audio files; each gives ``<name>[_suffix].npz`` with `embedding` (T, D) and `timestamps` (T,) in seconds.
 
@@ -51,11 +53,13 @@ def embed(
     overwrite : bool
         Embed files again whose result exists.
     batch_size : int
-        Windows embedded at once.
+        Windows embedded at once; short files share a batch.
     workers : int
         Threads that decode ahead.
     device : str
         auto, cpu, cuda, mps.
+    backend : {"auto", "torch", "onnx"}
+        What computes a student: onnx on the CPU, torch (edgesea[train]) anywhere; auto: onnx unless there is a GPU.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def embed(
     """
     from edgesea.models.inference import embed_files, load_model
 
-    network = load_model(model, weights, device)
+    network = load_model(model, weights, device, backend)
     framing = Framing(network.window or 1.0, hop, center)
     targets = _targets(inputs, out, suffix)
     todo = {path: target for path, target in targets.items() if overwrite or not target.exists()}

@@ -212,7 +212,7 @@ def _student(options: Mapping[str, Any], size: int) -> tuple[str, str]:
 
 def _folder_student(folder: Path) -> tuple[str, str, int | None]:
     """Key, name and parameters of a student of `edgesea distill` that is in no run."""
-    from edgesea.models.student import FILTERS
+    from edgesea.models.config import FILTERS
 
     own = read_json(folder / "config.json")["architecture"]
     kind = next((kind for kind, filters in FILTERS.items() if list(filters) == own["filters"]), None)
@@ -227,7 +227,8 @@ def _published_student(model: str) -> tuple[str, str, int | None]:
     kind = model.removeprefix("edgel3/")
     if model == kind or kind not in STUDENTS:
         return "", f"student {model}", None
-    from edgesea.models.student import Student, StudentConfig
+    from edgesea.models.config import StudentConfig
+    from edgesea.models.student import Student
 
     network = Student(StudentConfig.named(kind, head="relu_max"))
     parameters = sum(parameter.numel() for parameter in network.parameters())
