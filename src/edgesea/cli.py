@@ -43,6 +43,22 @@ STAGES = {
     "import": "importing",
 }  # commands and their modules
 FUNCTIONS = {"import": "import_table"}  # the name is a keyword of the language
+EMBED_OPTIONS = {
+    "-o": "--out",
+    "--output-dir": "--out",
+    "-x": "--suffix",
+    "-t": "--hop",
+    "--hop-size": "--hop",
+    "--audio-hop-size": "--hop",
+    "-ab": "--batch_size",
+    "--audio-batch-size": "--batch_size",
+    "-n": "--center=false",
+    "--no-centering": "--center=false",
+    "--no-audio-centering": "--center=false",
+    "-ow": "--overwrite",
+    "-q": "--quiet",
+}  # the names that options of `embed` have in edgel3 and openl3
+EMBED_SWITCHES = ("--overwrite", "--quiet", "--recursive")  # options of `embed` that may stand without a value
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # commands that go on where they ended
 
 
@@ -111,11 +127,13 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["evaluate"] and arguments[1:] and arguments[1].lower().endswith(".csv"):
         arguments = ["score", *arguments[1:]]  # predictions are there already
-    arguments = _gathered(arguments)
+    arguments = _gathered(_translated(arguments))
     again = _again(arguments)
+    quiet = arguments[:1] == ["embed"] and "--quiet=true" in arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     started_by_trainer = bool(int(os.environ.get("LOCAL_RANK") or 0))  # to train on another device
-    logging.getLogger("edgesea").setLevel(logging.WARNING if started_by_trainer else logging.INFO)
+    level = logging.ERROR if quiet else logging.WARNING if started_by_trainer else logging.INFO
+    logging.getLogger("edgesea").setLevel(level)
     set_parsing_settings(docstring_parse_style=_numpydoc())
     try:
         commands = _commands()
@@ -129,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
             as_positional=True,
             description="Make a big audio-embedding model small, specialised for your recordings.",
         )
-        if isinstance(result, dict) and not started_by_trainer:
+        if isinstance(result, dict) and not started_by_trainer and not quiet:
             print(_shown(result))
         return 0
     except EdgeseaError as error:
@@ -148,6 +166,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except (OSError, MemoryError) as error:
         return _fail(_system_error(error, again))
+
+
+def _translated(arguments: list[str]) -> list[str]:
+    """The arguments of `embed` with the names of its own for options that are named as in edgel3 and openl3."""
+    if arguments[:1] != ["embed"]:
+        return arguments
+    translated: list[str] = []
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if translated[-1:] and translated[-1] in EMBED_SWITCHES:  # still without a value
+            given = word.lower() in ("true", "false")
+            translated[-1] += f"={word.lower() if given else 'true'}"
+            if given:
+                continue
+        translated.append(EMBED_OPTIONS.get(name, name) + equals + value)
+    if translated[-1] in EMBED_SWITCHES:
+        translated[-1] += "=true"
+    return translated
 
 
 def _gathered(arguments: list[str]) -> list[str]:
