@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgesea.distill import distill
 from edgesea.evaluate import evaluate
 from edgesea.files import write_json
+from edgesea.models import config as architecture
 from edgesea.models.student import HEADS
 
 RESULTS = Path(__file__).parent / "results" / "heads.json"
@@ -46,6 +47,7 @@ class LinearNoReluHead(nn.Module):
 
 
 HEADS.update({"max": MaxHead, "linear_no_relu": LinearNoReluHead})
+architecture.HEADS.extend(["max", "linear_no_relu"])
 VARIANTS = {
     "linear": "ReLU, max and mean, linear (default)",
     "relu_max": "ReLU, max (published)",

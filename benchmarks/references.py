@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 import edgesea
+from edgesea.models.config import FILTERS, StudentConfig
 from edgesea.models.openl3 import OpenL3
-from edgesea.models.student import FILTERS, Student, StudentConfig
+from edgesea.models.student import Student
 
 DATA = Path(os.environ.get("EDGESEA_DATA", "data"))
 
@@ -29,7 +30,7 @@ def main() -> None:
     with np.load(DATA / "efficientat" / "mn04_reference.npz") as reference:
         error = np.abs(teacher.embed(reference["windows"]) - reference["embedding"]).max()
         print(f"| EfficientAT mn04, embedding: largest absolute error | {error:.1e} |")
-    student = edgesea.load_student(DATA / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz")
+    student = edgesea.load_student(DATA / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz", backend="torch")
     with np.load(DATA / "edgel3" / "sea_emb_64_reference.npz") as reference:
         windows, expected = reference["windows"], reference["embedding"]
         decibels = np.abs(student.log_mel(torch.from_numpy(windows)).numpy() - reference["log_mel"])

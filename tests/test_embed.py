@@ -1,5 +1,6 @@
 import os
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import soundfile
 from conftest import write_noise
 
+from edgesea import EdgeseaWarning
 from edgesea.audio.io import load_audio
 from edgesea.audio.windows import Framing
-from edgesea.embed import embed
+from edgesea.embed import embed, process_file, process_files
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_teacher
 from edgesea.models.function import FunctionModel
@@ -162,3 +164,132 @@ def test_long_files_are_cut_in_bounded_memory(tmp_path):
         tracemalloc.stop()
     assert count == framing.count(30 * 60 * 16000)
     assert peak < 60e6
+
+
+def test_process_file_returns_where_the_result_is(tmp_path):
+    path = write_noise(tmp_path / "in" / "a.wav")
+    assert process_file(path, model=QUICK) == tmp_path / "in" / "a.npz"
+    assert process_file(str(path), tmp_path / "new" / "out", model=QUICK) == tmp_path / "new" / "out" / "a.npz"
+    assert process_file(path, str(tmp_path), "x", QUICK) == tmp_path / "a_x.npz"
+    assert process_file(path, tmp_path, ".x", QUICK) == tmp_path / "a.x.npz"
+    assert process_file(path, tmp_path, "", QUICK) == tmp_path / "a.npz"
+    for result in (tmp_path / "in" / "a.npz", tmp_path / "a_x.npz", tmp_path / "a.x.npz"):
+        assert load(result)[0].shape == (26, 2)
+    assert load(process_file(path, tmp_path, "wide", QUICK, hop_size=1.0, center=False))[0].shape == (3, 2)
+    with pytest.raises(EdgeseaError, match="suffix must be a part of a file's name, not 'x/y'"):
+        process_file(path, tmp_path, "x/y", QUICK)
+
+
+def test_process_file_keeps_a_result_unless_asked(tmp_path):
+    path = write_noise(tmp_path / "a.wav")
+    (tmp_path / "a.npz").write_bytes(b"kept")
+    assert process_file(path, model=QUICK) == tmp_path / "a.npz"
+    assert (tmp_path / "a.npz").read_bytes() == b"kept"
+    process_file(path, model=QUICK, overwrite=True)
+    load(tmp_path / "a.npz")
+
+
+def test_process_files_gives_what_process_file_gives(noise_folder, tmp_path):
+    paths = sorted(noise_folder.glob("*.wav"))
+    results = process_files([*paths, paths[0]], tmp_path / "out", "many", QUICK, batch_size=7, workers=3)
+    assert results == [tmp_path / "out" / f"{path.stem}_many.npz" for path in [*paths, paths[0]]]
+    for path, result in zip(paths, results, strict=False):
+        alone = load(process_file(path, tmp_path / "alone", model=QUICK))
+        np.testing.assert_array_equal(load(result)[0], alone[0])
+        np.testing.assert_array_equal(load(result)[1], alone[1])
+
+
+def test_process_files_does_not_mix_up_equal_names(tmp_path):
+    paths = [write_noise(tmp_path / "a.wav", 2.0), write_noise(tmp_path / "a.flac", 4.0)]
+    results = process_files(paths, model=QUICK)
+    assert [path.name for path in results] == ["a.npz", "a.flac.npz"]
+    assert [len(load(path)[0]) for path in results] == [16, 36]
+
+
+def test_process_files_embeds_the_good_ones_before_it_fails(tmp_path):
+    (tmp_path / "bad.wav").write_text("no audio")
+    good = [write_noise(tmp_path / f"{name}.wav") for name in "ab"]
+    with pytest.raises(EdgeseaError, match=r"^1 of 3 files could not be embedded: .*bad\.wav: cannot be decoded"):
+        process_files([good[0], tmp_path / "bad.wav", good[1]], model=QUICK)
+    assert (tmp_path / "a.npz").exists()
+    assert (tmp_path / "b.npz").exists()
+    with pytest.raises(EdgeseaError, match=r"^\S*bad\.wav: cannot be decoded: Format not recognised$"):
+        process_file(tmp_path / "bad.wav", model=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gone.wav", "gone.wav: no such file"),
+        ("", "is a folder; name the files in it, or embed it: edgesea embed"),
+        ("empty.wav", "empty.wav: holds no samples"),
+        ("nan.wav", "nan.wav: holds NaN or Inf samples"),
+    ],
+)
+def test_process_file_says_what_is_wrong(tmp_path, path, message):
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
+    soundfile.write(tmp_path / "nan.wav", np.full(8000, np.nan, np.float32), 8000, subtype="FLOAT")
+    with pytest.raises(EdgeseaError, match=message):
+        process_file(tmp_path / path, model=QUICK)
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_process_file_checks_its_options(tmp_path):
+    path = write_noise(tmp_path / "a.wav")
+    for options, message in (
+        ({"hop_size": 0}, "hop_size must be a positive number"),
+        ({"center": "yes"}, "center must be True or False"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"model": 64}, "model must be a loaded student or teacher"),
+    ):
+        with pytest.raises(EdgeseaError, match=message):
+            process_file(path, **{"model": QUICK, **options})
+    with pytest.raises(EdgeseaError, match="expected the path of an audio file, not 5"):
+        process_file(5, model=QUICK)
+    with pytest.raises(EdgeseaError, match="workers must be a whole number of at least 1"):
+        process_files([path], model=QUICK, workers=0)
+    with pytest.raises(EdgeseaError, match="paths must be a list of files"):
+        process_files(str(path), model=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("audio", "hop", "expected"),
+    [
+        (np.zeros(80_000), 0.1, ["silent: all samples are zero"]),
+        (np.zeros(400), 0.1, ["lasts 0.05 s, less than a window of 1 s; filled up with zeros", "silent: all samples"]),
+        (np.full(7999, 0.1), 0.1, ["lasts 1 s, less than a window of 1 s"]),
+        (np.full(8000, 0.1), 0.1, []),
+        (np.full(80_000, 0.1), 1.0, []),
+        (np.r_[np.zeros(79_999), 0.5], 0.1, []),
+    ],
+)
+@pytest.mark.parametrize("center", [True, False])
+def test_files_that_are_short_or_silent_get_a_warning(tmp_path, caplog, audio, hop, expected, center):
+    soundfile.write(tmp_path / "a.wav", audio, 8000)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        process_file(tmp_path / "a.wav", model=QUICK, hop_size=hop, center=center)
+        process_files([tmp_path / "a.wav"], model=QUICK, hop_size=hop, center=center, overwrite=True)
+    texts = [str(item.message) for item in found]
+    assert [text.startswith(f"{tmp_path}/a.wav: {start}") for text, start in zip(texts, 2 * expected, strict=True)] == (
+        2 * [True] * len(expected)
+    )
+    assert all(item.category is EdgeseaWarning and item.filename == __file__ for item in found)
+    embed([tmp_path / "a.wav"], QUICK, hop=hop, center=center, overwrite=True, quiet=True)
+    assert not caplog.records
+    embed([tmp_path / "a.wav"], QUICK, hop=hop, center=center, overwrite=True)
+    assert [record.getMessage() for record in caplog.records] == texts[: len(expected)]
+
+
+def test_folders_are_searched_with_or_without_those_below(tmp_path):
+    for place in ("a.wav", "b.txt", "x/c.wav", "x/y/d.wav"):
+        write_noise(tmp_path / "in" / place) if place.endswith("wav") else (tmp_path / "in" / place).write_text("")
+    assert embed([tmp_path / "in"], QUICK, out=tmp_path / "all")["files"] == 3
+    assert embed([tmp_path / "in"], QUICK, out=tmp_path / "flat", recursive=False)["files"] == 1
+    assert [path.name for path in (tmp_path / "flat").rglob("*.npz")] == ["a.npz"]
+
+
+@pytest.mark.parametrize("option", ["batch_size", "workers"])
+def test_counts_that_would_never_end_are_errors(tmp_path, option):
+    with pytest.raises(EdgeseaError, match=f"{option} must be a whole number of at least 1, not 0"):
+        embed([write_noise(tmp_path / "a.wav")], QUICK, **{option: 0})

@@ -6,14 +6,35 @@ from typing import TYPE_CHECKING, Any
 from edgesea.errors import EdgeseaError
 
 if TYPE_CHECKING:
+    from edgesea.embed import process_file, process_files
+    from edgesea.embedding import EdgeseaWarning, get_embedding
     from edgesea.models import load_student, load_teacher
 
-__all__ = ["EdgeseaError", "load_student", "load_teacher"]
+__all__ = [
+    "EdgeseaError",
+    "EdgeseaWarning",
+    "get_embedding",
+    "load_student",
+    "load_teacher",
+    "process_file",
+    "process_files",
+]
 
-_LAZY = {"load_student": "edgesea.models", "load_teacher": "edgesea.models"}
+_LAZY = {
+    "EdgeseaWarning": "edgesea.embedding",
+    "get_embedding": "edgesea.embedding",
+    "load_student": "edgesea.models",
+    "load_teacher": "edgesea.models",
+    "process_file": "edgesea.embed",
+    "process_files": "edgesea.embed",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'edgesea' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

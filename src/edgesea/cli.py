@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ TRAIN = (
     "torch",
     "lightning",
     "pyarrow",
+    "scipy",
     "sklearn",
     "pandas",
     "h5py",
@@ -26,31 +28,73 @@ TRAIN = (
 )  # modules of the extra `train`
 LISTS = {"embed": 1, "tables": 0}  # commands that begin with a list, and the number of words after it
 WITHOUT_VALUE = ("-h", "--help", "--print_config")
+STAGES = {
+    "extract": "extract",
+    "sample": "sampling",
+    "reduce": "reduction",
+    "distill": "distill",
+    "embed": "embed",
+    "evaluate": "evaluate",
+    "score": "score",
+    "run": "pipeline",
+    "select": "select",
+    "report": "report",
+    "tables": "tables",
+    "demo": "demo",
+    "import": "importing",
+}  # commands and their modules
+FUNCTIONS = {"import": "import_table"}  # the name is a keyword of the language
+EMBED_OPTIONS = {
+    "-o": "--out",
+    "--output-dir": "--out",
+    "-x": "--suffix",
+    "-t": "--hop",
+    "--hop-size": "--hop",
+    "--audio-hop-size": "--hop",
+    "-ab": "--batch_size",
+    "--audio-batch-size": "--batch_size",
+    "-n": "--center=false",
+    "--no-centering": "--center=false",
+    "--no-audio-centering": "--center=false",
+    "-ow": "--overwrite",
+    "-q": "--quiet",
+}  # the names that options of `embed` have in edgel3 and openl3
+EMBED_SWITCHES = ("--overwrite", "--quiet", "--recursive")  # options of `embed` that may stand without a value
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # commands that go on where they ended
 
 
 def _commands() -> dict[str, Callable[..., Any]]:
-    from edgesea.demo import demo
-    from edgesea.distill import distill
-    from edgesea.embed import embed
-    from edgesea.evaluate import evaluate
-    from edgesea.extract import extract
-    from edgesea.importing import import_table
-    from edgesea.pipeline import run
-    from edgesea.reduction import reduce
-    from edgesea.report import report
-    from edgesea.sampling import sample
-    from edgesea.score import score
-    from edgesea.select import select
-    from edgesea.tables import tables
+    """The commands by name; one whose libraries are not installed tells so when it is called."""
+    commands: dict[str, Callable[..., Any]] = {}
+    for name, module in STAGES.items():
+        try:
+            function = getattr(import_module(f"edgesea.{module}"), FUNCTIONS.get(name, name))
+        except ModuleNotFoundError as error:
+            function = _unavailable(_package(error))
+        commands[name] = _with_page(function) if name == "reduce" else function
+    return commands
 
-    stages = (extract, sample, _with_page(reduce), distill, embed, evaluate, score, run, select, report, tables, demo)
-    commands: dict[str, Callable[..., Any]] = {function.__name__: function for function in stages}
-    return {**commands, "import": import_table}  # the name is a keyword of the language
+
+def _package(error: ModuleNotFoundError) -> str:
+    """The library of the extra `train` that is missing; the error is raised again if it is about anything else."""
+    package = (error.name or "").partition(".")[0]
+    if package not in TRAIN:
+        raise error
+    return package
+
+
+def _unavailable(package: str) -> Callable[..., Any]:
+    def unavailable() -> None:
+        raise missing_extra(package, "train")
+
+    unavailable.__doc__ = f"Not available: {missing_extra(package, 'train')}."
+    return unavailable
 
 
 def _with_page(reduce: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """`reduce` and its page: a run has a report of its own, and a selection reduces too often to draw each time."""
+    if reduce.__name__ == "unavailable":
+        return reduce
 
     @wraps(reduce)
     def command(table: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -82,30 +126,33 @@ def main(arguments: list[str] | None = None) -> int:
     from jsonargparse import auto_cli, set_parsing_settings
 
     arguments = sys.argv[1:] if arguments is None else arguments
-    arguments = _normalised(arguments)
+    arguments = _normalised(_translated(arguments))
     again = _again(arguments)
+    quiet = arguments[:1] == ["embed"] and "--quiet=true" in arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     started_by_trainer = bool(int(os.environ.get("LOCAL_RANK") or 0))  # to train on another device
-    logging.getLogger("edgesea").setLevel(logging.WARNING if started_by_trainer else logging.INFO)
+    level = logging.ERROR if quiet else logging.WARNING if started_by_trainer else logging.INFO
+    logging.getLogger("edgesea").setLevel(level)
     set_parsing_settings(docstring_parse_style=_numpydoc())
     try:
+        commands = _commands()
+        wanted = commands.get(arguments[0]) if arguments else None
+        if wanted is not None and wanted.__name__ == "unavailable":
+            wanted()  # before its options are found unknown
         result = auto_cli(
-            _commands(),  # type: ignore[arg-type]
+            commands,  # type: ignore[arg-type]
             args=arguments,
             prog="edgesea",
             as_positional=True,
             description="Make a big audio-embedding model small, specialised for your recordings.",
         )
-        if isinstance(result, dict) and not started_by_trainer:
+        if isinstance(result, dict) and not started_by_trainer and not quiet:
             print(_shown(result))
         return 0
     except EdgeseaError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in TRAIN:
-            raise
-        return _fail(str(missing_extra(package, "train")))
+        return _fail(str(missing_extra(_package(error), "train")))
     except RuntimeError as error:
         if "out of memory" not in str(error):  # what torch says of a GPU
             raise
@@ -118,6 +165,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except (OSError, MemoryError) as error:
         return _fail(_system_error(error, again))
+
+
+def _translated(arguments: list[str]) -> list[str]:
+    """The arguments of `embed` with the names of its own for options that are named as in edgel3 and openl3."""
+    if arguments[:1] != ["embed"]:
+        return arguments
+    translated: list[str] = []
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if translated[-1:] and translated[-1] in EMBED_SWITCHES:  # still without a value
+            given = word.lower() in ("true", "false")
+            translated[-1] += f"={word.lower() if given else 'true'}"
+            if given:
+                continue
+        translated.append(EMBED_OPTIONS.get(name, name) + equals + value)
+    if translated[-1] in EMBED_SWITCHES:
+        translated[-1] += "=true"
+    return translated
 
 
 def _normalised(arguments: list[str]) -> list[str]:

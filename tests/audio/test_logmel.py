@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgesea.audio.logmel import KaldiLogMel, LogMel, kaldi_mel_filters, mel_filters
+from edgesea.audio.logmel import KaldiLogMel, LogMel
+from edgesea.audio.mel import kaldi_mel_filters, mel_filters
 
 # Printed in librosa's documentation of mel_frequencies(n_mels=40): Slaney's scale from 0 to 11 025 Hz
 SLANEY_40 = """0 85.317 170.635 255.952 341.269 426.586 511.904 597.221 682.538 767.855 853.173 938.49 1024.856 1119.114

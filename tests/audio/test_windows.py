@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, batches, piece_windows
+from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, piece_starts, piece_windows
 from edgesea.errors import EdgeseaError
 
 
@@ -130,13 +130,16 @@ def test_a_cutter_holds_no_more_than_a_piece():
     assert sum(map(len, cutter._buffer)) <= 3 * 50 + 100
 
 
-@pytest.mark.parametrize("sizes", [[5], [2, 3], [1, 1, 1, 1, 1], [0, 5, 0], [7, 3]])
-def test_batches_are_full_but_for_the_last(sizes):
-    rows = np.arange(sum(sizes) * 2, dtype=np.float32).reshape(-1, 2)
-    regrouped = list(batches(np.split(rows, np.cumsum(sizes)[:-1]), 3))
-    assert [len(batch) for batch in regrouped] == [3] * (len(rows) // 3) + [len(rows) % 3] * (len(rows) % 3 > 0)
-    np.testing.assert_array_equal(np.concatenate(regrouped), rows)
-
-
-def test_no_windows_give_no_batch():
-    assert list(batches([], 3)) == []
+@pytest.mark.parametrize("hop", [1, 37, 100, Fraction(2205, 16)])
+@pytest.mark.parametrize("center", [True, False])
+def test_starts_of_a_piece_are_where_its_windows_begin(hop, center):
+    framing = SampleFraming(100, hop, 50 if center else 0)
+    audio = np.arange(1.0, 1001.0, dtype=np.float32)
+    cutter = PieceCutter(framing, 7)
+    pieces = [*cutter.feed(audio), *cutter.finish()]
+    assert len(pieces) > 1
+    for piece in pieces:
+        starts = piece_starts(piece, framing)
+        padded = np.pad(piece.audio, 100)
+        expected = np.stack([padded[100 + start : 200 + start] for start in starts])
+        np.testing.assert_array_equal(piece_windows(piece, framing), expected)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from edgesea.errors import EdgeseaError
-from edgesea.models.checkpoint import file_digest, load_arrays, read_state_dict
+from edgesea.models.checkpoint import load_arrays, read_state_dict
+from edgesea.models.weights import file_digest
 
 
 class Malicious:

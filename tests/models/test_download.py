@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgesea.errors import EdgeseaError
-from edgesea.models.checkpoint import file_digest
 from edgesea.models.download import GIT_BLOBS, cache_folder, fetch, git_blob_id
+from edgesea.models.weights import file_digest
 
 CONTENT = bytes(range(256)) * 2000
 BLOB = "85ca3d5aeed19f818566b9244ef5ad7d1d11174a"

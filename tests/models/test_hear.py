@@ -7,8 +7,8 @@ import torch
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import EmbeddingModel
-from edgesea.models.checkpoint import file_digest
 from edgesea.models.hear import load_hear
+from edgesea.models.weights import file_digest
 
 TORCH = """
 import torch
@@ -111,3 +111,14 @@ def test_weights_that_do_not_load(tmp_path):
 def test_embeddings_of_another_size_than_announced():
     with pytest.raises(EdgeseaError, match="2 dimensions instead of 1"):
         load_hear("hear:hear_wrong_size").embed(np.zeros((2, 800), np.float32))
+
+
+def test_a_torch_model_is_moved_to_the_device_and_another_is_not(caplog):
+    model = load_hear("hear_torch", "meta")  # torch's device without memory is everywhere
+    _, moved = model.function.args
+    assert {parameter.device.type for parameter in moved.parameters()} == {"meta"}
+    with caplog.at_level("INFO", "edgesea"):
+        load_hear("hear_other", "cuda:1")
+    assert (
+        "hear:hear_other: not a torch module, so it chooses its device itself; cuda:1 is not handed on" in caplog.text
+    )

@@ -5,10 +5,11 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+import edgesea  # noqa: E402
 from edgesea.errors import EdgeseaError  # noqa: E402
 from edgesea.models.base import EmbeddingModel  # noqa: E402
-from edgesea.models.checkpoint import file_digest  # noqa: E402
 from edgesea.models.onnx import load_onnx  # noqa: E402
+from edgesea.models.weights import file_digest  # noqa: E402
 
 
 def write_model(path: Path, shape=("B", "W"), size="D", outputs=1, kind=None, **metadata: str) -> Path:
@@ -97,3 +98,16 @@ def test_missing_and_foreign_files(tmp_path):
     (tmp_path / "text.onnx").write_text("not a protobuf")
     with pytest.raises(EdgeseaError, match=r"text\.onnx: onnxruntime cannot load it"):
         load_onnx(f"onnx:{tmp_path / 'text.onnx'}@8000")
+
+
+def test_a_device_that_onnxruntime_cannot_use_is_refused(tmp_path, monkeypatch):
+    path = write_model(tmp_path / "model.onnx", sample_rate="8000")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    for device in ("cpu", "auto"):
+        model = edgesea.load_teacher(f"onnx:{path}", device=device)
+        np.testing.assert_array_equal(model.embed(WINDOWS), WINDOWS[:, 2::-1])
+    message = "device '{}' cannot be used: this build of onnxruntime has CPUExecutionProvider; choose auto or cpu"
+    for device, hint in (("cuda", " or install onnxruntime-gpu"), ("cuda:1", " or install"), ("mps", "$")):
+        with pytest.raises(EdgeseaError, match=message.format(device) + hint):
+            edgesea.load_teacher(f"onnx:{path}", device=device)

@@ -12,9 +12,9 @@ from openl3_random import VARIANTS, random_layers, windows, write_keras_h5
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import EmbeddingModel
-from edgesea.models.checkpoint import file_digest
 from edgesea.models.openl3 import VARIANTS as ALL_VARIANTS
 from edgesea.models.openl3 import OpenL3, load_openl3
+from edgesea.models.weights import file_digest
 
 GOLDEN = Path(__file__).with_name("openl3_golden.npz")
 

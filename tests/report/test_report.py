@@ -15,7 +15,7 @@ import yaml
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import read_json, write_json
-from edgesea.models.student import StudentConfig
+from edgesea.models.config import StudentConfig
 from edgesea.pipeline import read_config, run_stages
 from edgesea.reduction import load_reduction
 from edgesea.report import data, report

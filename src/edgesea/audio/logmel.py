@@ -1,67 +1,11 @@
-"""Log-mel front ends as torch modules (FFT based) and the mel filter banks behind them."""
-
-from typing import Literal
+"""Log-mel front ends as torch modules (FFT based); `overlapping` has the same in numpy."""
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-MelScale = Literal["htk", "slaney"]
-
-
-def _hz_to_mel(hz: NDArray[np.float64], scale: MelScale) -> NDArray[np.float64]:
-    if scale == "htk":
-        return 2595.0 * np.log10(1.0 + hz / 700.0)
-    linear = hz / (200.0 / 3.0)
-    return np.where(hz < 1000.0, linear, 15.0 + 27.0 * np.log(np.maximum(hz, 1.0) / 1000.0) / np.log(6.4))
-
-
-def _mel_to_hz(mel: NDArray[np.float64], scale: MelScale) -> NDArray[np.float64]:
-    if scale == "htk":
-        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
-    return np.where(mel < 15.0, mel * (200.0 / 3.0), 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
-
-
-def mel_filters(
-    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float, scale: MelScale
-) -> NDArray[np.float64]:
-    """Triangular mel filters with unit area (slaney normalisation).
-
-    Parameters
-    ----------
-    sample_rate, n_fft, n_mels : int
-        Rate in Hz, FFT length in samples, number of bands.
-    fmin, fmax : float
-        Edges of the first and the last band in Hz.
-    scale : {"htk", "slaney"}
-        O'Shaughnessy's formula as in HTK, or linear below 1 kHz and logarithmic above as in Slaney's Auditory Toolbox.
-
-    Returns
-    -------
-    ndarray, (n_mels, n_fft // 2 + 1) float64
-    """
-    bins = np.linspace(0.0, sample_rate / 2.0, n_fft // 2 + 1)
-    limits = _hz_to_mel(np.array([fmin, fmax]), scale)
-    edges = _mel_to_hz(np.linspace(limits[0], limits[1], n_mels + 2), scale)
-    low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    triangles = np.maximum(0.0, np.minimum((bins - low) / (mid - low), (high - bins) / (high - mid)))
-    return np.asarray(triangles * 2.0 / (high - low))
-
-
-def kaldi_mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> NDArray[np.float64]:
-    """Mel filters as in Kaldi: triangles on the mel axis, unit peak, no weight at the Nyquist bin.
-
-    Parameters and result are those of `mel_filters`.
-    """
-    mel = 1127.0 * np.log(1.0 + np.linspace(0.0, sample_rate / 2.0, n_fft // 2 + 1) / 700.0)
-    limits = 1127.0 * np.log(1.0 + np.array([fmin, fmax]) / 700.0)
-    edges = np.linspace(limits[0], limits[1], n_mels + 2)
-    low, mid, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    triangles = np.maximum(0.0, np.minimum((mel - low) / (mid - low), (high - mel) / (high - mid)))
-    triangles[:, -1] = 0.0
-    return np.asarray(triangles)
+from edgesea.audio.mel import MelScale, Padding, frame_layout, kaldi_mel_filters, mel_filters
 
 
 class LogMel(nn.Module):
@@ -96,10 +40,11 @@ class LogMel(nn.Module):
         fmax: float | None = None,
         scale: MelScale = "htk",
         root_of_power: bool = True,
-        padding: Literal["same", "end", "none"] = "same",
+        padding: Padding = "same",
     ) -> None:
         super().__init__()
-        self.n_fft, self.hop_length, self.padding, self.root_of_power = n_fft, hop_length, padding, root_of_power
+        self.n_fft, self.hop_length, self.root_of_power = n_fft, hop_length, root_of_power
+        self.padding: Padding = padding
         self.n_bands = n_fft // 2 + 1 if n_mels is None else n_mels
         self.register_buffer("hann", torch.hann_window(n_fft, dtype=torch.float64), persistent=False)
         self.mel: Tensor | None
@@ -112,17 +57,12 @@ class LogMel(nn.Module):
 
     def frames(self, samples: int) -> int:
         """Number of frames of a window of `samples` samples."""
-        if self.padding == "none":
-            return 1 + (samples - self.n_fft) // self.hop_length
-        return -(-samples // self.hop_length)
+        return frame_layout(samples, self.n_fft, self.hop_length, self.padding)[0]
 
     def forward(self, windows: Tensor) -> Tensor:
         """Log-mel spectrograms (B, bands, frames) in dB, in [-80, 0], of windows (B, samples)."""
-        samples = windows.shape[-1]
-        if self.padding != "none":
-            total = max(0, (self.frames(samples) - 1) * self.hop_length + self.n_fft - samples)
-            left = total // 2 if self.padding == "same" else 0
-            windows = functional.pad(windows, (left, total - left))
+        _, before, after = frame_layout(windows.shape[-1], self.n_fft, self.hop_length, self.padding)
+        windows = functional.pad(windows, (before, after))
         # A band may lie 160 dB below the loudest one before it reaches the floor (the root halves the decibels), which
         # is beyond single precision: a pure tone would leave rounding noise in the bands. Apple's GPUs have no doubles.
         precision = windows.dtype if windows.device.type == "mps" else torch.float64

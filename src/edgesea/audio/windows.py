@@ -5,7 +5,7 @@ With window ``W``, hop ``H`` and left padding ``pad`` (``W // 2`` when centred, 
 than ``W`` gives one window.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -191,18 +191,7 @@ def piece_windows(piece: Piece, framing: SampleFraming) -> Float32:
     return framing.take(audio, piece.first, piece.count)
 
 
-def batches(windows: Iterable[Float32], size: int) -> Iterator[Float32]:
-    """Regroup blocks of windows (n_i, W) into batches of exactly `size` (the last may be smaller)."""
-    pending: list[Float32] = []
-    count = 0
-    for block in windows:
-        while len(block):
-            part = block[: size - count]
-            pending.append(part)
-            count += len(part)
-            block = block[len(part) :]
-            if count == size:
-                yield np.concatenate(pending)
-                pending, count = [], 0
-    if pending:
-        yield np.concatenate(pending)
+def piece_starts(piece: Piece, framing: SampleFraming) -> NDArray[np.int64]:
+    """First sample of each window of a piece, (count,), in its audio; negative inside the left padding."""
+    begin = max(0, framing.start(piece.first))
+    return np.array([framing.start(piece.first + k) - begin for k in range(piece.count)], np.int64)

@@ -114,9 +114,10 @@ def distill(
         raise missing_extra(str(error.name), "train") from error
     from edgesea.models import resolve_device
     from edgesea.models.card import model_card
-    from edgesea.models.checkpoint import file_digest
-    from edgesea.models.student import Student, StudentConfig
+    from edgesea.models.config import StudentConfig
+    from edgesea.models.student import Student
     from edgesea.models.student_files import save_student
+    from edgesea.models.weights import file_digest
     from edgesea.reduction import load_reduction
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
     from edgesea.table.reader import Table

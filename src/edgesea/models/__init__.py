@@ -1,15 +1,21 @@
 """Teachers and students by name."""
 
+import logging
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 from edgesea.errors import EdgeseaError, missing_extra
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
+    from edgesea.models.onnx_student import OnnxStudent
     from edgesea.models.student import Student
 
+log = logging.getLogger(__name__)
+Backend = Literal["auto", "torch", "onnx"]
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+BACKENDS = ("auto", "torch", "onnx")
 TEACHERS = (
     "spectral",
     "efficientat/{mn04,mn05,mn10,mn20,mn40}",
@@ -26,16 +32,22 @@ def is_teacher(name: str) -> bool:
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` becomes the best device of this machine; other names are checked.
+    """``auto`` becomes the best device of this machine that torch can use; other names are checked.
+
+    Without torch it is the CPU.
 
     Raises
     ------
     EdgeseaError
-        If torch is missing or the device does not exist here.
+        If the device does not exist here, or is no CPU and torch is missing.
     """
+    if device == "cpu":
+        return device
     try:
         import torch
     except ImportError as error:
+        if device == "auto":
+            return "cpu"
         raise missing_extra("torch", "train") from error
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -79,47 +91,74 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
     EdgeseaError
         If the id is unknown, or the weights are missing, damaged or those of another model.
     """
-    device = resolve_device(device)
-    family, separator, rest = id.partition("/")
-    prefix, colon, spec = id.partition(":")
     path = None if weights is None else Path(weights)
+    foreign = id == "spectral" or ":" in id
     if path is not None and not path.is_file():
         raise EdgeseaError(f"{path}: no such weight file (of teacher {id})")
-    if path is not None and (colon or id == "spectral"):
+    if path is not None and foreign:
         raise EdgeseaError(f"teacher {id} takes no weights option")
-    model: EmbeddingModel
+    try:
+        return _load_teacher(id, path, device)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise missing_extra("torch", "train") from error
+
+
+def _load_teacher(id: str, path: Path | None, device: str) -> "EmbeddingModel":
+    family, slash, rest = id.partition("/")
+    prefix, colon, spec = id.partition(":")
+    if colon and prefix == "onnx":
+        from edgesea.models.onnx import load_onnx
+
+        return load_onnx(spec, device)
+    device = resolve_device(device)
+    if colon and prefix == "hear":
+        from edgesea.models.hear import load_hear
+
+        return load_hear(spec, device)
+    if colon and prefix == "callable":
+        from edgesea.models.function import load_callable
+
+        if device != "cpu":
+            log.info("%s: a function chooses its device itself; %s is not handed on", id, device)
+        return load_callable(spec)
     if id == "spectral":
         from edgesea.models.spectral import Spectral
 
-        model = Spectral()
-    elif separator and family == "efficientat":
+        return Spectral().to(device).eval()
+    if family == "efficientat" and slash:
         from edgesea.models.efficientat import load_efficientat
 
-        model = load_efficientat(rest, path)
-    elif separator and family == "openl3":
+        return load_efficientat(rest, path).to(device).eval()
+    if family == "openl3" and slash:
         from edgesea.models.openl3 import load_openl3
 
-        model = load_openl3(rest, path)
-    elif colon and prefix == "hear":
-        from edgesea.models.hear import load_hear
-
-        model = load_hear(spec)
-    elif colon and prefix == "onnx":
-        from edgesea.models.onnx import load_onnx
-
-        model = load_onnx(spec)
-    elif colon and prefix == "callable":
-        from edgesea.models.function import load_callable
-
-        model = load_callable(spec)
-    else:
-        raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
-    from edgesea.models.base import TorchModel
-
-    return model.to(device).eval() if isinstance(model, TorchModel) else model
+        return load_openl3(rest, path).to(device).eval()
+    raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
 
 
-def load_student(path_or_id: Path | str, device: str = "cpu") -> "Student":
+@overload
+def load_student(
+    path_or_id: Path | str, device: str = "auto", *, backend: Literal["torch"], threads: int | None = None
+) -> "Student": ...
+
+
+@overload
+def load_student(
+    path_or_id: Path | str, device: str = "auto", *, backend: Literal["onnx"], threads: int | None = None
+) -> "OnnxStudent": ...
+
+
+@overload
+def load_student(
+    path_or_id: Path | str, device: str = "auto", backend: Backend = "auto", threads: int | None = None
+) -> "Student | OnnxStudent": ...
+
+
+def load_student(
+    path_or_id: Path | str, device: str = "auto", backend: Backend = "auto", threads: int | None = None
+) -> "Student | OnnxStudent":
     """Load a student from a checkpoint folder or from published SEA weights.
 
     Parameters
@@ -129,18 +168,37 @@ def load_student(path_or_id: Path | str, device: str = "cpu") -> "Student":
         ``edgel3/sea-512``, ``edgel3/sea-256``, ``edgel3/sea-128``, ``edgel3/sea-64``, downloaded once and verified.
     device : str
         Where it runs: cpu, cuda, cuda:1, mps, or auto.
+    backend : {"auto", "torch", "onnx"}
+        What computes the network; both give the same numbers. ``onnx`` runs on the CPU, and needs no torch. ``auto``:
+        onnx on the CPU, where it is the faster one, and torch elsewhere.
+    threads : int, optional
+        Threads of the onnx back end; default: the environment's ``OMP_NUM_THREADS``, or else all cores.
 
     Returns
     -------
-    Student
+    Student or OnnxStudent
         With ``sample_rate`` (Hz), ``embedding_size`` and ``embed(windows: (B, W) float32) -> (B, D) float32``.
 
     Raises
     ------
     EdgeseaError
-        If there is no student, or its files are damaged or do not fit together.
+        If there is no student, its files are damaged or do not fit together, or torch is missing where it is needed.
     """
-    device = resolve_device(device)
+    from edgesea.models.onnx_graph import HEADS
     from edgesea.models.student_files import read_student
 
-    return read_student(path_or_id).to(device).eval()
+    if backend not in BACKENDS:
+        raise EdgeseaError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")
+    if backend == "onnx" and device not in ("auto", "cpu"):
+        raise EdgeseaError(f"backend onnx runs on the CPU, not on {device}; choose backend=torch or device=cpu")
+    if backend == "torch" and find_spec("torch") is None:
+        raise missing_extra("torch", "train")
+    place = "cpu" if backend == "onnx" else resolve_device(device)
+    file = read_student(path_or_id)
+    if backend == "onnx" or (backend == "auto" and place == "cpu" and file.config.head in HEADS):
+        from edgesea.models.onnx_student import OnnxStudent
+
+        return OnnxStudent(file, threads)
+    from edgesea.models.student import torch_student
+
+    return torch_student(file).to(place)

@@ -3,10 +3,9 @@
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from edgesea.audio.overlapping import OverlappingLogMel
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
@@ -41,6 +40,23 @@ class EmbeddingModel(Protocol):
         ...
 
 
+@runtime_checkable
+class LogMelModel(EmbeddingModel, Protocol):
+    """A model, any student, whose embeddings may also be computed from spectrograms that share frames.
+
+    ``model.embed(windows)`` and ``model.embed_log_mel(model.front_end(windows))`` are the same.
+    """
+
+    @property
+    def front_end(self) -> OverlappingLogMel | None:
+        """The front end in numpy; None: let `embed` do all the work, because its device is faster at that."""
+        ...
+
+    def embed_log_mel(self, log_mel: Float32) -> Float32:
+        """Embeddings (B, D) float32 of log-mel spectrograms (B, bands, frames) float32."""
+        ...
+
+
 def check_windows(model: EmbeddingModel, windows: NDArray[np.floating]) -> None:
     """Raise EdgeseaError unless `windows` is a (B, W) array of the length that `model` accepts."""
     if windows.ndim != 2:
@@ -50,39 +66,3 @@ def check_windows(model: EmbeddingModel, windows: NDArray[np.floating]) -> None:
             f"{model.id}: windows must have {round(model.window * model.sample_rate)} samples "
             f"({model.window} s at {model.sample_rate} Hz), not {windows.shape[1]}"
         )
-
-
-class TorchModel(nn.Module):
-    """Base of the models written in torch: ``forward`` maps windows (B, W) to embeddings (B, D)."""
-
-    id: str = ""
-    sample_rate: int
-    window: float | None
-    embedding_size: int
-    digest: str = ""
-
-    def embed(self, windows: Float32) -> Float32:
-        """Embeddings of a batch of windows, computed on the device that holds the weights.
-
-        Parameters
-        ----------
-        windows : ndarray, (B, W) float
-            Audio in [-1, 1] at ``sample_rate``.
-
-        Returns
-        -------
-        ndarray, (B, D) float32
-
-        Raises
-        ------
-        EdgeseaError
-            If the shape is not (B, W) with the W of the model.
-        """
-        windows = np.require(windows, np.float32, ["C", "W"])  # torch takes no read-only arrays
-        check_windows(self, windows)
-        self.eval()
-        tensors = [*self.parameters(), *self.buffers()]
-        device = tensors[0].device if tensors else torch.device("cpu")
-        with torch.inference_mode():
-            result: Tensor = self(torch.from_numpy(windows).to(device))
-        return result.float().cpu().numpy()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from edgesea.models.student import StudentConfig
+from edgesea.models.config import StudentConfig
 
 TEMPLATE = """---
 library_name: edgesea

@@ -1,19 +1,15 @@
-"""Reading and checking weights: names and shapes must fit exactly, and nothing is ever unpickled."""
+"""Reading torch files and loading weights: names and shapes must fit exactly, and nothing is ever unpickled."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgesea.errors import EdgeseaError
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from edgesea.models.weights import check_shapes
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -38,7 +34,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_arrays(module: nn.Module, arrays: Mapping[str, Tensor], source: Path | str) -> None:
+def load_arrays(module: nn.Module, arrays: Mapping[str, Tensor | NDArray[Any]], source: Path | str) -> None:
     """Load `arrays` into `module` if every name and shape fits.
 
     Raises
@@ -47,16 +43,5 @@ def load_arrays(module: nn.Module, arrays: Mapping[str, Tensor], source: Path | 
         Naming the missing, the extra and the misshapen arrays.
     """
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in arrays.items()}
-    optional = {name for name in expected if name.endswith("num_batches_tracked")}
-    problems = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - given.keys() - optional)]
-    problems += [f"unexpected {name} {given[name]}" for name in sorted(given.keys() - expected.keys())]
-    problems += [
-        f"{name} has shape {given[name]} instead of {expected[name]}"
-        for name in sorted(expected.keys() & given.keys())
-        if given[name] != expected[name]
-    ]
-    if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise EdgeseaError(f"{source}: these are the weights of another model: {shown}")
-    module.load_state_dict(dict(arrays), strict=False)
+    check_shapes({name: tuple(value.shape) for name, value in arrays.items()}, expected, source)
+    module.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()}, strict=False)

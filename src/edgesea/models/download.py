@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from edgesea.errors import EdgeseaError, missing_extra
-from edgesea.models.checkpoint import file_digest
+from edgesea.models.weights import file_digest
 
 logger = logging.getLogger(__name__)
 

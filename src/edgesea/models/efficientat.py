@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from edgesea.audio.logmel import KaldiLogMel
 from edgesea.errors import EdgeseaError
-from edgesea.models.base import TorchModel
-from edgesea.models.checkpoint import file_digest, load_arrays, read_state_dict
+from edgesea.models.checkpoint import load_arrays, read_state_dict
 from edgesea.models.download import fetch
+from edgesea.models.torch_model import TorchModel
+from edgesea.models.weights import file_digest
 
 WIDTHS = {"mn04": 0.4, "mn05": 0.5, "mn10": 1.0, "mn20": 2.0, "mn40": 4.0}
 FILES = {

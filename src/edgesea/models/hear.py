@@ -1,37 +1,43 @@
 """Models with the API of the HEAR benchmark (https://hearbenchmark.com/hear-api.html)."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models.base import Float32
-from edgesea.models.checkpoint import file_digest
 from edgesea.models.function import FunctionModel, import_module
+from edgesea.models.weights import file_digest
 
+log = logging.getLogger(__name__)
 FUNCTIONS = ("load_model", "get_scene_embeddings")
 ATTRIBUTES = ("sample_rate", "scene_embedding_size")
 
 
-def load_hear(spec: str) -> FunctionModel:
+def load_hear(spec: str, device: str = "cpu") -> FunctionModel:
     """Load a HEAR model; its scene embedding of a window is the embedding.
 
     Parameters
     ----------
     spec : str
         ``hear:package.module`` or ``hear:package.module:weights`` (the first part may be left out), with the path that
-        the module's ``load_model`` takes. A torch model runs on the device that holds its weights.
+        the module's ``load_model`` takes.
+    device : str
+        Where a torch model is moved, as torch names it. Models of other frameworks choose their device themselves.
 
     Raises
     ------
     EdgeseaError
-        If the module cannot be imported, lacks a part of the API, or cannot load the weights.
+        If torch is missing, or the module cannot be imported, lacks a part of the API, or cannot load the weights.
     """
+    try:
+        from torch import nn
+    except ImportError as error:
+        raise missing_extra("torch", "train") from error
     text = spec.removeprefix("hear:")
     model_id = f"hear:{text}"
     module_name, _, weights = text.partition(":")
@@ -45,6 +51,10 @@ def load_hear(spec: str) -> FunctionModel:
         model = module.load_model(weights) if weights else module.load_model()
     except Exception as error:  # foreign code
         raise EdgeseaError(f"{model_id}: load_model failed ({type(error).__name__}: {error})") from error
+    if isinstance(model, nn.Module):
+        model.to(device)
+    elif device != "cpu":
+        log.info("%s: not a torch module, so it chooses its device itself; %s is not handed on", model_id, device)
     _require(model, ATTRIBUTES, f"{model_id}: the model of {module_name}")
     return FunctionModel(
         id=model_id,
@@ -63,6 +73,9 @@ def _require(thing: object, names: tuple[str, ...], what: str) -> None:
 
 def _scene_embeddings(function: Callable[..., Any], model: Any, windows: Float32) -> Float32:
     """Call ``get_scene_embeddings``; a torch model runs on its device, in evaluation mode and without gradients."""
+    import torch
+    from torch import nn
+
     audio = torch.from_numpy(windows)
     if isinstance(model, nn.Module):
         model.eval()

@@ -1,4 +1,4 @@
-"""Weights from Keras HDF5 files without Keras: the layers of a file, and their arrays under torch names."""
+"""Weights from Keras HDF5 files without Keras: the layers of a file, and their arrays under torch's names."""
 
 import gzip
 import io
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.errors import EdgeseaError
 
+Float32 = NDArray[np.float32]
 Layer = tuple[str, dict[str, NDArray[Any]]]
 
 MAX_BYTES = (
@@ -50,7 +50,7 @@ def read_keras_h5(path: Path) -> list[Layer]:
     try:
         import h5py
     except ImportError as error:
-        raise missing_extra("h5py", "train") from error
+        raise EdgeseaError("h5py is not installed; it comes with: pip install edgesea") from error
 
     content = io.BytesIO(_read_bytes(path))
     try:
@@ -62,8 +62,8 @@ def read_keras_h5(path: Path) -> list[Layer]:
         raise EdgeseaError(f"{path}: not a readable HDF5 file with Keras weights ({_first_line(error)})") from error
 
 
-def keras_to_torch(layers: Sequence[Layer], names: Sequence[str], source: Path | str) -> dict[str, torch.Tensor]:
-    """A torch state dict from the layers of a Keras file.
+def keras_to_torch(layers: Sequence[Layer], names: Sequence[str], source: Path | str) -> dict[str, Float32]:
+    """The arrays of the layers of a Keras file, with the names and axes of a torch state dict.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def keras_to_torch(layers: Sequence[Layer], names: Sequence[str], source: Path |
 
     Returns
     -------
-    dict of str to Tensor
-        float32; kernels (h, w, in, out) are turned into (out, in, h, w). `checkpoint.load_arrays` compares the names
-        and the shapes with those of a module.
+    dict of str to ndarray
+        float32; kernels (h, w, in, out) are turned into (out, in, h, w). `weights.check_shapes` compares the names
+        and the shapes with those of a model.
 
     Raises
     ------
@@ -93,16 +93,14 @@ def keras_to_torch(layers: Sequence[Layer], names: Sequence[str], source: Path |
             f"{source}: these are the weights of another model: {len(layers)} layers with weights ({found or 'none'}) "
             f"instead of {len(names)}"
         )
-    state: dict[str, torch.Tensor] = {}
+    state: dict[str, Float32] = {}
     for (layer, arrays), name in zip(layers, names, strict=True):
         for key, array in _torch_arrays(layer, arrays, source):
-            state[f"{name}.{key}"] = torch.from_numpy(array)
+            state[f"{name}.{key}"] = array
     return state
 
 
-def _torch_arrays(
-    layer: str, arrays: Mapping[str, NDArray[Any]], source: Path | str
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _torch_arrays(layer: str, arrays: Mapping[str, NDArray[Any]], source: Path | str) -> Iterator[tuple[str, Float32]]:
     """The arrays of one layer with torch's names and axes."""
     if arrays.keys() == BATCH_NORM.keys():
         keys = BATCH_NORM

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32
-from edgesea.models.checkpoint import file_digest
 from edgesea.models.function import FunctionModel, split_rate
+from edgesea.models.weights import file_digest
 
 
-def load_onnx(spec: str) -> FunctionModel:
+def load_onnx(spec: str, device: str = "cpu") -> FunctionModel:
     """Load an ONNX file with one input (B, W) float32 and one output (B, D).
 
     Parameters
@@ -21,17 +21,20 @@ def load_onnx(spec: str) -> FunctionModel:
         ``onnx:FILE`` or ``onnx:FILE@RATE`` (the first part may be left out); RATE in Hz is needed if the file's
         metadata have no ``sample_rate``. If W is fixed in the file, the model accepts no other windows; if B is fixed,
         windows are passed in groups of B.
+    device : str
+        cpu; auto: whatever this build of onnxruntime can use; cuda, cuda:1.
 
     Raises
     ------
     EdgeseaError
-        If the file is missing, is no such ONNX model, or the sample rate is unknown or contradictory.
+        If the file is missing, is no such ONNX model, the sample rate is unknown or contradictory, or onnxruntime
+        cannot use the device.
     """
     text = spec.removeprefix("onnx:")
     model_id = f"onnx:{text}"
     name, rate = (text, None) if Path(text).is_file() else split_rate(text)
     path = Path(name)
-    session = _session(path)
+    session = _session(path, device)
     batch, samples = _input_shape(session, path)
     outputs = session.get_outputs()
     if len(outputs) != 1 or len(outputs[0].shape) != 2:
@@ -49,17 +52,34 @@ def load_onnx(spec: str) -> FunctionModel:
     )
 
 
-def _session(path: Path) -> Any:
+def _session(path: Path, device: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise missing_extra("onnxruntime", "export") from error
+        raise EdgeseaError("onnxruntime is not installed; it comes with: pip install edgesea") from error
     if not path.is_file():
         raise EdgeseaError(f"{path}: no such ONNX file")
+    providers = _providers(device, onnxruntime.get_available_providers(), path)
     try:
-        return onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
+        return onnxruntime.InferenceSession(str(path), providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise EdgeseaError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
+
+
+def _providers(device: str, available: list[str], path: Path) -> list[Any]:
+    """What onnxruntime calls the devices on which it may run a model, the preferred one first."""
+    kind, _, index = device.partition(":")
+    if kind == "auto":
+        return available
+    if kind == "cpu":
+        return ["CPUExecutionProvider"]
+    if kind == "cuda" and "CUDAExecutionProvider" in available:
+        return [("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider"]
+    hint = " or install onnxruntime-gpu" if kind == "cuda" else ""
+    raise EdgeseaError(
+        f"{path}: device {device!r} cannot be used: this build of onnxruntime has {', '.join(available)}; "
+        f"choose auto or cpu{hint}"
+    )
 
 
 def _input_shape(session: Any, path: Path) -> tuple[int | None, int | None]:

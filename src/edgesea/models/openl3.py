@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from edgesea.audio.logmel import LogMel
 from edgesea.errors import EdgeseaError
-from edgesea.models.base import TorchModel
 from edgesea.models.l3 import l3_blocks
+from edgesea.models.torch_model import TorchModel
 
 CONTENTS = ("env", "music")
 # Size of the final max pool over (bands, frames) of the last feature map for each embedding size
@@ -86,8 +86,9 @@ def load_openl3(variant: str, weights: Path | None = None) -> OpenL3:
     EdgeseaError
         If the variant is unknown, the download fails, or the file does not hold the weights of this variant.
     """
-    from edgesea.models.checkpoint import file_digest, load_arrays
+    from edgesea.models.checkpoint import load_arrays
     from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
+    from edgesea.models.weights import file_digest
 
     model = OpenL3(variant)
     content, bands, _ = variant.split("-")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from edgesea.audio.logmel import LogMel
-from edgesea.models.base import TorchModel
+from edgesea.models.torch_model import TorchModel
 
 BANDS = 64
 MODULATIONS = ((1.5, 4.0), (4.0, 8.0), (8.0, 16.0), (16.0, 32.0))  # Hz

@@ -1,21 +1,52 @@
 """Students on disk: checkpoint folders, and the published SEA weights."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, disk_error, read_json, write_json
-from edgesea.models.checkpoint import file_digest, load_arrays
+from edgesea.models.config import StudentConfig, array_shapes, keras_order
 from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
-from edgesea.models.student import Student, StudentConfig
+from edgesea.models.weights import file_digest
 
+if TYPE_CHECKING:
+    from edgesea.models.student import Student
+
+Arrays = dict[str, NDArray[Any]]
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 PUBLISHED = {"sea-512": 512, "sea-256": 256, "sea-128": 128, "sea-64": 64}
 
 
-def save_student(student: Student, folder: Path, provenance: Mapping[str, Any], card: str) -> None:
+@dataclass(frozen=True)
+class StudentFile:
+    """A student as it was read, for either back end.
+
+    Attributes
+    ----------
+    id, digest : str
+        Name under which it was loaded; sha256 of its weight file.
+    config : StudentConfig
+        Its architecture.
+    arrays : dict of str to ndarray
+        Its weights in single precision, with torch's names and axes; whoever makes a network of them checks the shapes.
+    path : Path
+        The weight file.
+    """
+
+    id: str
+    digest: str
+    config: StudentConfig
+    arrays: Arrays
+    path: Path
+
+
+def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any], card: str) -> None:
     """Write a student as ``config.json`` + ``model.safetensors`` + model card.
 
     Parameters
@@ -30,9 +61,9 @@ def save_student(student: Student, folder: Path, provenance: Mapping[str, Any], 
         The model card (Markdown).
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file
 
-    arrays = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in student.state_dict().items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         try:
             save_file(arrays, temporary, metadata={"format": "pt"})
@@ -44,7 +75,7 @@ def save_student(student: Student, folder: Path, provenance: Mapping[str, Any], 
     write_json(folder / CONFIG_FILE, config)
 
 
-def read_student(path_or_id: Path | str) -> Student:
+def read_student(path_or_id: Path | str) -> StudentFile:
     """Read a checkpoint folder or published SEA weights; see `edgesea.load_student`."""
     name = str(path_or_id)
     path = Path(path_or_id)
@@ -66,35 +97,43 @@ def read_student(path_or_id: Path | str) -> Student:
     return _checkpoint_student(path)
 
 
-def _checkpoint_student(folder: Path) -> Student:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _checkpoint_student(folder: Path) -> StudentFile:
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict) or config.get("model") != "edgesea.student":
         raise EdgeseaError(f"{folder / CONFIG_FILE}: not the configuration of an edgesea student")
     try:
-        student = Student(StudentConfig.from_dict(config["architecture"]))
+        architecture = StudentConfig.from_dict(config["architecture"])
+        array_shapes(architecture)
+        architecture.front_end()
     except Exception as error:  # a changed value fails somewhere in the making of the network
         raise EdgeseaError(f"{folder / CONFIG_FILE}: no student can be made of it: {error}") from error
     weights = folder / WEIGHTS_FILE
+    arrays = _read_arrays(weights)
+    return StudentFile(str(folder), file_digest(weights), architecture, arrays, weights)
+
+
+def _read_arrays(path: Path) -> Arrays:
+    """The arrays of a safetensors file; floating-point ones in single precision."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     try:
-        arrays = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise EdgeseaError(f"{weights}: cannot be read: {error}") from error
-    load_arrays(student, arrays, weights)
-    student.id, student.digest = str(folder), file_digest(weights)
-    return student
+        arrays: Arrays = load_file(path)
+    except (OSError, SafetensorError, TypeError, KeyError) as error:  # the last two for types that numpy has not
+        raise EdgeseaError(f"{path}: cannot be read: {error}") from error
+    return {
+        name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+        for name, array in arrays.items()
+    }
 
 
-def _published_student(path: Path) -> Student:
+def _published_student(path: Path) -> StudentFile:
     """A SEA student from edgel3's Keras file; the size of its last convolution tells which one it is."""
     layers = read_keras_h5(path)
     kernels = [arrays["kernel"] for _, arrays in layers if "kernel" in arrays]
     if not kernels:
         raise EdgeseaError(f"{path}: these are the weights of another model: no convolution in it")
     name = f"sea-{kernels[-1].shape[-1]}"
-    student = Student(StudentConfig.named(name, head="relu_max"))
-    load_arrays(student, keras_to_torch(layers, student.keras_order(), path), path)
-    student.id, student.digest = f"edgel3/{name}", file_digest(path)
-    return student
+    config = StudentConfig.named(name, head="relu_max")
+    arrays: Arrays = dict(keras_to_torch(layers, keras_order(config), path))
+    return StudentFile(f"edgel3/{name}", file_digest(path), config, arrays, path)

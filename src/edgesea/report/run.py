@@ -3,14 +3,15 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import read_json
 from edgesea.reduction.base import REDUCTION_FILE
-from edgesea.sampling.subset import Subset
-from edgesea.table.reader import Table
-from edgesea.table.schema import SKIPPED_FILE, TABLE_FILE
+
+if TYPE_CHECKING:
+    from edgesea.sampling.subset import Subset
+    from edgesea.table.reader import Table
 
 # The pipeline's own names; it imports the report, so the report cannot import them from there.
 RESULTS, STAMPS = "results.json", "stages.json"
@@ -44,9 +45,9 @@ class RunFiles:
 
     folder: Path
     results: dict[str, Any]
-    table: Table | None
+    table: "Table | None"
     skipped: list[tuple[str, str]]
-    subset: Subset | None
+    subset: "Subset | None"
     reduction: dict[str, Any]
     student: dict[str, Any]
     history: list[dict[str, float]]
@@ -71,6 +72,10 @@ def read_run(folder: Path) -> RunFiles:
     EdgeseaError
         If `folder` holds no run, the run is not finished, or a file is damaged.
     """
+    from edgesea.sampling.subset import Subset
+    from edgesea.table.reader import Table
+    from edgesea.table.schema import SKIPPED_FILE, TABLE_FILE
+
     results = _read_results(folder)
     table = Table(folder / TABLE) if (folder / TABLE / TABLE_FILE).is_file() else None
     return RunFiles(

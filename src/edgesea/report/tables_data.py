@@ -286,7 +286,7 @@ def _student(options: Mapping[str, Any], size: int) -> tuple[str, str]:
 
 def _folder_student(folder: Path) -> _Made:
     """A student of `edgesea distill` that is in no run."""
-    from edgesea.models.student import FILTERS
+    from edgesea.models.config import FILTERS
 
     own = read_json(folder / "config.json")["architecture"]
     kind = next((kind for kind, filters in FILTERS.items() if list(filters) == own["filters"]), None)
@@ -303,7 +303,8 @@ def _published_student(model: str) -> _Made:
     kind = model.removeprefix("edgel3/")
     if model == kind or kind not in STUDENTS:
         return _Made(f"student {model}")
-    from edgesea.models.student import Student, StudentConfig
+    from edgesea.models.config import StudentConfig
+    from edgesea.models.student import Student
 
     network = Student(StudentConfig.named(kind, head="relu_max"))
     parameters = sum(parameter.numel() for parameter in network.parameters())

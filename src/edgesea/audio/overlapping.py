@@ -1,0 +1,158 @@
+"""The L3 family's log-mel spectrograms in numpy, for windows that overlap: frames that they share are computed once."""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from edgesea.audio.mel import MelScale, Padding, frame_layout, mel_filters
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+FRAMES_AT_ONCE = 256  # so that they and their spectra stay in the processor's cache
+
+
+class OverlappingLogMel:
+    """Log-(mel-)spectrograms of windows of one signal; `logmel.LogMel` computes the same with torch.
+
+    A frame that lies inside several windows is the same in all of them, so each is computed once, wherever the windows
+    begin: with a window hop that is a multiple of `hop_length` all windows share them, with half a multiple every other
+    one, with other hops none. The frames that reach into a window's zero padding (6 of 50 of a SEA student), the
+    maximum and the floor are the window's own.
+
+    Parameters
+    ----------
+    sample_rate, n_fft, hop_length : int
+        Rate in Hz; FFT length and hop in samples. The analysis window is a periodic Hann window of `n_fft` samples.
+    n_mels : int or None
+        Number of mel bands between 0 Hz and `fmax`; None keeps the FFT bins.
+    fmax : float or None
+        Upper edge of the last band in Hz; None: half the sample rate.
+    scale : {"htk", "slaney"}
+        Mel scale.
+    root_of_power : bool
+        True: mel bands of the power spectrum, then the square root (SEA students). False: mel bands of the magnitude
+        spectrum (OpenL3).
+    padding : {"same", "end", "none"}
+        Zeros on both sides of a window, zeros after its end, or none.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int,
+        hop_length: int,
+        n_mels: int | None,
+        fmax: float | None = None,
+        scale: MelScale = "htk",
+        root_of_power: bool = True,
+        padding: Padding = "same",
+    ) -> None:
+        self.n_fft, self.hop_length, self.root_of_power = n_fft, hop_length, root_of_power
+        self.padding: Padding = padding
+        self.n_bands = n_fft // 2 + 1 if n_mels is None else n_mels
+        self._hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)
+        self._mel: _Filters | None = None
+        if n_mels is not None:
+            self._mel = _Filters(mel_filters(sample_rate, n_fft, n_mels, 0.0, fmax or sample_rate / 2.0, scale))
+
+    def frames(self, samples: int) -> int:
+        """Number of frames of a window of `samples` samples."""
+        return frame_layout(samples, self.n_fft, self.hop_length, self.padding)[0]
+
+    def __call__(self, windows: Float32) -> Float32:
+        """Spectrograms (B, bands, frames) of separate windows (B, samples); see `at`."""
+        count, samples = windows.shape
+        return self.at(np.ascontiguousarray(windows).reshape(-1), samples * np.arange(count), samples)
+
+    def at(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float32:
+        """Spectrograms of windows of a signal.
+
+        Parameters
+        ----------
+        audio : ndarray, (samples,) float32
+            The signal in [-1, 1]; before and after it there are zeros.
+        starts : ndarray, (N,) int
+            First sample of each window, in any order; may lie before the signal.
+        window : int
+            Samples of a window.
+
+        Returns
+        -------
+        ndarray, (N, bands, frames) float32
+            In dB relative to the loudest value of each window, in [-80, 0].
+        """
+        return self.levels(audio, starts, window).astype(np.float32)
+
+    def levels(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float64:
+        """What `at` gives, before it is rounded to single precision: (N, bands, frames) float64 in dB."""
+        count, before, after = frame_layout(window, self.n_fft, self.hop_length, self.padding)
+        result = np.empty((len(starts), count, self.n_bands))
+        if not len(starts):
+            return result.transpose(0, 2, 1)
+        audio, first = _enclosed(audio, np.asarray(starts, np.int64), window)
+        offsets = self.hop_length * np.arange(count) - before
+        inside = (offsets >= 0) & (offsets + self.n_fft <= window)
+        if inside.any():
+            places, which = np.unique(first[:, None] + offsets[inside], return_inverse=True)
+            result[:, inside] = self._decibels(audio, places)[which.reshape(len(first), -1)]
+        if not inside.all():
+            padded = np.zeros((len(first), before + window + after), np.float32)
+            padded[:, before : before + window] = sliding_window_view(audio, window)[first]
+            rows = padded.shape[1] * np.arange(len(first))
+            places = rows[:, None] + self.hop_length * np.flatnonzero(~inside)
+            result[:, ~inside] = self._decibels(padded.reshape(-1), places.reshape(-1)).reshape(*places.shape, -1)
+        result -= result.max((1, 2), keepdims=True)
+        return np.maximum(result, -80.0, out=result).transpose(0, 2, 1)
+
+    def _decibels(self, audio: Float32, places: NDArray[np.int64]) -> Float64:
+        """Bands (places, bands) in dB of the frames that begin at `places`.
+
+        In double precision: a band may lie 160 dB below the loudest one before it reaches the floor, for the root
+        halves the decibels.
+        """
+        frames = sliding_window_view(audio, self.n_fft)
+        result = np.empty((len(places), self.n_bands))
+        for first in range(0, len(places), FRAMES_AT_ONCE):
+            part = slice(first, first + FRAMES_AT_ONCE)
+            spectrum = np.fft.rfft(frames[places[part]] * self._hann)
+            bands = np.square(spectrum.real) + np.square(spectrum.imag)
+            if not self.root_of_power:
+                bands = np.sqrt(bands)
+            if self._mel is not None:
+                bands = self._mel(bands)
+            if self.root_of_power:
+                bands = np.sqrt(bands)
+            result[part] = 10.0 * np.log10(np.maximum(bands, 1e-10))
+        return result
+
+
+class _Filters:
+    """Filters of neighbouring bins, without a matrix product.
+
+    Most weights of a mel filter bank are zero. And numpy's products start threads of their own, which wait in loops for
+    work: those of the network would get half the processor.
+
+    Parameters
+    ----------
+    filters : ndarray, (bands, bins) float64
+        Weights; those of a band lie side by side.
+    """
+
+    def __init__(self, filters: Float64) -> None:
+        bands, self._bins = np.nonzero(filters)
+        self._weights = filters[bands, self._bins]
+        self._filled, self._begins = np.unique(bands, return_index=True)  # narrow bands may have no bin
+        self._bands = len(filters)
+
+    def __call__(self, spectra: Float64) -> Float64:
+        """The bands (frames, bands) of spectra (frames, bins)."""
+        result = np.zeros((len(spectra), self._bands))
+        result[:, self._filled] = np.add.reduceat(spectra[:, self._bins] * self._weights, self._begins, axis=1)
+        return result
+
+
+def _enclosed(audio: Float32, starts: NDArray[np.int64], window: int) -> tuple[Float32, NDArray[np.int64]]:
+    """The signal with as many zeros around it as the windows reach beyond it, and the starts in it."""
+    before = max(0, -int(starts.min()))
+    after = max(0, int(starts.max()) + window - len(audio))
+    return (np.pad(audio, (before, after)), starts + before) if before or after else (audio, starts)
