@@ -1,4 +1,5 @@
 from fractions import Fraction
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -119,6 +120,37 @@ def test_the_count_of_another_rate_can_be_asked_for(case, extra):
     windows = np.concatenate([piece_windows(piece, framing) for piece in pieces])
     longer = np.concatenate([audio, np.zeros(wanted * 20 + framing.window, np.float32)])
     np.testing.assert_array_equal(windows, framing.cut(longer)[:wanted])
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(chunked_clips())
+def test_an_eager_cutter_gives_every_window_with_its_last_sample(case):
+    framing, audio, chunks, size = case
+    cutter = PieceCutter(framing, size, eager=True)
+    pieces, fed = [], 0
+    for chunk in chunks:
+        pieces += cutter.feed(chunk)
+        fed += len(chunk)
+        inside = sum(framing.start(k) + framing.window <= fed for k in range(framing.count(fed)))
+        assert sum(piece.count for piece in pieces) == framing.complete(fed) == inside
+    pieces += cutter.finish()
+    assert all(1 <= piece.count <= size for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate([piece_windows(p, framing) for p in pieces]), framing.cut(audio))
+
+
+def test_single_samples_are_joined_while_they_wait():
+    cutter = PieceCutter(SampleFraming(window=5000, hop=5000, pad=0), 1)
+    for sample in np.split(ramp(4000), 4000):
+        assert not list(cutter.feed(sample))
+        assert len(cutter._buffer) < 300
+
+
+def test_a_long_chunk_is_cut_in_time_that_grows_with_its_length():
+    """Ten thousand pieces of a signal of 80 MB, which is not copied for each of them."""
+    cutter = PieceCutter(SampleFraming(window=2000, hop=2000, pad=0), 1)
+    start = perf_counter()
+    assert sum(1 for _ in cutter.feed(np.zeros(20_000_000, np.float32))) == 9999
+    assert perf_counter() - start < 5.0
 
 
 def test_a_cutter_holds_no_more_than_a_piece():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
+MOST_CHUNKS = 256  # that wait unjoined: an array of one sample takes a hundred bytes
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class SampleFraming:
         """Number of windows of a clip of `length` samples."""
         return 1 + max(0, -(-(length + self.pad - self.window) // self.hop))
 
+    def complete(self, length: int) -> int:
+        """Number of windows that need no padding at the end, of a clip of `length` samples or of one that goes on."""
+        return min(self.count(length), max(0, -(-(length + self.pad - self.window + 1) // self.hop)))
+
     def start(self, index: int) -> int:
         """First sample of window `index` (negative inside the left padding)."""
         return int(index * self.hop) - self.pad
@@ -140,23 +145,36 @@ class PieceCutter:
     """Cuts a stream of chunks of any size into pieces of at most `size` windows, in constant memory.
 
     Feeding all chunks and then calling `finish` yields the windows that `SampleFraming.cut` gives for the whole clip.
+
+    Parameters
+    ----------
+    framing : SampleFraming
+        Where the windows lie.
+    size : int
+        Windows of a piece.
+    eager : bool
+        False: all pieces but the last have `size` windows. True: a window does not wait for others to come, and the
+        pieces depend on the chunks.
     """
 
-    def __init__(self, framing: SampleFraming, size: int) -> None:
+    def __init__(self, framing: SampleFraming, size: int, eager: bool = False) -> None:
         self.framing = framing
         self.size = size
+        self.eager = eager
         self.length = 0  # samples seen
         self._first = 0  # first window of the next piece
         self._offset = 0  # position in the clip of the first buffered sample
         self._buffer: list[Float32] = []
 
     def feed(self, chunk: Float32) -> Iterator[Piece]:
-        """Yield the pieces that `chunk` completes."""
-        self._buffer.append(chunk)
-        self.length += len(chunk)
-        # Strictly more than the piece needs: the last piece is cut by finish(), which knows where the clip ends.
-        while self.length > self.framing.start(self._first + self.size - 1) + self.framing.window:
-            yield self._take(self.size, self.framing.start(self._first + self.size - 1) + self.framing.window)
+        """Yield the pieces that `chunk` completes; it is kept, not copied, so it must not change later."""
+        if len(chunk):
+            self._buffer.append(chunk)
+            self.length += len(chunk)
+        if len(self._buffer) > MOST_CHUNKS:
+            self._buffer = [self._joined()]
+        while count := self._ready():
+            yield self._take(count, self.framing.start(self._first + count - 1) + self.framing.window)
 
     def finish(self, count: int | None = None) -> Iterator[Piece]:
         """Yield the remaining windows, zero-padded at the end.
@@ -171,9 +189,22 @@ class PieceCutter:
             size = min(self.size, total - self._first)
             yield self._take(size, self.framing.start(self._first + size - 1) + self.framing.window)
 
+    def _ready(self) -> int:
+        """Number of windows of the piece that can be taken now; 0: none can."""
+        if self.eager:
+            return min(self.size, self.framing.complete(self.length) - self._first)
+        # Strictly more than the piece needs: the last piece is cut by finish(), which knows where the clip ends.
+        end = self.framing.start(self._first + self.size - 1) + self.framing.window
+        return self.size if self.length > end else 0
+
+    def _joined(self) -> Float32:
+        if len(self._buffer) == 1:  # a copy for each piece of a long chunk would take time that grows with its square
+            return self._buffer[0]
+        return np.concatenate(self._buffer) if self._buffer else np.zeros(0, np.float32)
+
     def _take(self, count: int, end: int) -> Piece:
         begin = max(0, self.framing.start(self._first))
-        buffered = np.concatenate(self._buffer) if self._buffer else np.zeros(0, np.float32)
+        buffered = self._joined()
         audio = buffered[begin - self._offset : end - self._offset]
         audio = np.pad(audio, (0, end - begin - len(audio)))
         piece = Piece(self._first, count, audio)

@@ -1,0 +1,383 @@
+"""Embeddings of audio that is still coming: chunks of any size, or raw PCM from a pipe."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Self, TextIO, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgesea.audio.io import CHUNK_SECONDS, RATES, Resampler
+from edgesea.audio.windows import Framing, Piece, PieceCutter
+from edgesea.embedding import FULL_SCALE, ModelOrName, as_model, checked_center, checked_count, checked_hop
+from edgesea.errors import EdgeseaError
+from edgesea.files import atomic_path, check_way
+from edgesea.models.inference import input_of
+
+log = logging.getLogger(__name__)
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Embedded = tuple[Float32, Float64]  # embedding (t, D), timestamps (t,) in seconds
+Encoding = Literal["s16le", "f32le"]
+Lines = Literal["json", "csv"]
+
+TYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+MOST_CHANNELS = 128  # a second axis longer than that is time
+READ_BYTES = 1 << 16  # of raw PCM at once, if so many are there
+
+
+class Stream:
+    """Embeds one signal as it comes; all parts together are what the whole file gives.
+
+    ``feed`` returns a window as soon as its last sample has come through the resampler. With windows of 1 s, the one
+    of timestamp t is returned with the chunk that brings t + 0.5 s if centred, else t + 1 s. Another rate than the
+    model's delays that by what soxr works on at once: 20 to 180 ms between the usual rates (8 kHz from 16 kHz 116, from
+    44.1 kHz 80, from 48 kHz 158; 48 kHz from 44.1 kHz 21). Memory is that of one window or hop, one chunk and
+    `batch_size` windows, however long the stream. As a context manager it gives its memory back at the end.
+
+    Parameters
+    ----------
+    model : EmbeddingModel, path or str
+        A loaded student or teacher, or what one is loaded from; see `get_embedding`.
+    hop_size : float
+        Seconds between windows. Window k has the timestamp ``k * hop_size``, but begins a whole number of samples after
+        the one before: in streams of days, take a hop that is one at the model's rate, or the two drift apart.
+    center : bool
+        Let timestamps be the windows' middles (half a window of zeros precedes the audio).
+    sample_rate : int, optional
+        Rate of the chunks in Hz; default: the model's.
+    batch_size : int
+        Windows embedded at once, where a chunk completes so many.
+
+    Raises
+    ------
+    EdgeseaError
+        If the model cannot be loaded, or a value is out of range.
+    """
+
+    def __init__(
+        self,
+        model: ModelOrName,
+        hop_size: float = 0.1,
+        center: bool = True,
+        sample_rate: int | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        hop, centered = checked_hop(hop_size), checked_center(center)
+        self._batch_size = checked_count("batch_size", batch_size)
+        self.model = as_model(model)
+        self.sample_rate = self.model.sample_rate if sample_rate is None else checked_count("sample_rate", sample_rate)
+        if not RATES[0] <= self.sample_rate <= RATES[1]:
+            raise EdgeseaError(f"sample_rate must be from {RATES[0]} to {RATES[1]} Hz, not {self.sample_rate}")
+        self._framing = Framing(self.model.window or 1.0, hop, centered)
+        self._samples_framing = self._framing.at(self.model.sample_rate)
+        self._cut, self._embed = input_of(self.model)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was fed, and begin another signal."""
+        self._resampler = Resampler(self.sample_rate, self.model.sample_rate)
+        self._cutter = PieceCutter(self._samples_framing, self._batch_size, eager=True)
+        self._channels = 0  # not known yet
+        self._fed = 0  # samples
+        self._ended = False
+
+    def feed(self, chunk: ArrayLike) -> Embedded:
+        """Take in the next chunk.
+
+        Parameters
+        ----------
+        chunk : array, (n,) or (n, channels)
+            Audio at ``sample_rate``, of any length, also 0: floats in [-1, 1], or PCM integers of 8, 16 or 32 bits,
+            which are scaled to that range. Channels are averaged. Its memory may be used for the next chunk.
+
+        Returns
+        -------
+        embedding : ndarray, (t, D) float32
+            Of the t windows that are complete now; t may be 0.
+        timestamps : ndarray, (t,) float64
+            In seconds from the stream's beginning.
+
+        Raises
+        ------
+        EdgeseaError
+            If the stream has ended; if the chunk is no audio, has another number of channels than those before, or
+            holds NaN or Inf (it is then refused, and the stream can go on with another one); or if the model fails,
+            which ends the stream.
+        """
+        mono = self._mono(chunk)
+        self._fed += len(mono)
+        step = max(1, int(CHUNK_SECONDS * self.sample_rate))  # so that a chunk of hours is resampled little by little
+        blocks = (self._resampler.feed(mono[first : first + step]) for first in range(0, len(mono), step))
+        return self._embedded(piece for block in blocks for piece in self._cutter.feed(block))
+
+    def finish(self) -> Embedded:
+        """End the stream: the windows that reach beyond its end, padded with zeros as those of a file.
+
+        Returns
+        -------
+        embedding, timestamps : ndarray
+            As those of `feed`; none if no sample was fed. Afterwards only `reset` is possible.
+
+        Raises
+        ------
+        EdgeseaError
+            If the stream has ended already, or the model fails.
+        """
+        self._check_open()
+        result = self._embedded(self._last_pieces())
+        self.close()
+        return result
+
+    def close(self) -> None:
+        """Drop what is buffered, without embedding it; afterwards only `reset` is possible."""
+        self.reset()
+        self._ended = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _last_pieces(self) -> Iterator[Piece]:
+        if self._fed:
+            yield from self._cutter.feed(self._resampler.feed(np.zeros(0, np.float32), last=True))
+            yield from self._cutter.finish()
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise EdgeseaError("the stream has ended; reset() begins another")
+
+    def _embedded(self, pieces: Iterable[Piece]) -> Embedded:
+        self._ended = True  # unless all of it succeeds: windows would be missing
+        embeddings = [np.zeros((0, self.model.embedding_size), np.float32)]
+        indices = [np.zeros(0, np.int64)]
+        for piece in pieces:
+            embedding = self._embed(self._cut(piece, self._samples_framing))
+            if not np.isfinite(embedding).all():
+                raise EdgeseaError(f"{self.model.id} gave NaN or Inf after {piece.first * self._framing.hop:.1f} s")
+            embeddings.append(embedding)
+            indices.append(np.arange(piece.first, piece.first + piece.count))
+        self._ended = False
+        return np.concatenate(embeddings), np.concatenate(indices).astype(np.float64) * self._framing.hop
+
+    def _mono(self, chunk: ArrayLike) -> Float32:
+        """The average of a chunk's channels, (n,), in memory of its own; nothing is changed if the chunk is refused."""
+        self._check_open()
+        audio = np.asarray(chunk)
+        if audio.ndim not in (1, 2) or (audio.ndim == 2 and not 1 <= audio.shape[1] <= MOST_CHANNELS):
+            raise EdgeseaError(f"a chunk must have shape (samples,) or (samples, channels), not {audio.shape}")
+        if not audio.size:
+            return np.zeros(0, np.float32)
+        scale = FULL_SCALE.get(audio.dtype.name)
+        if audio.dtype.kind != "f" and scale is None:
+            raise EdgeseaError(f"a chunk must be floats in [-1, 1] or {', '.join(FULL_SCALE)}, not {audio.dtype}")
+        channels = 1 if audio.ndim == 1 else audio.shape[1]
+        if self._channels not in (0, channels):
+            raise EdgeseaError(f"this chunk has {channels} channels, those before had {self._channels}")
+        samples = np.array(audio, np.float32, order="C")
+        if scale is not None:
+            samples = (samples - np.float32(scale if audio.dtype.kind == "u" else 0)) / np.float32(scale)
+        mono: Float32 = samples.reshape(-1) if channels == 1 else samples.mean(1, dtype=np.float32)
+        if not np.isfinite(mono).all():
+            where = (self._fed + int(np.flatnonzero(~np.isfinite(mono))[0])) / self.sample_rate
+            raise EdgeseaError(f"the chunk holds NaN or Inf samples, the first at {where:.3f} s of the stream")
+        self._channels = channels
+        return mono
+
+
+def embed_chunks(
+    chunks: Iterable[ArrayLike],
+    model: ModelOrName,
+    hop_size: float = 0.1,
+    center: bool = True,
+    sample_rate: int | None = None,
+    batch_size: int = 64,
+) -> Iterator[Embedded]:
+    """Embed what an iterator of chunks gives, until it ends.
+
+    Yields
+    ------
+    embedding, timestamps : ndarray, (t, D) float32 and (t,) float64
+        As soon as there are any; parameters and errors are those of `Stream`.
+    """
+    with Stream(model, hop_size, center, sample_rate, batch_size) as stream:
+        for chunk in chunks:
+            embedding, timestamps = stream.feed(chunk)
+            if len(embedding):
+                yield embedding, timestamps
+        embedding, timestamps = stream.finish()
+        if len(embedding):
+            yield embedding, timestamps
+
+
+def embed_pcm(
+    file: BinaryIO,
+    model: ModelOrName,
+    sample_rate: int,
+    channels: int = 1,
+    encoding: Encoding = "s16le",
+    hop_size: float = 0.1,
+    center: bool = True,
+    *,
+    out: Path | TextIO | None = None,
+    lines: Lines = "json",
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """Embed raw PCM, as a recorder writes it into a pipe, until it ends.
+
+    Ctrl-C ends it too: while it waits for more, what has been read is embedded to its end; while it computes, the last
+    windows are left out. So does a closed pipe at `out`. An error after the first windows leaves them in `out`.
+
+    Parameters
+    ----------
+    file : binary file
+        Interleaved samples without a header, such as ``sys.stdin.buffer``. Bytes are taken as they come.
+    model, hop_size, center, batch_size
+        As in `Stream`.
+    sample_rate : int
+        Rate of the samples in Hz.
+    channels : int
+        Number of channels; they are averaged.
+    encoding : {"s16le", "f32le"}
+        16-bit integers or 32-bit floating point, both little-endian.
+    out : path ending in .npz, or text file
+        A path gets `embedding` and `timestamps` at the end, as for audio files; a text file (default: standard output)
+        gets a line for each window as soon as it is complete.
+    lines : {"json", "csv"}
+        Lines ``{"timestamp": 0.1, "embedding": [...]}``, or ``0.1,...`` below a header. Timestamps are rounded to
+        microseconds; embeddings are exact as float32.
+
+    Returns
+    -------
+    dict
+        windows, seconds (of audio read), interrupted (whether by Ctrl-C or a closed pipe).
+
+    Raises
+    ------
+    EdgeseaError
+        If an option is wrong, the input is a terminal or empty, a sample is NaN or Inf, or the model fails.
+    """
+    if encoding not in get_args(Encoding):
+        raise EdgeseaError(f"unknown encoding {encoding!r}; choose {', '.join(get_args(Encoding))}")
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise EdgeseaError(f"channels must be 1 to {MOST_CHANNELS}, not {channels}")
+    if lines not in get_args(Lines):
+        raise EdgeseaError(f"unknown lines {lines!r}; choose {', '.join(get_args(Lines))}")
+    if hasattr(file, "isatty") and file.isatty():
+        raise EdgeseaError("the input is a terminal; let a recorder write raw PCM into it: arecord -t raw ... | ...")
+    sink = _Npz(Path(out)) if isinstance(out, Path | str) else _Lines(out or sys.stdout, lines)
+    stream = Stream(model, hop_size, center, sample_rate, batch_size)
+    frames = _Frames(file, channels, encoding)
+    interrupted = False
+    try:
+        sink.write(*stream.feed(np.zeros(0, np.float32)))  # a table's header
+        for chunk in frames:
+            sink.write(*stream.feed(chunk))
+        sink.write(*stream.finish())
+    except KeyboardInterrupt:  # while it computed: more windows would leave a gap
+        interrupted = True
+    except BrokenPipeError:
+        interrupted = True
+        sink.abandon()
+    finally:
+        sink.close()
+    interrupted = interrupted or frames.interrupted
+    if not (frames.count or interrupted):
+        raise EdgeseaError(f"{getattr(file, 'name', 'input')}: holds no samples")
+    return {"windows": sink.windows, "seconds": frames.count / sample_rate, "interrupted": interrupted}
+
+
+class _Frames:
+    """The frames of raw PCM, in chunks (n, channels); Ctrl-C while it waits for more ends them."""
+
+    def __init__(self, file: BinaryIO, channels: int, encoding: Encoding) -> None:
+        self._file, self._channels, self._type = file, channels, TYPES[encoding]
+        self.count = 0
+        self.interrupted = False
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        size = self._channels * self._type.itemsize
+        read: Callable[[int], bytes] = getattr(self._file, "read1", self._file.read)  # read1 does not wait for so many
+        rest = b""
+        while data := self._read(read):
+            data = rest + data
+            whole = len(data) // size
+            rest = data[whole * size :]
+            self.count += whole
+            yield np.frombuffer(data, self._type, whole * self._channels).reshape(whole, self._channels)
+        if rest:
+            log.warning("the last %d bytes are no whole frame of %d; they are left out", len(rest), size)
+
+    def _read(self, read: Callable[[int], bytes]) -> bytes:
+        try:
+            return read(READ_BYTES)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            return b""
+
+
+class _Lines:
+    """Embeddings as lines of text, as they come."""
+
+    def __init__(self, file: TextIO, style: Lines) -> None:
+        self._file, self._style = file, style
+        self._begun = False
+        self.windows = 0
+
+    def write(self, embedding: Float32, timestamps: Float64) -> None:
+        text = []
+        if self._style == "csv" and not self._begun:
+            text.append(",".join(["timestamp", *(f"e{index}" for index in range(embedding.shape[1]))]))
+        for row, time in zip(embedding, timestamps.round(6).tolist(), strict=True):
+            values = list(map(str, row))  # the shortest text that is this float32
+            json = f'{{"timestamp": {time}, "embedding": [{", ".join(values)}]}}'
+            text.append(json if self._style == "json" else ",".join([str(time), *values]))
+        self._begun = True
+        if text:
+            self._file.write("\n".join(text) + "\n")
+            self._file.flush()
+        self.windows += len(embedding)
+
+    def abandon(self) -> None:
+        """Whoever read it has gone: let what is still buffered vanish instead of failing again when it is closed."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._file.fileno())
+        os.close(nowhere)
+
+    def close(self) -> None:
+        """Leave the file open, for it is the caller's."""
+
+
+class _Npz:
+    """Embeddings as a file that is written at the end, unless there are none."""
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix != ".npz":
+            raise EdgeseaError(f"{path}: out must end in .npz; lines of text go to standard output")
+        check_way(path.parent)  # not after hours of listening
+        self._path = path
+        self._parts: list[Embedded] = []
+
+    @property
+    def windows(self) -> int:
+        return sum(len(embedding) for embedding, _ in self._parts)
+
+    def write(self, embedding: Float32, timestamps: Float64) -> None:
+        if len(embedding):
+            self._parts.append((embedding, timestamps))
+
+    def abandon(self) -> None:
+        """Nobody reads it yet."""
+
+    def close(self) -> None:
+        if not self._parts:
+            return
+        embedding, timestamps = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        with atomic_path(self._path) as temporary, temporary.open("wb") as file:
+            np.savez(file, embedding=embedding, timestamps=timestamps)

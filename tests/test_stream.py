@@ -1,0 +1,538 @@
+"""Streams give what whole files give."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from time import sleep
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from conftest import REPOSITORY, write_noise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesea.audio.io import load_audio
+from edgesea.audio.windows import Framing
+from edgesea.embedding import get_embedding
+from edgesea.errors import EdgeseaError
+from edgesea.models import load_teacher
+from edgesea.models.function import FunctionModel
+from edgesea.models.inference import embed_files, load_model
+from edgesea.stream import Stream, embed_chunks, embed_pcm
+
+CHUNKS = [1, 7, 160, 4800, 48000]
+RATES = [8000, 16000, 22050, 44100, 48000]
+
+
+def moments(windows: np.ndarray) -> np.ndarray:
+    """A model that is quick, and tells a window from another that is one sample off."""
+    ramp = np.linspace(-1, 1, windows.shape[1], dtype=np.float32)
+    return np.stack([windows.mean(1), np.sqrt(np.square(windows).mean(1)), (windows * ramp).mean(1)], 1)
+
+
+QUICK = FunctionModel("quick", moments, 8000)
+BY_NAME = "callable:test_stream:moments@8000"
+
+
+def of_file(model, path: Path, hop: float = 0.1, center: bool = True) -> np.ndarray:
+    (result,) = embed_files(model, [path], Framing(model.window or 1.0, hop, center))
+    assert result.embedding is not None, result.error
+    return result.embedding
+
+
+def split(audio: np.ndarray, size: int) -> list[np.ndarray]:
+    return [audio[first : first + size] for first in range(0, len(audio), size)]
+
+
+def feed_all(stream: Stream, chunks) -> tuple[np.ndarray, np.ndarray]:
+    parts = [stream.feed(chunk) for chunk in chunks] + [stream.finish()]
+    embedding, timestamps = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return embedding, timestamps
+
+
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
+    """To 1e-5, of the largest value where that is above 1: torch's network is rounded otherwise for one window."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@pytest.fixture(scope="session", params=["onnx", "torch"])
+def student(request, shared_data):
+    path = shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz"
+    return load_model(str(path), device="cpu", backend=request.param)
+
+
+# --- the numbers of the whole file
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_chunks_of_any_size_give_what_the_file_gives(shared_data, student, tmp_path, rate):
+    clip = sorted((shared_data / "esc10" / "audio").iterdir())[3]
+    audio = load_audio(clip, rate)[: int(1.6 * rate)]
+    soundfile.write(tmp_path / "clip.wav", audio, rate, subtype="FLOAT")
+    expected = of_file(student, tmp_path / "clip.wav")
+    assert len(expected) == 12
+    for size in CHUNKS:
+        embedding, timestamps = feed_all(Stream(student, sample_rate=rate), split(audio, size))
+        assert (embedding.dtype, timestamps.dtype) == (np.float32, np.float64)
+        assert_same(embedding, expected)
+        np.testing.assert_array_equal(timestamps, 0.1 * np.arange(12))
+
+
+def test_a_stream_gives_what_edgel3_gives(shared_data, student):
+    with np.load(shared_data / "edgel3" / "chirp_8k_reference.npz") as reference:
+        embedding, timestamps = feed_all(Stream(student, 0.1), split(reference["audio"], 250))
+        np.testing.assert_allclose(embedding, reference["embedding"], rtol=1e-4, atol=1e-3)
+        np.testing.assert_array_equal(timestamps, reference["timestamps"])
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("hop", [0.03, 0.25, 1.7])
+def test_teachers_hops_and_centring(tmp_path, hop, center):
+    teacher = load_teacher("spectral")
+    path = write_noise(tmp_path / "a.wav", 4.0, rate=44100)
+    chunks = split(soundfile.read(path, dtype="float32")[0], 3000)
+    embedding, timestamps = feed_all(Stream(teacher, hop, center, 44100), chunks)
+    expected = of_file(teacher, path, hop, center)
+    assert_same(embedding, expected)
+    np.testing.assert_array_equal(timestamps, hop * np.arange(len(expected)))
+
+
+def test_a_big_teacher_streams_too(shared_data, tmp_path):
+    teacher = load_teacher("efficientat/mn04", shared_data / "efficientat" / "mn04_as_mAP_432.pt")
+    path = write_noise(tmp_path / "a.wav", 2.0, rate=48000)
+    chunks = split(soundfile.read(path, dtype="float32")[0], 4800)
+    embedding, _ = feed_all(Stream(teacher, 0.5, True, 48000), chunks)
+    assert_same(embedding, of_file(teacher, path, 0.5))
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "int32", "float64", "float16"])
+def test_samples_of_any_type_give_what_get_embedding_gives(kind):
+    rng = np.random.default_rng(0)
+    shape = (30000, 2)
+    if kind.startswith("float"):
+        audio = rng.uniform(-1, 1, shape).astype(kind)
+    else:
+        limits = np.iinfo(kind)
+        audio = rng.integers(limits.min, limits.max, shape, kind, endpoint=True)
+    expected, stamps = get_embedding(audio, 22050, QUICK)
+    embedding, timestamps = feed_all(Stream(QUICK, sample_rate=22050), split(np.asfortranarray(audio), 999))
+    np.testing.assert_allclose(embedding, expected, atol=1e-6)
+    np.testing.assert_array_equal(timestamps, stamps)
+
+
+@st.composite
+def signals(draw):
+    """A signal of any kind and length, in any chunks, with the mono float32 signal that it is."""
+    rate = draw(st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000]))
+    length, channels = draw(st.integers(1, 3 * rate)), draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    audio = rng.uniform(-1, 1, (length, channels))
+    kind = draw(st.sampled_from(["float32", "float64", "int16"]))
+    audio = (audio * 32767).astype(np.int16) if kind == "int16" else audio.astype(kind)
+    whole = (audio / np.float32(32768) if kind == "int16" else audio).astype(np.float32).mean(1, dtype=np.float32)
+    if channels == 1 and draw(st.booleans()):
+        audio = audio[:, 0]
+    cuts = draw(st.lists(st.integers(0, length), max_size=20))
+    tiny = draw(st.integers(0, length))  # and a run of single samples
+    cuts += [min(tiny + k, length) for k in range(draw(st.integers(0, 300)))]
+    return rate, whole, np.split(audio, sorted(cuts))
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(signals(), st.sampled_from([0.05, 0.1, 0.3333, 1.0, 1.5]), st.booleans(), st.sampled_from([1, 3, 64]))
+def test_any_chunks_of_any_signal_give_the_windows_of_the_whole(case, hop, center, batch_size):
+    rate, whole, chunks = case
+    stream = Stream(QUICK, hop, center, rate, batch_size)
+    embedding, timestamps = feed_all(stream, chunks)
+    windows = Framing(1.0, hop, center).at(8000).cut(soxr.resample(whole, rate, 8000))
+    np.testing.assert_allclose(embedding, moments(windows), atol=1e-6)
+    np.testing.assert_array_equal(timestamps, hop * np.arange(len(windows)))
+
+
+def test_a_window_is_there_with_its_last_sample():
+    audio = np.random.default_rng(0).uniform(-1, 1, 20000).astype(np.float32)
+    for center, first in ((True, 4000), (False, 8000)):
+        stream = Stream(QUICK, 0.1, center)
+        assert len(stream.feed(audio[: first - 1])[0]) == 0
+        assert stream.feed(audio[first - 1 : first])[1].tolist() == [0.0]
+        assert len(stream.feed(audio[first : first + 799])[0]) == 0
+        assert stream.feed(audio[first + 799 : first + 800])[1].tolist() == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("rate", "target", "delay"),
+    [(16000, 8000, 0.116), (44100, 8000, 0.080), (48000, 8000, 0.158), (44100, 48000, 0.021)],
+)
+def test_the_resampler_delays_no_more_than_is_documented(rate, target, delay):
+    model = FunctionModel("quick", moments, target)
+    stream = Stream(model, 0.01, False, rate)
+    noise = np.random.default_rng(0).uniform(-1, 1, 3 * rate).astype(np.float32)
+    late = []
+    for count, chunk in enumerate(split(noise, rate // 1000), 1):
+        for stamp in stream.feed(chunk)[1]:
+            late.append(count * (rate // 1000) / rate - (stamp + 1.0))
+    assert len(late) > 150
+    assert 0 <= max(late) <= delay + 0.002
+
+
+def test_a_chunk_of_many_windows_is_embedded_in_batches():
+    sizes = []
+
+    def counting(windows: np.ndarray) -> np.ndarray:
+        sizes.append(len(windows))
+        return moments(windows)
+
+    audio = np.random.default_rng(0).uniform(-1, 1, 8000 * 60).astype(np.float32)
+    stream = Stream(FunctionModel("counting", counting, 8000, embedding_size=3), batch_size=16)
+    embedding, _ = feed_all(stream, [audio])
+    assert len(embedding) == Framing(1.0, 0.1, True).at(8000).count(len(audio))
+    assert max(sizes) == 16
+    assert len(sizes) <= len(embedding) / 16 + 8
+
+
+# --- the life of a stream
+
+
+def test_memory_may_be_used_again_for_the_next_chunk():
+    audio = np.random.default_rng(0).uniform(-1, 1, 20000).astype(np.float32)
+    memory = np.empty(400, np.float32)
+    stream = Stream(QUICK)
+    parts = []
+    for chunk in split(audio, 400):
+        memory[:] = chunk
+        parts.append(stream.feed(memory)[0])
+        memory[:] = 7.0
+    parts.append(stream.finish()[0])
+    np.testing.assert_array_equal(np.concatenate(parts), feed_all(Stream(QUICK), [audio])[0])
+
+
+def test_a_stream_without_samples_gives_nothing():
+    for chunks in ([], [[]], [np.zeros((0, 2), np.float32)]):
+        embedding, timestamps = feed_all(Stream(QUICK), chunks)
+        assert (embedding.shape, timestamps.shape) == ((0, 3), (0,))
+
+
+def test_an_ended_stream_begins_anew_after_reset():
+    audio = np.random.default_rng(0).uniform(-1, 1, (30000, 2)).astype(np.float32)
+    stream = Stream(QUICK, sample_rate=22050)
+    first = feed_all(stream, split(audio, 1000))
+    for call in (lambda: stream.feed(audio), stream.finish):
+        with pytest.raises(EdgeseaError, match=r"the stream has ended; reset\(\) begins another"):
+            call()
+    stream.reset()
+    stream.feed(audio[:9999, 0])
+    stream.reset()
+    for found, expected in zip(feed_all(stream, split(audio, 1000)), first, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_stream_ends_with_its_block():
+    with Stream(QUICK) as stream:
+        stream.feed(np.zeros(10000, np.float32))
+    with pytest.raises(EdgeseaError, match="the stream has ended"):
+        stream.feed(np.zeros(1, np.float32))
+
+
+def test_chunks_of_an_iterator():
+    audio = np.random.default_rng(0).uniform(-1, 1, 60000).astype(np.float32)
+    drawn = 0
+
+    def chunks():
+        nonlocal drawn
+        for chunk in split(audio, 6000):
+            drawn += 1
+            yield chunk
+
+    parts = embed_chunks(chunks(), BY_NAME, 0.5, sample_rate=16000)
+    next(parts)
+    assert drawn == 2  # 0.5 s and the resampler's delay are enough for the first
+    embedding, timestamps = (np.concatenate(column) for column in zip(*parts, strict=True))
+    expected = feed_all(Stream(QUICK, 0.5, sample_rate=16000), split(audio, 6000))
+    np.testing.assert_array_equal(embedding, expected[0][-len(embedding) :])
+    np.testing.assert_array_equal(timestamps, expected[1][-len(embedding) :])
+    assert list(embed_chunks([], QUICK)) == []
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_chunk_that_is_not_all_numbers_is_refused_and_the_stream_goes_on(bad):
+    audio = np.random.default_rng(0).uniform(-1, 1, 32000).astype(np.float32)
+    stream = Stream(QUICK, sample_rate=16000)
+    parts = [stream.feed(audio[:24000])]
+    broken = audio[24000:].copy()
+    broken[800] = bad
+    with pytest.raises(EdgeseaError, match=r"NaN or Inf samples, the first at 1\.550 s of the stream"):
+        stream.feed(broken)
+    parts += [stream.feed(audio[24000:]), stream.finish()]
+    expected = feed_all(Stream(QUICK, sample_rate=16000), [audio])[0]
+    np.testing.assert_allclose(np.concatenate([part[0] for part in parts]), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (np.zeros((2, 4800), np.float32), r"must have shape \(samples,\) or \(samples, channels\), not \(2, 4800\)"),
+        (np.zeros((10, 0), np.float32), r"not \(10, 0\)"),
+        (np.zeros((2, 3, 4), np.float32), r"not \(2, 3, 4\)"),
+        (np.float32(0.5), r"not \(\)"),
+        (np.zeros(10, np.uint16), "must be floats in .* or int8, uint8, int16, int32, not uint16"),
+        (np.zeros(10, np.complex64), "not complex64"),
+        ([1, 2, 3], "not int64"),
+        (["a"], "not <U1"),
+        (np.zeros((10, 3), np.float32), "this chunk has 3 channels, those before had 1"),
+    ],
+)
+def test_what_is_no_chunk_is_refused(chunk, message):
+    stream = Stream(QUICK)
+    stream.feed(np.zeros(5, np.float32))
+    with pytest.raises(EdgeseaError, match=message):
+        stream.feed(chunk)
+    assert len(stream.finish()[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hop_size": 0.0}, "hop_size must be a positive number"),
+        ({"hop_size": 1e-5}, "shorter than a sample at 8000 Hz"),
+        ({"sample_rate": 0}, "sample_rate must be a whole number of at least 1, not 0"),
+        ({"sample_rate": 44.1}, r"sample_rate must be a whole number of at least 1, not 44\.1"),
+        ({"sample_rate": 48}, "sample_rate must be from 500 to 1000000 Hz, not 48"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(EdgeseaError, match=message):
+        Stream(QUICK, **options)
+
+
+def test_a_stream_whose_model_fails_has_ended():
+    def invalid(windows: np.ndarray) -> np.ndarray:
+        return np.full((len(windows), 2), np.nan, np.float32)
+
+    stream = Stream(FunctionModel("broken", invalid, 8000))
+    with pytest.raises(EdgeseaError, match=r"broken gave NaN or Inf after 0\.0 s"):
+        stream.feed(np.zeros(8000, np.float32))
+    with pytest.raises(EdgeseaError, match="the stream has ended"):
+        stream.finish()
+
+
+@pytest.mark.parametrize(("rate", "minutes", "size"), [(8000, 60, 800), (44100, 20, 44100)])
+def test_memory_does_not_grow_with_the_stream(rate, minutes, size):
+    """An hour would take 115 MB; what is measured is the buffers of Python and numpy."""
+    chunk = np.random.default_rng(0).integers(-3000, 3000, size, np.int16)
+    stream = Stream(QUICK, 1.0, True, rate)
+    count = 0
+    tracemalloc.start()
+    try:
+        for _ in range(minutes * 60 * rate // size):
+            count += len(stream.feed(chunk)[0])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count + len(stream.finish()[0]) == minutes * 60 + 1
+    assert peak < 2e6
+
+
+# --- raw PCM
+
+
+class Dribble(io.RawIOBase):
+    """A pipe that gives a few bytes at a time, not at the borders of frames."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self._file, self._size = io.BytesIO(data), size
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(self._size)
+
+
+class Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def pcm(encoding: str, channels: int, seconds: float = 3.0) -> tuple[bytes, np.ndarray]:
+    """Raw PCM at 16 kHz, and the mono signal that it is."""
+    audio = np.random.default_rng(0).uniform(-1, 1, (round(16000 * seconds), channels))
+    if encoding == "s16le":
+        samples = (audio * 32767).astype("<i2")
+        return samples.tobytes(), (samples / 32768).mean(1).astype(np.float32)
+    return audio.astype("<f4").tobytes(), audio.mean(1).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [1001, 7, 10**6])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("encoding", ["s16le", "f32le"])
+def test_raw_pcm_gives_what_a_file_gives(tmp_path, encoding, channels, size):
+    data, mono = pcm(encoding, channels, 1.5)
+    soundfile.write(tmp_path / "a.wav", mono, 16000, subtype="FLOAT")
+    expected = of_file(QUICK, tmp_path / "a.wav")
+    text, table = io.StringIO(), io.StringIO()
+    report = embed_pcm(Dribble(data, size), QUICK, 16000, channels, encoding, out=text)
+    assert report == {"windows": len(expected), "seconds": 1.5, "interrupted": False}
+    rows = [json.loads(line) for line in text.getvalue().splitlines()]
+    np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=1e-5)
+    assert [row["timestamp"] for row in rows] == [round(0.1 * k, 6) for k in range(len(expected))]
+    embed_pcm(io.BytesIO(data), QUICK, 16000, channels, encoding, out=table, lines="csv")
+    header, *lines = table.getvalue().splitlines()
+    assert header == "timestamp,e0,e1,e2"
+    values = np.array([line.split(",") for line in lines], np.float32)
+    np.testing.assert_allclose(values[:, 1:], expected, atol=1e-5)
+    embed_pcm(io.BytesIO(data), QUICK, 16000, channels, encoding, out=tmp_path / "new" / "a.npz")
+    with np.load(tmp_path / "new" / "a.npz") as file:
+        assert sorted(file.files) == ["embedding", "timestamps"]
+        np.testing.assert_array_equal(file["embedding"], values[:, 1:])  # no digit is lost in text
+        np.testing.assert_array_equal(file["timestamps"], 0.1 * np.arange(len(expected)))
+
+
+def test_half_a_frame_at_the_end_is_left_out(caplog):
+    data, _ = pcm("s16le", 2)
+    text = io.StringIO()
+    report = embed_pcm(io.BytesIO(data[:-1]), QUICK, 16000, 2, out=text)
+    assert report["seconds"] == 3.0 - 1 / 16000
+    assert "the last 3 bytes are no whole frame of 4" in caplog.text
+
+
+def test_wrong_options_for_raw_pcm_are_named_before_anything_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    for options, message in [
+        ({"encoding": "mp3"}, "unknown encoding 'mp3'; choose s16le, f32le"),
+        ({"channels": 0}, "channels must be 1 to 128, not 0"),
+        ({"lines": "xml"}, "unknown lines 'xml'; choose json, csv"),
+        ({"out": tmp_path / "a.csv"}, r"a\.csv: out must end in \.npz"),
+        ({"out": tmp_path / "file" / "a.npz"}, "file: a file, where a folder is needed"),
+        ({"sample_rate": 3}, "sample_rate must be from 500 to 1000000 Hz, not 3"),
+    ]:
+        file = io.BytesIO(pcm("s16le", 1)[0])
+        with pytest.raises(EdgeseaError, match=message):
+            embed_pcm(file, QUICK, **{"sample_rate": 16000, **options})
+        assert file.tell() == 0
+
+
+def test_a_terminal_is_no_input():
+    with pytest.raises(EdgeseaError, match="the input is a terminal"):
+        embed_pcm(Terminal(), QUICK, 16000)
+
+
+def test_input_without_samples_is_an_error(tmp_path):
+    with pytest.raises(EdgeseaError, match="holds no samples"):
+        embed_pcm(io.BytesIO(b""), QUICK, 16000, out=tmp_path / "a.npz")
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_what_came_before_an_error_is_kept(tmp_path):
+    samples = np.zeros(40000, "<f4")
+    samples[-1] = np.nan
+    with pytest.raises(EdgeseaError, match=r"the first at 5\.000 s of the stream"):
+        embed_pcm(io.BytesIO(samples.tobytes()), QUICK, 8000, encoding="f32le", out=tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        assert 30 < len(file["embedding"]) < 46
+
+
+def test_ctrl_c_while_it_computes_leaves_the_windows_before(tmp_path):
+    calls = 0
+
+    def tired(windows: np.ndarray) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return moments(windows)
+
+    data, _ = pcm("s16le", 1, 10.0)
+    model = FunctionModel("tired", tired, 16000, embedding_size=3)
+    report = embed_pcm(Dribble(data, 32000), model, 16000, out=tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:  # of 1, 2 and 3 s
+        assert report == {"windows": 26, "seconds": 4.0, "interrupted": True}
+        np.testing.assert_array_equal(file["timestamps"], 0.1 * np.arange(26))
+
+
+# --- a process at the end of a pipe
+
+LISTEN = f"""
+import logging, sys
+from pathlib import Path
+from edgesea.stream import embed_pcm
+logging.basicConfig()
+out = Path(sys.argv[1]) if sys.argv[1:] else None
+report = embed_pcm(sys.stdin.buffer, {BY_NAME!r}, 8000, out=out)
+print(sorted(report.items()), file=sys.stderr)
+"""
+
+
+def listen(*arguments: str) -> "subprocess.Popen[bytes]":
+    path = os.pathsep.join(str(REPOSITORY / name) for name in ("src", "tests"))
+    return subprocess.Popen(
+        [sys.executable, "-c", LISTEN, *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def test_lines_come_while_the_recorder_goes_on_and_ctrl_c_ends_them():
+    process = listen()
+    try:
+        assert process.stdin is not None
+        process.stdin.write(np.zeros(8000 + 40, "<i2").tobytes())
+        process.stdin.flush()
+        first = [json.loads(process.stdout.readline()) for _ in range(6)]  # type: ignore[union-attr]
+        assert [line["timestamp"] for line in first] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+        sleep(0.2)  # until it waits for more
+        process.send_signal(signal.SIGINT)
+        rest, messages = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert [json.loads(line)["timestamp"] for line in rest.splitlines()] == [0.6]  # padded at the end
+    assert messages.decode().strip() == "[('interrupted', True), ('seconds', 1.005), ('windows', 7)]"
+
+
+def test_ctrl_c_leaves_the_table_of_what_was_heard(tmp_path):
+    process = listen(str(tmp_path / "a.npz"))
+    try:
+        assert process.stdin is not None
+        for _ in range(3):  # more than a pipe holds, so it has read some when the last is written
+            process.stdin.write(np.zeros(80000, "<i2").tobytes())
+            process.stdin.flush()
+        sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        _, messages = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, messages
+    with np.load(tmp_path / "a.npz") as file:
+        assert len(file["embedding"]) == Framing(1.0, 0.1, True).at(8000).count(240000)
+
+
+def test_a_closed_pipe_ends_it_without_a_word():
+    process = listen()
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        data = np.zeros(80000, "<i2").tobytes()
+        process.stdin.write(data)
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        with pytest.raises(BrokenPipeError):  # it goes, and reads no more
+            process.stdin.writelines([data] * 1000)
+        process.stdin = None
+        messages = process.stderr.read().decode()  # type: ignore[union-attr]
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+    assert messages.startswith("[('interrupted', True)")
+    assert len(messages.splitlines()) == 1
