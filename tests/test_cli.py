@@ -15,7 +15,8 @@ from edgesea import cli
 from edgesea.sampling.subset import Subset
 
 COMMANDS = (
-    "extract", "sample", "reduce", "distill", "embed", "evaluate", "score", "run", "report", "select", "tables", "demo",
+    "extract", "sample", "reduce", "distill", "embed", "stream", "evaluate", "score", "run", "report",
+    "select", "tables", "demo",
 )  # fmt: skip
 
 
@@ -207,6 +208,12 @@ def test_predictions_are_scored_and_models_are_evaluated() -> None:
         ["evaluate", "--config", "a.yaml"],
     ):
         assert cli._normalised(left) == left
+
+
+def test_standard_input_is_another_command() -> None:
+    for words in ("embed model --stdin --sample_rate 8000", "embed --stdin model --sample_rate 8000"):
+        found = cli._normalised(cli._translated(words.split()))
+        assert found == ["stream", "model", "--sample_rate", "8000"]
 
 
 def test_embedding_goes_on_unless_all_is_to_be_overwritten() -> None:

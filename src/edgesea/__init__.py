@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from edgesea.embed import process_file, process_files
     from edgesea.embedding import EdgeseaWarning, get_embedding
     from edgesea.models import load_student, load_teacher
+    from edgesea.stream import Stream
 
 __all__ = [
     "EdgeseaError",
     "EdgeseaWarning",
+    "Stream",
     "get_embedding",
     "load_student",
     "load_teacher",
@@ -22,6 +24,7 @@ __all__ = [
 
 _LAZY = {
     "EdgeseaWarning": "edgesea.embedding",
+    "Stream": "edgesea.stream",
     "get_embedding": "edgesea.embedding",
     "load_student": "edgesea.models",
     "load_teacher": "edgesea.models",

@@ -21,7 +21,6 @@ TRAIN = (
     "scipy",
     "sklearn",
     "pandas",
-    "h5py",
     "matplotlib",
     "joblib",
     "threadpoolctl",
@@ -34,6 +33,7 @@ STAGES = {
     "reduce": "reduction",
     "distill": "distill",
     "embed": "embed",
+    "stream": "pcm",
     "evaluate": "evaluate",
     "score": "score",
     "run": "pipeline",
@@ -59,7 +59,12 @@ EMBED_OPTIONS = {
     "-ow": "--overwrite",
     "-q": "--quiet",
 }  # the names that options of `embed` have in edgel3 and openl3
-EMBED_SWITCHES = ("--overwrite", "--quiet", "--recursive")  # options of `embed` that may stand without a value
+EMBED_SWITCHES = (
+    "--overwrite",
+    "--quiet",
+    "--recursive",
+    "--stdin",
+)  # options of `embed` that may stand without a value
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # commands that go on where they ended
 
 
@@ -188,8 +193,8 @@ def _translated(arguments: list[str]) -> list[str]:
 def _normalised(arguments: list[str]) -> list[str]:
     """The arguments as jsonargparse wants them.
 
-    The words of a list (`embed A B MODEL`, `tables A B`) are one argument, and `evaluate` of predictions that are there
-    already is another command.
+    The words of a list (`embed A B MODEL`, `tables A B`) are one argument. `evaluate` of predictions that are there
+    already, and `embed` of standard input, are other commands.
     """
     command, words, options = arguments[0] if arguments else "", list[str](), list[str]()
     rest = iter(arguments[1:])
@@ -202,6 +207,8 @@ def _normalised(arguments: list[str]) -> list[str]:
             options += islice(rest, 1)
     if command == "evaluate" and words and words[0].lower().endswith(".csv"):
         return ["score", *words, *options]
+    if command == "embed" and "--stdin=true" in options:
+        return ["stream", *words, *(word for word in options if word != "--stdin=true")]
     listed = words[: len(words) - LISTS[command]] if command in LISTS else []
     if not listed or listed[0].startswith("["):
         return arguments

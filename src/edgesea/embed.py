@@ -51,6 +51,8 @@ def embed(
 ) -> dict[str, Any]:
     """Embed audio files; each gives ``<name>[_suffix].npz`` with `embedding` (T, D) and `timestamps` (T,) in seconds.
 
+    `edgesea embed MODEL --stdin` embeds raw PCM from standard input; see `edgesea stream`.
+
     Parameters
     ----------
     inputs : list of Path
