@@ -159,13 +159,14 @@ def load_student(
 def load_student(
     path_or_id: Path | str, device: str = "auto", backend: Backend = "auto", threads: int | None = None
 ) -> "Student | OnnxStudent":
-    """Load a student from a checkpoint folder or from published SEA weights.
+    """Load a student from a checkpoint folder, from the Hugging Face Hub, or from published SEA weights.
 
     Parameters
     ----------
     path_or_id : path or str
-        A folder with ``config.json`` and ``model.safetensors``; a published ``edgel3_sea_*.h5`` or ``.h5.gz`` file; or
-        ``edgel3/sea-512``, ``edgel3/sea-256``, ``edgel3/sea-128``, ``edgel3/sea-64``, downloaded once and verified.
+        A folder with ``config.json`` and ``model.safetensors``; ``owner/name`` or ``owner/name@revision`` of the
+        Hugging Face Hub; a published ``edgel3_sea_*.h5`` or ``.h5.gz`` file; or ``edgel3/sea-512``, ``edgel3/sea-256``,
+        ``edgel3/sea-128``, ``edgel3/sea-64``, downloaded once and verified.
     device : str
         Where it runs: cpu, cuda, cuda:1, mps, or auto.
     backend : {"auto", "torch", "onnx"}
@@ -182,7 +183,8 @@ def load_student(
     Raises
     ------
     EdgeseaError
-        If there is no student, its files are damaged or do not fit together, or torch is missing where it is needed.
+        If there is no student, its files are damaged or do not fit together, or torch or huggingface-hub is missing
+        where it is needed.
     """
     from edgesea.models.onnx_graph import HEADS
     from edgesea.models.student_files import read_student

@@ -3,8 +3,12 @@
 import hashlib
 import logging
 import os
+import re
 import uuid
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from types import ModuleType
 
 from edgesea.errors import EdgeseaError, missing_extra
@@ -28,6 +32,9 @@ GIT_BLOBS = {
     "edgel3_sea_ust_audio_emb_128.h5.gz": "162576876259e8267eb6cefe09470dbf153ed6fc",
     "edgel3_sea_ust_audio_emb_64.h5.gz": "f3535405c91fe8da71f6456adb8a061213324239",
 }
+
+OWN_PREFIXES = ("edgel3/", "efficientat/", "openl3/")
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 
 def cache_folder() -> Path:
@@ -144,3 +151,53 @@ def _pooch() -> ModuleType:
         raise missing_extra("pooch", "train") from error
     module: ModuleType = pooch
     return module
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` is ``owner/name[@revision]`` of the Hugging Face Hub: no path here, and none of our own ids."""
+    return bool(HUB_ID.fullmatch(name)) and not name.startswith(OWN_PREFIXES) and not Path(name).exists()
+
+
+def fetch_hub(id: str, files: Sequence[str]) -> Path:
+    """Files of a repository of the Hugging Face Hub, from its cache if they have not changed.
+
+    Parameters
+    ----------
+    id : str
+        ``owner/name``, or ``owner/name@revision`` with a branch, a tag or a commit.
+    files : sequence of str
+        Their names; those that the repository lacks are left out.
+
+    Returns
+    -------
+    Path
+        The folder with the files.
+
+    Raises
+    ------
+    EdgeseaError
+        If there is no such repository, it cannot be fetched and is not in the cache, or huggingface-hub is missing.
+    """
+    hub = huggingface_hub(id)
+    match = HUB_ID.fullmatch(id)
+    repository, revision = match.groups() if match else (id, None)
+    try:
+        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(files)))
+    except Exception as error:  # of several libraries
+        raise EdgeseaError(
+            f"{id}: no such folder here, and it cannot be fetched from the Hugging Face Hub: {hub_reason(error)}"
+        ) from error
+
+
+def hub_reason(error: Exception) -> str:
+    """What the library of the Hugging Face Hub says of a failure, in one line."""
+    return shorten(str(error), 300, placeholder=" ...") or type(error).__name__
+
+
+def huggingface_hub(id: str) -> ModuleType:
+    """The library of the Hugging Face Hub, which `id` needs."""
+    try:
+        return import_module("huggingface_hub")
+    except ImportError as error:
+        remedy = missing_extra("huggingface-hub", "hub")
+        raise EdgeseaError(f"{id}: taken for the name of a model on the Hugging Face Hub, but {remedy}") from error

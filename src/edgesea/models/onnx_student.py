@@ -12,7 +12,7 @@ from edgesea.models.onnx_graph import INPUT, student_graph
 from edgesea.models.student_files import StudentFile
 from edgesea.models.weights import check_shapes
 
-BATCH = 64  # windows at once: as fast as more, and their feature maps take 100 MB in the largest student
+BATCH = 16  # windows at once: as fast as more; 64 would take 180 MB more in the largest student
 
 
 class OnnxStudent:

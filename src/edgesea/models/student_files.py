@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, disk_error, read_json, write_json
 from edgesea.models.config import StudentConfig, array_shapes, keras_order
-from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch
+from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
 from edgesea.models.weights import file_digest
 
@@ -76,7 +76,7 @@ def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any]
 
 
 def read_student(path_or_id: Path | str) -> StudentFile:
-    """Read a checkpoint folder or published SEA weights; see `edgesea.load_student`."""
+    """Read a checkpoint folder, one of the Hugging Face Hub, or published SEA weights; see `edgesea.load_student`."""
     name = str(path_or_id)
     path = Path(path_or_id)
     if name.startswith("edgel3/") and not path.exists():
@@ -89,15 +89,18 @@ def read_student(path_or_id: Path | str) -> StudentFile:
         path = fetch(EDGEL3_URL + file, file, git_blob=GIT_BLOBS[file])
     if path.is_file() and path.name.endswith((".h5", ".h5.gz")):
         return _published_student(path)
+    if isinstance(path_or_id, str) and is_hub_id(name):  # a Path means a place here
+        path = fetch_hub(name, (CONFIG_FILE, WEIGHTS_FILE))
     if not (path / CONFIG_FILE).is_file():
         raise EdgeseaError(
-            f"{path}: no student here; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, a published .h5 or "
-            f".h5.gz file, or one of {', '.join('edgel3/' + key for key in PUBLISHED)}"
+            f"{name}: no student here; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, owner/name of one on "
+            "the Hugging Face Hub, a published .h5 or .h5.gz file, or one of "
+            + ", ".join("edgel3/" + key for key in PUBLISHED)
         )
-    return _checkpoint_student(path)
+    return _checkpoint_student(path, name)
 
 
-def _checkpoint_student(folder: Path) -> StudentFile:
+def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     config = read_json(folder / CONFIG_FILE)
     if not isinstance(config, dict) or config.get("model") != "edgesea.student":
         raise EdgeseaError(f"{folder / CONFIG_FILE}: not the configuration of an edgesea student")
@@ -109,7 +112,7 @@ def _checkpoint_student(folder: Path) -> StudentFile:
         raise EdgeseaError(f"{folder / CONFIG_FILE}: no student can be made of it: {error}") from error
     weights = folder / WEIGHTS_FILE
     arrays = _read_arrays(weights)
-    return StudentFile(str(folder), file_digest(weights), architecture, arrays, weights)
+    return StudentFile(id, file_digest(weights), architecture, arrays, weights)
 
 
 def _read_arrays(path: Path) -> Arrays:

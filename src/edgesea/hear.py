@@ -1,0 +1,194 @@
+"""Students and teachers with the API of the HEAR benchmark (https://hearbenchmark.com/hear-api.html).
+
+For heareval, hear-validator and everything else that takes the name of such a module::
+
+    python -m heareval.embeddings.runner edgesea.hear --model runs/city/student
+
+HEAR's data sets come at 16 kHz or more. A model of another rate, such as a student at 8 kHz, announces the next higher
+one of HEAR's rates and is given the audio resampled.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.audio.io import Resampler
+from edgesea.audio.windows import PieceCutter, SampleFraming
+from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.models import is_teacher, load_student, load_teacher
+from edgesea.models.base import EmbeddingModel
+from edgesea.models.inference import Cut, input_of
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ImportError as error:
+    raise missing_extra("torch", "train") from error
+
+Float32 = NDArray[np.float32]
+
+DEFAULT_MODEL = "edgel3/sea-512"
+RATES = (16000, 22050, 32000, 44100, 48000)  # Hz
+TIMESTAMP_HOP = 50.0  # ms: the tolerance of HEAR's onsets
+WINDOW = 1.0  # seconds, for models that take any
+BATCH = 64  # windows
+CHUNK = 2**17  # samples
+
+
+class HearModel(nn.Module):
+    """A student or teacher as HEAR expects it; ``to`` moves it, if it is a torch model.
+
+    Attributes
+    ----------
+    model : EmbeddingModel
+        The student or teacher.
+    sample_rate : int
+        Rate in Hz at which it expects audio.
+    scene_embedding_size, timestamp_embedding_size : int
+        Number of dimensions of its embeddings.
+    """
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        super().__init__()
+        self.model = model
+        own = model.sample_rate
+        self.sample_rate = own if own in RATES else min((rate for rate in RATES if rate > own), default=RATES[-1])
+        self.scene_embedding_size = self.timestamp_embedding_size = model.embedding_size
+
+    @property
+    def window(self) -> float:
+        """Length in seconds of its windows."""
+        return self.model.window or WINDOW
+
+
+def load_model(model_file_path: str = "") -> HearModel:
+    """Load a student or a teacher.
+
+    Parameters
+    ----------
+    model_file_path : str
+        A student's folder, .h5 or .h5.gz file, or id; or a teacher's id, as ``efficientat/mn04`` or, with a weight
+        file, ``efficientat/mn04@FILE``. Default: the largest published student.
+
+    Raises
+    ------
+    EdgeseaError
+        If there is no such model, or it cannot be loaded.
+    """
+    name = str(model_file_path) or DEFAULT_MODEL
+    if not is_teacher(name):
+        return HearModel(load_student(name, "cpu", backend="torch")).eval()
+    weights = ""
+    if ":" not in name.partition("@")[0]:  # else the @ belongs to the id
+        name, _, weights = name.partition("@")
+    return HearModel(load_teacher(name, Path(weights) if weights else None)).eval()
+
+
+def get_timestamp_embeddings(audio: Tensor, model: HearModel, hop_size: float = TIMESTAMP_HOP) -> tuple[Tensor, Tensor]:
+    """Embeddings at regular intervals, of windows centred at the timestamps.
+
+    Parameters
+    ----------
+    audio : Tensor, (n_sounds, n_samples) float
+        In [-1, 1] at ``model.sample_rate``.
+    model : HearModel
+        What `load_model` gave.
+    hop_size : float
+        Milliseconds between timestamps; window k is centred to within one sample, so that nothing drifts.
+
+    Returns
+    -------
+    embeddings : Tensor, (n_sounds, n_timestamps, timestamp_embedding_size) float32
+        On the audio's device. Before and after the sound there are zeros.
+    timestamps : Tensor, (n_sounds, n_timestamps) float32
+        0, hop_size, ... up to the sound's duration, in milliseconds.
+
+    Raises
+    ------
+    EdgeseaError
+        If the audio has another shape or no samples, or the hop is no positive number.
+    """
+    if not (np.isfinite(hop_size) and hop_size > 0):
+        raise EdgeseaError(f"hop_size must be a positive number of milliseconds, not {hop_size!r}")
+    signals = _signals(audio, model)
+    hop = Fraction(hop_size) / 1000  # seconds
+    count = 1 + int(Fraction(audio.shape[1], model.sample_rate) // hop)
+    framing = _framing(model, hop, center=True)
+    embeddings = torch.from_numpy(_embed(signals, model, framing, count)).to(audio.device)
+    timestamps = torch.from_numpy((np.arange(count) * hop_size).astype(np.float32)).to(audio.device)
+    return embeddings, timestamps.repeat(len(audio), 1)
+
+
+def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
+    """One embedding a sound: the mean over windows that overlap by half.
+
+    The first window begins with the sound, the last is padded with zeros; so the scene embedding of a sound of one
+    window is the embedding of that window.
+
+    Parameters
+    ----------
+    audio : Tensor, (n_sounds, n_samples) float
+        In [-1, 1] at ``model.sample_rate``.
+    model : HearModel
+        What `load_model` gave.
+
+    Returns
+    -------
+    Tensor, (n_sounds, scene_embedding_size) float32
+        On the audio's device.
+
+    Raises
+    ------
+    EdgeseaError
+        If the audio has another shape or no samples.
+    """
+    signals = _signals(audio, model)
+    framing = _framing(model, Fraction(model.window) / 2, center=False)
+    windows = _embed(signals, model, framing, framing.count(signals.shape[1]))
+    return torch.from_numpy(windows.mean(1, dtype=np.float64).astype(np.float32)).to(audio.device)
+
+
+def _signals(audio: Tensor, model: HearModel) -> Float32:
+    """The sounds (n_sounds, samples) at the rate of the student or teacher."""
+    if audio.ndim != 2 or not audio.numel() or not audio.is_floating_point():
+        raise EdgeseaError(
+            f"{model.model.id}: audio must be a tensor (n_sounds, n_samples) of floats in [-1, 1], "
+            f"not {tuple(audio.shape)} of {audio.dtype}"
+        )
+    sounds: Float32 = audio.detach().to("cpu", torch.float32).numpy()
+    rates = model.sample_rate, model.model.sample_rate
+    return np.stack([Resampler(*rates).feed(sound, last=True) for sound in sounds])
+
+
+def _framing(model: HearModel, hop: Fraction, center: bool) -> SampleFraming:
+    """Windows with a hop in seconds, which need not be a whole number of samples."""
+    rate = model.model.sample_rate
+    window, step = round(model.window * rate), hop * rate
+    if step < 1:
+        raise EdgeseaError(f"a hop of {float(1000 * hop):g} ms is shorter than a sample at {rate} Hz")
+    return SampleFraming(window, int(step) if step.denominator == 1 else step, window // 2 if center else 0)
+
+
+def _embed(signals: Float32, model: HearModel, framing: SampleFraming, count: int) -> Float32:
+    """Embeddings (n_sounds, count, D) of the first `count` windows; the sounds go side by side through the batches."""
+    cut, embed = input_of(model.model)
+    size = max(1, BATCH // len(signals))
+    found = []
+    for rows in zip(*(_rows(signal, framing, count, size, cut) for signal in signals), strict=True):
+        joined = np.concatenate(rows)
+        parts = [embed(joined[first : first + BATCH]) for first in range(0, len(joined), BATCH)]
+        found.append(np.concatenate(parts).reshape(len(signals), -1, model.model.embedding_size))
+    return np.concatenate(found, 1)
+
+
+def _rows(signal: Float32, framing: SampleFraming, count: int, size: int, cut: Cut) -> Iterator[Any]:
+    cutter = PieceCutter(framing, size)
+    for first in range(0, len(signal), CHUNK):
+        for piece in cutter.feed(signal[first : first + CHUNK]):
+            yield cut(piece, framing)
+    for piece in cutter.finish(count):
+        yield cut(piece, framing)
