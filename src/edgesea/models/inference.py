@@ -43,13 +43,15 @@ class FileEmbedding:
 def load_model(
     name: str, weights: Path | None = None, device: str = "cpu", backend: Backend = "auto"
 ) -> EmbeddingModel:
-    """A teacher by its id, or else a student by its folder, its .h5 file, or its published name (``edgel3/...``).
+    """A teacher by its id, or else a student by its folder, .h5 file, published name (``edgel3/...``) or id on the Hub.
 
     `weights` are a teacher's, `backend` is a student's; see `edgesea.load_teacher` and `edgesea.load_student`.
     """
     from edgesea.models import is_teacher, load_student, load_teacher
+    from edgesea.models.download import is_hub_id
 
-    if is_teacher(name) or not (name.startswith("edgel3/") or name.endswith((".h5", ".h5.gz")) or Path(name).exists()):
+    known = name.startswith("edgel3/") or name.endswith((".h5", ".h5.gz")) or Path(name).exists() or is_hub_id(name)
+    if is_teacher(name) or not known:
         return load_teacher(name, weights, device)
     return load_student(name, device, backend)
 
