@@ -8,6 +8,7 @@ from edgesea.errors import EdgeseaError
 if TYPE_CHECKING:
     from edgesea.embed import process_file, process_files
     from edgesea.embedding import EdgeseaWarning, get_embedding
+    from edgesea.hub import from_pretrained, push_to_hub
     from edgesea.models import load_student, load_teacher
     from edgesea.stream import Stream
 
@@ -15,21 +16,25 @@ __all__ = [
     "EdgeseaError",
     "EdgeseaWarning",
     "Stream",
+    "from_pretrained",
     "get_embedding",
     "load_student",
     "load_teacher",
     "process_file",
     "process_files",
+    "push_to_hub",
 ]
 
 _LAZY = {
     "EdgeseaWarning": "edgesea.embedding",
     "Stream": "edgesea.stream",
+    "from_pretrained": "edgesea.hub",
     "get_embedding": "edgesea.embedding",
     "load_student": "edgesea.models",
     "load_teacher": "edgesea.models",
     "process_file": "edgesea.embed",
     "process_files": "edgesea.embed",
+    "push_to_hub": "edgesea.hub",
 }
 
 
