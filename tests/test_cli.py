@@ -211,7 +211,7 @@ def test_predictions_are_scored_and_models_are_evaluated() -> None:
 
 
 def test_standard_input_is_another_command() -> None:
-    for words in ("embed model --stdin --sample_rate 8000", "embed --stdin model --sample_rate 8000"):
+    for words in ("embed model --stdin --sample_rate 8000", "embed --stdin model -q --sample_rate 8000"):
         found = cli._normalised(cli._translated(words.split()))
         assert found == ["stream", "model", "--sample_rate", "8000"]
 

@@ -219,3 +219,9 @@ def test_importing_is_quick_and_inference_needs_no_torch(shared_data: Path) -> N
     weights = str(shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz")
     environment = {"PYTHONPATH": str(Path(edgesea.__file__).parents[1]), "PATH": ""}
     subprocess.run([sys.executable, "-c", code, weights], check=True, env=environment)
+
+
+def test_a_path_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EdgeseaError, match="no student here"):
+        get_embedding(np.ones(8000), 8000, model=Path("runs/student"))

@@ -208,9 +208,9 @@ def _normalised(arguments: list[str]) -> list[str]:
     if command == "evaluate" and words and words[0].lower().endswith(".csv"):
         return ["score", *words, *options]
     if command == "embed" and "--stdin=true" in options:
-        return ["stream", *words, *(word for word in options if word != "--stdin=true")]
+        return ["stream", *words, *(word for word in options if word not in ("--stdin=true", "--quiet=true"))]
     listed = words[: len(words) - LISTS[command]] if command in LISTS else []
-    if not listed or listed[0].startswith("["):
+    if not listed or (listed[0].startswith("[") and listed[0].endswith("]")):
         return arguments
     return [command, json.dumps(listed), *words[len(listed) :], *options]
 

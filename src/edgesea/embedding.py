@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgesea.audio.io import CHUNK_SECONDS, RATES, resample_stream
 from edgesea.audio.windows import Framing, PieceCutter
 from edgesea.errors import EdgeseaError
+from edgesea.models import load_student
 from edgesea.models.base import EmbeddingModel
 from edgesea.models.inference import input_of, load_model
 from edgesea.prefetch import prefetch
@@ -128,8 +129,10 @@ def get_embedding(
 
 def as_model(model: ModelOrName) -> EmbeddingModel:
     """A loaded model as it is, anything else loaded on the CPU; see `get_embedding`."""
-    if isinstance(model, str | Path):
-        return load_model(str(model))
+    if isinstance(model, Path):  # a place here, never a name on the Hub
+        return load_student(model, "cpu")
+    if isinstance(model, str):
+        return load_model(model)
     if not isinstance(model, EmbeddingModel):
         raise EdgeseaError(
             f"model must be a loaded student or teacher, or a path or id of one, not {type(model).__name__}"
