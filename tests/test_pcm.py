@@ -6,35 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from time import sleep
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import REPOSITORY
+from quick_model import BY_NAME, QUICK, moments, of_file
 
 from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.models.function import FunctionModel
-from edgesea.models.inference import embed_files
 from edgesea.pcm import embed_pcm
-
-
-def moments(windows: np.ndarray) -> np.ndarray:
-    """A model that is quick, and tells a window from another that is one sample off."""
-    ramp = np.linspace(-1, 1, windows.shape[1], dtype=np.float32)
-    return np.stack([windows.mean(1), np.sqrt(np.square(windows).mean(1)), (windows * ramp).mean(1)], 1)
-
-
-QUICK = FunctionModel("quick", moments, 8000)
-BY_NAME = "callable:test_pcm:moments@8000"
-
-
-def of_file(model, path: Path, hop: float = 0.1, center: bool = True) -> np.ndarray:
-    (result,) = embed_files(model, [path], Framing(model.window or 1.0, hop, center))
-    assert result.embedding is not None, result.error
-    return result.embedding
 
 
 class Dribble(io.RawIOBase):

@@ -1,7 +1,6 @@
 """Streams give what whole files give."""
 
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import soxr
 from conftest import write_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick_model import BY_NAME, QUICK, moments, of_file
 
 from edgesea.audio.io import load_audio
 from edgesea.audio.windows import Framing
@@ -17,27 +17,11 @@ from edgesea.embedding import get_embedding
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_teacher
 from edgesea.models.function import FunctionModel
-from edgesea.models.inference import embed_files, load_model
+from edgesea.models.inference import load_model
 from edgesea.stream import Stream, embed_chunks
 
 CHUNKS = [1, 7, 160, 4800, 48000]
 RATES = [8000, 16000, 22050, 44100, 48000]
-
-
-def moments(windows: np.ndarray) -> np.ndarray:
-    """A model that is quick, and tells a window from another that is one sample off."""
-    ramp = np.linspace(-1, 1, windows.shape[1], dtype=np.float32)
-    return np.stack([windows.mean(1), np.sqrt(np.square(windows).mean(1)), (windows * ramp).mean(1)], 1)
-
-
-QUICK = FunctionModel("quick", moments, 8000)
-BY_NAME = "callable:test_stream:moments@8000"
-
-
-def of_file(model, path: Path, hop: float = 0.1, center: bool = True) -> np.ndarray:
-    (result,) = embed_files(model, [path], Framing(model.window or 1.0, hop, center))
-    assert result.embedding is not None, result.error
-    return result.embedding
 
 
 def split(audio: np.ndarray, size: int) -> list[np.ndarray]:

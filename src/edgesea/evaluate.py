@@ -125,7 +125,7 @@ def evaluate(
     result = {
         "task": task,
         "model": network.id,
-        **({"probe": asdict(probe)} if single else {"tagging": _plain(tagging)}),
+        **({"probe": asdict(probe)} if single else {"tagging": tagging.to_dict()}),
         "data": str(data),
         "reduction": None if reduction is None else str(reduction),
         "window": framing.window,
@@ -140,7 +140,3 @@ def evaluate(
     if out is not None:
         write_json(Path(out), result)
     return result
-
-
-def _plain(tagging: TaggingOptions) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(tagging).items()}

@@ -151,8 +151,7 @@ def select(
     framing = Framing(network.window or 1.0, hop, center)
     rest: dict[str, Any] = {"folds": folds, "hold_out": hold_out, "seed": seed}
     if task == "sonyc_ust":
-        own = asdict(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
-        rest["tagging"] = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
+        rest["tagging"] = replace(tagging, num_hidden_layers=0, hidden_layer_size=1).to_dict()
     claim(folder, _plan(source, network, problem.paths, framing) | rest, "selection")
     bags, failed = window_embeddings(network, problem.paths, framing, batch_size, workers, folder / "cache")
     judge = Judge(problem, bags, hidden, folds, seed)

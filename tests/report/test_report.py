@@ -15,6 +15,7 @@ import yaml
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import read_json, write_json
+from edgesea.models.card import macs
 from edgesea.models.config import StudentConfig
 from edgesea.pipeline import read_config, run_stages
 from edgesea.reduction import load_reduction
@@ -24,7 +25,6 @@ from edgesea.report.data_plots import _periods
 from edgesea.report.html import Html, element, integer, percent, table, text
 from edgesea.report.reduction import subset_sentence
 from edgesea.report.run import read_run
-from edgesea.report.scores import macs
 from edgesea.report.svg import drawing, inline, label
 
 ODD_NAME, ODD_CLASS, ODD_SENSOR = "audio/<b>x</b>.wav", "hum & <i>$buzz$</i>", "<s1>"
@@ -272,7 +272,7 @@ def test_days_become_weeks_months_or_years() -> None:
 @pytest.mark.parametrize(("name", "millions"), [("sea-512", 636.5), ("sea-256", 159.6), ("sea-128", 131.3)])
 def test_macs_of_the_published_students(name: str, millions: float) -> None:
     config = StudentConfig.named(name, head="relu_max")
-    assert round(macs(config.to_dict()) / 1e6, 1) == millions
+    assert round(macs(config) / 1e6, 1) == millions
 
 
 def test_html_escapes_all_but_html() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from edgesea.models.card import macs
+from edgesea.models.config import StudentConfig
 from edgesea.report.html import (
     MISSING,
     Html,
@@ -81,30 +83,6 @@ METRICS = (
 )
 BY_CLASS = (Metric("accuracy_by_class", "accuracy", True), Metric("class_auprc", "AUPRC"))
 BY_FOLD = Metric("accuracy_by_fold", "accuracy", True)
-
-
-def macs(architecture: Mapping[str, Any]) -> int:
-    """Multiply-accumulates of a student for one window: its convolutions and its head, without the spectrogram.
-
-    Parameters
-    ----------
-    architecture : mapping
-        As in a student's ``config.json``.
-
-    Returns
-    -------
-    int
-    """
-    samples = round(architecture["window"] * architecture["sample_rate"])
-    height, width = architecture["n_mels"], -(-samples // architecture["hop_length"])
-    total, channels = 0, 1
-    for block, filters in enumerate(architecture["filters"]):
-        if block:
-            height, width = height // 2, width // 2
-        total += 9 * height * width * filters * (channels + filters)
-        channels = filters
-    head = 2 * channels * architecture["embedding_size"] if architecture["head"] == "linear" else 0
-    return int(total + head)
 
 
 def summary(run: RunFiles) -> Html:
@@ -198,7 +176,7 @@ def _student(run: RunFiles) -> Html:
             ("weights, int8", f"{decimal(parameters / 1024, 1)} KiB"),
         ]
     if architecture:
-        items.append(("MACs per window", f"{decimal(macs(architecture) / 1e6, 1)} M"))
+        items.append(("MACs per window", f"{decimal(macs(StudentConfig.from_dict(architecture)) / 1e6, 1)} M"))
     items += [("R2, validation", decimal(own.get("r2"))), ("cosine, validation", decimal(own.get("cosine")))]
     explained = (
         "The student. R2: share of its target's variance that it explains; cosine: mean cosine similarity with its "

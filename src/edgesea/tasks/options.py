@@ -1,12 +1,18 @@
 """Options of the downstream classifiers, under the names that the field uses."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from edgesea.errors import EdgeseaError
+
+
+def percentile_of(threshold: str) -> int | None:
+    """The number in ``percentile_1`` ... ``percentile_99``; None of any other text."""
+    found = re.fullmatch("percentile_([0-9]+)", threshold)
+    return int(found[1]) if found and 0 < int(found[1]) < 100 else None
 
 
 def _check_values(options: Any, group: str) -> None:
@@ -161,13 +167,14 @@ class TaggingOptions:
             raise EdgeseaError(f"tagging: learning_rate must be positive, not {self.learning_rate!r}")
         if self.pca_components is not None and self.pca_components < 1:
             raise EdgeseaError(f"tagging: pca_components must be at least 1, not {self.pca_components!r}")
-        kind, _, percent = self.thresh_type.partition("_")
-        if self.thresh_type != "mean" and not (
-            kind == "percentile" and re.fullmatch("[0-9]+", percent) and 0 < int(percent) < 100
-        ):
+        if self.thresh_type != "mean" and percentile_of(self.thresh_type) is None:
             raise EdgeseaError(f"tagging: thresh_type must be mean or percentile_1 ... 99, not {self.thresh_type!r}")
         if self.oversample and (self.sensor_factor or self.proximity_factor):
             raise EdgeseaError("tagging: oversample makes clips without sensor or proximity; leave out the factors")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A mapping for JSON."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 def check_seed(seed: int, members: int) -> None:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
 from edgesea.reduction.neighbors import Nearest
+from edgesea.tasks.options import percentile_of
 
 Bool = NDArray[np.bool_]
 Float32 = NDArray[np.float32]
@@ -96,14 +97,13 @@ def imbalance_threshold(ratios: Float64, threshold: str) -> float:
     EdgeseaError
         If `threshold` is none of these.
     """
-    kind, _, percent = threshold.partition("_")
-    is_percentile = kind == "percentile" and percent.isdecimal() and 0 < int(percent) < 100
-    if threshold != "mean" and not is_percentile:
+    percentile = percentile_of(threshold)
+    if threshold != "mean" and percentile is None:
         raise EdgeseaError(f"threshold must be mean or percentile_1 ... percentile_99, not {threshold!r}")
     present = ratios[~np.isnan(ratios)]
     if not len(present):
         return float("inf")
-    return float(present.mean() if threshold == "mean" else np.percentile(present, int(percent)))
+    return float(present.mean() if percentile is None else np.percentile(present, percentile))
 
 
 def mlsmote(

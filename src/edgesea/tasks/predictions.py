@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path
-from edgesea.tasks.rows import CLIP, read_rows, some
+from edgesea.tasks.rows import CLIP, Rows, read_rows, some
 from edgesea.tasks.taxonomy import Taxonomy, check_tag_columns
 
 Level = Literal["coarse", "fine"]
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def read_predictions(path: Path, taxonomy: Taxonomy, level: Level) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
@@ -49,19 +49,22 @@ def read_predictions(path: Path, taxonomy: Taxonomy, level: Level) -> tuple[NDAr
         several rows; or a score is no number in [0, 1].
     """
     rows = read_rows(path)
-    check_tag_columns(path, rows.columns, taxonomy)
-    clips = rows.distinct_clips()
+    return rows.distinct_clips(), _scores(rows, taxonomy, level)
+
+
+def _scores(rows: Rows, taxonomy: Taxonomy, level: Level) -> NDArray[np.float64]:
+    check_tag_columns(rows.path, rows.columns, taxonomy)
     tags = taxonomy.coarse if level == "coarse" else taxonomy.fine
     optional = set(taxonomy.fine) - set(taxonomy.complete)
     present = [tag for tag in tags if tag in rows.columns or tag not in optional]
     rows.require(present)
     if absent := [tag for tag in tags if tag not in present]:
-        logger.warning("%s: no column %s; their scores are taken to be 0", path, some(absent))
+        log.warning("%s: no column %s; their scores are taken to be 0", rows.path, some(absent))
     read = rows.numbers(present)
     rows.refuse(~((read >= 0) & (read <= 1)), present, "a number from 0 to 1")
-    scores = np.zeros((len(clips), len(tags)))
+    scores = np.zeros((len(read), len(tags)))
     scores[:, [tags.index(tag) for tag in present]] = read
-    return clips, scores
+    return scores
 
 
 def read_levels(path: Path, taxonomy: Taxonomy) -> tuple[NDArray[np.str_], dict[Level, NDArray[np.float64]]]:
@@ -81,17 +84,14 @@ def read_levels(path: Path, taxonomy: Taxonomy) -> tuple[NDArray[np.str_], dict[
     EdgeseaError
         As `read_predictions`; or if no level is predicted.
     """
-    columns = read_rows(path).columns
+    rows = read_rows(path)
     levels: dict[Level, tuple[str, ...]] = {"coarse": taxonomy.coarse, "fine": taxonomy.complete}
-    clips, found = np.zeros(0, np.str_), {}
-    for level, tags in levels.items():
-        if any(tag in columns for tag in tags):
-            clips, scores = read_predictions(path, taxonomy, level)
-            if scores.any():
-                found[level] = scores
+    predicted = [level for level, tags in levels.items() if any(tag in rows.columns for tag in tags)]
+    scores = {level: _scores(rows, taxonomy, level) for level in predicted}
+    found = {level: own for level, own in scores.items() if own.any()}
     if not found:
         raise EdgeseaError(f"{path}: no tag of {', '.join(taxonomy.coarse[:2])}, ... has a column with scores above 0")
-    return clips, found
+    return rows.distinct_clips(), found
 
 
 def matching(
@@ -169,8 +169,7 @@ def write_predictions(
         raise EdgeseaError(f"{path}: scores must lie in [0, 1], and {len(wrong)} do not; the first is {wrong[0]}")
     fine, coarse = np.zeros((len(clips), len(taxonomy.fine))), values
     if level == "fine":
-        fine[:, ~taxonomy.incomplete] = values
-        coarse = np.stack([fine[:, taxonomy.parent == tag].max(1) for tag in range(len(taxonomy.coarse))], 1)
+        fine, coarse = taxonomy.every_score(values)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([CLIP, *taxonomy.fine, *taxonomy.coarse])

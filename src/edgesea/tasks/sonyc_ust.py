@@ -161,24 +161,17 @@ class SonycUst:
             "train_clips": len(train),
         }
 
-    def _coarse_of(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores of coarse tags, (N, C), from those of complete fine ones: of the likeliest."""
-        parents = self.taxonomy.parent[~self.taxonomy.incomplete]
-        return np.stack([scores[:, parents == tag].max(1) for tag in range(len(self.taxonomy.coarse))], 1)
-
     def _scored(self, judged: NDArray[np.int64], scores: NDArray[np.float64], resamples: int) -> dict[str, Any]:
         """Scores of judged clips; of a fine classifier also at the coarse level, for the clips with such labels."""
         truth, taxonomy = self.annotations.take(judged), self.taxonomy
         if self.options.label_mode == "coarse":
             return level_scores("coarse", truth.coarse, scores, taxonomy, resamples)
-        every = np.zeros(truth.fine.shape)
-        every[:, ~taxonomy.incomplete] = scores
-        found = level_scores("fine", truth.fine, every, taxonomy, resamples)
+        fine, coarse = taxonomy.every_score(scores)
+        found = level_scores("fine", truth.fine, fine, taxonomy, resamples)
         given = (truth.coarse >= 0).all(1)
         if not given.any():
             return found
-        coarse = level_scores("coarse", truth.coarse[given], self._coarse_of(scores[given]), taxonomy, resamples)
-        return {**found, "coarse": coarse}
+        return {**found, "coarse": level_scores("coarse", truth.coarse[given], coarse[given], taxonomy, resamples)}
 
 
 def level_scores(

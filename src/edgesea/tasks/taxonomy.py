@@ -45,6 +45,15 @@ class Taxonomy:
         """The fine tags that are not incomplete: what a classifier learns."""
         return tuple(tag for tag, without in zip(self.fine, self.incomplete, strict=True) if not without)
 
+    def every_score(self, scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores of all fine tags, (N, F), and of the coarse ones, (N, C), from those of the complete fine tags.
+
+        Incomplete tags get 0, coarse ones the highest score of their fine tags.
+        """
+        fine = np.zeros((len(scores), len(self.fine)))
+        fine[:, ~self.incomplete] = scores
+        return fine, np.stack([fine[:, self.parent == tag].max(1) for tag in range(len(self.coarse))], 1)
+
 
 def read_taxonomy(path: Path) -> Taxonomy:
     """Read ``dcase-ust-taxonomy.yaml``.
