@@ -16,8 +16,9 @@ from edgesea.evaluate import evaluate
 from edgesea.files import read_json, write_json
 from edgesea.pipeline import read_config, run_stages
 from edgesea.reduction import reduce
+from edgesea.report.tables_published import read_published
 from edgesea.select import select
-from edgesea.tables import read_published, tables
+from edgesea.tables import tables
 
 Rows = list[dict[str, str]]
 SIZES = {"teacher": 512, "reduced": 64, "student": 64}

@@ -1,6 +1,5 @@
 """``tables``: the tables of the SEA paper, from the runs, selections and evaluations that exist."""
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, check_way
 from edgesea.report.selection import EVERYTHING
-from edgesea.report.tables_data import STUDENTS, TEACHER, Record, read_records
+from edgesea.report.tables_data import Record, read_records
 from edgesea.report.tables_page import Entry, Place, Sheet, count, to_html, to_markdown
+from edgesea.report.tables_published import AUPRC, OUT_OF_DOMAIN, Published, read_published
+from edgesea.report.tables_systems import STUDENTS, TEACHER
 from edgesea.sampling.methods import METHODS
 
 log = logging.getLogger(__name__)
@@ -21,9 +22,7 @@ ABOUT = (
     'a case study in urban sound classification", ICASSP 2021.'
 )
 PAPERS_TEACHER = "openl3/"  # of other teachers, the paper has no figures
-OUT_OF_DOMAIN = {"urbansound8k": "UrbanSound8K", "esc50": "ESC-50", "esc10": "ESC-10"}
 SONYC = "sonyc_ust"
-AUPRC = {"micro_auprc": "micro AUPRC", "macro_auprc": "macro AUPRC"}
 MEAN_OF_FOLDS = "urbansound8k"  # whose authors ask for it; the folds of the others are of equal size
 RECORDINGS = "the recordings that the judged clips were cut from, or the clips where those are not known"
 SHARED = (
@@ -31,8 +30,6 @@ SHARED = (
     "edgesea",
 )  # fmt: skip
 HEAD = ("system", "dimensions", "parameters")
-COLUMNS = ("table", "row", "column", "value")
-Published = dict[tuple[str, str, str], float]
 
 
 def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | None = None) -> dict[str, Any]:
@@ -90,74 +87,6 @@ def _beside(out: Path, suffix: str) -> Path:
     if not name:
         raise EdgeseaError(f"out: {out} has no name of a file; as --out tables")
     return out.with_name(name + suffix)
-
-
-def read_published(path: Path) -> Published:
-    """Read published figures.
-
-    Parameters
-    ----------
-    path : Path
-        CSV; see `tables`.
-
-    Returns
-    -------
-    dict of (table, row, column) to float
-
-    Raises
-    ------
-    EdgeseaError
-        If a column is missing, a table has no such row or column, or a value is no number in 0 ... 1 or given twice.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                raise EdgeseaError(f"{path}: no column {', '.join(missing)}; needed: {', '.join(COLUMNS)}")
-            lines = [(reader.line_num, {name: (row[name] or "").strip() for name in COLUMNS}) for row in reader]
-    except OSError as error:
-        raise EdgeseaError(f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise EdgeseaError(f"{path}: not CSV: {error}") from error
-    found: Published = {}
-    for line, row in lines:
-        try:
-            key, value = _place(row["table"], row["row"], row["column"]), _figure(row["value"])
-            if key in found:
-                raise EdgeseaError(f"table {key[0]} has {row['row']}, {row['column']} twice")
-        except EdgeseaError as error:
-            raise EdgeseaError(f"{path}, line {line}: {error}") from None
-        found[key] = value
-    return found
-
-
-def _figure(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise EdgeseaError(f"value must be a number, not {text!r}") from None
-    if not 0 <= value <= 1:
-        raise EdgeseaError(f"value must lie in 0 ... 1, not {text}; write 72.5 % as 0.725")
-    return value
-
-
-def _place(table: str, row: str, column: str) -> tuple[str, str, str]:
-    """Where a published figure belongs: table, row, column."""
-    systems = (TEACHER, *STUDENTS)
-    rows = {"2": systems, "3": systems, "4": tuple(METHODS)}
-    if table not in rows:
-        raise EdgeseaError(f"unknown table {table!r}; known: {', '.join(rows)}")
-    if row not in rows[table]:
-        raise EdgeseaError(f"table {table} has no row {row!r}; its rows: {', '.join(rows[table])}")
-    if table != "4":
-        columns = tuple(AUPRC if table == "2" else OUT_OF_DOMAIN)
-        if column not in columns:
-            raise EdgeseaError(f"table {table} has no column {column!r}; its columns: {', '.join(columns)}")
-        return table, row, column
-    system, _, size = column.partition("-")
-    if system not in ("reduced", "student") or not size.isdecimal() or int(size) < 1:
-        raise EdgeseaError(f"table 4 has no column {column!r}; its columns: reduced-N and student-N for N dimensions")
-    return table, f"{row} {system}", str(int(size))
 
 
 def _figures(published: Published | None, table: str) -> dict[tuple[str, str], float]:

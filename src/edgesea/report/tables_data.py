@@ -3,30 +3,19 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from edgesea.errors import EdgeseaError
 from edgesea.files import PLAN_FILE, read_json
-from edgesea.reduction.base import OPTIONS, REDUCTION_FILE, used_options
 from edgesea.report.run import REDUCTION, RESULTS, STAMPS, STUDENT, RunFiles, read_run
-from edgesea.report.selection import EVERYTHING, read_selection
+from edgesea.report.selection import read_selection
+from edgesea.report.tables_systems import LEFT_OUT, TEACHER, as_text, made_alone, made_in_run, reduced_name
 
 log = logging.getLogger(__name__)
 
-TEACHER, SELECTION, TRIALS, EVALUATIONS = "teacher", "select.json", "trials", "evaluate"
+SELECTION, TRIALS, EVALUATIONS = "select.json", "trials", "evaluate"
 METRICS = ("micro_auprc", "macro_auprc", "accuracy", "fold_accuracy")
-STUDENTS = {"sea-512": "Student 0", "sea-256": "Student 1", "sea-128": "Student 2", "sea-64": "Student 3"}
-ARCHITECTURE = {"filters": None, "n_mels": 64, "n_fft": 1024, "hop_length": 160, "fmax": None}
-# Options that do not decide a score, or are told otherwise: by the row, the column or the seeds.
-LEFT_OUT = {
-    "extract": ("source", "root", "weights", "columns", "workers", "device", "batch_size", "part_clips", "max_skipped"),
-    "sample": ("seed", "workers", "method"),
-    "reduce": ("seed", "workers", "size"),
-    "distill": ("seed", "student", "device", "devices", "save_every", *ARCHITECTURE),
-}
-STAGES = {"teacher": (), "reduced": ("extract", "sample", "reduce"), "student": tuple(LEFT_OUT)}
-FOUND_BY_SAMPLING = ("table", "candidates", "frames", "mean_core")  # what a subset tells besides its options
 MANIFESTS = (".csv", ".parquet")
 
 
@@ -179,20 +168,9 @@ def _levels(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [result, {**result, **result["coarse"], "label_mode": "coarse, by fine tags"}]
 
 
-class _Made(NamedTuple):
-    """How a system was made, as far as it is known; see `Record`."""
-
-    name: str
-    key: str = ""
-    parameters: int | None = None
-    sampling: str = ""
-    recipe: Mapping[str, str] = {}
-    seeds: tuple[str, ...] = ()
-
-
 def _record(source: Path, system: str, result: Mapping[str, Any], run: RunFiles | None) -> Record:
     """Scores of a system that a run has made, or that is in none."""
-    made = _made_alone(system, result) if run is None or system == TEACHER else _made_in_run(system, result, run)
+    made = made_alone(system, result) if run is None or system == TEACHER else made_in_run(system, result, run)
     return Record(
         source=str(source),
         system=system,
@@ -203,60 +181,10 @@ def _record(source: Path, system: str, result: Mapping[str, Any], run: RunFiles 
         },
         dimensions=int(result["embedding_size"]),
         protocol=_protocol(result),
-        judged_with=_text(result["seed"]) if "seed" in result else None,
+        judged_with=as_text(result["seed"]) if "seed" in result else None,
         in_domain=run is not None and system != TEACHER and _same_data(run, result.get("data")),
         **made._asdict(),
     )
-
-
-def _made_in_run(system: str, result: Mapping[str, Any], run: RunFiles) -> _Made:
-    config, size = run.results["config"], int(result["embedding_size"])
-    made = _Made(
-        _reduced(str(result["model"]), size),
-        sampling=str((config.get("sample") or {}).get("method") or ""),
-        recipe=_recipe(run, system),
-        seeds=tuple(_text(config[stage].get("seed")) for stage in STAGES[system] if config.get(stage)),
-    )
-    if system == "reduced":
-        return made
-    key, name = _student(config["distill"], size)
-    return made._replace(name=name, key=key, parameters=run.stage("distill").get("parameters"))
-
-
-def _made_alone(system: str, result: Mapping[str, Any]) -> _Made:
-    """Of a system of no run; if it is not known how two were made, they are not known to be made alike."""
-    model, size = str(result["model"]), int(result["embedding_size"])
-    if system == TEACHER:
-        return _Made(f"{TEACHER} ({model})", TEACHER)
-    if system == "reduced":
-        return _reduction(Path(str(result["reduction"])), model, size)
-    if (Path(model) / "config.json").is_file():
-        return _folder_student(Path(model))
-    return _published_student(model)
-
-
-def _reduced(model: str, size: int) -> str:
-    return f"reduced, {size} dimensions ({model})"
-
-
-def _reduction(folder: Path, model: str, size: int) -> _Made:
-    """A reduction of no run, by its own files; without a sampling if they are gone, or are those of another."""
-    info = read_json(folder / REDUCTION_FILE) if (folder / REDUCTION_FILE).is_file() else {}
-    method, provenance = info.get("method"), info.get("provenance") or {}
-    fits = info.get("output_size") == size and (provenance.get("teacher") or {}).get("id") == model
-    if not fits or method not in OPTIONS or "subset" not in provenance:
-        return _Made(_reduced(model, size), recipe={"reduction": str(folder)})
-    subset, options = provenance["subset"], used_options(method, {**info, "size": size})
-    recipe = {"extract.teacher": model, "table": f"of manifest {str(provenance.get('table', '?'))[:8]}"}
-    if subset is not None:
-        recipe["table"] = str(subset.get("table", "?"))[:8]  # as a selection names it
-    told = {name: own for name, own in (subset or {}).items() if name not in FOUND_BY_SAMPLING}
-    for stage, own in (("sample", told), ("reduce", {"method": method, **options})):
-        recipe |= {f"{stage}.{name}": _text(value) for name, value in own.items() if name not in LEFT_OUT[stage]}
-    recipe["made by edgesea"] = _text((provenance.get("versions") or {}).get("edgesea"))
-    sampling = EVERYTHING if subset is None else str(subset["method"])
-    seeds = tuple(_text(own.get("seed")) for own in (told, options))
-    return _Made(_reduced(model, size), sampling=sampling, recipe=recipe, seeds=seeds)
 
 
 def _scores(result: Mapping[str, Any]) -> dict[str, float]:
@@ -271,62 +199,6 @@ def _task(result: Mapping[str, Any]) -> str:
     return "esc10" if len(names) == 10 else f"esc50 ({len(names)} classes)"
 
 
-def _student(options: Mapping[str, Any], size: int) -> tuple[str, str]:
-    """Key and name of a student of a run; one that was changed is none of the paper's."""
-    kind = str(options["student"])
-    changed = [
-        f"{name} {_text(options[name])}"
-        for name, usual in ARCHITECTURE.items()
-        if options.get(name) not in (None, usual)
-    ]
-    if f"sea-{size}" != kind:
-        changed.append(f"{size} dimensions")
-    return ("", f"{kind} with {', '.join(changed)}") if changed else (kind, f"{STUDENTS[kind]} ({kind})")
-
-
-def _folder_student(folder: Path) -> _Made:
-    """A student of `edgesea distill` that is in no run."""
-    from edgesea.models.config import FILTERS
-
-    own = read_json(folder / "config.json")["architecture"]
-    kind = next((kind for kind, filters in FILTERS.items() if list(filters) == own["filters"]), None)
-    results = read_json(folder / RESULTS) if (folder / RESULTS).is_file() else {}
-    made = _Made(f"student {folder}", parameters=results.get("parameters"), recipe={"folder": str(folder)})
-    if kind is None:
-        return made
-    key, name = _student({**own, "student": kind, "filters": None}, int(own["embedding_size"]))
-    return made._replace(key=key, name=name)
-
-
-def _published_student(model: str) -> _Made:
-    """Published weights; of anything else the name alone."""
-    kind = model.removeprefix("edgel3/")
-    if model == kind or kind not in STUDENTS:
-        return _Made(f"student {model}")
-    from edgesea.models.config import StudentConfig
-    from edgesea.models.student import Student
-
-    network = Student(StudentConfig.named(kind, head="relu_max"))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return _Made(f"{STUDENTS[kind]} ({model}, published weights)", kind, parameters)
-
-
-def _recipe(run: RunFiles, system: str) -> dict[str, str]:
-    """All options of a run that decide what a system is, but for its seeds."""
-    config, found = run.results["config"], {}
-    for stage in STAGES[system]:
-        for name, value in (config.get(stage) or {}).items():
-            if name not in LEFT_OUT[stage]:
-                found[f"{stage}.{name}"] = _text(value)
-    if STAGES[system]:
-        source = PurePath(str(config.get("extract", {}).get("source", "")))
-        found["extract.source"] = "/".join(source.parts[-3:])  # folders above it depend on the machine
-        for name in ("clips", "windows"):
-            found[f"extract.{name}"] = _text(run.stage("extract").get(name))
-        found["made by edgesea"] = _text((run.results.get("versions") or {}).get("edgesea"))
-    return found
-
-
 def _protocol(result: Mapping[str, Any]) -> dict[str, str]:
     """All that decides how a system was judged, but for the seed."""
     found = {**(result.get("probe") or {}), **(result.get("tagging") or {})}
@@ -334,7 +206,7 @@ def _protocol(result: Mapping[str, Any]) -> dict[str, str]:
     found |= {name: result[name] for name in names if name in result}
     if "accuracy_by_fold" in result:
         found["folds"] = [int(fold) for fold in result["accuracy_by_fold"]]
-    return {name: _text(value) for name, value in {**found, **(result.get("versions") or {})}.items()}
+    return {name: as_text(value) for name, value in {**found, **(result.get("versions") or {})}.items()}
 
 
 def _same_data(run: RunFiles, data: str | None) -> bool:
@@ -367,10 +239,10 @@ def _of_selection(folder: Path) -> list[Record]:
             continue
         made = {"extract.teacher": str(teacher), "table": table}
         for stage, options in (("sample", trial.sample), ("reduce", trial.reduce)):
-            made |= {f"{stage}.{name}": _text(own) for name, own in options.items() if name not in LEFT_OUT[stage]}
+            made |= {f"{stage}.{name}": as_text(own) for name, own in options.items() if name not in LEFT_OUT[stage]}
         # Hidden layers are chosen by the score.
         judged = {
-            name: _text(own) for name, own in shared.items() if name not in ("num_hidden_layers", "hidden_layer_size")
+            name: as_text(own) for name, own in shared.items() if name not in ("num_hidden_layers", "hidden_layer_size")
         }
         judged["judged by"] = f"edgesea select, best of {len(entry.get('scores') or ()) or '?'} classifiers"
         for seed, score in (entry.get("by_seed") or {"?": trial.score}).items():
@@ -378,7 +250,7 @@ def _of_selection(folder: Path) -> list[Record]:
                 Record(
                     source=str(folder),
                     system="reduced",
-                    name=_reduced(str(teacher), trial.dimensions),
+                    name=reduced_name(str(teacher), trial.dimensions),
                     key="",
                     task=selection.task,
                     scores={selection.metric.key: float(score)},
@@ -392,11 +264,3 @@ def _of_selection(folder: Path) -> list[Record]:
                 )
             )
     return records
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return " ".join(f"{name}={_text(own)}" for name, own in value.items())
-    if isinstance(value, list | tuple):
-        return "-".join(map(_text, value)) or "none"
-    return "none" if value is None else "yes" if value is True else "no" if value is False else str(value)
