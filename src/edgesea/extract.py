@@ -117,6 +117,7 @@ def extract(
     model = load_teacher(teacher, weights, device=device)
     if model.window is not None and round(model.window * model.sample_rate) != round(window * model.sample_rate):
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
+    framing.at(model.sample_rate)
     parts = cut_parts(entries, part_clips)
     measured = any(entry.level for entry in entries)
     plan = {

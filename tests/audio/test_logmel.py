@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from edgesea.audio.logmel import KaldiLogMel, LogMel
-from edgesea.audio.mel import kaldi_mel_filters, mel_filters
+from edgesea.audio.mel import LogMelSettings, kaldi_mel_filters, mel_filters
+from edgesea.errors import EdgeseaError
 
 # Printed in librosa's documentation of mel_frequencies(n_mels=40): Slaney's scale from 0 to 11 025 Hz
 SLANEY_40 = """0 85.317 170.635 255.952 341.269 426.586 511.904 597.221 682.538 767.855 853.173 938.49 1024.856 1119.114
@@ -61,19 +62,44 @@ def test_kaldi_filters_have_unit_peaks_and_sum_to_one():
 
 
 @pytest.mark.parametrize(
-    ("front_end", "samples", "shape"),
+    ("settings", "samples", "shape"),
     [
-        (LogMel(8000, 1024, 160, 64), 8000, (64, 50)),
-        (LogMel(48000, 2048, 242, 256, scale="slaney", root_of_power=False, padding="end"), 48000, (256, 199)),
-        (LogMel(48000, 512, 242, None, root_of_power=False, padding="none"), 48000, (257, 197)),
-        (LogMel(16000, 512, 160, 64), 15361, (64, 97)),
+        (LogMelSettings(8000, 1024, 160, 64), 8000, (64, 50)),
+        (LogMelSettings(48000, 2048, 242, 256, None, "slaney", False, "end"), 48000, (256, 199)),
+        (LogMelSettings(48000, 512, 242, None, root_of_power=False, padding="none"), 48000, (257, 197)),
+        (LogMelSettings(16000, 512, 160, 64), 15361, (64, 97)),
     ],
 )
-def test_bands_and_frames(front_end, samples, shape):
-    result = front_end(torch.zeros(2, samples))
+def test_bands_and_frames(settings, samples, shape):
+    result = LogMel(settings)(torch.zeros(2, samples))
     assert result.shape == (2, *shape)
-    assert (front_end.n_bands, front_end.frames(samples)) == shape
+    assert (settings.bands, settings.frames(samples)) == shape
     assert not result.any()  # silence: every value is the window's maximum
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_fft": 0}, "n_fft must be a whole number of at least 1, not 0"),
+        ({"n_mels": 64.0}, r"n_mels must be a whole number of at least 1, not 64\.0"),
+        ({"sample_rate": "8000"}, "sample_rate must be a whole number"),
+        ({"fmax": 4001.0}, r"fmax must lie in \(0, 4000\.0\] Hz, not 4001\.0"),
+        ({"scale": "bark"}, "unknown scale 'bark'; known: htk, slaney"),
+        ({"padding": "reflect"}, "unknown padding 'reflect'; known: same, end, none"),
+    ],
+)
+def test_settings_that_give_no_spectrogram_are_refused(changes, message):
+    with pytest.raises(EdgeseaError, match=message):
+        LogMelSettings(**{"sample_rate": 8000, "n_fft": 1024, "hop_length": 160, "n_mels": 64, **changes})
+
+
+def test_frames_cover_a_window_as_tensorflow_pads_it():
+    """ceil(8000 / 160) frames; 49 * 160 + 1024 - 8000 zeros, half of them (rounded down) before the window."""
+    assert LogMelSettings(8000, 1024, 160, 64).layout(8000) == (50, 432, 432)
+    assert LogMelSettings(8000, 1025, 160, 64).layout(8000) == (50, 432, 433)
+    assert LogMelSettings(8000, 1024, 160, 64, padding="end").layout(8000) == (50, 0, 864)
+    assert LogMelSettings(8000, 1024, 160, 64, padding="none").layout(8000) == (44, 0, 0)
+    assert LogMelSettings(8000, 100, 160, 64).layout(8000) == (50, 0, 0)
 
 
 def definition(audio: np.ndarray, filters: np.ndarray | None, n_fft: int, hop: int, pad: tuple[int, int], root: bool):
@@ -100,7 +126,7 @@ def test_student_front_end_is_its_definition(signal):
     """432 zeros on each side, mel bands of the power spectrum, square root."""
     filters = mel_filters(8000, 1024, 64, 0.0, 4000.0, "htk")
     expected = definition(signal, filters, 1024, 160, (432, 432), root=True)
-    result = LogMel(8000, 1024, 160, 64)(torch.from_numpy(signal)[None])[0]
+    result = LogMel(LogMelSettings(8000, 1024, 160, 64))(torch.from_numpy(signal)[None])[0]
     assert result.dtype == torch.float32
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-4)
 
@@ -112,13 +138,13 @@ def test_openl3_front_ends_are_their_definition(signal, n_mels, n_fft, end):
     filters = None if n_mels is None else mel_filters(48000, n_fft, n_mels, 0.0, 24000.0, "slaney")
     expected = definition(signal, filters, n_fft, 242, (0, end), root=False)
     padding = "none" if n_mels is None else "end"
-    front_end = LogMel(48000, n_fft, 242, n_mels, scale="slaney", root_of_power=False, padding=padding)
+    front_end = LogMel(LogMelSettings(48000, n_fft, 242, n_mels, None, "slaney", False, padding))
     np.testing.assert_allclose(front_end(torch.from_numpy(signal)[None])[0].numpy(), expected, atol=1e-4)
 
 
 def test_each_window_is_relative_to_its_own_maximum():
     signal = torch.from_numpy(signals(8000)[0])
-    front_end = LogMel(8000, 1024, 160, 64)
+    front_end = LogMel(LogMelSettings(8000, 1024, 160, 64))
     together = front_end(torch.stack([signal, 1e-3 * signal]))
     assert together.amax((1, 2)).tolist() == [0.0, 0.0]
     assert together.min() >= -80.0

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from edgesea.audio.logmel import LogMel
+from edgesea.audio.mel import LogMelSettings
 from edgesea.audio.overlapping import OverlappingLogMel
 
 RATE = 8000
-SEA = (RATE, 1024, 160, 64)
+SEA = LogMelSettings(RATE, 1024, 160, 64)
 
 
 def sound(seconds: float = 6.0) -> np.ndarray:
@@ -29,9 +30,9 @@ def cut(audio: np.ndarray, starts: np.ndarray, window: int) -> np.ndarray:
     return np.stack([padded[start + margin : start + margin + window] for start in starts])
 
 
-def in_torch(options: tuple, windows: np.ndarray, **more) -> np.ndarray:
+def in_torch(settings: LogMelSettings, windows: np.ndarray) -> np.ndarray:
     """The definition (see test_logmel), in double precision to the end."""
-    return LogMel(*options, **more)(torch.from_numpy(windows).double()).numpy()
+    return LogMel(settings)(torch.from_numpy(windows).double()).numpy()
 
 
 @pytest.mark.parametrize("first", [0, -4000, -4123])
@@ -39,7 +40,7 @@ def in_torch(options: tuple, windows: np.ndarray, **more) -> np.ndarray:
 def test_shared_frames_are_those_of_each_window(hop, first):
     audio = sound()
     starts = first + hop * np.arange(min(12, 2 + 48000 // hop))  # beyond the end
-    front_end = OverlappingLogMel(*SEA)
+    front_end = OverlappingLogMel(SEA)
     windows = cut(audio, starts, RATE)
     shared = front_end.levels(audio, starts, RATE)
     alone = np.concatenate([front_end.levels(window, np.array([0]), RATE) for window in windows])
@@ -50,35 +51,35 @@ def test_shared_frames_are_those_of_each_window(hop, first):
 
 
 @pytest.mark.parametrize(
-    ("options", "more", "window"),
+    ("settings", "window"),
     [
-        ((48000, 2048, 242, 128), {"scale": "slaney", "root_of_power": False, "padding": "end"}, 48000),
-        ((48000, 512, 242, None), {"root_of_power": False, "padding": "none"}, 48000),
-        ((16000, 512, 200, 40, 7000.0), {}, 15360),
-        ((RATE, 100, 160, 16), {}, RATE),  # gaps between frames
-        ((RATE, 1024, 160, 16), {}, 800),  # no frame fits into a window
-        ((RATE, 255, 100, 16), {}, 1001),  # odd sizes
+        (LogMelSettings(48000, 2048, 242, 128, scale="slaney", root_of_power=False, padding="end"), 48000),
+        (LogMelSettings(48000, 512, 242, None, root_of_power=False, padding="none"), 48000),
+        (LogMelSettings(16000, 512, 200, 40, 7000.0), 15360),
+        (LogMelSettings(RATE, 100, 160, 16), RATE),  # gaps between frames
+        (LogMelSettings(RATE, 1024, 160, 16), 800),  # no frame fits into a window
+        (LogMelSettings(RATE, 255, 100, 16), 1001),  # odd sizes
     ],
 )
-def test_other_front_ends_are_those_in_torch(options, more, window):
+def test_other_front_ends_are_those_in_torch(settings, window):
     audio = np.random.default_rng(1).uniform(-0.5, 0.5, 2 * window).astype(np.float32)
-    starts = options[2] * np.array([5, 0, 3, -2, 20])  # in no order
-    front_end = OverlappingLogMel(*options, **more)
-    expected = in_torch(options, cut(audio, starts, window), **more)
+    starts = settings.hop_length * np.array([5, 0, 3, -2, 20])  # in no order
+    front_end = OverlappingLogMel(settings)
+    expected = in_torch(settings, cut(audio, starts, window))
     np.testing.assert_allclose(front_end.levels(audio, starts, window), expected, rtol=0, atol=1e-9)
-    assert (front_end.n_bands, front_end.frames(window)) == expected.shape[1:]
+    assert (settings.bands, settings.frames(window)) == expected.shape[1:]
 
 
 def test_separate_windows_share_nothing():
     windows = np.stack([sound(1.0), np.zeros(RATE, np.float32), sound(2.0)[RATE:]])
-    result = OverlappingLogMel(*SEA)(windows)
+    result = OverlappingLogMel(SEA)(windows)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, in_torch(SEA, windows), rtol=0, atol=1e-5)
     assert not result[1].any()
 
 
 def test_nothing_gives_nothing():
-    front_end = OverlappingLogMel(*SEA)
+    front_end = OverlappingLogMel(SEA)
     assert front_end(np.zeros((0, RATE), np.float32)).shape == (0, 64, 50)
     assert not front_end.at(np.zeros(0, np.float32), np.array([-8000, 0, 8000]), RATE).any()  # silence
 
@@ -88,5 +89,5 @@ def test_frames_are_computed_once(monkeypatch):
     transformed = []
     rfft = np.fft.rfft
     monkeypatch.setattr(np.fft, "rfft", lambda frames: transformed.append(len(frames)) or rfft(frames))
-    OverlappingLogMel(*SEA).at(sound(10.0), 800 * np.arange(64), RATE)
+    OverlappingLogMel(SEA).at(sound(10.0), 800 * np.arange(64), RATE)
     assert sum(transformed) == 44 + 63 * 5 + 64 * 6

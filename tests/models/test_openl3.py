@@ -43,15 +43,10 @@ def test_variants(variant):
     assert (model.id, model.sample_rate, model.window) == (f"openl3/{variant}", 48000, 1.0)
     assert model.embedding_size == int(variant.rpartition("-")[2])
     assert sum(parameter.numel() for parameter in model.parameters()) == 4_687_042
-    frames = model.log_mel.frames(48000)
-    assert (model.log_mel.n_bands, frames) == {"mel128": (128, 199), "mel256": (256, 199), "linear": (257, 197)}[
-        variant.split("-")[1]
-    ]
+    bands, frames = model.log_mel.settings.bands, model.log_mel.settings.frames(48000)
+    assert (bands, frames) == {"mel128": (128, 199), "mel256": (256, 199), "linear": (257, 197)}[variant.split("-")[1]]
     # The last feature map is a whole number of pools, where 'same' and 'valid' are one
-    pools = [
-        size / pool
-        for size, pool in zip((model.log_mel.n_bands // 8, frames // 8), model.pool.kernel_size, strict=True)
-    ]
+    pools = [size / pool for size, pool in zip((bands // 8, frames // 8), model.pool.kernel_size, strict=True)]
     assert all(count.is_integer() for count in pools)
     assert 512 * np.prod(pools) == model.embedding_size
 

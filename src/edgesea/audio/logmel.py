@@ -5,78 +5,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgesea.audio.mel import MelScale, Padding, frame_layout, kaldi_mel_filters, mel_filters
+from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings, kaldi_mel_filters
 
 
 class LogMel(nn.Module):
     """The L3 family's log-(mel-)spectrogram in dB, relative to the maximum of each window.
 
-    Frames of the windowed signal -> spectrum -> mel bands -> ``10 log10(max(., 1e-10))`` -> minus the window's maximum
-    -> floor at -80 dB.
-
     Parameters
     ----------
-    sample_rate, n_fft, hop_length : int
-        Rate in Hz; FFT length and hop in samples. The analysis window is a periodic Hann window of `n_fft` samples.
-    n_mels : int or None
-        Number of mel bands between 0 Hz and `fmax`; None keeps the FFT bins.
-    fmax : float or None
-        Upper edge of the last band in Hz; None: half the sample rate.
-    scale : {"htk", "slaney"}
-        Mel scale.
-    root_of_power : bool
-        True: mel bands of the power spectrum, then the square root (SEA students). False: mel bands of the magnitude
-        spectrum (OpenL3).
-    padding : {"same", "end", "none"}
-        Zeros on both sides, zeros after the end (both give ``ceil(samples / hop_length)`` frames), or none.
+    settings : LogMelSettings
+        All that fixes it.
     """
 
-    def __init__(
-        self,
-        sample_rate: int,
-        n_fft: int,
-        hop_length: int,
-        n_mels: int | None,
-        fmax: float | None = None,
-        scale: MelScale = "htk",
-        root_of_power: bool = True,
-        padding: Padding = "same",
-    ) -> None:
+    def __init__(self, settings: LogMelSettings) -> None:
         super().__init__()
-        self.n_fft, self.hop_length, self.root_of_power = n_fft, hop_length, root_of_power
-        self.padding: Padding = padding
-        self.n_bands = n_fft // 2 + 1 if n_mels is None else n_mels
-        self.register_buffer("hann", torch.hann_window(n_fft, dtype=torch.float64), persistent=False)
+        self.settings = settings
+        self.register_buffer("hann", torch.from_numpy(settings.hann()), persistent=False)
         self.mel: Tensor | None
         self.hann: Tensor
-        if n_mels is None:
+        filters = settings.filters()
+        if filters is None:
             self.mel = None
         else:
-            filters = mel_filters(sample_rate, n_fft, n_mels, 0.0, fmax or sample_rate / 2.0, scale)
             self.register_buffer("mel", torch.from_numpy(filters.T.copy()), persistent=False)
-
-    def frames(self, samples: int) -> int:
-        """Number of frames of a window of `samples` samples."""
-        return frame_layout(samples, self.n_fft, self.hop_length, self.padding)[0]
 
     def forward(self, windows: Tensor) -> Tensor:
         """Log-mel spectrograms (B, bands, frames) in dB, in [-80, 0], of windows (B, samples)."""
-        _, before, after = frame_layout(windows.shape[-1], self.n_fft, self.hop_length, self.padding)
+        settings = self.settings
+        _, before, after = settings.layout(windows.shape[-1])
         windows = functional.pad(windows, (before, after))
         # A band may lie 160 dB below the loudest one before it reaches the floor (the root halves the decibels), which
         # is beyond single precision: a pure tone would leave rounding noise in the bands. Apple's GPUs have no doubles.
         precision = windows.dtype if windows.device.type == "mps" else torch.float64
-        frames = windows.to(precision).unfold(-1, self.n_fft, self.hop_length)
+        frames = windows.to(precision).unfold(-1, settings.n_fft, settings.hop_length)
         spectrum = torch.fft.rfft(frames * self.hann.to(precision))
         bands = spectrum.real.square() + spectrum.imag.square()
-        if not self.root_of_power:
+        if not settings.root_of_power:
             bands = bands.sqrt()
         if self.mel is not None:
             bands = bands @ self.mel.to(precision)
-        if self.root_of_power:
+        if settings.root_of_power:
             bands = bands.sqrt()
-        decibels = 10.0 * torch.log10(bands.clamp_min(1e-10)).transpose(-1, -2)
-        return (decibels - decibels.amax((-2, -1), keepdim=True)).clamp_min(-80.0).to(windows.dtype)
+        decibels = 10.0 * torch.log10(bands.clamp_min(FLOOR)).transpose(-1, -2)
+        return (decibels - decibels.amax((-2, -1), keepdim=True)).clamp_min(-DYNAMIC_RANGE).to(windows.dtype)
 
 
 class KaldiLogMel(nn.Module):

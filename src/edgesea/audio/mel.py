@@ -1,12 +1,17 @@
-"""Mel filter banks, and where the frames of a spectrogram lie."""
+"""What a log-mel spectrogram is: its settings, mel filter banks, and where its frames lie."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.errors import EdgeseaError
+
 Padding = Literal["same", "end", "none"]
 MelScale = Literal["htk", "slaney"]
+FLOOR = 1e-10  # smallest value of a band before the logarithm
+DYNAMIC_RANGE = 80.0  # dB below a window's maximum
 
 
 def _hz_to_mel(hz: NDArray[np.float64], scale: MelScale) -> NDArray[np.float64]:
@@ -62,26 +67,86 @@ def kaldi_mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fm
     return np.asarray(triangles)
 
 
-def frame_layout(samples: int, n_fft: int, hop_length: int, padding: Padding) -> tuple[int, int, int]:
-    """How the frames of the L3 family's spectrograms lie in a window.
+@dataclass(frozen=True)
+class LogMelSettings:
+    """Everything that fixes a log-(mel-)spectrogram of the L3 family; `logmel` and `overlapping` compute it.
+
+    Frames of the windowed signal -> spectrum -> mel bands -> ``10 log10(max(., FLOOR))`` -> minus the window's maximum
+    -> not below `-DYNAMIC_RANGE`, in dB. The analysis window is a periodic Hann window of `n_fft` samples.
 
     Parameters
     ----------
-    samples : int
-        Length of the window.
-    n_fft, hop_length : int
-        Length of a frame and distance between two of them, in samples.
+    sample_rate, n_fft, hop_length : int
+        Rate in Hz; FFT length and hop in samples.
+    n_mels : int or None
+        Number of mel bands between 0 Hz and `fmax`; None keeps the FFT bins.
+    fmax : float or None
+        Upper edge of the last band in Hz; None: half the sample rate.
+    scale : {"htk", "slaney"}
+        Mel scale.
+    root_of_power : bool
+        True: mel bands of the power spectrum, then the square root (SEA students). False: mel bands of the magnitude
+        spectrum (OpenL3).
     padding : {"same", "end", "none"}
-        Zeros on both sides (as in TensorFlow, the odd one after the end), zeros after the end, or none.
+        Zeros on both sides of a window (as in TensorFlow, the odd one after its end), zeros after its end, or none.
 
-    Returns
-    -------
-    frames, before, after : int
-        Number of frames, and the zeros before and after the window.
+    Raises
+    ------
+    EdgeseaError
+        If a value is out of range.
     """
-    if padding == "none":
-        return 1 + (samples - n_fft) // hop_length, 0, 0
-    frames = -(-samples // hop_length)
-    total = max(0, (frames - 1) * hop_length + n_fft - samples)
-    before = total // 2 if padding == "same" else 0
-    return frames, before, total - before
+
+    sample_rate: int
+    n_fft: int
+    hop_length: int
+    n_mels: int | None
+    fmax: float | None = None
+    scale: MelScale = "htk"
+    root_of_power: bool = True
+    padding: Padding = "same"
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "hop_length", "n_mels"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1) and (name, value) != ("n_mels", None):
+                raise EdgeseaError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if self.fmax is not None and not 0 < self.fmax <= self.sample_rate / 2:
+            raise EdgeseaError(f"fmax must lie in (0, {self.sample_rate / 2}] Hz, not {self.fmax}")
+        for name, known in (("scale", get_args(MelScale)), ("padding", get_args(Padding))):
+            if getattr(self, name) not in known:
+                raise EdgeseaError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+
+    @property
+    def bands(self) -> int:
+        """Number of bands of a spectrogram."""
+        return self.n_fft // 2 + 1 if self.n_mels is None else self.n_mels
+
+    def frames(self, samples: int) -> int:
+        """Number of frames of a window of `samples` samples."""
+        return self.layout(samples)[0]
+
+    def layout(self, samples: int) -> tuple[int, int, int]:
+        """How the frames lie in a window of `samples` samples.
+
+        Returns
+        -------
+        frames, before, after : int
+            Number of frames, and the zeros before and after the window.
+        """
+        if self.padding == "none":
+            return 1 + (samples - self.n_fft) // self.hop_length, 0, 0
+        frames = -(-samples // self.hop_length)
+        total = max(0, (frames - 1) * self.hop_length + self.n_fft - samples)
+        before = total // 2 if self.padding == "same" else 0
+        return frames, before, total - before
+
+    def hann(self) -> NDArray[np.float64]:
+        """The analysis window, (n_fft,)."""
+        return np.asarray(0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(self.n_fft) / self.n_fft))
+
+    def filters(self) -> NDArray[np.float64] | None:
+        """The mel filter bank, (n_mels, n_fft // 2 + 1); None if the bins are kept."""
+        if self.n_mels is None:
+            return None
+        fmax = self.fmax or self.sample_rate / 2.0
+        return mel_filters(self.sample_rate, self.n_fft, self.n_mels, 0.0, fmax, self.scale)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from edgesea.audio.mel import MelScale, Padding, frame_layout, mel_filters
+from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -21,43 +21,15 @@ class OverlappingLogMel:
 
     Parameters
     ----------
-    sample_rate, n_fft, hop_length : int
-        Rate in Hz; FFT length and hop in samples. The analysis window is a periodic Hann window of `n_fft` samples.
-    n_mels : int or None
-        Number of mel bands between 0 Hz and `fmax`; None keeps the FFT bins.
-    fmax : float or None
-        Upper edge of the last band in Hz; None: half the sample rate.
-    scale : {"htk", "slaney"}
-        Mel scale.
-    root_of_power : bool
-        True: mel bands of the power spectrum, then the square root (SEA students). False: mel bands of the magnitude
-        spectrum (OpenL3).
-    padding : {"same", "end", "none"}
-        Zeros on both sides of a window, zeros after its end, or none.
+    settings : LogMelSettings
+        All that fixes them.
     """
 
-    def __init__(
-        self,
-        sample_rate: int,
-        n_fft: int,
-        hop_length: int,
-        n_mels: int | None,
-        fmax: float | None = None,
-        scale: MelScale = "htk",
-        root_of_power: bool = True,
-        padding: Padding = "same",
-    ) -> None:
-        self.n_fft, self.hop_length, self.root_of_power = n_fft, hop_length, root_of_power
-        self.padding: Padding = padding
-        self.n_bands = n_fft // 2 + 1 if n_mels is None else n_mels
-        self._hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(n_fft) / n_fft)
-        self._mel: _Filters | None = None
-        if n_mels is not None:
-            self._mel = _Filters(mel_filters(sample_rate, n_fft, n_mels, 0.0, fmax or sample_rate / 2.0, scale))
-
-    def frames(self, samples: int) -> int:
-        """Number of frames of a window of `samples` samples."""
-        return frame_layout(samples, self.n_fft, self.hop_length, self.padding)[0]
+    def __init__(self, settings: LogMelSettings) -> None:
+        self.settings = settings
+        self._hann = settings.hann()
+        filters = settings.filters()
+        self._mel = None if filters is None else _Filters(filters)
 
     def __call__(self, windows: Float32) -> Float32:
         """Spectrograms (B, bands, frames) of separate windows (B, samples); see `at`."""
@@ -85,13 +57,14 @@ class OverlappingLogMel:
 
     def levels(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float64:
         """What `at` gives, before it is rounded to single precision: (N, bands, frames) float64 in dB."""
-        count, before, after = frame_layout(window, self.n_fft, self.hop_length, self.padding)
-        result = np.empty((len(starts), count, self.n_bands))
+        n_fft, hop_length = self.settings.n_fft, self.settings.hop_length
+        count, before, after = self.settings.layout(window)
+        result = np.empty((len(starts), count, self.settings.bands))
         if not len(starts):
             return result.transpose(0, 2, 1)
         audio, first = _enclosed(audio, np.asarray(starts, np.int64), window)
-        offsets = self.hop_length * np.arange(count) - before
-        inside = (offsets >= 0) & (offsets + self.n_fft <= window)
+        offsets = hop_length * np.arange(count) - before
+        inside = (offsets >= 0) & (offsets + n_fft <= window)
         if inside.any():
             places, which = np.unique(first[:, None] + offsets[inside], return_inverse=True)
             result[:, inside] = self._decibels(audio, places)[which.reshape(len(first), -1)]
@@ -99,10 +72,10 @@ class OverlappingLogMel:
             padded = np.zeros((len(first), before + window + after), np.float32)
             padded[:, before : before + window] = sliding_window_view(audio, window)[first]
             rows = padded.shape[1] * np.arange(len(first))
-            places = rows[:, None] + self.hop_length * np.flatnonzero(~inside)
+            places = rows[:, None] + hop_length * np.flatnonzero(~inside)
             result[:, ~inside] = self._decibels(padded.reshape(-1), places.reshape(-1)).reshape(*places.shape, -1)
         result -= result.max((1, 2), keepdims=True)
-        return np.maximum(result, -80.0, out=result).transpose(0, 2, 1)
+        return np.maximum(result, -DYNAMIC_RANGE, out=result).transpose(0, 2, 1)
 
     def _decibels(self, audio: Float32, places: NDArray[np.int64]) -> Float64:
         """Bands (places, bands) in dB of the frames that begin at `places`.
@@ -110,19 +83,19 @@ class OverlappingLogMel:
         In double precision: a band may lie 160 dB below the loudest one before it reaches the floor, for the root
         halves the decibels.
         """
-        frames = sliding_window_view(audio, self.n_fft)
-        result = np.empty((len(places), self.n_bands))
+        frames = sliding_window_view(audio, self.settings.n_fft)
+        result = np.empty((len(places), self.settings.bands))
         for first in range(0, len(places), FRAMES_AT_ONCE):
             part = slice(first, first + FRAMES_AT_ONCE)
             spectrum = np.fft.rfft(frames[places[part]] * self._hann)
             bands = np.square(spectrum.real) + np.square(spectrum.imag)
-            if not self.root_of_power:
+            if not self.settings.root_of_power:
                 bands = np.sqrt(bands)
             if self._mel is not None:
                 bands = self._mel(bands)
-            if self.root_of_power:
+            if self.settings.root_of_power:
                 bands = np.sqrt(bands)
-            result[part] = 10.0 * np.log10(np.maximum(bands, 1e-10))
+            result[part] = 10.0 * np.log10(np.maximum(bands, FLOOR))
         return result
 
 

@@ -1,13 +1,14 @@
-"""Framing: the one specification, in integer samples, of how a clip is cut into windows.
+"""Framing: the one specification, in samples, of how a clip is cut into windows.
 
-With window ``W``, hop ``H`` and left padding ``pad`` (``W // 2`` when centred, else 0), window ``k`` covers the samples
-``k * H - pad ... k * H - pad + W`` of the clip. The end is zero-padded so that every sample is covered; a clip shorter
-than ``W`` gives one window.
+With window ``W`` (a whole number of samples), hop ``H`` (any number of samples from 1) and left padding ``pad``
+(``W // 2`` when centred, else 0), window ``k`` covers ``W`` samples of the clip from ``floor(k * H) - pad`` on. The end
+is zero-padded so that every sample is covered; a clip shorter than ``W`` gives one window.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,32 @@ from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
 MOST_CHUNKS = 256  # that wait unjoined: an array of one sample takes a hundred bytes
+LONGEST_WINDOW = 3600.0  # s; a window is held in memory as a whole, together with others
+# s, three decades. A clip may have a window that begins after its end, but there, at any rate, the position still fits
+# the 64-bit integers of a table, and the timestamp, a float, is finer than a sample.
+LONGEST_HOP = 1e9
+FINEST = 10**6  # denominator of a hop in seconds: of whole samples at any rate up to 1 MHz, and of six decimals
+ROUNDING = Fraction(1, 2**50)  # relative; what a float is off after a few operations
+
+
+def exact_seconds(seconds: float) -> Fraction:
+    """The number that a float is the rounding of.
+
+    Parameters
+    ----------
+    seconds : float
+        Positive and finite.
+
+    Returns
+    -------
+    Fraction
+        1/10 for 0.1, 1/30 for 1 / 30, 512/11025 for 1024 / 22050: the fraction with a denominator of at most a million
+        that the float deviates from by no more than rounding. Where there is none, the value of the float itself. In
+        either case it deviates by less than 1 ns in ten days.
+    """
+    value = Fraction(float(seconds))
+    near = value.limit_denominator(FINEST)
+    return near if abs(near - value) <= ROUNDING * value else value
 
 
 @dataclass(frozen=True)
@@ -25,11 +52,17 @@ class Framing:
     Parameters
     ----------
     window : float
-        Length of a window in seconds.
+        Length of a window in seconds; at most an hour.
     hop : float
-        Distance between the starts of two windows in seconds.
+        Distance between the starts of two windows in seconds; at most 1e9. It need not be a whole number of samples:
+        each window begins with the last sample that is not later than its time, so that nothing drifts.
     center : bool
         Precede the clip by half a window of zeros, so that ``k * hop`` is the middle of window ``k``.
+
+    Raises
+    ------
+    EdgeseaError
+        If the window or the hop is no positive number, or too long.
     """
 
     window: float = 1.0
@@ -37,34 +70,30 @@ class Framing:
     center: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("window", "hop"):
+        for name, longest in (("window", LONGEST_WINDOW), ("hop", LONGEST_HOP)):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
+            is_number = isinstance(value, Real)
+            if not (is_number and 0 < value < float("inf")):
                 raise EdgeseaError(f"{name} must be a positive number of seconds, not {value!r}")
+            if value > longest:
+                raise EdgeseaError(f"{name} must be at most {longest:g} s, not {value!r}")
 
-    def at(self, sample_rate: int, hop_rate: int | None = None) -> "SampleFraming":
+    def at(self, sample_rate: int) -> "SampleFraming":
         """The same framing in samples at `sample_rate` (Hz).
 
-        Parameters
-        ----------
-        sample_rate : int
-            Rate in Hz.
-        hop_rate : int, optional
-            Rate in Hz whose whole samples set the hop; default: `sample_rate`. Where two rates of a clip would round
-            the hop differently, the windows of the one that follows the other do not drift away from the other's.
+        At two rates, a window begins at the same time to within a sample of either.
 
         Raises
         ------
         EdgeseaError
             If the window or the hop is shorter than one sample.
         """
-        window, hop = round(self.window * sample_rate), round(self.hop * (hop_rate or sample_rate))
+        window, hop = round(self.window * sample_rate), exact_seconds(self.hop) * sample_rate
         if window < 1 or hop < 1:
             raise EdgeseaError(
                 f"window {self.window} s or hop {self.hop} s is shorter than a sample at {sample_rate} Hz"
             )
-        scaled = Fraction(hop * sample_rate, hop_rate or sample_rate)
-        step = scaled.numerator if scaled.denominator == 1 else scaled
+        step = hop.numerator if hop.denominator == 1 else hop
         return SampleFraming(window, step, window // 2 if self.center else 0)
 
     def timestamps(self, count: int) -> NDArray[np.float64]:
@@ -74,9 +103,16 @@ class Framing:
 
 @dataclass(frozen=True)
 class SampleFraming:
-    """A framing in integer samples at one rate; see the module's specification.
+    """A framing in samples at one rate; see the module's specification.
 
-    A fractional hop is that of another rate (`Framing.at`): window ``k`` then starts at ``floor(k * hop) - pad``.
+    Attributes
+    ----------
+    window : int
+        Samples of a window.
+    hop : int or Fraction
+        Samples between two windows; window ``k`` starts at ``floor(k * hop) - pad``.
+    pad : int
+        Zeros before the clip.
     """
 
     window: int
@@ -93,7 +129,7 @@ class SampleFraming:
 
     def start(self, index: int) -> int:
         """First sample of window `index` (negative inside the left padding)."""
-        return int(index * self.hop) - self.pad
+        return index * self.hop.numerator // self.hop.denominator - self.pad
 
     def cut(self, audio: Float32) -> Float32:
         """All windows of a clip.
@@ -106,20 +142,15 @@ class SampleFraming:
         Returns
         -------
         ndarray, (count, window)
-            A read-only view of a padded copy, of the same dtype.
+            Of the same dtype.
         """
-        count = self.count(len(audio))
-        length = self.start(count - 1) + self.pad + self.window
-        padded = np.zeros(max(length, self.pad + len(audio)), audio.dtype)
-        padded[self.pad : self.pad + len(audio)] = audio
-        return self.take(padded[:length], 0, count)
-
-    def take(self, audio: Float32, first: int, count: int) -> Float32:
-        """Windows `first` ... `first + count - 1` of `audio`, which begins where the first of them does."""
-        view = np.lib.stride_tricks.sliding_window_view(audio, self.window)
-        if isinstance(self.hop, int):
-            return view[:: self.hop][:count]
-        return view[[self.start(first + k) - self.start(first) for k in range(count)]]
+        windows = np.zeros((self.count(len(audio)), self.window), audio.dtype)
+        for index, window in enumerate(windows):
+            start = self.start(index)
+            covered = audio[max(0, start) : start + self.window]
+            before = max(0, -start)
+            window[before : before + len(covered)] = covered
+        return windows
 
 
 @dataclass(frozen=True)
@@ -142,9 +173,11 @@ class Piece:
 
 
 class PieceCutter:
-    """Cuts a stream of chunks of any size into pieces of at most `size` windows, in constant memory.
+    """Cuts a stream of chunks of any size into pieces of at most `size` windows.
 
     Feeding all chunks and then calling `finish` yields the windows that `SampleFraming.cut` gives for the whole clip.
+    Memory is that of `size` windows and one chunk, for any hop: where windows do not touch, a piece spans no more
+    samples than `size` windows side by side, and what lies between two pieces is dropped as it comes.
 
     Parameters
     ----------
@@ -153,28 +186,35 @@ class PieceCutter:
     size : int
         Windows of a piece.
     eager : bool
-        False: all pieces but the last have `size` windows. True: a window does not wait for others to come, and the
-        pieces depend on the chunks.
+        False: all pieces but the last have the same number of windows. True: a window does not wait for others to
+        come, and the pieces depend on the chunks.
+
+    Attributes
+    ----------
+    size : int
+        Windows of a piece: those asked for, or as many as fit into its span; at least one.
+    length : int
+        Samples seen.
     """
 
     def __init__(self, framing: SampleFraming, size: int, eager: bool = False) -> None:
         self.framing = framing
-        self.size = size
+        self.size = min(size, 1 + (size - 1) * framing.window // framing.hop)
         self.eager = eager
-        self.length = 0  # samples seen
+        self.length = 0
         self._first = 0  # first window of the next piece
-        self._offset = 0  # position in the clip of the first buffered sample
-        self._buffer: list[Float32] = []
+        self._buffer: list[Float32] = []  # from where that begins
 
     def feed(self, chunk: Float32) -> Iterator[Piece]:
         """Yield the pieces that `chunk` completes; it is kept, not copied, so it must not change later."""
-        if len(chunk):
-            self._buffer.append(chunk)
-            self.length += len(chunk)
+        kept = chunk[max(0, self._begin() - self.length) :]
+        if len(kept):
+            self._buffer.append(kept)
+        self.length += len(chunk)
         if len(self._buffer) > MOST_CHUNKS:
             self._buffer = [self._joined()]
         while count := self._ready():
-            yield self._take(count, self.framing.start(self._first + count - 1) + self.framing.window)
+            yield self._take(count)
 
     def finish(self, count: int | None = None) -> Iterator[Piece]:
         """Yield the remaining windows, zero-padded at the end.
@@ -186,43 +226,48 @@ class PieceCutter:
         """
         total = self.framing.count(self.length) if count is None else count
         while self._first < total:
-            size = min(self.size, total - self._first)
-            yield self._take(size, self.framing.start(self._first + size - 1) + self.framing.window)
+            yield self._take(min(self.size, total - self._first))
+
+    def _begin(self) -> int:
+        """Position in the clip where the next piece begins."""
+        return max(0, self.framing.start(self._first))
+
+    def _end(self, count: int) -> int:
+        """Position in the clip where the next piece ends, if it has `count` windows."""
+        return self.framing.start(self._first + count - 1) + self.framing.window
 
     def _ready(self) -> int:
         """Number of windows of the piece that can be taken now; 0: none can."""
         if self.eager:
             return min(self.size, self.framing.complete(self.length) - self._first)
         # Strictly more than the piece needs: the last piece is cut by finish(), which knows where the clip ends.
-        end = self.framing.start(self._first + self.size - 1) + self.framing.window
-        return self.size if self.length > end else 0
+        return self.size if self.length > self._end(self.size) else 0
 
     def _joined(self) -> Float32:
         if len(self._buffer) == 1:  # a copy for each piece of a long chunk would take time that grows with its square
             return self._buffer[0]
         return np.concatenate(self._buffer) if self._buffer else np.zeros(0, np.float32)
 
-    def _take(self, count: int, end: int) -> Piece:
-        begin = max(0, self.framing.start(self._first))
-        buffered = self._joined()
-        audio = buffered[begin - self._offset : end - self._offset]
-        audio = np.pad(audio, (0, end - begin - len(audio)))
-        piece = Piece(self._first, count, audio)
+    def _take(self, count: int) -> Piece:
+        begin, end, buffered = self._begin(), self._end(count), self._joined()
+        audio = buffered[: end - begin]
+        piece = Piece(self._first, count, np.pad(audio, (0, end - begin - len(audio))))
         self._first += count
-        keep = max(0, self.framing.start(self._first))
-        self._buffer = [buffered[keep - self._offset :]]
-        self._offset = min(keep, self.length)
+        rest = buffered[self._begin() - begin :]
+        self._buffer = [rest] if len(rest) else []
         return piece
-
-
-def piece_windows(piece: Piece, framing: SampleFraming) -> Float32:
-    """The windows of a piece, (count, window), with the left padding of the first ones restored."""
-    begin = framing.start(piece.first)
-    audio = np.pad(piece.audio, (-begin, 0)) if begin < 0 else piece.audio
-    return framing.take(audio, piece.first, piece.count)
 
 
 def piece_starts(piece: Piece, framing: SampleFraming) -> NDArray[np.int64]:
     """First sample of each window of a piece, (count,), in its audio; negative inside the left padding."""
     begin = max(0, framing.start(piece.first))
     return np.array([framing.start(piece.first + k) - begin for k in range(piece.count)], np.int64)
+
+
+def piece_windows(piece: Piece, framing: SampleFraming) -> Float32:
+    """The windows of a piece, (count, window), with the left padding of the first ones restored; may be read-only."""
+    starts = piece_starts(piece, framing)
+    before = max(0, -int(starts[0]))
+    audio = np.pad(piece.audio, (before, 0)) if before else piece.audio
+    view = np.lib.stride_tricks.sliding_window_view(audio, framing.window)
+    return view[:: framing.hop][: piece.count] if isinstance(framing.hop, int) else view[starts + before]

@@ -1,13 +1,15 @@
 """How the windows of existing embeddings were framed: what timestamps tell, and what all files must agree in."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.windows import Framing
+from edgesea.audio.windows import FINEST, Framing
 from edgesea.errors import EdgeseaError
 from edgesea.importing.arrays import STAMP_TOLERANCE, EmbeddingFile
 
@@ -107,10 +109,24 @@ def find_reference(
 
 
 def _agreed_hop(path: Path, stamps: NDArray[np.float64], hop: float | None) -> float:
-    found = round(float(stamps[-1] - stamps[0]) / (len(stamps) - 1), 6)
-    if hop is not None and abs(found - hop) > 1e-6:
+    found = _spacing(stamps)
+    if hop is not None and abs(found - hop) > 1e-6 * hop:
         raise EdgeseaError(f"{path}: timestamps every {found:g} s, where hop is {hop:g} s; leave hop out")
     return found if hop is None else hop
+
+
+def _spacing(stamps: NDArray[np.float64]) -> float:
+    """Seconds between timestamps: the round number or the fraction that these may be multiples of, else their mean.
+
+    Single precision leaves the mean of all spacings uncertain by 1e-7 of it, so it takes 1/30 for another number.
+    """
+    mean = float(stamps[-1] - stamps[0]) / (len(stamps) - 1)
+    if not math.isfinite(mean):
+        return mean  # which no framing accepts
+    with np.errstate(over="ignore"):
+        precision = 2.0**-22 if np.array_equal(stamps, stamps.astype(np.float32)) else 1e-9
+    candidates = round(mean, 6), float(Fraction(mean).limit_denominator(FINEST))
+    return next((value for value in candidates if abs(value - mean) <= precision * mean), mean)
 
 
 def _first_stamp(path: Path, stamps: NDArray[np.float64], window: float, center: bool | None) -> float:

@@ -17,7 +17,6 @@ from edgesea.table.pieces import Rates, clip_pieces
 
 MP3_TOLERANCE = 0.05  # of the length that an MP3 file announces: what `AudioFile` grants
 ROUNDING = 2  # samples that resamplers may make more or less of the same audio
-LARGEST_DRIFT = 0.05  # of a window, between the audio that is stored and the audio that was embedded
 
 
 def endings(suffix: str) -> tuple[str, ...]:
@@ -105,7 +104,6 @@ def read_pair(
     window = rates.framing.at(rates.student).window
     with EmbeddingFile(path) as file:
         reference.check(file)
-        _check_drift(file, rates)
         _check_announced(entry.path, file, rates, reference.guessed)
         seen = 0
         pieces = clip_pieces(entry, rates)
@@ -120,17 +118,6 @@ def read_pair(
                 yield entry, EmbeddedPiece(piece.offset, pcm, starts, levels, file.read(count), piece.clipped)
         if seen < file.count - 1:
             raise _misfit(file, seen, rates.framing)
-
-
-def _check_drift(file: EmbeddingFile, rates: Rates) -> None:
-    """Make sure that a hop rounded to samples does not carry the windows away from their embeddings."""
-    hop = rates.framing.hop
-    drift = file.count * abs(round(hop * rates.student) / rates.student - hop)
-    if drift > LARGEST_DRIFT * rates.framing.window:
-        raise EdgeseaError(
-            f"its {file.count} windows would drift {drift:.2f} s away from their embeddings, because hop={hop:g} s is "
-            f"no whole number of samples at {rates.student} Hz; choose another sample_rate"
-        )
 
 
 def _check_announced(audio: Path, file: EmbeddingFile, rates: Rates, guessed: bool) -> None:

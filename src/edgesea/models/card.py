@@ -53,7 +53,7 @@ class CardScores:
 
 def macs(config: StudentConfig) -> int:
     """Multiplications (with addition) that the convolutions and the head take for one window, without the front end."""
-    height, width = config.n_mels, config.front_end().frames(round(config.window * config.sample_rate))
+    height, width = config.n_mels, config.frames()
     total = 2 * config.filters[-1] * config.embedding_size if config.head == "linear" else 0
     for index, (_, _, inputs, outputs) in enumerate(convolutions(config)):
         if index and index % 2 == 0:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from edgesea.audio.overlapping import OverlappingLogMel
+from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
 
 Head = Literal["linear", "relu_max"]
@@ -60,17 +60,19 @@ class StudentConfig:
             )
         if min(self.embedding_size, self.n_mels, self.n_fft, self.hop_length, self.sample_rate, *self.filters) < 1:
             raise EdgeseaError(f"all sizes of a student must be positive: {self}")
-        if self.fmax is not None and not 0 < self.fmax <= self.sample_rate / 2:
-            raise EdgeseaError(f"fmax must lie in (0, {self.sample_rate / 2}] Hz, not {self.fmax}")
-        smallest = min(self.n_mels, -(-round(self.window * self.sample_rate) // self.hop_length))
+        smallest = min(self.n_mels, self.frames())
         if smallest < 2 ** (len(self.filters) - 1):
             raise EdgeseaError(
                 f"the spectrogram ({smallest} on its shorter side) is too small for {len(self.filters) - 1} 2x2 pools"
             )
 
-    def front_end(self) -> OverlappingLogMel:
-        """The front end in numpy."""
-        return OverlappingLogMel(self.sample_rate, self.n_fft, self.hop_length, self.n_mels, self.fmax)
+    def front_end(self) -> LogMelSettings:
+        """The log-mel spectrogram that its network takes."""
+        return LogMelSettings(self.sample_rate, self.n_fft, self.hop_length, self.n_mels, self.fmax)
+
+    def frames(self) -> int:
+        """Number of frames of the spectrogram of a window."""
+        return self.front_end().frames(round(self.window * self.sample_rate))
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> "StudentConfig":

@@ -92,8 +92,7 @@ def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
         names = [graph.constant(f"{name}.weight", kernel), graph.constant(f"{name}.bias", bias)]
         now = graph.add("Relu", graph.add("Conv", now, *names, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
     HEADS[config.head](graph, now, arrays)
-    frames = config.front_end().frames(round(config.window * config.sample_rate))
-    given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", config.n_mels, frames])
+    given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", config.n_mels, config.frames()])
     wanted = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", config.embedding_size])
     made = helper.make_graph(graph.nodes, "student", [given], [wanted], graph.constants)
     model = helper.make_model(

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from edgesea.audio.logmel import LogMel
+from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
 from edgesea.models.l3 import l3_blocks
 from edgesea.models.torch_model import TorchModel
@@ -47,7 +48,7 @@ class OpenL3(TorchModel):
         self.id = f"openl3/{variant}"
         _, bands, size = variant.split("-")
         self.embedding_size = int(size)
-        self.log_mel = _log_mel(bands)
+        self.log_mel = LogMel(front_end(bands))
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
         # The last convolution is the embedding layer: no normalisation and no ReLU follow it
         self.features = nn.Sequential(*l3_blocks(FILTERS)[:-2])
@@ -64,11 +65,12 @@ class OpenL3(TorchModel):
         return [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
 
 
-def _log_mel(bands: str) -> LogMel:
+def front_end(bands: str) -> LogMelSettings:
+    """The spectrogram of an input representation: ``mel128``, ``mel256`` or ``linear``."""
     if bands == "linear":
-        return LogMel(48000, 512, 242, None, root_of_power=False, padding="none")
+        return LogMelSettings(48000, 512, 242, None, root_of_power=False, padding="none")
     n_mels = int(bands.removeprefix("mel"))
-    return LogMel(48000, 2048, 242, n_mels, scale="slaney", root_of_power=False, padding="end")
+    return LogMelSettings(48000, 2048, 242, n_mels, scale="slaney", root_of_power=False, padding="end")
 
 
 def load_openl3(variant: str, weights: Path | None = None) -> OpenL3:

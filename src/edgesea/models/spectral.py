@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from edgesea.audio.logmel import LogMel
+from edgesea.audio.mel import LogMelSettings
 from edgesea.models.torch_model import TorchModel
 
 BANDS = 64
@@ -24,7 +25,7 @@ class Spectral(TorchModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_mel = LogMel(self.sample_rate, n_fft=512, hop_length=160, n_mels=BANDS)
+        self.log_mel = LogMel(LogMelSettings(self.sample_rate, n_fft=512, hop_length=160, n_mels=BANDS))
 
     def forward(self, windows: Tensor) -> Tensor:
         """Statistics (B, 512) of windows (B, W)."""
@@ -33,7 +34,7 @@ class Spectral(TorchModel):
         percentiles = torch.quantile(levels, torch.tensor([0.1, 0.9], dtype=levels.dtype, device=levels.device), dim=-1)
         centred = levels - mean[..., None]
         spectrum = torch.fft.rfft(centred * torch.hann_window(levels.shape[-1], device=levels.device)).abs()
-        rates = torch.fft.rfftfreq(levels.shape[-1], self.log_mel.hop_length / self.sample_rate)
+        rates = torch.fft.rfftfreq(levels.shape[-1], self.log_mel.settings.hop_length / self.sample_rate)
         strengths = []
         for low, high in MODULATIONS:
             chosen = spectrum[..., (rates >= low) & (rates < high)]

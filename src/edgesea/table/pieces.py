@@ -96,7 +96,8 @@ def clip_pieces(entry: ClipEntry, rates: Rates) -> Iterator[Piece]:
     Yields
     ------
     Piece
-        Up to 64 windows at a time, so that memory does not depend on the length of the clip.
+        Up to 64 windows at a time, so that memory does not depend on the length of the clip; fewer where they do not
+        touch, so that neither does it depend on the hop.
 
     Raises
     ------
@@ -107,8 +108,9 @@ def clip_pieces(entry: ClipEntry, rates: Rates) -> Iterator[Piece]:
         raise EdgeseaError("no level in the manifest, where other clips have one; the two scales do not mix")
     with AudioFile(entry.path) as file:
         both = rates.student, rates.teacher or file.sample_rate
-        framings = [rates.framing.at(rate, hop_rate=rates.student) for rate in both]  # the same places at both rates
+        framings = [rates.framing.at(rate) for rate in both]
         cutters = [PieceCutter(framing, PIECE_WINDOWS) for framing in framings]
+        cutters[1].size = cutters[0].size  # pieces of the same windows, however the two rates round
         resamplers = [Resampler(file.sample_rate, rate) for rate in both]
         queues: tuple[list[Cut], list[Cut]] = ([], [])
 
