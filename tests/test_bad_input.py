@@ -438,7 +438,10 @@ def test_embed_says_what_is_wrong(tmp_path, cli):
     for arguments, message in (
         ([tmp_path / "gone.wav", "spectral"], f"{tmp_path}/gone.wav: no such file or folder"),
         ([tmp_path / "bad.wav", "vggish"], "unknown teacher 'vggish'; known: "),
-        ([tmp_path / "bad.wav", tmp_path / "student"], "unknown teacher"),
+        (
+            [tmp_path / "bad.wav", tmp_path / "student"],
+            f"{tmp_path}/student: no student here (no such file or folder); expected a folder with config.json",
+        ),
         ([tmp_path / "bad.wav", "edgel3/sea-1"], "unknown student 'edgel3/sea-1'; published: "),
         (
             [tmp_path / "bad.wav", "spectral"],

@@ -1,8 +1,12 @@
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 import warnings
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,13 +91,88 @@ def test_the_arrays_of_a_list_share_batches() -> None:
     assert sizes == [4] * 10  # 2 + 3 + 31 + 2 + 2 windows
 
 
-def test_several_dimensions_of_rates_and_kinds_of_arrays_are_understood() -> None:
+def read_only(audio: np.ndarray) -> np.ndarray:
+    audio = audio.copy()
+    audio.setflags(write=False)
+    return audio
+
+
+def mapped(audio: np.ndarray) -> np.ndarray:
+    with tempfile.NamedTemporaryFile() as file:
+        audio.tofile(file.name)
+        return np.memmap(file.name, audio.dtype, "r", shape=audio.shape)
+
+
+class Lazy:
+    """An array in the making, as those of h5py and zarr."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return noise(8000)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        read_only,
+        mapped,
+        lambda audio: audio.astype(">f8"),
+        lambda audio: audio.astype(np.longdouble),
+        lambda audio: np.repeat(audio, 2)[::2],
+        lambda audio: audio[::-1].copy()[::-1],
+        lambda audio: np.asfortranarray(np.stack([audio, audio], 1)),
+        lambda audio: np.ma.array(audio),
+        lambda audio: np.ma.array(audio, mask=np.zeros(8000, bool)),
+        lambda audio: np.matrix(audio).T,
+        lambda audio: Lazy(),
+        torch.from_numpy,
+        lambda audio: torch.from_numpy(audio).requires_grad_(),
+        lambda audio: torch.from_numpy(np.stack([audio, audio], 1)).T.contiguous().T,
+    ],
+)
+def test_arrays_of_any_kind_are_understood(make: Callable[[np.ndarray], Any]) -> None:
     audio = noise(8000)
-    expected, _ = get_embedding(audio, 8000, QUICK)
-    for rate in (8000.0, np.int64(8000), [8000], np.array([8000])):
-        np.testing.assert_array_equal(get_embedding(audio, rate, QUICK)[0], expected)
-    np.testing.assert_array_equal(get_embedding(torch.from_numpy(audio), 8000, QUICK)[0], expected)  # type: ignore[call-overload]
-    np.testing.assert_allclose(get_embedding(audio.astype(np.float16), 8000, QUICK)[0], expected, atol=1e-3)
+    np.testing.assert_array_equal(get_embedding(make(audio), 8000, QUICK)[0], get_embedding(audio, 8000, QUICK)[0])
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f2", "<i2", ">i2", ">i4", "i1", "u1", ">f4"])
+def test_samples_of_any_type_are_scaled(dtype: str) -> None:
+    audio = noise(8000)
+    kind, scale = np.dtype(dtype).kind, 2.0 ** (8 * np.dtype(dtype).itemsize - 1)
+    samples = (
+        audio.astype(dtype) if kind == "f" else np.round(audio * scale + (scale if kind == "u" else 0)).astype(dtype)
+    )
+    found, _ = get_embedding(samples, 8000, QUICK)
+    np.testing.assert_allclose(found, get_embedding(audio, 8000, QUICK)[0], atol=5e-3)
+    assert get_embedding(samples, 8000, QUICK, center=False)[0][0, 1] > 0.25  # root mean square of 0.29
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sr": 8000.0},
+        {"sr": np.int64(8000)},
+        {"sr": np.uint16(8000)},
+        {"sr": np.float32(8000)},
+        {"sr": Fraction(8000)},
+        {"sr": np.array(8000)},  # as np.load gives it
+        {"sr": [8000]},
+        {"sr": (8000,)},
+        {"sr": np.array([8000])},
+        {"hop_size": np.float64(0.1)},
+        {"hop_size": np.array(0.1)},
+        {"hop_size": Fraction(1, 10)},
+        {"center": np.bool_(True)},
+        {"center": 1},
+        {"batch_size": np.int32(32)},
+        {"batch_size": 10**30},
+    ],
+)
+def test_numbers_of_any_type_are_understood(options: dict[str, Any]) -> None:
+    audio = noise(8000)
+    expected, times = get_embedding(audio, 8000, QUICK)
+    embedding, timestamps = get_embedding(audio, **{"sr": 8000, "model": QUICK, **options})
+    np.testing.assert_array_equal(embedding, expected)
+    np.testing.assert_array_equal(timestamps, times)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +187,24 @@ def test_several_dimensions_of_rates_and_kinds_of_arrays_are_understood() -> Non
         (np.ones(8000, complex), 8000, "audio must be floats"),
         (np.ones(8000, bool), 8000, "audio must be floats"),
         (np.ones(8000, np.int64), 8000, "audio must be floats .* not int64"),
+        (np.ones(8000, "M8[s]"), 8000, r"audio must be floats .* not datetime64\[s\]"),
+        (np.ones(8000, [("left", "f4")]), 8000, "audio must be floats .* not .*left"),
+        (np.array([np.ones(8000), None], object), 8000, "audio must be floats .* not object"),
+        (np.array([None] * 8000), 8000, "audio must be floats .* not object"),
+        (np.ma.array(np.ones(8000), mask=[False] * 7999 + [True]), 8000, "audio masks samples, but no window may have"),
+        ([np.ones(8000), np.ma.masked_all(8000)], 8000, r"audio\[1\] masks samples"),
+        (torch.ones(8000, dtype=torch.bfloat16), 8000, "audio must be an array of samples, not Tensor: .*BFloat16"),
+        (torch.ones(8000, device="meta"), 8000, "audio must be an array of samples, not Tensor: .*meta"),
+        (torch.ones(8000).to_sparse(), 8000, "audio must be an array of samples, not Tensor: "),
+        (np.full(8000, 1e300), 8000, "audio holds NaN or Inf samples"),
+        (np.full(8000, np.longdouble("1e4000")), 8000, "audio holds NaN or Inf samples"),
+        (np.full((8000, 2), 3e38, np.float32), 8000, "audio holds NaN or Inf samples"),
+        ([[0.1, 0.2], [0.3]], 8000, r"audio\[0\] must be an array of samples, or a list of arrays, not list"),
+        ([[0.1, 0.2], [0.3, 0.4]], 8000, r"audio\[0\] must be an array of samples, or a list of arrays, not list"),
+        ([np.ones(8000), None], 8000, r"audio\[1\] must be an array of samples, or a list of arrays, not NoneType"),
+        ((x for x in np.ones(3)), 8000, "audio must be an array of samples, or a list of arrays, not generator"),
+        ({"array": np.ones(8000)}, 8000, "audio must be an array of samples, or a list of arrays, not dict"),
+        (b"0000", 8000, "audio must be an array of samples, or a list of arrays, not bytes"),
         ("a.wav", 8000, "audio must be an array of samples, or a list of arrays, not str"),
         (None, 8000, "audio must be an array of samples, or a list of arrays, not NoneType"),
         ([0.1, 0.2], 8000, r"audio\[0\] must be an array of samples, or a list of arrays, not float"),
@@ -121,6 +218,15 @@ def test_several_dimensions_of_rates_and_kinds_of_arrays_are_understood() -> Non
         (np.ones(8000), True, "sr must be a whole number"),
         (np.ones(8000), 8000.5, "sr must be a whole number"),
         (np.ones(8000), float("nan"), "sr must be a whole number"),
+        (np.ones(8000), float("inf"), "sr must be a whole number"),
+        (np.ones(8000), 10**400, "sr must be a whole number"),
+        (np.ones(8000), 8000 + 0j, "sr must be a whole number"),
+        (np.ones(8000), np.array(True), r"sr must be a whole number .* not array\(True\)"),
+        (np.ones(8000), np.array("8000"), "sr must be a whole number"),
+        (np.ones(8000), np.array([[8000]]), "sr must be a whole number"),
+        (np.ones(8000), torch.tensor(8000), r"sr must be a whole number .* not tensor\(8000\)"),
+        ([np.ones(8000)] * 2, [[8000], [8000, 1]], r"sr must be a whole number .* not \[8000\]"),
+        ([np.ones(8000)] * 2, np.array([8000, 44100.5]), "sr must be a whole number"),
         ([np.ones(8000)], [8000, 8000], "sr has 2 rates for 1 arrays; give one, or one for each"),
         ([np.ones(8000)] * 2, [8000, None], "sr must be a whole number from .*, not None"),
     ],
@@ -139,7 +245,21 @@ def test_unusable_audio_is_an_error(audio: object, sr: object, message: str) -> 
         ({"hop_size": None}, "hop_size must be a positive number"),
         ({"hop_size": float("nan")}, "hop_size must be a positive number"),
         ({"hop_size": float("inf")}, "hop_size must be a positive number"),
+        ({"hop_size": True}, "hop_size must be a positive number of seconds, not True"),
+        ({"hop_size": 10**400}, "hop_size must be a positive number"),
+        ({"hop_size": Fraction(1, 10**400)}, "hop_size must be a positive number"),
+        ({"hop_size": 0.1 + 0j}, "hop_size must be a positive number"),
+        ({"hop_size": [0.1]}, "hop_size must be a positive number"),
+        ({"hop_size": np.array([0.1, 0.2])}, "hop_size must be a positive number"),
+        ({"hop_size": 1e300}, "hop must be at most"),
         ({"hop_size": 1e-6}, "shorter than a sample at 8000 Hz"),
+        ({"hop_size": 5e-324}, "shorter than a sample at 8000 Hz"),
+        ({"center": np.array([True, False])}, "center must be True or False"),
+        ({"center": 1.0}, "center must be True or False, not 1.0"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number of at least 1, not 2.0"),
+        ({"batch_size": "8"}, "batch_size must be a whole number"),
+        ({"batch_size": np.array([1, 2])}, "batch_size must be a whole number"),
+        ({"model": type(QUICK)}, "model must be a loaded student .* not type"),
         ({"center": "invalid"}, "center must be True or False, not 'invalid'"),
         ({"center": 2}, "center must be True or False, not 2"),
         ({"center": None}, "center must be True or False"),

@@ -6,9 +6,11 @@ import http.server
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file, save_file
 
 import edgesea
 from edgesea.errors import EdgeseaError
@@ -24,6 +27,7 @@ from edgesea.hub import from_pretrained, push_to_hub, student_card
 from edgesea.models import download
 from edgesea.models.card import macs, model_card
 from edgesea.models.config import FILTERS, StudentConfig
+from edgesea.models.inference import load_model
 from edgesea.models.student import Student
 from edgesea.models.student_files import save_student
 
@@ -159,6 +163,10 @@ def test_a_damaged_student_gets_no_card(run):
     config = read_json(run / "student" / "config.json")
     config["architecture"]["filters"] = [4, 8]
     write_json(run / "student" / "config.json", config)
+    with pytest.raises(EdgeseaError, match="were trained with"):
+        student_card(run / "student", "owner/name")
+    weights = run / "student" / "model.safetensors"
+    save_file(load_file(weights), weights)  # without the architecture
     with pytest.raises(EdgeseaError, match="these are the weights of another model"):
         student_card(run / "student", "owner/name")
 
@@ -197,6 +205,22 @@ def test_a_folder_that_is_here_goes_before_the_hub(tmp_path, monkeypatch):
     assert edgesea.load_student("owner/name").id == "owner/name"
     with pytest.raises(EdgeseaError, match="no student here"):
         edgesea.load_student(Path("owner/gone"))  # a Path is never a name of the Hub
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    (tmp_path / "runs").mkdir()
+    for load in (edgesea.load_student, load_model):
+        with pytest.raises(
+            EdgeseaError, match=r"^runs/cty: no student here \(no such file or folder\); .*owner/name@main"
+        ):
+            load("runs/cty")
+    assert download.is_hub_id("run/cty")
+    assert download.is_hub_id("runs/cty@main")
+    (tmp_path / "runs").rmdir()
+    (tmp_path / "runs").touch()
+    assert download.is_hub_id("runs/cty")
 
 
 def test_without_the_library_its_extra_is_named(run, monkeypatch):
@@ -340,6 +364,37 @@ def test_a_student_comes_back_from_the_hub_as_it_was_pushed(run, hub, tmp_path):
     done = python(LOAD, None, *load[2:])  # from the cache, without the Hub
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
+
+
+@needs_hub
+def test_an_edited_configuration_is_refused_at_either_end(run, hub, tmp_path):
+    config = read_json(run / "student" / "config.json")
+    assert python(PUSH, hub, tmp_path / "a", run / "student", "{}").returncode == 0
+    config["architecture"]["sample_rate"] = 16000
+    write_json(run / "student" / "config.json", config)
+    done = python(PUSH, hub, tmp_path / "a", run / "student", "{}")
+    assert 'config.json: it says "sample_rate": 16000, but the weights' in done.stderr
+    assert len(hub.commits) == 1
+    hub.commits[0]["config.json"] = (run / "student" / "config.json").read_bytes()  # edited on the website
+    done = python("edgesea.load_student('owner/name')", hub, tmp_path / "b")
+    assert 'config.json: it says "sample_rate": 16000, but the weights' in done.stderr
+
+
+@needs_hub
+def test_a_network_that_swallows_packets_does_not_keep_one_waiting(run, hub, tmp_path):
+    assert python(PUSH, hub, tmp_path / "a", run / "student", "{}").returncode == 0
+    code = "print(edgesea.load_student('owner/name', 'cpu').digest)"
+    expected = python(code, hub, tmp_path / "b").stdout
+    assert expected
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        changes = {"HF_ENDPOINT": address, "HF_HUB_ETAG_TIMEOUT": "1"}
+        began = time.monotonic()
+        done = python(code, hub, tmp_path / "b", **changes)  # from the cache
+        assert done.stdout == expected, done.stderr
+        done = python(code, hub, tmp_path / "c", **changes)
+        assert re.search(r"EdgeseaError: owner/name: no such folder here, and it cannot be fetched", done.stderr)
+        assert time.monotonic() - began < 60  # two processes that each wait a second
 
 
 @needs_hub

@@ -3,11 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, EdgeseaWarning
 
 if TYPE_CHECKING:
     from edgesea.embed import process_file, process_files
-    from edgesea.embedding import EdgeseaWarning, get_embedding
+    from edgesea.embedding import get_embedding
     from edgesea.hub import from_pretrained, push_to_hub
     from edgesea.models import load_student, load_teacher
     from edgesea.stream import Stream
@@ -26,7 +26,6 @@ __all__ = [
 ]
 
 _LAZY = {
-    "EdgeseaWarning": "edgesea.embedding",
     "Stream": "edgesea.stream",
     "from_pretrained": "edgesea.hub",
     "get_embedding": "edgesea.embedding",

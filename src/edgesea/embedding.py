@@ -5,33 +5,25 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from numbers import Real
-from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.io import CHUNK_SECONDS, RATES, resample_stream
 from edgesea.audio.windows import Framing, PieceCutter
-from edgesea.errors import EdgeseaError
-from edgesea.models import load_student
+from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models.base import EmbeddingModel
-from edgesea.models.inference import input_of, load_model
+from edgesea.models.inference import ModelOrName, input_of, load_model
 from edgesea.prefetch import prefetch
+from edgesea.samples import Signal, as_samples, to_mono
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-Signal: TypeAlias = NDArray[Any]
-ModelOrName: TypeAlias = EmbeddingModel | Path | str
 
 DEFAULT_MODEL = "edgel3/sea-64"  # the smallest of the published students
 PIECE = 64  # windows whose frames are computed together
 WORKERS = 2  # threads that compute spectrograms ahead of the network
-FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}  # of PCM samples
-
-
-class EdgeseaWarning(UserWarning):
-    """Audio that can be embedded, but probably is not what was meant."""
 
 
 @overload
@@ -116,7 +108,7 @@ def get_embedding(
     rates = _rates(sr, len(signals))
     framing_of = partial(Framing, hop=checked_hop(hop_size), center=checked_center(center))
     batch_size = checked_count("batch_size", batch_size)
-    network = as_model(model)
+    network = load_model(model)
     framing = framing_of(network.window or 1.0)
     for name, signal, rate in zip(names, signals, rates, strict=True):
         for remark in remarks(_chunks(name, signal, rate), rate, framing.window):
@@ -127,24 +119,16 @@ def get_embedding(
     return (embeddings[0], timestamps[0]) if single else (embeddings, timestamps)
 
 
-def as_model(model: ModelOrName) -> EmbeddingModel:
-    """A loaded model as it is, anything else loaded on the CPU; see `get_embedding`."""
-    if isinstance(model, Path):  # a place here, never a name on the Hub
-        return load_student(model, "cpu")
-    if isinstance(model, str):
-        return load_model(model)
-    if not isinstance(model, EmbeddingModel):
-        raise EdgeseaError(
-            f"model must be a loaded student or teacher, or a path or id of one, not {type(model).__name__}"
-        )
-    return model
-
-
 def checked_hop(hop_size: float) -> float:
     """`hop_size` as a float; EdgeseaError unless it is a positive number of seconds."""
-    if not isinstance(hop_size, Real) or not 0 < hop_size < float("inf"):
+    value = _item(hop_size)
+    try:
+        seconds = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
+    except OverflowError:  # an integer or a fraction
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
         raise EdgeseaError(f"hop_size must be a positive number of seconds, not {hop_size!r}")
-    return float(hop_size)
+    return seconds
 
 
 def checked_center(center: bool) -> bool:
@@ -159,6 +143,20 @@ def checked_count(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise EdgeseaError(f"{name} must be a whole number of at least 1, not {value!r}")
     return int(value)
+
+
+def checked_rate(name: str, value: float) -> int:
+    """`value` as an int; EdgeseaError unless it is a sample rate, a whole number of Hz."""
+    rate = _item(value)
+    number = isinstance(rate, Real) and not isinstance(rate, bool)
+    if not number or not RATES[0] <= rate <= RATES[1] or not float(rate).is_integer():
+        raise EdgeseaError(f"{name} must be a whole number from {RATES[0]} to {RATES[1]} Hz, not {value!r}")
+    return int(rate)
+
+
+def _item(value: Any) -> Any:
+    """A number out of an array without dimensions, as np.load gives one; anything else as it is."""
+    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 def remarks(chunks: Iterable[Float32], sample_rate: int, window: float) -> list[str]:
@@ -189,11 +187,7 @@ def _signal(name: str, audio: Any) -> Signal:
     """One item of `audio` as an array of accepted shape and type."""
     if not hasattr(audio, "__array__"):
         raise EdgeseaError(f"{name} must be an array of samples, or a list of arrays, not {type(audio).__name__}")
-    signal = np.asarray(audio)
-    if signal.dtype.kind != "f" and signal.dtype.name not in FULL_SCALE:
-        raise EdgeseaError(f"{name} must be floats in [-1, 1] or {', '.join(FULL_SCALE)}, not {signal.dtype}")
-    if signal.ndim not in (1, 2):
-        raise EdgeseaError(f"{name} must have shape (n,) or (n, channels), not {signal.shape}")
+    signal = as_samples(name, audio)
     if not signal.size:
         raise EdgeseaError(f"{name} is empty")
     if signal.ndim == 2 and signal.shape[1] > signal.shape[0]:
@@ -203,28 +197,18 @@ def _signal(name: str, audio: Any) -> Signal:
 
 def _rates(sr: float | Sequence[float], count: int) -> list[int]:
     """One rate for each of `count` arrays."""
-    several = isinstance(sr, list | tuple | np.ndarray) and np.ndim(sr) == 1
+    several = isinstance(sr, list | tuple) or (isinstance(sr, np.ndarray) and sr.ndim == 1)
     rates: list[Any] = list(sr) if several else [sr] * count  # type: ignore[arg-type]
     if len(rates) != count:
         raise EdgeseaError(f"sr has {len(rates)} rates for {count} arrays; give one, or one for each")
-    for rate in rates:
-        whole = isinstance(rate, Real) and not isinstance(rate, bool) and float(rate).is_integer()
-        if not whole or not RATES[0] <= rate <= RATES[1]:
-            raise EdgeseaError(f"sr must be a whole number from {RATES[0]} to {RATES[1]} Hz, not {rate!r}")
-    return [int(rate) for rate in rates]
+    return [checked_rate("sr", rate) for rate in rates]
 
 
 def _chunks(name: str, signal: Signal, rate: int) -> Iterator[Float32]:
     """The mono signal in [-1, 1] in chunks of ten seconds, (samples,) float32, so that long ones are not copied."""
-    scale = FULL_SCALE.get(signal.dtype.name)
     size = round(CHUNK_SECONDS * rate)
     for first in range(0, len(signal), size):
-        chunk = signal[first : first + size]
-        if scale is not None:  # in double precision, for 32 bits; WAV's 8 bits are unsigned around 128
-            chunk = (chunk - np.float64(scale if chunk.dtype.kind == "u" else 0)) / scale
-        chunk = chunk.astype(np.float32)
-        if chunk.ndim == 2:
-            chunk = chunk[:, 0] if chunk.shape[1] == 1 else chunk.mean(1, dtype=np.float32)
+        chunk = to_mono(signal[first : first + size])
         if not np.isfinite(chunk).all():
             raise EdgeseaError(f"{name} holds NaN or Inf samples")
         yield chunk

@@ -1,8 +1,15 @@
-"""The one exception that means "the user can fix this": its message names the file or value and the remedy."""
+"""The one exception that means "the user can fix this", and the one warning."""
 
 
 class EdgeseaError(ValueError):
-    """A problem in the input, the options or the files; the command line shows its message without a traceback."""
+    """A problem in the input, the options or the files; its message names the value and the remedy.
+
+    The command line shows that message without a traceback.
+    """
+
+
+class EdgeseaWarning(UserWarning):
+    """Audio that can be embedded, but probably is not what was meant."""
 
 
 def missing_extra(package: str, extra: str) -> EdgeseaError:

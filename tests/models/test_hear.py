@@ -52,6 +52,9 @@ MODULES = {
     "hear_torch": TORCH,
     "hear_other": OTHER,
     "hear_wrong_size": OTHER.replace("keepdims=True)", "keepdims=True).repeat(2, 1)"),
+    "hear_by_name": OTHER.replace("return Model()", 'return {"small": Model()}[model_file_path]').replace(
+        "    sample_rate", '    digest = "0123"\n    sample_rate'
+    ),
     "hear_no_functions": "load_model = print",
     "hear_no_rate": OTHER.replace("sample_rate", "rate"),
 }
@@ -87,12 +90,20 @@ def test_model_of_another_framework_without_weights():
     np.testing.assert_allclose(model.embed(windows), windows.std(1, keepdims=True), rtol=1e-6)
 
 
+def test_a_module_may_know_its_models_by_name():
+    model = load_hear("hear:hear_by_name:small")
+    assert (model.id, model.digest) == ("hear:hear_by_name:small", "0123")
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("", r"hear:package\.module\[:weights\]"),
         ("absent_module", r"hear:absent_module: cannot import absent_module .*PYTHONPATH"),
         ("hear_torch:absent.pt", r"hear:hear_torch:absent\.pt: no such weight file: absent\.pt"),
+        ("hear_other:absent.PT", r"hear:hear_other:absent\.PT: no such weight file"),  # which it overlooks
+        ("hear_other:/absent/weights", "hear:hear_other:/absent/weights: no such weight file"),
+        ("hear_by_name:smal", r"hear:hear_by_name:smal: load_model failed \(KeyError: 'smal'\); there is no file smal"),
         ("hear_no_functions", "has no get_scene_embeddings, which the HEAR API asks for"),
         ("hear_no_rate", "the model of hear_no_rate has no sample_rate"),
     ],

@@ -85,8 +85,19 @@ def test_students_and_teachers_are_told_apart_by_name(tmp_path, sea_h5):
     assert load_model("spectral").id == "spectral"
     with pytest.raises(EdgeseaError, match=r"gone\.h5: no student here"):
         load_model(str(tmp_path / "gone.h5"))
-    with pytest.raises(EdgeseaError, match="unknown teacher"):
+    with pytest.raises(EdgeseaError, match="gone: no student here"):
         load_model(str(tmp_path / "gone"))
+    with pytest.raises(
+        EdgeseaError, match=r"^unknown teacher 'vggish'; known: .*; nor is there a folder of that name, for a student"
+    ):
+        load_model("vggish")
+    model = load_model("spectral")
+    assert load_model(model) is model
+    with pytest.raises(EdgeseaError, match="spectral: no student here"):  # a Path means a place
+        load_model(tmp_path / "spectral")
+    for wrong in (None, 64, type(model)):
+        with pytest.raises(EdgeseaError, match="model must be a loaded student or teacher, or a path or id of one"):
+            load_model(wrong)
 
 
 def test_unusable_devices_are_refused():

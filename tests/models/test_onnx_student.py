@@ -1,6 +1,8 @@
 """The back end without torch gives the numbers of the one with torch, and the published references."""
 
 import json
+import multiprocessing
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -183,6 +185,19 @@ def test_threads_are_those_of_openmp(tmp_path, monkeypatch, setting, threads):
     assert student._session.get_session_options().intra_op_num_threads == threads
     student = edgesea.load_student(tmp_path, backend="onnx", threads=2)
     assert student._session.get_session_options().intra_op_num_threads == 2
+
+
+@pytest.mark.parametrize("threads", [None, 2])
+def test_a_student_is_handed_to_another_process(tmp_path, monkeypatch, threads):
+    student = edgesea.load_student(save_random(SMALL, tmp_path), "cpu", "onnx", threads)
+    windows = noise(SMALL, 20)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        embedding = pool.apply(student.embed, (windows,))
+    np.testing.assert_array_equal(embedding, student.embed(windows))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    copy = pickle.loads(pickle.dumps(student))
+    assert (copy.id, copy.digest, copy.config) == (student.id, student.digest, student.config)
+    assert copy._session.get_session_options().intra_op_num_threads == (threads or 3)
 
 
 # --- a world without torch

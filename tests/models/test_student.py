@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +131,39 @@ def test_unknown_students_get_the_known_ones():
         edgesea.load_student("edgel3/sea-32")
 
 
+@pytest.mark.parametrize("head", ["linear", "relu_max"])
+def test_batches_are_computed_with_folded_normalisations_and_never_with_stale_ones(head):
+    """More windows than a batch are computed in another way; both are compared with the definition, `forward`."""
+    student = make_student(replace(SMALL, head=head, embedding_size=6))
+    windows = noise(40)
+    log_mel = student.numpy_log_mel(windows)
+
+    def check() -> None:
+        student.eval()
+        with torch.no_grad():
+            expected = student(torch.from_numpy(windows)).numpy()
+        np.testing.assert_allclose(student.embed_log_mel(log_mel), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(student.embed_log_mel(log_mel[:3]), expected[:3], rtol=1e-4, atol=1e-5)
+
+    check()
+    before = student.embed_log_mel(log_mel)
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    for _ in range(2):  # embedding leaves training as it is, and is of the weights as they have become
+        student.train()
+        optimizer.zero_grad()
+        student(torch.from_numpy(windows)).square().mean().backward()
+        optimizer.step()
+        check()
+    student.load_state_dict({name: value * 0.5 for name, value in student.state_dict().items()})
+    check()
+    student.features[1].running_mean.data += 1.0  # counts as no change of the tensor
+    check()
+    assert np.abs(student.embed_log_mel(log_mel) - before).max() > 1e-3
+    assert [type(module).__name__ for module in student.features[:3]] == ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert not student.features[2].inplace
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
 # --- on disk
 
 
@@ -155,6 +190,71 @@ def test_a_saved_student_carries_its_provenance(saved):
     assert StudentConfig.from_dict(config["architecture"]) == SMALL
     assert (saved / "README.md").read_text() == "# A card"
     assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_the_same_student_gives_the_same_bytes(tmp_path):
+    """In other processes, too: safetensors writes the keys of its metadata in a random order."""
+    code = """if True:
+        import sys, torch
+        from pathlib import Path
+        from edgesea.models.config import StudentConfig
+        from edgesea.models.student import Student
+        from edgesea.models.student_files import save_student
+        torch.manual_seed(0)
+        save_student(Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)), Path(sys.argv[1]), {}, "card")
+    """
+    for index in range(3):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / str(index))], check=True)
+    assert len({file_digest(tmp_path / str(index) / "model.safetensors") for index in range(3)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_rate": 16000}, r'"sample_rate": 16000, but the weights in .* with "sample_rate": 8000; write'),
+        (
+            {"hop_length": 100, "fmax": 3000.0},
+            r'"hop_length": 100, "fmax": 3000\.0, .* "hop_length": 160, "fmax": null;',
+        ),
+        ({"filters": [4, 8]}, r'"filters": \[4, 8\], but .* "filters": \[4, 6\]'),
+        ({"window": 2}, r'"window": 2, but the weights in model\.safetensors were trained with "window": 1\.0'),
+    ],
+)
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_an_edited_configuration_is_refused(saved, changes, message, backend):
+    config = json.loads((saved / "config.json").read_text())
+    config["architecture"] |= changes
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EdgeseaError, match=rf"student/config\.json: it says {message}"):
+        edgesea.load_student(saved, "cpu", backend)
+
+
+def test_what_does_not_change_the_architecture_may_be_edited(saved):
+    """Also, a value may be written in another way, and one that is the default be left out."""
+    expected = edgesea.load_student(saved).embed(noise(2))
+    config = json.loads((saved / "config.json").read_text())
+    config["provenance"]["note"] = "ours"
+    config["architecture"]["window"] = 1
+    del config["architecture"]["fmax"]
+    (saved / "config.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise(2)), expected)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_weights_that_do_not_tell_their_architecture_are_read(saved, metadata):
+    """Those of the first edgesea, and those that another program has written."""
+    expected = edgesea.load_student(saved).embed(noise(2))
+    weights = saved / "model.safetensors"
+    save_file(load_file(weights), weights, metadata=metadata)
+    np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise(2)), expected)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"depth": 3}'])
+def test_metadata_that_is_no_architecture_is_refused(saved, text):
+    weights = saved / "model.safetensors"
+    save_file(load_file(weights), weights, metadata={"architecture": text})
+    with pytest.raises(EdgeseaError, match=r"model\.safetensors: cannot be read"):
+        edgesea.load_student(saved)
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "gone"])
@@ -215,5 +315,6 @@ def test_foreign_configurations_are_refused(saved, content, message):
 @pytest.mark.parametrize("name", ["gone", "empty", "gone.h5"])
 def test_a_place_without_a_student_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EdgeseaError, match=rf"{name}: no student here; expected a folder with config\.json"):
+    missing = "" if name == "empty" else r" \(no such file or folder\)"
+    with pytest.raises(EdgeseaError, match=rf"{name}: no student here{missing}; expected a folder with config\.json"):
         edgesea.load_student(tmp_path / name)

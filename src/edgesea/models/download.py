@@ -6,6 +6,7 @@ import os
 import re
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from textwrap import shorten
@@ -95,13 +96,13 @@ def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
 
 def _store(url: str, path: Path, git_blob: str | None) -> None:
     """Download, verify, and only then give the file its name."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # another process may be fetching the same file
+    incoming = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # another process may be fetching the same file
     try:
-        _download(url, partial, path)
-        _verify(partial, path, git_blob, f"{url}: not the expected file", _by_hand(path))
-        partial.replace(path)
+        _download(url, incoming, path)
+        _verify(incoming, path, git_blob, f"{url}: not the expected file", _by_hand(path))
+        incoming.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        incoming.unlink(missing_ok=True)
 
 
 def _download(url: str, target: Path, path: Path) -> None:
@@ -154,12 +155,19 @@ def _pooch() -> ModuleType:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` is ``owner/name[@revision]`` of the Hugging Face Hub: no path here, and none of our own ids."""
-    return bool(HUB_ID.fullmatch(name)) and not name.startswith(OWN_PREFIXES) and not Path(name).exists()
+    """Whether `name` is ``owner/name[@revision]`` of the Hugging Face Hub.
+
+    It is not if it is a path here or one of our own ids. Where ``owner`` is a folder here, as in ``runs/cty``, it was
+    probably meant as one and mistyped; ``owner/name@main`` is of the Hub all the same.
+    """
+    match = HUB_ID.fullmatch(name)
+    if not match or name.startswith(OWN_PREFIXES) or Path(name).exists():
+        return False
+    return bool(match[2]) or not Path(name.partition("/")[0]).is_dir()
 
 
 def fetch_hub(id: str, files: Sequence[str]) -> Path:
-    """Files of a repository of the Hugging Face Hub, from its cache if they have not changed.
+    """Files of a repository of the Hugging Face Hub, from its cache if they have not changed, or it does not answer.
 
     Parameters
     ----------
@@ -181,12 +189,21 @@ def fetch_hub(id: str, files: Sequence[str]) -> Path:
     hub = huggingface_hub(id)
     match = HUB_ID.fullmatch(id)
     repository, revision = match.groups() if match else (id, None)
+    download = partial(hub.snapshot_download, repository, revision=revision, allow_patterns=list(files))
     try:
-        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=list(files)))
+        # Asked first, because snapshot_download would wait without end for a network that swallows packets
+        timeout = hub.constants.HF_HUB_ETAG_TIMEOUT  # 10 s, unless the environment says otherwise
+        hub.HfApi().repo_info(repository, revision=revision or hub.constants.DEFAULT_REVISION, timeout=timeout)
+        return Path(download())
     except Exception as error:  # of several libraries
-        raise EdgeseaError(
-            f"{id}: no such folder here, and it cannot be fetched from the Hugging Face Hub: {hub_reason(error)}"
-        ) from error
+        try:
+            folder = Path(download(local_files_only=True))
+        except Exception:
+            raise EdgeseaError(
+                f"{id}: no such folder here, and it cannot be fetched from the Hugging Face Hub: {hub_reason(error)}"
+            ) from error
+        logger.info("%s: taken from the cache %s, for the Hugging Face Hub says: %s", id, folder, hub_reason(error))
+        return folder
 
 
 def hub_reason(error: Exception) -> str:

@@ -16,6 +16,7 @@ from edgesea.models.weights import file_digest
 log = logging.getLogger(__name__)
 FUNCTIONS = ("load_model", "get_scene_embeddings")
 ATTRIBUTES = ("sample_rate", "scene_embedding_size")
+ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".h5", ".gz", ".npz", ".safetensors", ".onnx", ".keras")  # of weight files
 
 
 def load_hear(spec: str, device: str = "cpu") -> FunctionModel:
@@ -24,8 +25,8 @@ def load_hear(spec: str, device: str = "cpu") -> FunctionModel:
     Parameters
     ----------
     spec : str
-        ``hear:package.module`` or ``hear:package.module:weights`` (the first part may be left out), with the path that
-        the module's ``load_model`` takes.
+        ``hear:package.module`` or ``hear:package.module:weights`` (the first part may be left out), with what the
+        module's ``load_model`` takes: the path of a weight file, or a name that the module knows.
     device : str
         Where a torch model is moved, as torch names it. Models of other frameworks choose their device themselves.
 
@@ -43,14 +44,15 @@ def load_hear(spec: str, device: str = "cpu") -> FunctionModel:
     module_name, _, weights = text.partition(":")
     if not module_name:
         raise EdgeseaError(f"{spec!r}: a HEAR model is named as hear:package.module[:weights]")
-    if weights and not Path(weights).exists():
+    if _is_file_name(weights) and not Path(weights).exists():  # some modules overlook it
         raise EdgeseaError(f"{model_id}: no such weight file: {weights}")
     module = import_module(module_name, model_id)
     _require(module, FUNCTIONS, f"{model_id}: {module_name}")
     try:
         model = module.load_model(weights) if weights else module.load_model()
     except Exception as error:  # foreign code
-        raise EdgeseaError(f"{model_id}: load_model failed ({type(error).__name__}: {error})") from error
+        gone = f"; there is no file {weights}" if weights and not Path(weights).exists() else ""
+        raise EdgeseaError(f"{model_id}: load_model failed ({type(error).__name__}: {error}){gone}") from error
     if isinstance(model, nn.Module):
         model.to(device)
     elif device != "cpu":
@@ -61,8 +63,13 @@ def load_hear(spec: str, device: str = "cpu") -> FunctionModel:
         function=partial(_scene_embeddings, module.get_scene_embeddings, model),
         sample_rate=int(model.sample_rate),
         embedding_size=int(model.scene_embedding_size),
-        digest=file_digest(Path(weights)) if Path(weights).is_file() else "",
+        digest=file_digest(Path(weights)) if Path(weights).is_file() else str(getattr(model, "digest", "")),
     )
+
+
+def _is_file_name(weights: str) -> bool:
+    """Whether it can only be the name of a file; with an @, it may be in a syntax of the module (``id@FILE``)."""
+    return "@" not in weights and (Path(weights).is_absolute() or weights.lower().endswith(ENDINGS))
 
 
 def _require(thing: object, names: tuple[str, ...], what: str) -> None:

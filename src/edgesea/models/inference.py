@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,13 @@ from edgesea.audio.io import AudioFile, resample_stream
 from edgesea.audio.overlapping import OverlappingLogMel
 from edgesea.audio.windows import Framing, Piece, PieceCutter, SampleFraming, piece_starts, piece_windows
 from edgesea.errors import EdgeseaError
-from edgesea.models import Backend
+from edgesea.models import TEACHERS, Backend, is_teacher, load_student, load_teacher
 from edgesea.models.base import EmbeddingModel, LogMelModel
 from edgesea.prefetch import prefetch
 
 Float32 = NDArray[np.float32]
 Cut = Callable[[Piece, SampleFraming], Float32]
+ModelOrName: TypeAlias = EmbeddingModel | Path | str
 
 
 @dataclass(frozen=True)
@@ -41,19 +43,40 @@ class FileEmbedding:
 
 
 def load_model(
-    name: str, weights: Path | None = None, device: str = "cpu", backend: Backend = "auto"
+    model: ModelOrName, weights: Path | None = None, device: str = "cpu", backend: Backend = "auto"
 ) -> EmbeddingModel:
-    """A teacher by its id, or else a student by its folder, .h5 file, published name (``edgel3/...``) or id on the Hub.
+    """A student or a teacher, from whatever names it.
 
-    `weights` are a teacher's, `backend` is a student's; see `edgesea.load_teacher` and `edgesea.load_student`.
+    Parameters
+    ----------
+    model : EmbeddingModel, path or str
+        A loaded model, which is given back as it is; a student's place (a Path is never taken for an id); a teacher's
+        id; or a student's folder, .h5 file, published name (``edgel3/...``) or id on the Hugging Face Hub.
+    weights : path, optional
+        A teacher's weight file.
+    device, backend
+        See `edgesea.load_teacher` and `edgesea.load_student`.
+
+    Raises
+    ------
+    EdgeseaError
+        If there is no such model, or it cannot be loaded.
     """
-    from edgesea.models import is_teacher, load_student, load_teacher
-    from edgesea.models.download import is_hub_id
-
-    known = name.startswith("edgel3/") or name.endswith((".h5", ".h5.gz")) or Path(name).exists() or is_hub_id(name)
-    if is_teacher(name) or not known:
-        return load_teacher(name, weights, device)
-    return load_student(name, device, backend)
+    if isinstance(model, str):
+        if is_teacher(model):
+            return load_teacher(model, weights, device)
+        if not any(sign in model for sign in ("/", "\\", ".h5")) and not Path(model).exists():
+            raise EdgeseaError(
+                f"unknown teacher {model!r}; known: {', '.join(TEACHERS)}; nor is there a folder of that name, "
+                "for a student"
+            )
+    if isinstance(model, Path | str):
+        return load_student(model, device, backend)
+    if isinstance(model, type) or not isinstance(model, EmbeddingModel):
+        raise EdgeseaError(
+            f"model must be a loaded student or teacher, or a path or id of one, not {type(model).__name__}"
+        )
+    return model
 
 
 def cut_spectrograms(front_end: OverlappingLogMel) -> Cut:

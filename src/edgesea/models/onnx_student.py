@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from edgesea.audio.overlapping import OverlappingLogMel
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32, check_windows
 from edgesea.models.config import array_shapes
@@ -17,6 +18,9 @@ BATCH = 16  # windows at once: as fast as more; 64 would take 180 MB more in the
 
 class OnnxStudent:
     """A student on the CPU; `student.Student` computes the same numbers with torch.
+
+    It can be pickled, and thereby handed to another process. There it has as many threads as `threads` said, or if that
+    was None, as the environment of that process says.
 
     Parameters
     ----------
@@ -44,8 +48,16 @@ class OnnxStudent:
         self.sample_rate = config.sample_rate
         self.window: float | None = config.window
         self.embedding_size = config.embedding_size
-        self.front_end = config.front_end()
-        self._session = _session(student_graph(config, file.arrays), threads)
+        self.front_end = OverlappingLogMel(config.front_end())
+        self._graph, self._threads = student_graph(config, file.arrays), threads
+        self._session = _session(self._graph, threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._session = _session(self._graph, self._threads)
 
     def embed(self, windows: Float32) -> Float32:
         """Embeddings of a batch of windows.

@@ -1,9 +1,12 @@
 """The students in torch: small L3 audio networks with a configurable input representation, filters and head."""
 
 from collections.abc import Callable
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgesea.audio.logmel import LogMel
 from edgesea.audio.overlapping import OverlappingLogMel
@@ -14,6 +17,10 @@ from edgesea.models.config import StudentConfig
 from edgesea.models.l3 import l3_blocks
 from edgesea.models.student_files import StudentFile
 from edgesea.models.torch_model import TorchModel
+
+# Windows at once. The feature maps of 16 are so large that glibc gives their memory back to the system and gets it anew
+# in each layer, and those of 64 leave the processor's cache.
+BATCH = 12
 
 
 class ReluMax(nn.Module):
@@ -62,8 +69,8 @@ class Student(TorchModel):
         self.sample_rate = config.sample_rate
         self.window = config.window
         self.embedding_size = config.embedding_size
-        self.log_mel = LogMel(config.sample_rate, config.n_fft, config.hop_length, config.n_mels, config.fmax)
-        self.numpy_log_mel = config.front_end()
+        self.log_mel = LogMel(config.front_end())
+        self.numpy_log_mel = OverlappingLogMel(config.front_end())
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
         self.features = nn.Sequential(*l3_blocks(config.filters)[:-1])  # the last ReLU belongs to the head
         self.head = HEADS[config.head](config.filters[-1], config.embedding_size)
@@ -95,12 +102,29 @@ class Student(TorchModel):
     def embed_log_mel(self, log_mel: Float32) -> Float32:
         """Embeddings (B, D) float32 of log-mel spectrograms (B, bands, frames) float32, as `front_end` gives them."""
         self.eval()
+        result = np.empty((len(log_mel), self.embedding_size), np.float32)
         with torch.inference_mode():
-            spectrogram: Tensor = self.input_norm(torch.from_numpy(log_mel).to(self._device())[:, None])
-            return self.embed_spectrogram(spectrogram).float().cpu().numpy()
+            # Folding takes as long as one window, so it does not pay for a few; and a copy kept would become stale.
+            features = folded(self.features) if len(log_mel) > BATCH else self.features
+            for first in range(0, len(log_mel), BATCH):
+                part = slice(first, first + BATCH)
+                spectrogram = self.input_norm(torch.from_numpy(log_mel[part]).to(self._device())[:, None])
+                result[part] = self.head(features(spectrogram)).float().cpu().numpy()
+        return result
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+def folded(features: nn.Sequential) -> nn.Sequential:
+    """The same function for inference, a tenth faster: normalisations folded into the convolutions, ReLUs in place."""
+    modules: list[nn.Module] = []
+    for module in features:
+        if isinstance(module, nn.BatchNorm2d):
+            modules[-1] = fuse_conv_bn_eval(cast(nn.Conv2d, modules[-1]), module)
+        else:
+            modules.append(nn.ReLU(inplace=True) if isinstance(module, nn.ReLU) else module)
+    return nn.Sequential(*modules)
 
 
 def torch_student(file: StudentFile) -> Student:

@@ -1,5 +1,6 @@
 """Students on disk: checkpoint folders, and the published SEA weights."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, NDArray[Any]]
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+ARCHITECTURE = "architecture"  # the one key of the weights' metadata: safetensors writes several in a random order
 PUBLISHED = {"sea-512": 512, "sea-256": 256, "sea-128": 128, "sea-64": 64}
 
 
@@ -49,6 +51,9 @@ class StudentFile:
 def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any], card: str) -> None:
     """Write a student as ``config.json`` + ``model.safetensors`` + model card.
 
+    The weights carry the architecture, too: it decides as much about the embeddings as they do, and so is in their
+    digest.
+
     Parameters
     ----------
     student : Student
@@ -66,7 +71,7 @@ def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any]
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in student.state_dict().items()}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         try:
-            save_file(arrays, temporary, metadata={"format": "pt"})
+            save_file(arrays, temporary, metadata={ARCHITECTURE: json.dumps(student.config.to_dict())})
         except SafetensorError as error:  # also of a full disk
             raise disk_error(str(error), folder / WEIGHTS_FILE) from error
     with atomic_path(folder / CARD_FILE) as temporary:
@@ -93,8 +98,9 @@ def read_student(path_or_id: Path | str) -> StudentFile:
         path = fetch_hub(name, (CONFIG_FILE, WEIGHTS_FILE))
     if not (path / CONFIG_FILE).is_file():
         raise EdgeseaError(
-            f"{name}: no student here; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, owner/name of one on "
-            "the Hugging Face Hub, a published .h5 or .h5.gz file, or one of "
+            f"{name}: no student here{'' if path.exists() else ' (no such file or folder)'}; expected a folder with "
+            f"{CONFIG_FILE} and {WEIGHTS_FILE}, owner/name of one on the Hugging Face Hub (owner/name@main if there "
+            "is a folder owner here), a published .h5 or .h5.gz file, or one of "
             + ", ".join("edgel3/" + key for key in PUBLISHED)
         )
     return _checkpoint_student(path, name)
@@ -111,23 +117,40 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     except Exception as error:  # a changed value fails somewhere in the making of the network
         raise EdgeseaError(f"{folder / CONFIG_FILE}: no student can be made of it: {error}") from error
     weights = folder / WEIGHTS_FILE
-    arrays = _read_arrays(weights)
+    arrays, trained = _read_weights(weights)
+    if trained is not None:
+        _check_unchanged(architecture.to_dict(), trained, folder)
     return StudentFile(id, file_digest(weights), architecture, arrays, weights)
 
 
-def _read_arrays(path: Path) -> Arrays:
-    """The arrays of a safetensors file; floating-point ones in single precision."""
-    from safetensors import SafetensorError
+def _check_unchanged(given: dict[str, Any], trained: dict[str, Any], folder: Path) -> None:
+    """Refuse an architecture that is not that of the weights; most changes would give wrong embeddings silently."""
+    changed = [key for key in trained if trained[key] != given[key]]
+    if changed:
+        listed, remedy = (", ".join(f'"{key}": {json.dumps(it[key])}' for key in changed) for it in (given, trained))
+        raise EdgeseaError(
+            f"{folder / CONFIG_FILE}: it says {listed}, but the weights in {WEIGHTS_FILE} were trained with {remedy}; "
+            "write that, or train another student"
+        )
+
+
+def _read_weights(path: Path) -> tuple[Arrays, dict[str, Any] | None]:
+    """The arrays of a safetensors file, floats in single precision, and the architecture if it is there."""
+    from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file
 
     try:
         arrays: Arrays = load_file(path)
-    except (OSError, SafetensorError, TypeError, KeyError) as error:  # the last two for types that numpy has not
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(ARCHITECTURE)
+        trained = None if text is None else StudentConfig.from_dict(json.loads(text)).to_dict()
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
         raise EdgeseaError(f"{path}: cannot be read: {error}") from error
-    return {
+    single = {
         name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
         for name, array in arrays.items()
     }
+    return single, trained
 
 
 def _published_student(path: Path) -> StudentFile:
