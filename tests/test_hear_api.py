@@ -2,6 +2,8 @@
 
 import inspect
 import warnings
+from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import torch
 
 from edgesea import hear
 from edgesea.errors import EdgeseaError
+from edgesea.models import load_student, load_teacher
 from edgesea.models.base import EmbeddingModel
 from edgesea.models.config import StudentConfig
+from edgesea.models.function import FunctionModel
 from edgesea.models.hear import load_hear
 from edgesea.models.student import Student
 from edgesea.models.student_files import save_student
@@ -194,6 +198,37 @@ def test_edgesea_loads_its_own_hear_module(student_folder):
     np.testing.assert_allclose(model.embed(windows), expected, atol=2e-5 * np.abs(expected).max())
 
 
+def test_a_student_by_way_of_the_module_is_the_teacher_that_it_is_itself(tmp_path):
+    config = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16, sample_rate=16000)
+    torch.manual_seed(0)
+    save_student(Student(config), tmp_path / "student", {}, "card")
+    student = load_student(tmp_path / "student", "cpu", backend="torch")
+    teacher = load_teacher(f"hear:edgesea.hear:{tmp_path / 'student'}")
+    assert (teacher.sample_rate, teacher.embedding_size, teacher.digest) == (16000, 5, student.digest)
+    windows = sounds(3, 1.0, 16000).numpy()
+    assert_same(torch.from_numpy(teacher.embed(windows)), student.embed(windows))
+
+
+def test_whatever_the_module_loads_is_a_teacher(shared_data, monkeypatch):
+    monkeypatch.setenv("EDGESEA_CACHE", str(shared_data / "edgel3"))
+    published = shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz"
+    weights = shared_data / "efficientat" / "mn04_as_mAP_432.pt"
+    windows = sounds(1, 1.0, 16000).numpy()
+    found = {}
+    for name in ("edgel3/sea-64", str(published)):
+        found[name] = load_teacher(f"hear:edgesea.hear:{name}").embed(windows)
+    np.testing.assert_array_equal(found["edgel3/sea-64"], found[str(published)])
+    for name in ("spectral", f"efficientat/mn04@{weights}"):
+        own = hear.load_model(name).model
+        teacher = load_teacher(f"hear:edgesea.hear:{name}")
+        windows = sounds(1, 1.0, own.sample_rate).numpy()
+        assert teacher.sample_rate == own.sample_rate
+        assert_same(torch.from_numpy(teacher.embed(windows)), own.embed(windows))
+    for name in ("gone", "edgel3/sea-65", f"efficientat/mn04@{weights}.gone", "gone.h5"):
+        with pytest.raises(EdgeseaError, match=f"hear:edgesea.hear:{name}: .*{name}"):
+            load_teacher(f"hear:edgesea.hear:{name}")
+
+
 def test_a_model_of_another_rate_is_given_audio_resampled(student_folder):
     for rate, announced in ((8000, 16000), (16000, 16000), (24000, 32000), (48000, 48000), (96000, 48000)):
         student = Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16, sample_rate=rate))
@@ -237,8 +272,19 @@ def test_unknown_models_are_named(name, message):
 
 @pytest.mark.parametrize(
     "audio",
-    [torch.zeros(8000), torch.zeros(1, 1, 8000), torch.zeros(2, 0), torch.zeros(2, 8000, dtype=torch.int16)],
-    ids=lambda audio: f"{tuple(audio.shape)}-{audio.dtype}",
+    [
+        torch.zeros(8000),
+        torch.zeros(1, 1, 8000),
+        torch.zeros(2, 0),
+        torch.zeros(0, 8000),
+        torch.zeros(2, 8000, dtype=torch.int16),
+        torch.zeros(2, 8000, dtype=torch.bool),
+        torch.zeros(2, 8000, dtype=torch.complex64),
+        np.zeros((2, 8000), np.float32),
+        [[0.0, 0.5]],
+        None,
+    ],
+    ids=lambda audio: f"{tuple(audio.shape)}-{audio.dtype}" if hasattr(audio, "shape") else type(audio).__name__,
 )
 def test_audio_of_another_shape_or_type_is_refused(student_folder, audio):
     model = hear.load_model(str(student_folder))
@@ -247,11 +293,67 @@ def test_audio_of_another_shape_or_type_is_refused(student_folder, audio):
             function(audio, model)
 
 
-@pytest.mark.parametrize("hop", [0.0, -1.0, float("nan"), float("inf"), 0.01])
-def test_hops_that_cannot_be_are_refused(student_folder, hop):
+@pytest.mark.parametrize(
+    ("hop", "message"),
+    [
+        *((hop, "hop_size must be a positive number of ms") for hop in (0.0, -1.0, float("nan"), float("inf"))),
+        *((hop, "hop_size must be a positive number of ms") for hop in ("50", None, [50.0], 50j, torch.tensor([50.0]))),
+        (0.01, "shorter than a sample at 8000 Hz"),
+        (1e300, "hop must be at most 1e.09 s"),
+    ],
+)
+def test_hops_that_cannot_be_are_refused(student_folder, hop, message):
     model = hear.load_model(str(student_folder))
-    with pytest.raises(EdgeseaError, match=r"hop_size must be a positive number|shorter than a sample at 8000 Hz"):
+    with pytest.raises(EdgeseaError, match=message.replace("ms", "milliseconds")):
         hear.get_timestamp_embeddings(torch.zeros(1, 16000), model, hop_size=hop)
+
+
+def test_hops_of_any_numeric_type(student_folder):
+    model = hear.load_model(str(student_folder))
+    audio = sounds(1, 1.2, model.sample_rate)
+    expected = hear.get_timestamp_embeddings(audio, model, 250.0)
+    for hop in (250, np.float32(250), np.int64(250), Fraction(250)):
+        for found, wanted in zip(hear.get_timestamp_embeddings(audio, model, hop), expected, strict=True):
+            assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e300])
+def test_samples_that_are_no_numbers_are_named(student_folder, bad):
+    model = hear.load_model(str(student_folder))
+    audio = sounds(3, 1.5, model.sample_rate).double()
+    audio[1, 8000] = bad
+    for function in (hear.get_timestamp_embeddings, hear.get_scene_embeddings):
+        with pytest.raises(EdgeseaError, match=r"audio\[1\] holds NaN or Inf samples, the first at 0\.500 s"):
+            function(audio, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_audio_of_any_precision_that_asks_for_gradients(student_folder, dtype):
+    model = hear.load_model(str(student_folder))
+    audio = sounds(2, 1.2, model.sample_rate).to(dtype)
+    for function in (lambda audio: hear.get_timestamp_embeddings(audio, model)[0], partial(scenes, model)):
+        found = function(audio.clone().requires_grad_())
+        assert (found.dtype, found.requires_grad) == (torch.float32, False)
+        assert torch.equal(found, function(audio.float()))
+
+
+def scenes(model: hear.HearModel, audio: torch.Tensor) -> torch.Tensor:
+    return hear.get_scene_embeddings(audio, model)
+
+
+def test_what_is_no_hear_model_is_refused(student_folder):
+    audio = sounds(1, 1.2, 16000)
+    for function in (hear.get_timestamp_embeddings, hear.get_scene_embeddings):
+        with pytest.raises(EdgeseaError, match=r"model must be what edgesea\.hear\.load_model gave, not Student"):
+            function(audio, hear.load_model(str(student_folder)).model)
+
+
+def test_embeddings_that_are_no_numbers_are_an_error():
+    model = hear.HearModel(FunctionModel("broken", lambda windows: windows[:, :2] / 0, 16000, 1.0, 2))
+    with np.errstate(all="ignore"):
+        for function in (hear.get_timestamp_embeddings, hear.get_scene_embeddings):
+            with pytest.raises(EdgeseaError, match="broken gave NaN or Inf"):
+                function(sounds(1, 1.2, 16000), model)
 
 
 def test_nothing_is_warned_of(student_folder):

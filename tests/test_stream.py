@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 from conftest import write_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,7 +255,7 @@ def test_a_chunk_that_is_not_all_numbers_is_refused_and_the_stream_goes_on(bad):
 @pytest.mark.parametrize(
     ("chunk", "message"),
     [
-        (np.zeros((2, 4800), np.float32), r"must have shape \(samples,\) or \(samples, channels\), not \(2, 4800\)"),
+        (np.zeros((2, 4800), np.float32), r"the chunk must have shape \(samples,\) or .*, not \(2, 4800\)"),
         (np.zeros((10, 0), np.float32), r"not \(10, 0\)"),
         (np.zeros((2, 3, 4), np.float32), r"not \(2, 3, 4\)"),
         (np.float32(0.5), r"not \(\)"),
@@ -262,6 +263,17 @@ def test_a_chunk_that_is_not_all_numbers_is_refused_and_the_stream_goes_on(bad):
         (np.zeros(10, np.complex64), "not complex64"),
         ([1, 2, 3], "not int64"),
         (["a"], "not <U1"),
+        ("audio", r"must be an array of samples, not str; see numpy\.frombuffer"),
+        (bytes(10), r"must be an array of samples, not bytes; see numpy\.frombuffer"),
+        (None, "not object"),
+        (np.zeros(10, bool), "not bool"),
+        (np.array([0.5, None]), "not object"),
+        ([[0.5, 0.5], [0.5]], "must be an array of samples, not list: setting an array element with a sequence"),
+        ([np.zeros(3), np.zeros(4)], "must be an array of samples, not list: "),
+        (torch.zeros(3, dtype=torch.bfloat16), "must be an array of samples, not Tensor: .*BFloat16"),
+        (np.ma.masked_array([0.1, 0.2], [False, True]), "the chunk masks samples, but no window may have gaps"),
+        (np.ma.masked_array(np.zeros((5, 2), np.int16), True), "the chunk masks samples"),
+        (np.array([0.0, 1e300]), r"NaN or Inf samples, the first at 0\.001 s"),
         (np.zeros((10, 3), np.float32), "this chunk has 3 channels, those before had 1"),
     ],
 )
@@ -278,15 +290,60 @@ def test_what_is_no_chunk_is_refused(chunk, message):
     [
         ({"hop_size": 0.0}, "hop_size must be a positive number"),
         ({"hop_size": 1e-5}, "shorter than a sample at 8000 Hz"),
-        ({"sample_rate": 0}, "sample_rate must be a whole number of at least 1, not 0"),
-        ({"sample_rate": 44.1}, r"sample_rate must be a whole number of at least 1, not 44\.1"),
-        ({"sample_rate": 48}, "sample_rate must be from 500 to 1000000 Hz, not 48"),
+        ({"hop_size": 1e300}, r"hop must be at most 1e\+09 s, not 1e\+300"),
+        ({"hop_size": 1.7e308}, r"hop must be at most 1e\+09 s"),
+        ({"hop_size": "0.1"}, "hop_size must be a positive number"),
+        ({"sample_rate": 0}, "sample_rate must be a whole number from 500 to 1000000 Hz, not 0"),
+        ({"sample_rate": 44.1}, r"sample_rate must be a whole number from 500 to 1000000 Hz, not 44\.1"),
+        ({"sample_rate": 48}, "sample_rate must be a whole number from 500 to 1000000 Hz, not 48"),
+        ({"sample_rate": float("nan")}, "sample_rate must be a whole number .* not nan"),
+        ({"sample_rate": float("inf")}, "sample_rate must be a whole number .* not inf"),
+        ({"sample_rate": "8000"}, "sample_rate must be a whole number .* not '8000'"),
+        ({"sample_rate": True}, "sample_rate must be a whole number .* not True"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
     ],
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(EdgeseaError, match=message):
         Stream(QUICK, **options)
+
+
+def test_a_rate_may_be_a_float_as_soundfile_and_get_embedding_have_it():
+    audio = np.random.default_rng(0).uniform(-1, 1, 30000).astype(np.float32)
+    for rate in (22050.0, np.float64(22050), np.int32(22050)):
+        found = feed_all(Stream(QUICK, sample_rate=rate), split(audio, 5000))[0]
+        np.testing.assert_allclose(found, get_embedding(audio, rate, QUICK)[0], atol=1e-6)
+
+
+def test_a_masked_array_that_masks_nothing_is_audio():
+    audio = np.random.default_rng(0).uniform(-1, 1, 9000).astype(np.float32)
+    found = feed_all(Stream(QUICK), [np.ma.masked_array(audio, np.zeros(9000, bool))])[0]
+    np.testing.assert_array_equal(found, feed_all(Stream(QUICK), [audio])[0])
+
+
+def test_chunks_that_are_none_are_named_in_an_iterator_too():
+    for chunks, message in [
+        (None, "chunks must be an iterable of arrays, not NoneType"),
+        (0.5, "chunks must be an iterable of arrays, not float"),
+        (np.zeros(100, np.float32), r"the chunk must have shape \(n,\) or \(n, channels\), not \(\)"),
+        ([[[0.5, 0.5], [0.5]]], "the chunk must be an array of samples, not list"),
+        ([np.ma.masked_array([0.1], [True])], "the chunk masks samples"),
+    ]:
+        with pytest.raises(EdgeseaError, match=message):
+            list(embed_chunks(chunks, QUICK))
+
+
+def test_windows_do_not_drift_where_the_hop_is_no_whole_number_of_samples():
+    """Of a ramp, the model gives the time; a hop rounded to 1102 samples would be 0.11 s late at the end."""
+
+    def middle(windows: np.ndarray) -> np.ndarray:
+        return windows[:, windows.shape[1] // 2, None]
+
+    ramp = (np.arange(240 * 22050) / (240 * 22050)).astype(np.float32)
+    stream = Stream(FunctionModel("middle", middle, 22050, 1.0, 1), 0.05)
+    embedding, timestamps = feed_all(stream, split(ramp, 100_000))
+    inside = (timestamps > 0.5) & (timestamps < 239.4)
+    np.testing.assert_allclose(240 * embedding[inside, 0], timestamps[inside], atol=1e-4)
 
 
 def test_a_stream_whose_model_fails_has_ended():

@@ -10,6 +10,7 @@ one of HEAR's rates and is given the audio resampled.
 
 from collections.abc import Iterator
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.io import Resampler
-from edgesea.audio.windows import PieceCutter, SampleFraming
+from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, exact_seconds
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models import is_teacher, load_student, load_teacher
 from edgesea.models.base import EmbeddingModel
@@ -46,6 +47,8 @@ class HearModel(nn.Module):
     ----------
     model : EmbeddingModel
         The student or teacher.
+    digest : str
+        That of the student or teacher.
     sample_rate : int
         Rate in Hz at which it expects audio.
     scene_embedding_size, timestamp_embedding_size : int
@@ -55,6 +58,7 @@ class HearModel(nn.Module):
     def __init__(self, model: EmbeddingModel) -> None:
         super().__init__()
         self.model = model
+        self.digest = model.digest
         own = model.sample_rate
         self.sample_rate = own if own in RATES else min((rate for rate in RATES if rate > own), default=RATES[-1])
         self.scene_embedding_size = self.timestamp_embedding_size = model.embedding_size
@@ -79,7 +83,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     EdgeseaError
         If there is no such model, or it cannot be loaded.
     """
-    name = str(model_file_path) or DEFAULT_MODEL
+    name = str(model_file_path or DEFAULT_MODEL)
     if not is_teacher(name):
         return HearModel(load_student(name, "cpu", backend="torch")).eval()
     weights = ""
@@ -94,11 +98,11 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel, hop_size: float = 
     Parameters
     ----------
     audio : Tensor, (n_sounds, n_samples) float
-        In [-1, 1] at ``model.sample_rate``.
+        In [-1, 1] at ``model.sample_rate``, in any precision. No gradients reach it.
     model : HearModel
         What `load_model` gave.
     hop_size : float
-        Milliseconds between timestamps; window k is centred to within one sample, so that nothing drifts.
+        Milliseconds between timestamps. They need not be a whole number of samples; nothing drifts.
 
     Returns
     -------
@@ -110,16 +114,17 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel, hop_size: float = 
     Raises
     ------
     EdgeseaError
-        If the audio has another shape or no samples, or the hop is no positive number.
+        If the audio has another shape or no samples, or holds NaN or Inf; if the hop is no positive number, too short
+        or too long; if the model is none of `load_model`, or gives NaN or Inf.
     """
-    if not (np.isfinite(hop_size) and hop_size > 0):
+    if not (isinstance(hop_size, Real) and 0 < hop_size < float("inf")):
         raise EdgeseaError(f"hop_size must be a positive number of milliseconds, not {hop_size!r}")
     signals = _signals(audio, model)
-    hop = Fraction(hop_size) / 1000  # seconds
-    count = 1 + int(Fraction(audio.shape[1], model.sample_rate) // hop)
-    framing = _framing(model, hop, center=True)
-    embeddings = torch.from_numpy(_embed(signals, model, framing, count)).to(audio.device)
-    timestamps = torch.from_numpy((np.arange(count) * hop_size).astype(np.float32)).to(audio.device)
+    framing = Framing(model.window, float(hop_size) / 1000, center=True)
+    count = 1 + int(Fraction(audio.shape[1], model.sample_rate) // exact_seconds(framing.hop))
+    found = _embed(signals, model, framing.at(model.model.sample_rate), count)
+    embeddings = torch.from_numpy(found).to(audio.device)
+    timestamps = torch.from_numpy((np.arange(count) * float(hop_size)).astype(np.float32)).to(audio.device)
     return embeddings, timestamps.repeat(len(audio), 1)
 
 
@@ -132,7 +137,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     Parameters
     ----------
     audio : Tensor, (n_sounds, n_samples) float
-        In [-1, 1] at ``model.sample_rate``.
+        In [-1, 1] at ``model.sample_rate``, in any precision. No gradients reach it.
     model : HearModel
         What `load_model` gave.
 
@@ -144,33 +149,31 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     Raises
     ------
     EdgeseaError
-        If the audio has another shape or no samples.
+        If the audio has another shape or no samples, or holds NaN or Inf; if the model is none of `load_model`, or
+        gives NaN or Inf.
     """
     signals = _signals(audio, model)
-    framing = _framing(model, Fraction(model.window) / 2, center=False)
+    framing = Framing(model.window, model.window / 2, center=False).at(model.model.sample_rate)
     windows = _embed(signals, model, framing, framing.count(signals.shape[1]))
     return torch.from_numpy(windows.mean(1, dtype=np.float64).astype(np.float32)).to(audio.device)
 
 
 def _signals(audio: Tensor, model: HearModel) -> Float32:
     """The sounds (n_sounds, samples) at the rate of the student or teacher."""
-    if audio.ndim != 2 or not audio.numel() or not audio.is_floating_point():
+    if not isinstance(model, HearModel):
+        raise EdgeseaError(f"model must be what edgesea.hear.load_model gave, not {type(model).__name__}")
+    if not isinstance(audio, Tensor) or audio.ndim != 2 or not audio.numel() or not audio.is_floating_point():
+        found = f"{tuple(audio.shape)} of {audio.dtype}" if isinstance(audio, Tensor) else type(audio).__name__
         raise EdgeseaError(
-            f"{model.model.id}: audio must be a tensor (n_sounds, n_samples) of floats in [-1, 1], "
-            f"not {tuple(audio.shape)} of {audio.dtype}"
+            f"{model.model.id}: audio must be a tensor (n_sounds, n_samples) of floats in [-1, 1], not {found}"
         )
     sounds: Float32 = audio.detach().to("cpu", torch.float32).numpy()
+    for index, sound in enumerate(sounds):
+        if not np.isfinite(sound).all():
+            where = int(np.flatnonzero(~np.isfinite(sound))[0]) / model.sample_rate
+            raise EdgeseaError(f"{model.model.id}: audio[{index}] holds NaN or Inf samples, the first at {where:.3f} s")
     rates = model.sample_rate, model.model.sample_rate
     return np.stack([Resampler(*rates).feed(sound, last=True) for sound in sounds])
-
-
-def _framing(model: HearModel, hop: Fraction, center: bool) -> SampleFraming:
-    """Windows with a hop in seconds, which need not be a whole number of samples."""
-    rate = model.model.sample_rate
-    window, step = round(model.window * rate), hop * rate
-    if step < 1:
-        raise EdgeseaError(f"a hop of {float(1000 * hop):g} ms is shorter than a sample at {rate} Hz")
-    return SampleFraming(window, int(step) if step.denominator == 1 else step, window // 2 if center else 0)
 
 
 def _embed(signals: Float32, model: HearModel, framing: SampleFraming, count: int) -> Float32:
@@ -182,6 +185,8 @@ def _embed(signals: Float32, model: HearModel, framing: SampleFraming, count: in
         joined = np.concatenate(rows)
         parts = [embed(joined[first : first + BATCH]) for first in range(0, len(joined), BATCH)]
         found.append(np.concatenate(parts).reshape(len(signals), -1, model.model.embedding_size))
+        if not np.isfinite(found[-1]).all():
+            raise EdgeseaError(f"{model.model.id} gave NaN or Inf")
     return np.concatenate(found, 1)
 
 

@@ -1,37 +1,44 @@
 """Embeddings of raw PCM from a pipe, as a recorder writes it: the command ``stream`` (``embed --stdin``)."""
 
 import logging
-import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.embedding import ModelOrName
+from edgesea.embedding import DEFAULT_MODEL, checked_count
+from edgesea.embedding_file import model_provenance
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, check_way
 from edgesea.models import Backend
-from edgesea.stream import MOST_CHANNELS, Embedded, Float32, Float64, Stream
+from edgesea.models.inference import ModelOrName, load_model
+from edgesea.sinks import Lines, LineSink, NpzSink, Sink
+from edgesea.stream import MOST_CHANNELS, Stream
 
 log = logging.getLogger(__name__)
 
 Encoding = Literal["s16le", "f32le"]
-Lines = Literal["json", "csv"]
 
 TYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 READ_BYTES = 1 << 16  # of raw PCM at once, if so many are there
+ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # where the system has them
+ONE_REQUEST = 1.0  # seconds; timeout(1), and shells whose terminal closes, send the same signal twice
 
 
 def stream(
-    model: str,
+    model: str = DEFAULT_MODEL,
     *,
-    sample_rate: int,
+    sample_rate: int | None = None,
     channels: int = 1,
     encoding: Encoding = "s16le",
     out: Path | None = None,
+    overwrite: bool = False,
     lines: Lines = "json",
     weights: Path | None = None,
     hop: float = 0.1,
@@ -44,18 +51,24 @@ def stream(
 
     For example: arecord -t raw -f S16_LE -r 48000 | edgesea stream MODEL --sample_rate 48000
 
+    Ctrl-C, SIGTERM (systemd, SLURM, timeout) and SIGHUP end it too: what has been read is embedded to its end and
+    written, and the command succeeds. Another signal, a second later or more, ends it at once.
+
     Parameters
     ----------
     model : str
         A student's folder, a published .h5 file, edgel3/sea-64 ..., or a teacher's id.
     sample_rate : int
-        Rate of the samples in Hz.
+        Rate of the samples in Hz; it must be given.
     channels : int
         Number of interleaved channels; they are averaged.
     encoding : {"s16le", "f32le"}
         16-bit integers or 32-bit floating point, both little-endian.
     out : Path, optional
-        An .npz file for the embeddings, written at the end; default: a line for each window on standard output.
+        An .npz file for the embeddings, written at the end; default: a line for each window on standard output. Until
+        then they are in OUT.npz.rows, which a killed process leaves; see `edgesea.sinks.NpzSink`.
+    overwrite : bool
+        Replace `out` if it exists, and what a killed process has left of it.
     lines : {"json", "csv"}
         What such a line looks like.
     weights : Path, optional
@@ -79,23 +92,28 @@ def stream(
     Raises
     ------
     EdgeseaError
-        If an option is wrong, the input is a terminal or empty, a sample is NaN or Inf, or the model fails.
+        If an option is wrong, `out` exists or cannot be written, the input is a terminal or empty, a sample is NaN or
+        Inf, or the model fails.
     """
-    from edgesea.models.inference import load_model
-
+    if sample_rate is None:
+        raise EdgeseaError("raw PCM has no header that tells its rate; give it, as --sample_rate 48000")
+    if sys.stdin is None:
+        raise EdgeseaError("there is no standard input; let a recorder write raw PCM into it: arecord -t raw ... | ...")
     network = load_model(model, weights, device, backend)
-    result = embed_pcm(
-        sys.stdin.buffer,
-        network,
-        sample_rate,
-        channels,
-        encoding,
-        hop,
-        center,
-        out=out,
-        lines=lines,
-        batch_size=batch_size,
-    )
+    with _ended_by_signals(sys.stdin.buffer) as file:
+        result = embed_pcm(
+            file,
+            network,
+            sample_rate,
+            channels,
+            encoding,
+            hop,
+            center,
+            out=out,
+            overwrite=overwrite,
+            lines=lines,
+            batch_size=batch_size,
+        )
     if out is not None:
         return result
     log.info("%d windows of %.1f s", result["windows"], result["seconds"])
@@ -103,7 +121,7 @@ def stream(
 
 
 def embed_pcm(
-    file: BinaryIO,
+    file: "BinaryIO | _Interruptible",
     model: ModelOrName,
     sample_rate: int,
     channels: int = 1,
@@ -112,13 +130,15 @@ def embed_pcm(
     center: bool = True,
     *,
     out: Path | TextIO | None = None,
+    overwrite: bool = False,
     lines: Lines = "json",
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """Embed raw PCM, as a recorder writes it into a pipe, until it ends.
 
-    Ctrl-C ends it too: while it waits for more, what has been read is embedded to its end; while it computes, the last
-    windows are left out. So does a closed pipe at `out`. An error after the first windows leaves them in `out`.
+    A KeyboardInterrupt (Ctrl-C) ends it too: while it waits for more, what has been read is embedded to its end; while
+    it computes, the last windows are left out. So does a closed pipe at `out`. An error after the first windows leaves
+    them in `out`. Memory does not grow with the stream.
 
     Parameters
     ----------
@@ -133,8 +153,11 @@ def embed_pcm(
     encoding : {"s16le", "f32le"}
         16-bit integers or 32-bit floating point, both little-endian.
     out : path ending in .npz, or text file
-        A path gets `embedding` and `timestamps` at the end, as for audio files; a text file (default: standard output)
-        gets a line for each window as soon as it is complete.
+        A path gets `embedding` and `timestamps` at the end, as for audio files, and until then there are rows beside
+        it (`edgesea.sinks.NpzSink`); a text file (default: standard output) gets a line for each window as soon as it
+        is complete.
+    overwrite : bool
+        Replace the file `out` if it exists.
     lines : {"json", "csv"}
         Lines ``{"timestamp": 0.1, "embedding": [...]}``, or ``0.1,...`` below a header. Timestamps are rounded to
         microseconds; embeddings are exact as float32.
@@ -147,51 +170,125 @@ def embed_pcm(
     Raises
     ------
     EdgeseaError
-        If an option is wrong, the input is a terminal or empty, a sample is NaN or Inf, or the model fails.
+        If an option is wrong, `out` exists or cannot be written, the input is a terminal or empty, a sample is NaN or
+        Inf, or the model fails.
+    OSError
+        If the disk is full; the rows are kept.
     """
     if encoding not in get_args(Encoding):
         raise EdgeseaError(f"unknown encoding {encoding!r}; choose {', '.join(get_args(Encoding))}")
-    if not 1 <= channels <= MOST_CHANNELS:
+    channels = checked_count("channels", channels)
+    if channels > MOST_CHANNELS:
         raise EdgeseaError(f"channels must be 1 to {MOST_CHANNELS}, not {channels}")
     if lines not in get_args(Lines):
         raise EdgeseaError(f"unknown lines {lines!r}; choose {', '.join(get_args(Lines))}")
     if hasattr(file, "isatty") and file.isatty():
         raise EdgeseaError("the input is a terminal; let a recorder write raw PCM into it: arecord -t raw ... | ...")
-    sink = _Npz(Path(out)) if isinstance(out, Path | str) else _Lines(out or sys.stdout, lines)
     stream = Stream(model, hop_size, center, sample_rate, batch_size)
     frames = _Frames(file, channels, encoding)
+    pcm = {
+        "source": str(getattr(file, "name", "raw PCM")).strip("<>"),
+        "sample_rate": stream.sample_rate,
+        "channels": channels,
+        "encoding": encoding,
+    }
+    provenance = model_provenance(stream.model, float(hop_size), bool(center)) | pcm
+    sink: Sink
+    if isinstance(out, Path | str):
+        sink = NpzSink(Path(out), stream.model.embedding_size, provenance, overwrite)
+    else:
+        sink = LineSink(out or sys.stdout, lines)
+    return _embed_frames(frames, stream, sink)
+
+
+def _embed_frames(frames: "_Frames", stream: Stream, sink: Sink) -> dict[str, Any]:
+    """Embed all frames; what `embed_pcm` returns."""
     interrupted = False
     try:
         sink.write(*stream.feed(np.zeros(0, np.float32)))  # a table's header
         for chunk in frames:
             sink.write(*stream.feed(chunk))
         sink.write(*stream.finish())
-    except KeyboardInterrupt:  # while it computed: more windows would leave a gap
+    except (KeyboardInterrupt, BrokenPipeError):  # while it computed: more windows would leave a gap
         interrupted = True
-    except BrokenPipeError:
-        interrupted = True
-        sink.abandon()
     finally:
         sink.close()
     interrupted = interrupted or frames.interrupted
     if not (frames.count or interrupted):
-        raise EdgeseaError(f"{getattr(file, 'name', 'input')}: holds no samples")
-    return {"windows": sink.windows, "seconds": frames.count / sample_rate, "interrupted": interrupted}
+        raise EdgeseaError(f"{frames.name}: holds no samples")
+    return {"windows": sink.windows, "seconds": frames.count / stream.sample_rate, "interrupted": interrupted}
+
+
+class _Interruptible:
+    """A binary file, of which nothing more is read once a signal has come: a read then raises KeyboardInterrupt.
+
+    So does the read that is waiting when it comes. All else goes on, so that what has been read is finished, unless a
+    signal comes later than `ONE_REQUEST` after the first: that one does what it did before.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._read, self.isatty = _reading(file), file.isatty
+        self.name = getattr(file, "name", "input")
+        self._waiting = False
+        self._since = 0.0  # when the first signal came
+        self.before: dict[int, Any] = {}  # the handlers of signals
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, as soon as there are any."""
+        self._waiting = True
+        try:
+            if self._since:
+                raise KeyboardInterrupt
+            return self._read(size)
+        finally:
+            self._waiting = False
+
+    def handle(self, number: int, _: object) -> None:
+        """The handler of signals."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if now - self._since > ONE_REQUEST:
+            signal.signal(number, self.before[number])
+            signal.raise_signal(number)
+        elif self._waiting:
+            self._waiting = False  # so that a second one does not meet the first on its way
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _ended_by_signals(file: BinaryIO) -> Iterator[_Interruptible]:
+    """Let signals end what reads `file`, if they would have ended the process (under nohup, SIGHUP would not)."""
+    source = _Interruptible(file)
+    if threading.current_thread() is threading.main_thread():  # no other can have handlers
+        for number in (getattr(signal, name) for name in ENDING_SIGNALS if hasattr(signal, name)):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                source.before[number] = signal.signal(number, source.handle)
+    try:
+        yield source
+    finally:
+        for number, handler in source.before.items():
+            signal.signal(number, handler)
+
+
+def _reading(file: BinaryIO | _Interruptible) -> Callable[[int], bytes]:
+    """What reads a file: ``read1`` does not wait for as many bytes as are asked for."""
+    read: Callable[[int], bytes] = getattr(file, "read1", file.read)
+    return read
 
 
 class _Frames:
     """The frames of raw PCM, in chunks (n, channels); Ctrl-C while it waits for more ends them."""
 
-    def __init__(self, file: BinaryIO, channels: int, encoding: Encoding) -> None:
-        self._file, self._channels, self._type = file, channels, TYPES[encoding]
+    def __init__(self, file: BinaryIO | _Interruptible, channels: int, encoding: Encoding) -> None:
+        self._read, self._channels, self._type = _reading(file), channels, TYPES[encoding]
+        self.name = getattr(file, "name", "input")
         self.count = 0
         self.interrupted = False
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         size = self._channels * self._type.itemsize
-        read: Callable[[int], bytes] = getattr(self._file, "read1", self._file.read)  # read1 does not wait for so many
         rest = b""
-        while data := self._read(read):
+        while data := self._bytes():
             data = rest + data
             whole = len(data) // size
             rest = data[whole * size :]
@@ -200,70 +297,9 @@ class _Frames:
         if rest:
             log.warning("the last %d bytes are no whole frame of %d; they are left out", len(rest), size)
 
-    def _read(self, read: Callable[[int], bytes]) -> bytes:
+    def _bytes(self) -> bytes:
         try:
-            return read(READ_BYTES)
+            return self._read(READ_BYTES)
         except KeyboardInterrupt:
             self.interrupted = True
             return b""
-
-
-class _Lines:
-    """Embeddings as lines of text, as they come."""
-
-    def __init__(self, file: TextIO, style: Lines) -> None:
-        self._file, self._style = file, style
-        self._begun = False
-        self.windows = 0
-
-    def write(self, embedding: Float32, timestamps: Float64) -> None:
-        text = []
-        if self._style == "csv" and not self._begun:
-            text.append(",".join(["timestamp", *(f"e{index}" for index in range(embedding.shape[1]))]))
-        for row, time in zip(embedding, timestamps.round(6).tolist(), strict=True):
-            values = list(map(str, row))  # the shortest text that is this float32
-            json = f'{{"timestamp": {time}, "embedding": [{", ".join(values)}]}}'
-            text.append(json if self._style == "json" else ",".join([str(time), *values]))
-        self._begun = True
-        if text:
-            self._file.write("\n".join(text) + "\n")
-            self._file.flush()
-        self.windows += len(embedding)
-
-    def abandon(self) -> None:
-        """Whoever read it has gone: let what is still buffered vanish instead of failing again when it is closed."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._file.fileno())
-        os.close(nowhere)
-
-    def close(self) -> None:
-        """Leave the file open, for it is the caller's."""
-
-
-class _Npz:
-    """Embeddings as a file that is written at the end, unless there are none."""
-
-    def __init__(self, path: Path) -> None:
-        if path.suffix != ".npz":
-            raise EdgeseaError(f"{path}: out must end in .npz; lines of text go to standard output")
-        check_way(path.parent)  # not after hours of listening
-        self._path = path
-        self._parts: list[Embedded] = []
-
-    @property
-    def windows(self) -> int:
-        return sum(len(embedding) for embedding, _ in self._parts)
-
-    def write(self, embedding: Float32, timestamps: Float64) -> None:
-        if len(embedding):
-            self._parts.append((embedding, timestamps))
-
-    def abandon(self) -> None:
-        """Nobody reads it yet."""
-
-    def close(self) -> None:
-        if not self._parts:
-            return
-        embedding, timestamps = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        with atomic_path(self._path) as temporary, temporary.open("wb") as file:
-            np.savez(file, embedding=embedding, timestamps=timestamps)

@@ -6,11 +6,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgesea.audio.io import CHUNK_SECONDS, RATES, Resampler
+from edgesea.audio.io import CHUNK_SECONDS, Resampler
 from edgesea.audio.windows import Framing, Piece, PieceCutter
-from edgesea.embedding import FULL_SCALE, ModelOrName, as_model, checked_center, checked_count, checked_hop
+from edgesea.embedding import checked_center, checked_count, checked_hop, checked_rate
 from edgesea.errors import EdgeseaError
-from edgesea.models.inference import input_of
+from edgesea.models.inference import ModelOrName, input_of, load_model
+from edgesea.samples import as_samples, to_mono
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -25,16 +26,15 @@ class Stream:
     ``feed`` returns a window as soon as its last sample has come through the resampler. With windows of 1 s, the one
     of timestamp t is returned with the chunk that brings t + 0.5 s if centred, else t + 1 s. Another rate than the
     model's delays that by what soxr works on at once: 20 to 180 ms between the usual rates (8 kHz from 16 kHz 116, from
-    44.1 kHz 80, from 48 kHz 158; 48 kHz from 44.1 kHz 21). Memory is that of one window or hop, one chunk and
-    `batch_size` windows, however long the stream. As a context manager it gives its memory back at the end.
+    44.1 kHz 80, from 48 kHz 158; 48 kHz from 44.1 kHz 21). Memory is that of one window, one chunk and
+    `batch_size` windows, however long the stream or the hop. As a context manager it gives its memory back at the end.
 
     Parameters
     ----------
     model : EmbeddingModel, path or str
         A loaded student or teacher, or what one is loaded from; see `get_embedding`.
     hop_size : float
-        Seconds between windows. Window k has the timestamp ``k * hop_size``, but begins a whole number of samples after
-        the one before: in streams of days, take a hop that is one at the model's rate, or the two drift apart.
+        Seconds between windows. They need not be a whole number of samples; nothing drifts.
     center : bool
         Let timestamps be the windows' middles (half a window of zeros precedes the audio).
     sample_rate : int, optional
@@ -53,15 +53,13 @@ class Stream:
         model: ModelOrName,
         hop_size: float = 0.1,
         center: bool = True,
-        sample_rate: int | None = None,
+        sample_rate: float | None = None,
         batch_size: int = 64,
     ) -> None:
         hop, centered = checked_hop(hop_size), checked_center(center)
         self._batch_size = checked_count("batch_size", batch_size)
-        self.model = as_model(model)
-        self.sample_rate = self.model.sample_rate if sample_rate is None else checked_count("sample_rate", sample_rate)
-        if not RATES[0] <= self.sample_rate <= RATES[1]:
-            raise EdgeseaError(f"sample_rate must be from {RATES[0]} to {RATES[1]} Hz, not {self.sample_rate}")
+        self.model = load_model(model)
+        self.sample_rate = self.model.sample_rate if sample_rate is None else checked_rate("sample_rate", sample_rate)
         self._framing = Framing(self.model.window or 1.0, hop, centered)
         self._samples_framing = self._framing.at(self.model.sample_rate)
         self._cut, self._embed = input_of(self.model)
@@ -82,7 +80,8 @@ class Stream:
         ----------
         chunk : array, (n,) or (n, channels)
             Audio at ``sample_rate``, of any length, also 0: floats in [-1, 1], or PCM integers of 8, 16 or 32 bits,
-            which are scaled to that range. Channels are averaged. Its memory may be used for the next chunk.
+            which are scaled to that range. Channels are averaged. Its memory may be used for the next chunk. A masked
+            array must not mask anything.
 
         Returns
         -------
@@ -158,21 +157,15 @@ class Stream:
     def _mono(self, chunk: ArrayLike) -> Float32:
         """The average of a chunk's channels, (n,), in memory of its own; nothing is changed if the chunk is refused."""
         self._check_open()
-        audio = np.asarray(chunk)
-        if audio.ndim not in (1, 2) or (audio.ndim == 2 and not 1 <= audio.shape[1] <= MOST_CHANNELS):
-            raise EdgeseaError(f"a chunk must have shape (samples,) or (samples, channels), not {audio.shape}")
-        if not audio.size:
+        samples = as_samples("the chunk", chunk)
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        if not 1 <= channels <= MOST_CHANNELS:
+            raise EdgeseaError(f"the chunk must have shape (samples,) or (samples, channels), not {samples.shape}")
+        if not samples.size:
             return np.zeros(0, np.float32)
-        scale = FULL_SCALE.get(audio.dtype.name)
-        if audio.dtype.kind != "f" and scale is None:
-            raise EdgeseaError(f"a chunk must be floats in [-1, 1] or {', '.join(FULL_SCALE)}, not {audio.dtype}")
-        channels = 1 if audio.ndim == 1 else audio.shape[1]
         if self._channels not in (0, channels):
             raise EdgeseaError(f"this chunk has {channels} channels, those before had {self._channels}")
-        samples = np.array(audio, np.float32, order="C")
-        if scale is not None:
-            samples = (samples - np.float32(scale if audio.dtype.kind == "u" else 0)) / np.float32(scale)
-        mono: Float32 = samples.reshape(-1) if channels == 1 else samples.mean(1, dtype=np.float32)
+        mono = to_mono(samples)
         if not np.isfinite(mono).all():
             where = (self._fed + int(np.flatnonzero(~np.isfinite(mono))[0])) / self.sample_rate
             raise EdgeseaError(f"the chunk holds NaN or Inf samples, the first at {where:.3f} s of the stream")
@@ -185,7 +178,7 @@ def embed_chunks(
     model: ModelOrName,
     hop_size: float = 0.1,
     center: bool = True,
-    sample_rate: int | None = None,
+    sample_rate: float | None = None,
     batch_size: int = 64,
 ) -> Iterator[Embedded]:
     """Embed what an iterator of chunks gives, until it ends.
@@ -195,6 +188,8 @@ def embed_chunks(
     embedding, timestamps : ndarray, (t, D) float32 and (t,) float64
         As soon as there are any; parameters and errors are those of `Stream`.
     """
+    if not isinstance(chunks, Iterable):
+        raise EdgeseaError(f"chunks must be an iterable of arrays, not {type(chunks).__name__}")
     with Stream(model, hop_size, center, sample_rate, batch_size) as stream:
         for chunk in chunks:
             embedding, timestamps = stream.feed(chunk)
