@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, write_noise
 from jsonargparse import ArgumentParser, capture_parser
 
 import edgesea
 from edgesea import cli
+from edgesea.files import write_json
 from edgesea.sampling.subset import Subset
 
 COMMANDS = (
@@ -189,15 +190,51 @@ def test_only_what_goes_on_is_said_to_go_on(
 
 
 def test_lists_of_files_need_no_brackets() -> None:
-    listed = ["embed", '["a.wav", "b c.wav"]', "model", "--hop", "1"]
-    assert cli._normalised(["embed", "a.wav", "b c.wav", "model", "--hop", "1"]) == listed
-    assert cli._normalised(["embed", "--hop", "1", "a.wav", "b c.wav", "model"]) == listed
     assert cli._normalised(["tables", "--out", "x", "runs/a", "runs/b"]) == [
         "tables", '["runs/a", "runs/b"]', "--out", "x",
     ]  # fmt: skip
     assert cli._normalised(["tables", "--out=x", "runs/a"]) == ["tables", '["runs/a"]', "--out=x"]
-    for left in (["embed", "[a.wav]", "model"], ["embed"], ["embed", "--help"], ["run", "a", "--out", "b"], []):
+    for left in (["embed", "[a.wav]"], ["embed"], ["embed", "--help"], ["run", "a", "--out", "b"], []):
         assert cli._normalised(left) == left
+
+
+def test_the_last_word_of_embed_may_be_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noise(Path("a.wav"))
+    Path("recordings").mkdir()
+    write_json(Path("student/config.json"), {})
+    Path("sea.h5.gz").touch()
+    both = ["embed", '["a.wav", "b c.wav"]', "--hop", "1", "--model", "spectral"]
+    assert cli._normalised(["embed", "a.wav", "b c.wav", "spectral", "--hop", "1"]) == both
+    assert cli._normalised(["embed", "--hop", "1", "a.wav", "b c.wav", "spectral"]) == both
+    assert cli._normalised(["embed", "[a.wav]", "spectral"]) == ["embed", "[a.wav]", "--model", "spectral"]
+    for model in ("student", "sea.h5.gz", "owner/name", "edgel3/sea-64", "onnx:a.onnx@8000"):
+        expected = ["embed", '["a.wav", "recordings"]', "--model", model]
+        assert cli._normalised(["embed", "a.wav", "recordings", model]) == expected
+    for last in ("a.wav", "gone.wav", "recordings"):  # the model is the default one
+        assert cli._normalised(["embed", "recordings", last]) == ["embed", json.dumps(["recordings", last])]
+    assert cli._normalised(["embed", "gone"]) == ["embed", '["gone"]']
+    named = ["embed", '["a.wav", "odd"]', "--model=spectral"]
+    assert cli._normalised(["embed", "a.wav", "odd", "--model=spectral"]) == named
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("-t0.5 -x=l3 -ab32 -oout a.wav", "--hop=0.5 --suffix=l3 --batch_size=32 --out=out a.wav"),
+        ("-t 0.5 -n -ow a.wav -q", "--hop 0.5 --center=false --overwrite=true a.wav --quiet=true"),
+        ("-q true --overwrite false --recursive", "--quiet=true true --overwrite=false --recursive=true"),
+        ("--audio-hop-size=1 -- -a.wav -q", "--hop=1 -- -a.wav -q"),
+    ],
+)
+def test_options_are_written_as_in_edgel3(given: str, expected: str) -> None:
+    assert cli._translated(["embed", *given.split()]) == ["embed", *expected.split()]
+
+
+def test_files_may_be_named_like_options() -> None:
+    assert cli._normalised(["embed", "--hop", "1", "--", "-a.wav", "b.wav"]) == [
+        "embed", '["-a.wav", "b.wav"]', "--hop", "1",
+    ]  # fmt: skip
 
 
 def test_predictions_are_scored_and_models_are_evaluated() -> None:
@@ -213,7 +250,10 @@ def test_predictions_are_scored_and_models_are_evaluated() -> None:
 def test_standard_input_is_another_command() -> None:
     for words in ("embed model --stdin --sample_rate 8000", "embed --stdin model -q --sample_rate 8000"):
         found = cli._normalised(cli._translated(words.split()))
-        assert found == ["stream", "model", "--sample_rate", "8000"]
+        assert found == ["stream", "--model", "model", "--sample_rate", "8000"]
+    assert cli._normalised(["embed", "--stdin=true", "--out", "a"]) == ["stream", "--out", "a"]  # the default model
+    found = cli._normalised(cli._translated(["stream", "model", "-t0.5", "--overwrite", "-o", "a.npz"]))
+    assert found == ["stream", "--model", "model", "--hop=0.5", "--overwrite=true", "--out", "a.npz"]
 
 
 def test_embedding_goes_on_unless_all_is_to_be_overwritten() -> None:
@@ -241,6 +281,7 @@ import sys
 for name in {missing}:
     sys.modules[name] = None
 from edgesea import cli
+from edgesea.files import write_json
 sys.exit(cli.main({words}))
 """
 

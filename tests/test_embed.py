@@ -6,16 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import write_noise
 
 from edgesea import EdgeseaWarning
 from edgesea.audio.io import load_audio
 from edgesea.audio.windows import Framing
 from edgesea.embed import embed, process_file, process_files
+from edgesea.embedding_file import result_paths
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_teacher
+from edgesea.models.config import StudentConfig
 from edgesea.models.function import FunctionModel
 from edgesea.models.inference import embed_files, file_windows
+from edgesea.models.student import Student
+from edgesea.models.student_files import save_student
 
 
 def mean_and_rms(windows: np.ndarray) -> np.ndarray:
@@ -28,7 +33,7 @@ QUICK = "callable:test_embed:mean_and_rms@8000"
 
 def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with np.load(path) as file:
-        assert sorted(file.files) == ["embedding", "timestamps"]
+        assert sorted(file.files) == ["embedding", "provenance", "timestamps"]
         return file["embedding"], file["timestamps"]
 
 
@@ -70,26 +75,117 @@ def test_results_keep_their_place_below_the_folder(tmp_path):
     report = embed([tmp_path / "in"], QUICK, out=tmp_path / "out", suffix="quick")
     assert report["files"] == 4
     results = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npz")]
-    assert sorted(results) == ["a.wav_quick.npz", "a_quick.npz", "x/a_quick.npz", "y/a_quick.npz"]
+    assert sorted(results) == ["a.flac_quick.npz", "a.wav_quick.npz", "x/a_quick.npz", "y/a_quick.npz"]
 
 
 def test_no_result_is_written_over_another(tmp_path):
     clips = [write_noise(tmp_path / place / "a.wav") for place in "xyz"]
-    with pytest.raises(EdgeseaError, match=r"z/a\.wav and .*y/a\.wav would both give .*out/a\.wav\.npz"):
+    with pytest.raises(EdgeseaError, match=r"y/a\.wav and .*x/a\.wav would both give .*out/a\.wav\.npz"):
         embed(clips, QUICK, out=tmp_path / "out")
-    assert embed([clips[0], clips[0], tmp_path / "x"], QUICK)["files"] == 1  # named three times
+    twice = [clips[0], clips[0], tmp_path / "x", tmp_path / "y" / ".." / "x"]  # named four times
+    assert embed(twice, QUICK)["files"] == 1 or embed(twice, QUICK)["present"] == 2
+    assert [path.name for path in (tmp_path / "x").glob("*.npz")] == ["a.npz"]
 
 
-def test_present_results_are_kept_unless_asked(noise_folder):
+def test_names_do_not_depend_on_the_order_of_the_files(tmp_path):
+    paths = [write_noise(tmp_path / name, seconds) for name, seconds in (("b.flac", 2.0), ("b.wav", 4.0), ("c.wav", 1))]
+    for order in (paths, paths[::-1]):
+        names = {path: target.name for path, target in result_paths(order, tmp_path / "out", "x").items()}
+        assert names == dict(zip(paths, ("b.flac_x.npz", "b.wav_x.npz", "c_x.npz"), strict=True))
+    with pytest.raises(EdgeseaError, match=r"b\.wav\.ogg and .*b\.wav would both give .*b\.wav\.npz"):
+        result_paths([*paths, write_noise(tmp_path / "b.wav.ogg")], None)
+
+
+def test_present_results_are_kept(noise_folder):
     first = embed([noise_folder], QUICK)
     assert (first["files"], first["present"]) == (12, 0)
+    before = {path: path.stat().st_mtime_ns for path in noise_folder.glob("*.npz")}
     (noise_folder / "clip00.npz").unlink()
-    (noise_folder / "clip01.npz").write_bytes(b"kept")
     second = embed([noise_folder], QUICK)
     assert (second["files"], second["present"]) == (1, 11)
-    assert (noise_folder / "clip01.npz").read_bytes() == b"kept"
+    after = {path: path.stat().st_mtime_ns for path in noise_folder.glob("*.npz")}
+    assert [path.name for path in before if before[path] != after[path]] == ["clip00.npz"]
     assert embed([noise_folder], QUICK, overwrite=True)["files"] == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"hop": 0.2}, "hop: 0.1 there, 0.2 here"),
+        ({"center": False}, "center: True there, False here"),
+        ({"model": "spectral"}, "model: callable:test_embed:mean_and_rms@8000 there, spectral here"),
+    ],
+)
+def test_a_result_made_with_other_options_is_neither_taken_nor_replaced_unasked(tmp_path, options, difference):
+    paths = [write_noise(tmp_path / "a.wav"), write_noise(tmp_path / "b.wav")]
+    embed([paths[0]], QUICK)
+    old = (tmp_path / "a.npz").read_bytes()
+    report = embed(paths, **{"model": QUICK, **options})
+    assert report["files"] == 1
+    reason = f"{tmp_path}/a.npz: exists, made of other input ({difference}); choose another folder or suffix"
+    assert report["failed"][str(paths[0])].startswith(reason)
+    assert (tmp_path / "a.npz").read_bytes() == old
+    embed(paths, **{"model": QUICK, **options}, overwrite=True)
+    assert (tmp_path / "a.npz").read_bytes() != old
+
+
+def test_the_weights_of_a_model_tell_it_from_another_of_its_name(tmp_path):
+    """Two students that are trained into one folder one after the other have one path."""
+    path = write_noise(tmp_path / "a.wav")
+    for seed in range(2):
+        torch.manual_seed(seed)
+        save_student(Student(StudentConfig(3, (4, 4))), tmp_path / "student", {}, "card")
+        if seed == 0:
+            assert load(process_file(path, model=tmp_path / "student"))[0].shape == (26, 3)
+    with pytest.raises(EdgeseaError, match=r"a\.npz: exists, made of other input \(digest: \w+"):
+        process_file(path, model=tmp_path / "student")
+
+
+def test_a_result_of_another_recording_is_neither_taken_nor_replaced_unasked(tmp_path):
+    """Of two of one name in one folder, and of one that has changed since."""
+    first, second = write_noise(tmp_path / "x" / "a.wav", 2.0), write_noise(tmp_path / "y" / "a.wav", 4.0)
+    target = process_file(first, tmp_path / "out", model=QUICK)
+    with pytest.raises(EdgeseaError, match=r"out/a\.npz: exists, made of other input \(bytes: "):
+        process_file(second, tmp_path / "out", model=QUICK)
+    with pytest.raises(EdgeseaError, match=r"y/a\.wav and .*x/a\.wav would both give"):
+        process_files([first, second], tmp_path / "out", model=QUICK)
+    write_noise(first, 3.0)
+    with pytest.raises(EdgeseaError, match="modified_ns: "):
+        process_file(first, tmp_path / "out", model=QUICK)
+    assert len(load(target)[0]) == 16
+    assert len(load(process_file(first, tmp_path / "out", model=QUICK, overwrite=True))[0]) == 26
+
+
+@pytest.mark.parametrize("content", [b"", b"kept", b"PK\x03\x04 cut short"])
+def test_what_is_no_result_is_neither_taken_nor_replaced_unasked(noise_folder, content):
+    (noise_folder / "clip01.npz").write_bytes(content)
+    np.savez(noise_folder / "clip02.npz", embedding=np.zeros((1, 2)), timestamps=np.zeros(1))  # openl3's
+    (noise_folder / "clip03.npz").mkdir()
+    report = embed([noise_folder], QUICK)
+    assert report["files"] == 9
+    assert [Path(path).name for path in report["failed"]] == ["clip01.wav", "clip02.wav", "clip03.wav"]
+    no_result, _, folder = report["failed"].values()
+    assert "clip01.npz: not a complete file of edgesea's embeddings; choose another folder or suffix, or" in no_result
+    assert "clip03.npz: a folder, where a file is to be written" in folder
+    assert (noise_folder / "clip01.npz").read_bytes() == content
+    again = embed([noise_folder], QUICK, overwrite=True)
+    assert again["files"] == 11
+    assert [Path(path).name for path in again["failed"]] == ["clip03.wav"]
     load(noise_folder / "clip01.npz")
+
+
+def test_a_result_that_cannot_be_written_does_not_end_the_others(tmp_path):
+    """Its name is too long for the file system, or a file stands where its folder is needed."""
+    for name in ("a.wav", "x/b.wav", "n" * 250 + ".wav"):
+        write_noise(tmp_path / "in" / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("in the way")
+    report = embed([tmp_path / "in"], QUICK, out=tmp_path / "out", suffix="embedding")
+    assert report["files"] == 1
+    reasons = {Path(path).name[:5]: reason for path, reason in report["failed"].items()}
+    assert sorted(reasons) == ["b.wav", "nnnnn"]
+    assert "out/x: a file, where a folder is needed" in reasons["b.wav"]
+    assert "File name too long" in reasons["nnnnn"]
 
 
 def test_bad_files_are_reported_and_the_others_embedded(noise_folder):
@@ -182,11 +278,9 @@ def test_process_file_returns_where_the_result_is(tmp_path):
 
 def test_process_file_keeps_a_result_unless_asked(tmp_path):
     path = write_noise(tmp_path / "a.wav")
-    (tmp_path / "a.npz").write_bytes(b"kept")
-    assert process_file(path, model=QUICK) == tmp_path / "a.npz"
-    assert (tmp_path / "a.npz").read_bytes() == b"kept"
-    process_file(path, model=QUICK, overwrite=True)
-    load(tmp_path / "a.npz")
+    made = process_file(path, model=QUICK).stat().st_mtime_ns
+    assert process_file(path, model=QUICK).stat().st_mtime_ns == made
+    assert process_file(path, model=QUICK, overwrite=True).stat().st_mtime_ns != made
 
 
 def test_process_files_gives_what_process_file_gives(noise_folder, tmp_path):
@@ -202,7 +296,7 @@ def test_process_files_gives_what_process_file_gives(noise_folder, tmp_path):
 def test_process_files_does_not_mix_up_equal_names(tmp_path):
     paths = [write_noise(tmp_path / "a.wav", 2.0), write_noise(tmp_path / "a.flac", 4.0)]
     results = process_files(paths, model=QUICK)
-    assert [path.name for path in results] == ["a.npz", "a.flac.npz"]
+    assert [path.name for path in results] == ["a.wav.npz", "a.flac.npz"]
     assert [len(load(path)[0]) for path in results] == [16, 36]
 
 
@@ -220,7 +314,7 @@ def test_process_files_embeds_the_good_ones_before_it_fails(tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("gone.wav", "gone.wav: no such file"),
+        ("gone.wav", "gone.wav: no such file or folder"),
         ("", "is a folder; name the files in it, or embed it: edgesea embed"),
         ("empty.wav", "empty.wav: holds no samples"),
         ("nan.wav", "nan.wav: holds NaN or Inf samples"),

@@ -25,7 +25,7 @@ TRAIN = (
     "joblib",
     "threadpoolctl",
 )  # modules of the extra `train`
-LISTS = {"embed": 1, "tables": 0}  # commands that begin with a list, and the number of words after it
+LISTS = ("embed", "tables")  # commands that begin with a list
 WITHOUT_VALUE = ("-h", "--help", "--print_config")
 STAGES = {
     "extract": "extract",
@@ -59,12 +59,7 @@ EMBED_OPTIONS = {
     "-ow": "--overwrite",
     "-q": "--quiet",
 }  # the names that options of `embed` have in edgel3 and openl3
-EMBED_SWITCHES = (
-    "--overwrite",
-    "--quiet",
-    "--recursive",
-    "--stdin",
-)  # options of `embed` that may stand without a value
+EMBED_SWITCHES = ("--overwrite", "--quiet", "--recursive", "--stdin")  # options of `embed` that may lack a value
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # commands that go on where they ended
 
 
@@ -126,7 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 for an error in input, options or files; 130 if interrupted. (argparse exits with 2 for a wrong call.)
+        0; 1 for an error in input, options or files, also of one of many files to embed; 130 if interrupted. (argparse
+        exits with 2 for a wrong call.)
     """
     from jsonargparse import auto_cli, set_parsing_settings
 
@@ -153,7 +149,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if isinstance(result, dict) and not started_by_trainer and not quiet:
             print(_shown(result))
-        return 0
+        some_failed = arguments[:1] == ["embed"] and isinstance(result, dict) and result["failed"]
+        return 1 if some_failed else 0
     except EdgeseaError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -173,46 +170,74 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _translated(arguments: list[str]) -> list[str]:
-    """The arguments of `embed` with the names of its own for options that are named as in edgel3 and openl3."""
-    if arguments[:1] != ["embed"]:
+    """The arguments of `embed` and `stream` with their own names for options that are named as in edgel3 and openl3."""
+    if arguments[:1] not in (["embed"], ["stream"]):
         return arguments
     translated: list[str] = []
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if translated[-1:] and translated[-1] in EMBED_SWITCHES:  # still without a value
-            given = word.lower() in ("true", "false")
-            translated[-1] += f"={word.lower() if given else 'true'}"
-            if given:
-                continue
-        translated.append(EMBED_OPTIONS.get(name, name) + equals + value)
-    if translated[-1] in EMBED_SWITCHES:
-        translated[-1] += "=true"
-    return translated
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--":
+            return [*translated, word, *rest]
+        option, equals, value = _parted(word)
+        if translated[-1:] and translated[-1] in EMBED_SWITCHES and word.lower() in ("true", "false"):
+            translated[-1] += f"={word.lower()}"
+            continue
+        name = EMBED_OPTIONS.get(option, option)
+        short = option != name and name in EMBED_SWITCHES  # takes no value in edgel3 and openl3
+        translated.append(f"{name}=true" if short else name + equals + value)
+    return [f"{word}=true" if word in EMBED_SWITCHES else word for word in translated]
+
+
+def _parted(word: str) -> tuple[str, str, str]:
+    """An option, "=" and the value that is joined to it (``--hop=0.5``, ``-t0.5``); the last two are empty without."""
+    short = next((name for name in (word[:3], word[:2]) if name in EMBED_OPTIONS), word)
+    if word != short and word[len(short)] != "=":
+        return short, "=", word[len(short) :]
+    option, equals, value = word.partition("=")
+    return option, equals, value
 
 
 def _normalised(arguments: list[str]) -> list[str]:
     """The arguments as jsonargparse wants them.
 
-    The words of a list (`embed A B MODEL`, `tables A B`) are one argument. `evaluate` of predictions that are there
-    already, and `embed` of standard input, are other commands.
+    The words of a list (`embed A B`, `tables A B`) are one argument, and the last of `embed` may be the model.
+    `evaluate` of predictions that are there already, and `embed` of standard input, are other commands.
     """
     command, words, options = arguments[0] if arguments else "", list[str](), list[str]()
     rest = iter(arguments[1:])
     for word in rest:
-        if not word.startswith("-"):
+        if word == "--":
+            words += rest
+        elif not word.startswith("-"):
             words.append(word)
-            continue
-        options.append(word)
-        if "=" not in word and word not in WITHOUT_VALUE:
-            options += islice(rest, 1)
+        else:
+            options.append(word)
+            if "=" not in word and word not in WITHOUT_VALUE:
+                options += islice(rest, 1)
     if command == "evaluate" and words and words[0].lower().endswith(".csv"):
         return ["score", *words, *options]
-    if command == "embed" and "--stdin=true" in options:
-        return ["stream", *words, *(word for word in options if word not in ("--stdin=true", "--quiet=true"))]
-    listed = words[: len(words) - LISTS[command]] if command in LISTS else []
-    if not listed or (listed[0].startswith("[") and listed[0].endswith("]")):
+    if command == "stream" or (command == "embed" and "--stdin=true" in options):
+        options = [word for word in options if word not in ("--stdin=true", "--quiet=true")]
+        return ["stream", *words[1:], *(["--model", words[0]] if words else []), *options]
+    named = any(word.partition("=")[0] == "--model" for word in options)
+    if command == "embed" and words and not named and _is_model(words[-1], alone=len(words) == 1):
+        options += ["--model", words.pop()]
+    if command not in LISTS or not words:
         return arguments
-    return [command, json.dumps(listed), *words[len(listed) :], *options]
+    if not (words[0].startswith("[") and words[0].endswith("]")):
+        words = [json.dumps(words)]
+    return [command, *words, *options]
+
+
+def _is_model(word: str, alone: bool) -> bool:
+    """Whether the last word of `embed` is a model, and not one more recording or folder of recordings."""
+    from edgesea.audio.io import audio_suffixes
+    from edgesea.models.student_files import CONFIG_FILE
+
+    path = Path(word)
+    if path.exists():
+        return (path / CONFIG_FILE).is_file() or word.endswith((".h5", ".h5.gz"))
+    return not alone and path.suffix.lower() not in audio_suffixes()
 
 
 def _shown(result: dict[str, Any]) -> str:

@@ -1,40 +1,38 @@
 """Embeddings of audio files, with any student or teacher, as ``.npz`` files: ``embed``, `process_file`."""
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from edgesea.audio.io import AudioFile, audio_suffixes, is_audio
+from edgesea.audio.io import AudioFile
 from edgesea.audio.windows import Framing
 from edgesea.embedding import (
     DEFAULT_MODEL,
-    EdgeseaWarning,
     Float32,
-    ModelOrName,
-    as_model,
     checked_center,
     checked_count,
     checked_hop,
     remarks,
 )
-from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, walk
+from edgesea.embedding_file import is_there, model_provenance, result_paths, write_embedding
+from edgesea.errors import EdgeseaError, EdgeseaWarning
+from edgesea.files import FULL
 from edgesea.models import Backend
 from edgesea.models.base import EmbeddingModel
-from edgesea.models.inference import FileEmbedding, embed_files, load_model
+from edgesea.models.inference import FileEmbedding, ModelOrName, embed_files, load_model
 
 log = logging.getLogger(__name__)
 
 
 def embed(
     inputs: list[Path],
-    model: str,
+    model: str = DEFAULT_MODEL,
     *,
     out: Path | None = None,
     weights: Path | None = None,
@@ -51,7 +49,8 @@ def embed(
 ) -> dict[str, Any]:
     """Embed audio files; each gives ``<name>[_suffix].npz`` with `embedding` (T, D) and `timestamps` (T,) in seconds.
 
-    `edgesea embed MODEL --stdin` embeds raw PCM from standard input; see `edgesea stream`.
+    edgesea embed AUDIO ... [MODEL] embeds files and folders. With --stdin it embeds raw PCM from standard input; see
+    edgesea stream.
 
     Parameters
     ----------
@@ -72,7 +71,8 @@ def embed(
     recursive : bool
         Search the folders below a folder, too (openl3 and edgel3 do not).
     overwrite : bool
-        Embed files again whose result exists.
+        Embed everything, and replace what is there. Otherwise a result is kept if it was made of the same recording
+        with the same model, hop and centring; any other file of its name is an error.
     batch_size : int
         Windows embedded at once; short files share a batch.
     workers : int
@@ -93,31 +93,28 @@ def embed(
     ------
     EdgeseaError
         If an input or the model is missing, an option is invalid, or no file could be embedded.
+    OSError
+        If the disk is full.
     """
-    batch_size, workers = checked_count("batch_size", batch_size), checked_count("workers", workers)
+    options = _Options(hop, center, batch_size, overwrite, workers, quiet)
+    targets = result_paths(inputs, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
-    framing = Framing(network.window or 1.0, hop, center)
-    targets = _targets(inputs, out, suffix, recursive)
-    todo = {path: target for path, target in targets.items() if overwrite or not target.exists()}
     failed: dict[str, str] = {}
-    windows = 0
-    for result in _write(network, todo, framing, batch_size, workers, quiet):
-        if result.embedding is None:
-            failed[str(result.path)] = result.error
-            log.error("%s: %s", result.path, result.error)
-            continue
-        windows += len(result.embedding)
-        for remark in [] if quiet else _remarks(network, framing, result.path, result.embedding):
-            log.warning("%s: %s", result.path, remark)
-    if todo and len(failed) == len(todo):
+    files = present = windows = 0
+    for outcome in _outcomes(network, targets, options):
+        if outcome.error:
+            failed[str(outcome.path)] = outcome.error
+            log.error("%s: %s", outcome.path, outcome.error)
+        elif outcome.present:
+            present += 1
+        else:
+            files, windows = files + 1, windows + outcome.windows
+            for remark in [] if quiet else outcome.remarks:
+                log.warning("%s: %s", outcome.path, remark)
+    if len(failed) == len(targets):
         path, reason = next(iter(failed.items()))
-        raise EdgeseaError(f"none of {len(todo)} files could be embedded (first: {path}: {reason})")
-    return {
-        "files": len(todo) - len(failed),
-        "present": len(targets) - len(todo),
-        "failed": failed,
-        "windows": windows,
-    }
+        raise EdgeseaError(f"none of {len(targets)} files could be embedded (first: {path}: {reason})")
+    return {"files": files, "present": present, "failed": failed, "windows": windows}
 
 
 def process_file(
@@ -143,7 +140,9 @@ def process_file(
     model, hop_size, center, batch_size
         As of `get_embedding`.
     overwrite : bool
-        Embed the file again if the result exists (edgel3 always does, openl3 has this option).
+        Embed the file again, and replace what has the result's name (edgel3 always does, openl3 has this option).
+        Otherwise a result is kept if it was made of the same recording with the same model, hop and centring; any other
+        file of its name is an error.
 
     Returns
     -------
@@ -153,14 +152,18 @@ def process_file(
     Raises
     ------
     EdgeseaError
-        If the file is missing, cannot be decoded, is empty or holds NaN or Inf; as `get_embedding` for the options.
+        If the file is missing, cannot be decoded, is empty or holds NaN or Inf; if the result cannot be written, or is
+        one of something else; as `get_embedding` for the options.
+    OSError
+        If the disk is full.
 
     Warns
     -----
     EdgeseaWarning
         If the audio is shorter than a window (zeros fill it up), or silent.
     """
-    return _process([path], output_dir, suffix, model, hop_size, center, batch_size, overwrite)[0]
+    options = _Options(checked_hop(hop_size), center, batch_size, overwrite, quiet=True)
+    return _process([path], output_dir, suffix, model, options)[0]
 
 
 def process_files(
@@ -179,7 +182,7 @@ def process_files(
     Parameters
     ----------
     paths : sequence of paths
-        Audio files. Of two whose results would have the same name, the second keeps its ending: ``<name>.flac.npz``.
+        Audio files. Those whose results would have the same name keep their endings: ``<name>.flac.npz``.
     output_dir, suffix, model, hop_size, center, batch_size, overwrite
         As of `process_file`.
     workers : int
@@ -192,7 +195,7 @@ def process_files(
 
     Raises
     ------
-    EdgeseaError
+    EdgeseaError, OSError
         As `process_file`; if a file cannot be used, after all others have been embedded.
 
     Warns
@@ -202,7 +205,37 @@ def process_files(
     """
     if isinstance(paths, str | Path):
         raise EdgeseaError(f"paths must be a list of files, not {str(paths)!r}; for one file there is process_file")
-    return _process(paths, output_dir, suffix, model, hop_size, center, batch_size, overwrite, workers)
+    options = _Options(checked_hop(hop_size), center, batch_size, overwrite, workers)
+    return _process(list(paths), output_dir, suffix, model, options)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How files are embedded; checked when it is made."""
+
+    hop: float
+    center: bool
+    batch_size: int
+    overwrite: bool
+    workers: int = 2
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        Framing(1.0, self.hop)
+        checked_center(self.center)
+        checked_count("batch_size", self.batch_size)
+        checked_count("workers", self.workers)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a file: embedded, present (its result was there), or failed with an error."""
+
+    path: Path
+    windows: int = 0
+    present: bool = False
+    error: str = ""
+    remarks: list[str] = field(default_factory=list)
 
 
 def _process(
@@ -210,58 +243,79 @@ def _process(
     output_dir: Path | str | None,
     suffix: str | None,
     model: ModelOrName,
-    hop_size: float,
-    center: bool,
-    batch_size: int,
-    overwrite: bool,
-    workers: int = 2,
+    options: _Options,
 ) -> list[Path]:
-    hop, centered = checked_hop(hop_size), checked_center(center)
-    batch_size, workers = checked_count("batch_size", batch_size), checked_count("workers", workers)
     files = [_audio_path(path) for path in paths]
-    targets = _targets(files, None if output_dir is None else Path(output_dir), suffix or "")
-    todo = {path: target for path, target in targets.items() if overwrite or not target.exists()}
-    for path in targets.keys() - todo.keys():
-        log.info("%s: skipped, for %s exists", path, targets[path])
-    if todo:
-        network = as_model(model)
-        framing = Framing(network.window or 1.0, hop, centered)
-        failed = []
-        for result in _write(network, todo, framing, batch_size, workers, quiet=len(todo) == 1):
-            if result.embedding is None:
-                failed.append(f"{result.path}: {result.error}")
-                continue
-            for remark in _remarks(network, framing, result.path, result.embedding):
-                warnings.warn(f"{result.path}: {remark}", EdgeseaWarning, stacklevel=3)
-        if failed:
-            others = f"{len(failed)} of {len(todo)} files could not be embedded: " if len(todo) > 1 else ""
-            raise EdgeseaError(others + "; ".join(failed))
+    targets = result_paths(files, output_dir, suffix or "")
+    failed = []
+    for outcome in _outcomes(load_model(model), targets, options):
+        if outcome.error:
+            failed.append(f"{outcome.path}: {outcome.error}")
+        if outcome.present:
+            log.info("%s: skipped, for %s exists", outcome.path, targets[outcome.path])
+        for remark in outcome.remarks:
+            warnings.warn(f"{outcome.path}: {remark}", EdgeseaWarning, stacklevel=3)
+    if failed:
+        others = f"{len(failed)} of {len(targets)} files could not be embedded: " if len(targets) > 1 else ""
+        raise EdgeseaError(others + "; ".join(failed))
     return [targets[path] for path in files]
 
 
 def _audio_path(path: Path | str) -> Path:
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | Path):
         raise EdgeseaError(f"expected the path of an audio file, not {path!r}")
     found = Path(path)
-    if not found.exists():
-        raise EdgeseaError(f"{found}: no such file")
     if found.is_dir():
-        raise EdgeseaError(f"{found}: is a folder; name the files in it, or embed it: edgesea embed {found} MODEL")
+        raise EdgeseaError(f"{found}: is a folder; name the files in it, or embed it: edgesea embed {found}")
     return found
 
 
-def _write(
-    model: EmbeddingModel, todo: Mapping[Path, Path], framing: Framing, batch_size: int, workers: int, quiet: bool
-) -> Iterator[FileEmbedding]:
-    """Embed the keys of `todo` and write what they give to its values; a result that is yielded is written."""
-    with tqdm(total=len(todo), unit="file", desc="embed", disable=quiet or None) as bar:
-        for result in embed_files(model, list(todo), framing, batch_size, workers):
+def _outcomes(model: EmbeddingModel, targets: Mapping[Path, Path], options: _Options) -> Iterator[_Outcome]:
+    """Embed the keys of `targets` and write what they give to its values; what is told of is written."""
+    framing = Framing(model.window or 1.0, float(options.hop), bool(options.center))
+    made_by = model_provenance(model, framing.hop, framing.center)
+    todo: dict[Path, dict[str, Any]] = {}  # with what their results are made of
+    for path, target in targets.items():
+        try:
+            provenance = _recording(path) | made_by
+            if not options.overwrite and is_there(target, provenance):
+                yield _Outcome(path, present=True)
+            else:
+                todo[path] = provenance
+        except (EdgeseaError, OSError) as error:
+            yield _Outcome(path, error=_reason(error, path))
+    with tqdm(total=len(todo), unit="file", desc="embed", disable=options.quiet or None) as bar:
+        for result in embed_files(model, list(todo), framing, options.batch_size, options.workers):
             bar.update()
-            if result.embedding is not None:
-                stamps = framing.timestamps(len(result.embedding))
-                with atomic_path(todo[result.path]) as temporary, temporary.open("wb") as file:
-                    np.savez(file, embedding=result.embedding, timestamps=stamps)
-            yield result
+            yield _written(model, framing, result, targets[result.path], todo[result.path])
+
+
+def _recording(path: Path) -> dict[str, Any]:
+    """What tells a recording from another one of its name, or from itself before it was changed, as JSON values."""
+    status = path.stat()
+    return {"source": path.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def _written(
+    model: EmbeddingModel, framing: Framing, result: FileEmbedding, target: Path, provenance: Mapping[str, Any]
+) -> _Outcome:
+    """Write the embeddings of a file, if there are any."""
+    if result.embedding is None:
+        return _Outcome(result.path, error=result.error)
+    try:
+        write_embedding(target, result.embedding, framing.timestamps(len(result.embedding)), provenance)
+        found = _remarks(model, framing, result.path, result.embedding)
+    except (EdgeseaError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # the next one would not fit either
+        return _Outcome(result.path, error=_reason(error, target))
+    return _Outcome(result.path, len(result.embedding), remarks=found)
+
+
+def _reason(error: EdgeseaError | OSError, path: Path) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or path}: {error.strerror or error}"
+    return str(error)
 
 
 def _remarks(model: EmbeddingModel, framing: Framing, path: Path, embedding: Float32) -> list[str]:
@@ -276,34 +330,3 @@ def _remarks(model: EmbeddingModel, framing: Framing, path: Path, embedding: Flo
         return []
     with AudioFile(path) as file:
         return remarks(file.chunks(), file.sample_rate, framing.window)
-
-
-def _targets(inputs: Sequence[Path], out: Path | None, suffix: str, recursive: bool = True) -> dict[Path, Path]:
-    """Every audio file to embed, with its result's path."""
-    if "/" in suffix or os.sep in suffix:
-        raise EdgeseaError(f"suffix must be a part of a file's name, not {suffix!r}; choose a folder with out=")
-    ending = f"{suffix}.npz" if suffix.startswith(".") or not suffix else f"_{suffix}.npz"
-    sources: dict[Path, Path] = {}
-    for given in map(Path, inputs):
-        for path in _found(given, recursive):
-            base = (
-                path.parent if out is None else Path(out) / (path.parent.relative_to(given) if given.is_dir() else "")
-            )
-            target = base / f"{path.stem}{ending}"
-            if sources.get(target, path) != path:  # the same name with another ending: keep both
-                target = base / f"{path.name}{ending}"
-            if sources.setdefault(target, path) != path:
-                raise EdgeseaError(f"{path} and {sources[target]} would both give {target}; embed them one by one")
-    return {path: target for target, path in sources.items()}
-
-
-def _found(given: Path, recursive: bool) -> list[Path]:
-    """The file itself, or the audio files of a folder in order of their names."""
-    if not given.exists():
-        raise EdgeseaError(f"{given}: no such file or folder")
-    if given.is_file():
-        return [given]
-    found = sorted(filter(is_audio, walk(given) if recursive else given.iterdir()))
-    if not found:
-        raise EdgeseaError(f"{given}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
-    return found

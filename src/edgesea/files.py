@@ -171,16 +171,16 @@ def claim(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
         write_json(path, plan)
     elif (found := read_json(path)) != plan:
         raise EdgeseaError(
-            f"{folder}: holds a {kind} made from other input or options ({'; '.join(_differences(found, plan))}); "
+            f"{folder}: holds a {kind} made from other input or options ({'; '.join(differences(found, plan))}); "
             "choose another folder or delete it"
         )
 
 
-def _differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
+def differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
     """Describe the values that differ, as ``training.lr: 0.001 there, 0.01 here``."""
     if isinstance(found, Mapping) and isinstance(plan, Mapping):
         for key in sorted(found.keys() | plan.keys()):
-            yield from _differences(found.get(key), plan.get(key), f"{name}.{key}" if name else key)
+            yield from differences(found.get(key), plan.get(key), f"{name}.{key}" if name else key)
     elif found != plan:
         yield f"{name or PLAN_FILE}: {_shortened(found)} there, {_shortened(plan)} here"
 
