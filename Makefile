@@ -25,7 +25,8 @@ demo: $(STAMP)  ## run the whole pipeline on a synthetic city, offline, in a few
 test: $(STAMP)  ## run what CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: $(STAMP)  ## also the tests that take minutes
+test-all: $(STAMP)  ## also the tests that take minutes, or need large libraries
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mteb]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: $(STAMP)  ## ruff and mypy

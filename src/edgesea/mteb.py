@@ -1,0 +1,148 @@
+"""Students and teachers as encoders of mteb, whose audio tasks are the benchmark MAEB.
+
+It takes the tasks whose only modality is audio. mteb decodes the audio of their data sets with torchcodec, which needs
+the libraries of FFmpeg: ``pip install 'mteb[audio]'``.
+"""
+
+import re
+import warnings
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from edgesea.embedding import get_embedding
+from edgesea.errors import EdgeseaError, EdgeseaWarning, missing_extra
+from edgesea.hub import NO_PARAMETERS
+from edgesea.models.base import EmbeddingModel
+from edgesea.models.config import array_shapes
+from edgesea.models.inference import ModelOrName, load_model
+from edgesea.models.onnx_student import OnnxStudent
+from edgesea.version import versions
+
+try:
+    from mteb.models import ModelMeta
+    from mteb.models.abs_encoder import AbsEncoder
+except ImportError as error:
+    raise missing_extra("mteb", "mteb") from error
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+Float32 = NDArray[np.float32]
+
+# licence, home and training data (names of mteb's tasks) by the first part of the id
+PUBLISHED: dict[str, tuple[str, str, set[str] | None]] = {
+    "edgel3": ("mit", "https://github.com/ksangeeta2429/edgel3", None),
+    "efficientat": ("mit", "https://github.com/fschmid56/EfficientAT", {"AudioSetMini"}),
+    "openl3": ("cc-by-4.0", "https://github.com/marl/openl3", {"AudioSetMini"}),
+}
+
+
+class Encoder(AbsEncoder):  # type: ignore[misc]  # mteb is not there when types are checked
+    """A student or teacher as mteb expects it: one embedding a sound, the mean over windows that overlap by half.
+
+    The first window begins with the sound, the last is padded with zeros.
+
+    Parameters
+    ----------
+    model : EmbeddingModel, path or str
+        A loaded model (`edgesea.load_student`, `edgesea.load_teacher`), on any device; or what one is loaded from, on
+        the CPU: a student's folder, .h5 file or id, or a teacher's id.
+
+    Attributes
+    ----------
+    model : EmbeddingModel
+        The student or teacher.
+    mteb_model_meta : ModelMeta
+        What is known of it; ``mteb_model_meta.model_copy(update={...})`` takes what is not. mteb keeps results by its
+        name and revision, the digest of the weights. A function or HEAR module has none: when it changes, give
+        `mteb.evaluate` the option ``cache=None``.
+
+    Raises
+    ------
+    EdgeseaError
+        If there is no such model, or it cannot be loaded.
+
+    Examples
+    --------
+    >>> import mteb
+    >>> from edgesea.mteb import Encoder
+    >>> mteb.evaluate(Encoder("edgel3/sea-64"), mteb.get_tasks(["ESC50"]))
+    """
+
+    def __init__(self, model: ModelOrName) -> None:
+        self.model = load_model(model)
+        self.mteb_model_meta = _meta(self.model)
+
+    def encode(self, inputs: "DataLoader[Any]", *, show_progress_bar: bool = True, **options: Any) -> Float32:
+        """Embeddings (n_sounds, D) float32 of the sounds of mteb's data loader.
+
+        Parameters
+        ----------
+        inputs : DataLoader
+            Of rows whose ``audio`` has an ``array``, (samples,) or (channels, samples), and a ``sampling_rate`` in Hz.
+            Any rates and lengths; the sounds of a batch share batches of windows.
+        show_progress_bar : bool
+            Whether to show one.
+        **options
+            What else mteb tells encoders (task, split, prompt, ...), which changes nothing here.
+
+        Raises
+        ------
+        EdgeseaError
+            If there is no audio, or some of it cannot be used.
+        """
+        columns = list(getattr(inputs.dataset, "features", ()))  # a `datasets.Dataset`
+        if "audio" not in columns:
+            raise EdgeseaError(f"{self.model.id} embeds audio, but the data has only {', '.join(columns)}")
+        inputs.collate_fn = _sounds  # decodes in the loader's processes, if it has any
+        hop = (self.model.window or 1.0) / 2  # as long as `get_embedding` takes them
+        found = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EdgeseaWarning)  # a benchmark's clips are as they are
+            for signals, rates in tqdm(inputs, disable=not show_progress_bar):
+                embeddings, _ = get_embedding(signals, rates, self.model, hop, center=False)
+                found += [embedding.mean(0, dtype=np.float64) for embedding in embeddings]
+        return np.stack(found).astype(np.float32)
+
+
+def _sounds(rows: list[dict[str, Any]]) -> tuple[list[NDArray[Any]], list[int]]:
+    """The signals, (samples,) or (samples, channels), and sample rates in Hz of a batch."""
+    audio = [row["audio"] for row in rows]  # `datasets` decodes whenever it is asked for the array
+    return [np.asarray(item["array"]).T for item in audio], [item["sampling_rate"] for item in audio]
+
+
+def _meta(model: EmbeddingModel) -> ModelMeta:
+    name = model.id.partition("@")[0]
+    licence, home, data = PUBLISHED.get(name.partition("/")[0], (None, None, None))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # mteb wants owner/name, and makes a folder of it
+        name = "edgesea/" + re.sub(r"[^\w.-]+", "-", name).strip("-")
+    onnx = isinstance(model, OnnxStudent) or model.id.startswith("onnx:")
+    size = _parameters(model)
+    return ModelMeta(
+        name=name,
+        revision=model.digest or f"edgesea-{versions().get('edgesea', 'unknown')}",
+        n_parameters=size,
+        memory_usage_mb=None if size is None else 4 * size / 2**20,
+        embed_dim=model.embedding_size,
+        framework=["ONNX"] if onnx else ["PyTorch"] if hasattr(model, "parameters") else [],
+        license=licence,
+        open_weights=True if licence else None,
+        reference=home,
+        training_datasets=data,
+        modalities=["audio"],
+        max_tokens=float("inf"),
+        similarity_fn_name="cosine",
+        use_instructions=False,
+        **dict.fromkeys(("loader", "release_date", "languages", "public_training_code", "public_training_data")),
+    )
+
+
+def _parameters(model: EmbeddingModel) -> int | None:
+    if isinstance(model, OnnxStudent):
+        shapes = array_shapes(model.config)
+        return sum(prod(shape) for name, shape in shapes.items() if not name.endswith(NO_PARAMETERS))
+    return sum(value.numel() for value in model.parameters()) if hasattr(model, "parameters") else None
