@@ -156,7 +156,7 @@ def _read_cache(path: Path, empty: list[Float32]) -> list[Float32]:
 
 
 def _cache_key(model: EmbeddingModel, paths: Sequence[Path], framing: Framing) -> str:
-    digest = hashlib.sha256(repr((model.id, model.digest, framing)).encode())
+    digest = hashlib.sha256(repr((model.id, model.digest, framing.at(model.sample_rate))).encode())
     for path in paths:
         digest.update(repr((path.name, file_state(path))).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
