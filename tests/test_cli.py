@@ -213,7 +213,10 @@ def test_the_last_word_of_embed_may_be_the_model(tmp_path: Path, monkeypatch: py
         assert cli._normalised(["embed", "a.wav", "recordings", model]) == expected
     for last in ("a.wav", "gone.wav", "recordings"):  # the model is the default one
         assert cli._normalised(["embed", "recordings", last]) == ["embed", json.dumps(["recordings", last])]
-    assert cli._normalised(["embed", "gone"]) == ["embed", '["gone"]']
+    for alone in ("gone", "student", "edgel3/sea-64"):
+        assert cli._normalised(["embed", alone]) == ["embed", json.dumps([alone])]
+    Path("[odd]").mkdir()
+    assert cli._normalised(["embed", "[odd]", "spectral"]) == ["embed", '["[odd]"]', "--model", "spectral"]
     named = ["embed", '["a.wav", "odd"]', "--model=spectral"]
     assert cli._normalised(["embed", "a.wav", "odd", "--model=spectral"]) == named
 
@@ -224,6 +227,8 @@ def test_the_last_word_of_embed_may_be_the_model(tmp_path: Path, monkeypatch: py
         ("-t0.5 -x=l3 -ab32 -oout a.wav", "--hop=0.5 --suffix=l3 --batch_size=32 --out=out a.wav"),
         ("-t 0.5 -n -ow a.wav -q", "--hop 0.5 --center=false --overwrite=true a.wav --quiet=true"),
         ("-q true --overwrite false --recursive", "--quiet=true true --overwrite=false --recursive=true"),
+        ("-ow=false a.wav -q=True --recursive=False", "--overwrite=false a.wav --quiet=true --recursive=false"),
+        ("--quiet True --stdin -- -q", "--quiet=true --stdin=true -- -q"),
         ("--audio-hop-size=1 -- -a.wav -q", "--hop=1 -- -a.wav -q"),
     ],
 )
@@ -259,6 +264,7 @@ def test_standard_input_is_another_command() -> None:
 def test_embedding_goes_on_unless_all_is_to_be_overwritten() -> None:
     assert cli._again(["embed", "[a.wav]", "spectral"]) == "the same command goes on from here"
     assert cli._again(["embed", "[a.wav]", "spectral", "--overwrite=true"]) == "run it again"
+    assert cli._again(["embed", "[a.wav]", "--overwrite=false"]) == "the same command goes on from here"
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +287,6 @@ import sys
 for name in {missing}:
     sys.modules[name] = None
 from edgesea import cli
-from edgesea.files import write_json
 sys.exit(cli.main({words}))
 """
 

@@ -398,6 +398,21 @@ def test_a_network_that_swallows_packets_does_not_keep_one_waiting(run, hub, tmp
 
 
 @needs_hub
+def test_the_cache_is_used_only_where_the_hub_does_not_answer_and_only_if_it_is_whole(run, hub, tmp_path):
+    assert python(PUSH, hub, tmp_path / "a", run / "student", "{}").returncode == 0
+    code = "print(edgesea.load_student('owner/name', 'cpu').digest)"
+    assert python(code, hub, tmp_path / "b").returncode == 0
+    hub.commits.clear()  # the repository was deleted
+    done = python(code, hub, tmp_path / "b")
+    assert re.search(r"EdgeseaError: owner/name: no such folder here, and it cannot be fetched .*404", done.stderr)
+    assert python(code, None, tmp_path / "b").returncode == 0
+    (weights,) = (tmp_path / "b").rglob("snapshots/*/model.safetensors")
+    weights.unlink()
+    done = python(code, None, tmp_path / "b")
+    assert re.search(r"EdgeseaError: owner/name: no such folder here, and it cannot be fetched", done.stderr)
+
+
+@needs_hub
 def test_a_revision_is_an_older_student(run, hub, tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -92,6 +92,19 @@ def test_what_is_there_is_not_replaced_unless_that_is_asked_for(tmp_path: Path) 
         assert len(file["embedding"]) == 2
 
 
+def test_a_stream_that_goes_on_keeps_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    first = NpzSink(path, SIZE, {})
+    first.write(*windows(3))
+    for overwrite, message in ((False, "killed, or goes on"), (True, "another stream is writing it")):
+        with pytest.raises(EdgeseaError, match=rf"a\.npz\.rows: .*{message}"):
+            NpzSink(path, SIZE, {}, overwrite)
+    first.close()
+    with np.load(path) as file:
+        np.testing.assert_array_equal(file["embedding"], windows(3)[0])
+    NpzSink(path, SIZE, {}, overwrite=True).close()
+
+
 def test_rows_that_are_there_are_named_with_how_they_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     first = NpzSink(path, SIZE, {})
@@ -105,6 +118,7 @@ def test_rows_that_are_there_are_named_with_how_they_are_read(tmp_path: Path) ->
     command = str(caught.value).partition("read them with ")[2].partition(" and delete it")[0]
     rows = eval(command, {"numpy": np})
     np.testing.assert_array_equal(rows["embedding"], windows(7)[0])
+    first._file.close()  # as the system does when it kills a process
     NpzSink(path, SIZE, {}, overwrite=True).close()
     assert list(tmp_path.iterdir()) == []
 

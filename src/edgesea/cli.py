@@ -127,9 +127,10 @@ def main(arguments: list[str] | None = None) -> int:
     from jsonargparse import auto_cli, set_parsing_settings
 
     arguments = sys.argv[1:] if arguments is None else arguments
-    arguments = _normalised(_translated(arguments))
+    arguments = _translated(arguments)
+    quiet = arguments[:1] in (["embed"], ["stream"]) and "--quiet=true" in arguments
+    arguments = _normalised(arguments)
     again = _again(arguments)
-    quiet = arguments[:1] == ["embed"] and "--quiet=true" in arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     started_by_trainer = bool(int(os.environ.get("LOCAL_RANK") or 0))  # to train on another device
     level = logging.ERROR if quiet else logging.WARNING if started_by_trainer else logging.INFO
@@ -173,19 +174,20 @@ def _translated(arguments: list[str]) -> list[str]:
     """The arguments of `embed` and `stream` with their own names for options that are named as in edgel3 and openl3."""
     if arguments[:1] not in (["embed"], ["stream"]):
         return arguments
-    translated: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
-        if word == "--":
-            return [*translated, word, *rest]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    translated = arguments[:1]
+    for word in arguments[1:end]:
         option, equals, value = _parted(word)
-        if translated[-1:] and translated[-1] in EMBED_SWITCHES and word.lower() in ("true", "false"):
+        if translated[-1] in EMBED_SWITCHES and word.lower() in ("true", "false"):
             translated[-1] += f"={word.lower()}"
             continue
         name = EMBED_OPTIONS.get(option, option)
-        short = option != name and name in EMBED_SWITCHES  # takes no value in edgel3 and openl3
-        translated.append(f"{name}=true" if short else name + equals + value)
-    return [f"{word}=true" if word in EMBED_SWITCHES else word for word in translated]
+        if name in EMBED_SWITCHES:
+            value = value.lower()
+            if option != name and not equals:  # takes no value in edgel3 and openl3
+                equals, value = "=", "true"
+        translated.append(name + equals + value)
+    return [f"{word}=true" if word in EMBED_SWITCHES else word for word in translated] + arguments[end:]
 
 
 def _parted(word: str) -> tuple[str, str, str]:
@@ -217,19 +219,20 @@ def _normalised(arguments: list[str]) -> list[str]:
     if command == "evaluate" and words and words[0].lower().endswith(".csv"):
         return ["score", *words, *options]
     if command == "stream" or (command == "embed" and "--stdin=true" in options):
-        options = [word for word in options if word not in ("--stdin=true", "--quiet=true")]
+        options = [word for word in options if word.partition("=")[0] not in ("--stdin", "--quiet")]
         return ["stream", *words[1:], *(["--model", words[0]] if words else []), *options]
+    options = [word for word in options if word != "--stdin=false"]
     named = any(word.partition("=")[0] == "--model" for word in options)
-    if command == "embed" and words and not named and _is_model(words[-1], alone=len(words) == 1):
+    if command == "embed" and len(words) > 1 and not named and _is_model(words[-1]):
         options += ["--model", words.pop()]
     if command not in LISTS or not words:
         return arguments
-    if not (words[0].startswith("[") and words[0].endswith("]")):
+    if not (words[0].startswith("[") and words[0].endswith("]")) or Path(words[0]).exists():
         words = [json.dumps(words)]
     return [command, *words, *options]
 
 
-def _is_model(word: str, alone: bool) -> bool:
+def _is_model(word: str) -> bool:
     """Whether the last word of `embed` is a model, and not one more recording or folder of recordings."""
     from edgesea.audio.io import audio_suffixes
     from edgesea.models.student_files import CONFIG_FILE
@@ -237,7 +240,7 @@ def _is_model(word: str, alone: bool) -> bool:
     path = Path(word)
     if path.exists():
         return (path / CONFIG_FILE).is_file() or word.endswith((".h5", ".h5.gz"))
-    return not alone and path.suffix.lower() not in audio_suffixes()
+    return path.suffix.lower() not in audio_suffixes()
 
 
 def _shown(result: dict[str, Any]) -> str:
@@ -257,7 +260,7 @@ def _fail(message: str) -> int:
 def _again(arguments: list[str]) -> str:
     """What becomes of a command that ended before its time and is given again."""
     command = next((word for word in arguments if not word.startswith("-")), "")
-    anew = command not in RESUMED or any(word.startswith("--overwrite") for word in arguments)
+    anew = command not in RESUMED or "--overwrite=true" in arguments
     return "run it again" if anew else "the same command goes on from here"
 
 

@@ -12,19 +12,13 @@ from tqdm import tqdm
 
 from edgesea.audio.io import AudioFile
 from edgesea.audio.windows import Framing
-from edgesea.embedding import (
-    DEFAULT_MODEL,
-    Float32,
-    checked_center,
-    checked_count,
-    checked_hop,
-    remarks,
-)
-from edgesea.embedding_file import is_there, model_provenance, result_paths, write_embedding
+from edgesea.checks import checked_center, checked_count, checked_hop
+from edgesea.embedding import DEFAULT_MODEL, Float32, remarks
+from edgesea.embedding_file import is_there, model_provenance, result_paths, spelled, write_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.files import FULL
 from edgesea.models import Backend
-from edgesea.models.base import EmbeddingModel
+from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.models.inference import FileEmbedding, ModelOrName, embed_files, load_model
 
 log = logging.getLogger(__name__)
@@ -96,7 +90,7 @@ def embed(
     OSError
         If the disk is full.
     """
-    options = _Options(hop, center, batch_size, overwrite, workers, quiet)
+    options = _Options(checked_hop("hop", hop), center, batch_size, overwrite, workers, quiet)
     targets = result_paths(inputs, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
     failed: dict[str, str] = {}
@@ -162,7 +156,7 @@ def process_file(
     EdgeseaWarning
         If the audio is shorter than a window (zeros fill it up), or silent.
     """
-    options = _Options(checked_hop(hop_size), center, batch_size, overwrite, quiet=True)
+    options = _Options(checked_hop("hop_size", hop_size), center, batch_size, overwrite, quiet=True)
     return _process([path], output_dir, suffix, model, options)[0]
 
 
@@ -205,7 +199,7 @@ def process_files(
     """
     if isinstance(paths, str | Path):
         raise EdgeseaError(f"paths must be a list of files, not {str(paths)!r}; for one file there is process_file")
-    options = _Options(checked_hop(hop_size), center, batch_size, overwrite, workers)
+    options = _Options(checked_hop("hop_size", hop_size), center, batch_size, overwrite, workers)
     return _process(list(paths), output_dir, suffix, model, options)
 
 
@@ -221,7 +215,6 @@ class _Options:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        Framing(1.0, self.hop)
         checked_center(self.center)
         checked_count("batch_size", self.batch_size)
         checked_count("workers", self.workers)
@@ -258,7 +251,8 @@ def _process(
     if failed:
         others = f"{len(failed)} of {len(targets)} files could not be embedded: " if len(targets) > 1 else ""
         raise EdgeseaError(others + "; ".join(failed))
-    return [targets[path] for path in files]
+    results = {spelled(path): target for path, target in targets.items()}  # a file may be named in several ways
+    return [results[spelled(path)] for path in files]
 
 
 def _audio_path(path: Path | str) -> Path:
@@ -272,7 +266,7 @@ def _audio_path(path: Path | str) -> Path:
 
 def _outcomes(model: EmbeddingModel, targets: Mapping[Path, Path], options: _Options) -> Iterator[_Outcome]:
     """Embed the keys of `targets` and write what they give to its values; what is told of is written."""
-    framing = Framing(model.window or 1.0, float(options.hop), bool(options.center))
+    framing = Framing(window_of(model), options.hop, bool(options.center))
     made_by = model_provenance(model, framing.hop, framing.center)
     todo: dict[Path, dict[str, Any]] = {}  # with what their results are made of
     for path, target in targets.items():

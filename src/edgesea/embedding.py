@@ -4,16 +4,16 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from numbers import Real
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.io import CHUNK_SECONDS, RATES, resample_stream
+from edgesea.audio.io import CHUNK_SECONDS, resample_stream
 from edgesea.audio.windows import Framing, PieceCutter
+from edgesea.checks import checked_center, checked_count, checked_hop, checked_rate
 from edgesea.errors import EdgeseaError, EdgeseaWarning
-from edgesea.models.base import EmbeddingModel
+from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.models.inference import ModelOrName, input_of, load_model
 from edgesea.prefetch import prefetch
 from edgesea.samples import Signal, as_samples, to_mono
@@ -106,10 +106,10 @@ def get_embedding(
     names = ["audio"] if single else [f"audio[{index}]" for index in range(len(audio))]
     signals = [_signal(name, item) for name, item in zip(names, [audio] if single else audio, strict=True)]
     rates = _rates(sr, len(signals))
-    framing_of = partial(Framing, hop=checked_hop(hop_size), center=checked_center(center))
+    framing_of = partial(Framing, hop=checked_hop("hop_size", hop_size), center=checked_center(center))
     batch_size = checked_count("batch_size", batch_size)
     network = load_model(model)
-    framing = framing_of(network.window or 1.0)
+    framing = framing_of(window_of(network))
     for name, signal, rate in zip(names, signals, rates, strict=True):
         for remark in remarks(_chunks(name, signal, rate), rate, framing.window):
             warnings.warn(f"{name}: {remark}", EdgeseaWarning, stacklevel=2)
@@ -117,46 +117,6 @@ def get_embedding(
     embeddings = _embed(network, sources, rates, framing, batch_size)
     timestamps = [framing.timestamps(len(embedding)) for embedding in embeddings]
     return (embeddings[0], timestamps[0]) if single else (embeddings, timestamps)
-
-
-def checked_hop(hop_size: float) -> float:
-    """`hop_size` as a float; EdgeseaError unless it is a positive number of seconds."""
-    value = _item(hop_size)
-    try:
-        seconds = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
-    except OverflowError:  # an integer or a fraction
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise EdgeseaError(f"hop_size must be a positive number of seconds, not {hop_size!r}")
-    return seconds
-
-
-def checked_center(center: bool) -> bool:
-    """`center` as a bool; EdgeseaError unless it is one, or 0 or 1."""
-    if not isinstance(center, int | np.bool_) or center not in (0, 1):
-        raise EdgeseaError(f"center must be True or False, not {center!r}")
-    return bool(center)
-
-
-def checked_count(name: str, value: int) -> int:
-    """`value` as an int; EdgeseaError unless it is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise EdgeseaError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return int(value)
-
-
-def checked_rate(name: str, value: float) -> int:
-    """`value` as an int; EdgeseaError unless it is a sample rate, a whole number of Hz."""
-    rate = _item(value)
-    number = isinstance(rate, Real) and not isinstance(rate, bool)
-    if not number or not RATES[0] <= rate <= RATES[1] or not float(rate).is_integer():
-        raise EdgeseaError(f"{name} must be a whole number from {RATES[0]} to {RATES[1]} Hz, not {value!r}")
-    return int(rate)
-
-
-def _item(value: Any) -> Any:
-    """A number out of an array without dimensions, as np.load gives one; anything else as it is."""
-    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
 def remarks(chunks: Iterable[Float32], sample_rate: int, window: float) -> list[str]:

@@ -15,13 +15,15 @@ from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, check_file, differences, walk
 from edgesea.models.base import EmbeddingModel
+from edgesea.version import versions
 
 ENDING = ".npz"
 
 
 def model_provenance(model: EmbeddingModel, hop: float, center: bool) -> dict[str, Any]:
     """What of a model and a framing decides about embeddings, as JSON values; `hop` in seconds."""
-    return {"model": model.id, "digest": model.digest, "hop": hop, "center": center}
+    version = versions().get("edgesea", "unknown")
+    return {"model": model.id, "digest": model.digest, "hop": hop, "center": center, "edgesea": version}
 
 
 def write_embedding(
@@ -72,6 +74,9 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def is_there(path: Path, provenance: Mapping[str, Any]) -> bool:
     """Whether a file holds the embeddings that are made of `provenance`; False if there is none.
 
+    A model is the same if its digest is, whatever it was called and whichever version of edgesea ran it. One without a
+    digest (a function, a HEAR module) is, if its name and the version are; that it was changed is not noticed.
+
     Raises
     ------
     EdgeseaError
@@ -86,12 +91,17 @@ def is_there(path: Path, provenance: Mapping[str, Any]) -> bool:
         found = read_provenance(path)
     except EdgeseaError as error:
         raise EdgeseaError(f"{error}; {remedy}") from error
-    found = {key: value for key, value in found.items() if key in provenance}
-    if found != provenance:
-        raise EdgeseaError(
-            f"{path}: exists, made of other input ({'; '.join(differences(found, provenance))}); {remedy}"
-        )
+    same = found.get("digest") and found.get("digest") == provenance.get("digest")
+    deciding = provenance.keys() - ({"model", "edgesea"} if same else set())
+    there, here = ({key: made.get(key) for key in deciding} for made in (found, provenance))
+    if there != here:
+        raise EdgeseaError(f"{path}: exists, made of other input ({'; '.join(differences(there, here))}); {remedy}")
     return True
+
+
+def name_end(suffix: str) -> str:
+    """What stands between a recording's name and the ending of its embeddings: ``_suffix``, ``.suffix`` or nothing."""
+    return suffix if suffix.startswith(".") or not suffix else f"_{suffix}"
 
 
 def result_paths(
@@ -113,8 +123,9 @@ def result_paths(
     Returns
     -------
     dict of Path to Path
-        Every audio file and its result: ``<stem>[_suffix].npz``. Files that would have the same one all keep their
-        endings (``b.wav.npz`` and ``b.flac.npz``), so that the order in which they are named is of no account.
+        Every audio file, once, and its result: ``<stem>[_suffix].npz``. Files that would have the same one all keep
+        their endings (``b.wav.npz`` and ``b.flac.npz``). A file that was found below several folders has its place
+        below the outermost. So the order in which they are named is of no account.
 
     Raises
     ------
@@ -124,25 +135,29 @@ def result_paths(
     """
     if not isinstance(suffix, str) or "/" in suffix or os.sep in suffix:
         raise EdgeseaError(f"suffix must be a part of a file's name, not {suffix!r}; choose a folder with out=")
-    ending = f"{suffix}{ENDING}" if suffix.startswith(".") or not suffix else f"_{suffix}{ENDING}"
-    folders: dict[Path, Path] = {}  # of the results
+    ending = name_end(suffix) + ENDING
+    paths: dict[str, Path] = {}  # by what tells files apart
+    below: dict[str, Path] = {}  # their place below `out`
     for given in map(Path, inputs):
         for path in _found(given, recursive):
-            below = path.parent.relative_to(given) if given.is_dir() else ""
-            folders.setdefault(path, path.parent if out is None else Path(out) / below)
-    shared = Counter((folders[path], path.stem) for path in {_spelled(path): path for path in folders}.values())
+            name = spelled(path)
+            paths.setdefault(name, path)
+            place = path.parent.relative_to(given) if given.is_dir() else Path()
+            below[name] = max(below.get(name, Path()), place, key=lambda place: len(place.parts))
+    folders = {name: path.parent if out is None else Path(out) / below[name] for name, path in paths.items()}
+    shared = Counter((spelled(folders[name]), path.stem) for name, path in paths.items())
     targets: dict[Path, Path] = {}
-    sources: dict[Path, Path] = {}
-    for path, folder in folders.items():
-        target = folder / f"{path.stem if shared[folder, path.stem] < 2 else path.name}{ending}"
-        other = sources.setdefault(target, path)
-        if _spelled(other) != _spelled(path):
-            raise EdgeseaError(f"{path} and {other} would both give {target}; embed them one by one")
-        targets[path] = target
+    sources: dict[str, Path] = {}
+    for name, path in paths.items():
+        base = path.stem if shared[spelled(folders[name]), path.stem] == 1 else path.name
+        targets[path] = folders[name] / f"{base}{ending}"
+        other = sources.setdefault(spelled(targets[path]), path)
+        if other != path:
+            raise EdgeseaError(f"{path} and {other} would both give {targets[path]}; embed them one by one")
     return targets
 
 
-def _spelled(path: Path) -> str:
+def spelled(path: Path) -> str:
     """The path in the one way of all in which it can be spelled; links are not followed, for they are names."""
     return os.path.abspath(path)  # noqa: PTH100
 

@@ -10,7 +10,6 @@ one of HEAR's rates and is given the audio resampled.
 
 from collections.abc import Iterator
 from fractions import Fraction
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 
 from edgesea.audio.io import Resampler
 from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, exact_seconds
+from edgesea.checks import checked_hop
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models import is_teacher, load_student, load_teacher
-from edgesea.models.base import EmbeddingModel
+from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.models.inference import Cut, input_of
 
 try:
@@ -32,10 +32,9 @@ except ImportError as error:
 
 Float32 = NDArray[np.float32]
 
-DEFAULT_MODEL = "edgel3/sea-512"
+LARGEST = "edgel3/sea-512"
 RATES = (16000, 22050, 32000, 44100, 48000)  # Hz
 TIMESTAMP_HOP = 50.0  # ms: the tolerance of HEAR's onsets
-WINDOW = 1.0  # seconds, for models that take any
 BATCH = 64  # windows
 CHUNK = 2**17  # samples
 
@@ -66,7 +65,7 @@ class HearModel(nn.Module):
     @property
     def window(self) -> float:
         """Length in seconds of its windows."""
-        return self.model.window or WINDOW
+        return window_of(self.model)
 
 
 def load_model(model_file_path: str = "") -> HearModel:
@@ -83,7 +82,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     EdgeseaError
         If there is no such model, or it cannot be loaded.
     """
-    name = str(model_file_path or DEFAULT_MODEL)
+    name = str(model_file_path or LARGEST)
     if not is_teacher(name):
         return HearModel(load_student(name, "cpu", backend="torch")).eval()
     weights = ""
@@ -117,14 +116,13 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel, hop_size: float = 
         If the audio has another shape or no samples, or holds NaN or Inf; if the hop is no positive number, too short
         or too long; if the model is none of `load_model`, or gives NaN or Inf.
     """
-    if not (isinstance(hop_size, Real) and 0 < hop_size < float("inf")):
-        raise EdgeseaError(f"hop_size must be a positive number of milliseconds, not {hop_size!r}")
+    hop_size = checked_hop("hop_size", hop_size, "milliseconds")
     signals = _signals(audio, model)
-    framing = Framing(model.window, float(hop_size) / 1000, center=True)
+    framing = Framing(model.window, hop_size / 1000, center=True)
     count = 1 + int(Fraction(audio.shape[1], model.sample_rate) // exact_seconds(framing.hop))
     found = _embed(signals, model, framing.at(model.model.sample_rate), count)
     embeddings = torch.from_numpy(found).to(audio.device)
-    timestamps = torch.from_numpy((np.arange(count) * float(hop_size)).astype(np.float32)).to(audio.device)
+    timestamps = torch.from_numpy((np.arange(count) * hop_size).astype(np.float32)).to(audio.device)
     return embeddings, timestamps.repeat(len(audio), 1)
 
 

@@ -10,10 +10,10 @@ from edgesea.errors import EdgeseaError
 from edgesea.files import read_json
 from edgesea.models import Backend, load_student
 from edgesea.models.card import CardScores, model_card
-from edgesea.models.config import array_shapes
+from edgesea.models.config import array_shapes, parameter_count
 from edgesea.models.download import hub_reason, huggingface_hub
-from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, Arrays, read_student
-from edgesea.models.weights import COUNTER, check_shapes
+from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_student
+from edgesea.models.weights import check_shapes
 from edgesea.summary import interval, shown_scores
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
-NO_PARAMETERS = ("running_mean", "running_var", COUNTER)
 
 
 def from_pretrained(
@@ -156,16 +155,12 @@ def student_card(
     return model_card(
         file.config,
         provenance,
-        _parameters(file.arrays),
+        parameter_count(file.config),
         source=source,
         domain=domain or _domain(results),
         license=license,
         scores=_scores(results.get("evaluate") or {}),
     )
-
-
-def _parameters(arrays: Arrays) -> int:
-    return sum(array.size for name, array in arrays.items() if not name.endswith(NO_PARAMETERS))
 
 
 def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ the libraries of FFmpeg: ``pip install 'mteb[audio]'``.
 
 import re
 import warnings
-from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from edgesea.embedding import get_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning, missing_extra
-from edgesea.hub import NO_PARAMETERS
-from edgesea.models.base import EmbeddingModel
-from edgesea.models.config import array_shapes
+from edgesea.models.base import EmbeddingModel, window_of
+from edgesea.models.config import parameter_count
 from edgesea.models.inference import ModelOrName, load_model
 from edgesea.models.onnx_student import OnnxStudent
 from edgesea.version import versions
@@ -99,7 +98,7 @@ class Encoder(AbsEncoder):  # type: ignore[misc]  # mteb is not there when types
         if "audio" not in columns:
             raise EdgeseaError(f"{self.model.id} embeds audio, but the data has only {', '.join(columns)}")
         inputs.collate_fn = _sounds  # decodes in the loader's processes, if it has any
-        hop = (self.model.window or 1.0) / 2  # as long as `get_embedding` takes them
+        hop = window_of(self.model) / 2  # as long as `get_embedding` takes them
         found = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EdgeseaWarning)  # a benchmark's clips are as they are
@@ -116,10 +115,10 @@ def _sounds(rows: list[dict[str, Any]]) -> tuple[list[NDArray[Any]], list[int]]:
 
 
 def _meta(model: EmbeddingModel) -> ModelMeta:
-    name = model.id.partition("@")[0]
-    licence, home, data = PUBLISHED.get(name.partition("/")[0], (None, None, None))
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # mteb wants owner/name, and makes a folder of it
-        name = "edgesea/" + re.sub(r"[^\w.-]+", "-", name).strip("-")
+    licence, home, data = PUBLISHED.get(model.id.partition("/")[0], (None, None, None))
+    name = model.id.partition("@")[0]  # without a revision
+    if Path(model.id).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # mteb wants owner/name, as of the Hub
+        name = "edgesea/" + re.sub(r"[^\w.-]+", "-", model.id).strip("-")
     onnx = isinstance(model, OnnxStudent) or model.id.startswith("onnx:")
     size = _parameters(model)
     return ModelMeta(
@@ -143,6 +142,5 @@ def _meta(model: EmbeddingModel) -> ModelMeta:
 
 def _parameters(model: EmbeddingModel) -> int | None:
     if isinstance(model, OnnxStudent):
-        shapes = array_shapes(model.config)
-        return sum(prod(shape) for name, shape in shapes.items() if not name.endswith(NO_PARAMETERS))
+        return parameter_count(model.config)
     return sum(value.numel() for value in model.parameters()) if hasattr(model, "parameters") else None

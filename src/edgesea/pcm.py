@@ -1,23 +1,21 @@
 """Embeddings of raw PCM from a pipe, as a recorder writes it: the command ``stream`` (``embed --stdin``)."""
 
 import logging
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.embedding import DEFAULT_MODEL, checked_count
+from edgesea.checks import checked_count
+from edgesea.embedding import DEFAULT_MODEL
 from edgesea.embedding_file import model_provenance
 from edgesea.errors import EdgeseaError
 from edgesea.models import Backend
 from edgesea.models.inference import ModelOrName, load_model
+from edgesea.signals import Interruptible, ended_by_signals, reading
 from edgesea.sinks import Lines, LineSink, NpzSink, Sink
 from edgesea.stream import MOST_CHANNELS, Stream
 
@@ -27,8 +25,6 @@ Encoding = Literal["s16le", "f32le"]
 
 TYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 READ_BYTES = 1 << 16  # of raw PCM at once, if so many are there
-ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # where the system has them
-ONE_REQUEST = 1.0  # seconds; timeout(1), and shells whose terminal closes, send the same signal twice
 
 
 def stream(
@@ -68,7 +64,7 @@ def stream(
         An .npz file for the embeddings, written at the end; default: a line for each window on standard output. Until
         then they are in OUT.npz.rows, which a killed process leaves; see `edgesea.sinks.NpzSink`.
     overwrite : bool
-        Replace `out` if it exists, and what a killed process has left of it.
+        Replace `out` if it exists (at the end, if there are any windows), and what a killed process has left of it.
     lines : {"json", "csv"}
         What such a line looks like.
     weights : Path, optional
@@ -100,7 +96,7 @@ def stream(
     if sys.stdin is None:
         raise EdgeseaError("there is no standard input; let a recorder write raw PCM into it: arecord -t raw ... | ...")
     network = load_model(model, weights, device, backend)
-    with _ended_by_signals(sys.stdin.buffer) as file:
+    with ended_by_signals(sys.stdin.buffer) as file:
         result = embed_pcm(
             file,
             network,
@@ -121,7 +117,7 @@ def stream(
 
 
 def embed_pcm(
-    file: "BinaryIO | _Interruptible",
+    file: BinaryIO | Interruptible,
     model: ModelOrName,
     sample_rate: int,
     channels: int = 1,
@@ -219,68 +215,11 @@ def _embed_frames(frames: "_Frames", stream: Stream, sink: Sink) -> dict[str, An
     return {"windows": sink.windows, "seconds": frames.count / stream.sample_rate, "interrupted": interrupted}
 
 
-class _Interruptible:
-    """A binary file, of which nothing more is read once a signal has come: a read then raises KeyboardInterrupt.
-
-    So does the read that is waiting when it comes. All else goes on, so that what has been read is finished, unless a
-    signal comes later than `ONE_REQUEST` after the first: that one does what it did before.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._read, self.isatty = _reading(file), file.isatty
-        self.name = getattr(file, "name", "input")
-        self._waiting = False
-        self._since = 0.0  # when the first signal came
-        self.before: dict[int, Any] = {}  # the handlers of signals
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes, as soon as there are any."""
-        self._waiting = True
-        try:
-            if self._since:
-                raise KeyboardInterrupt
-            return self._read(size)
-        finally:
-            self._waiting = False
-
-    def handle(self, number: int, _: object) -> None:
-        """The handler of signals."""
-        now = time.monotonic()
-        self._since = self._since or now
-        if now - self._since > ONE_REQUEST:
-            signal.signal(number, self.before[number])
-            signal.raise_signal(number)
-        elif self._waiting:
-            self._waiting = False  # so that a second one does not meet the first on its way
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def _ended_by_signals(file: BinaryIO) -> Iterator[_Interruptible]:
-    """Let signals end what reads `file`, if they would have ended the process (under nohup, SIGHUP would not)."""
-    source = _Interruptible(file)
-    if threading.current_thread() is threading.main_thread():  # no other can have handlers
-        for number in (getattr(signal, name) for name in ENDING_SIGNALS if hasattr(signal, name)):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                source.before[number] = signal.signal(number, source.handle)
-    try:
-        yield source
-    finally:
-        for number, handler in source.before.items():
-            signal.signal(number, handler)
-
-
-def _reading(file: BinaryIO | _Interruptible) -> Callable[[int], bytes]:
-    """What reads a file: ``read1`` does not wait for as many bytes as are asked for."""
-    read: Callable[[int], bytes] = getattr(file, "read1", file.read)
-    return read
-
-
 class _Frames:
     """The frames of raw PCM, in chunks (n, channels); Ctrl-C while it waits for more ends them."""
 
-    def __init__(self, file: BinaryIO | _Interruptible, channels: int, encoding: Encoding) -> None:
-        self._read, self._channels, self._type = _reading(file), channels, TYPES[encoding]
+    def __init__(self, file: BinaryIO | Interruptible, channels: int, encoding: Encoding) -> None:
+        self._read, self._channels, self._type = reading(file), channels, TYPES[encoding]
         self.name = getattr(file, "name", "input")
         self.count = 0
         self.interrupted = False

@@ -121,6 +121,7 @@ def select(
     EdgeseaError
         If the grid, the table or the task is unusable, `out` holds another selection, or a process is killed.
     """
+    from edgesea.models.base import window_of
     from edgesea.models.inference import load_model
     from edgesea.table.reader import Table
     from edgesea.tasks.features import window_embeddings
@@ -148,7 +149,7 @@ def select(
             f"teacher {network.id} has {network.embedding_size} dimensions and the table {source.embedding_size}; give "
             "the teacher that made the table"
         )
-    framing = Framing(network.window or 1.0, hop, center)
+    framing = Framing(window_of(network), hop, center)
     rest: dict[str, Any] = {"folds": folds, "hold_out": hold_out, "seed": seed}
     if task == "sonyc_ust":
         rest["tagging"] = replace(tagging, num_hidden_layers=0, hidden_layer_size=1).to_dict()

@@ -16,6 +16,11 @@ from edgesea.errors import EdgeseaError
 from edgesea.files import WriteError, check_file
 from edgesea.stream import Float32, Float64
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be deleted
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger(__name__)
 
 Lines = Literal["json", "csv"]
@@ -117,11 +122,14 @@ class NpzSink:
         self.rows = path.with_name(f"{path.name}.rows")
         self._type = row_type(embedding_size)
         self.windows = 0
+        self._file = self._opened(embedding_size, overwrite)
+
+    def _opened(self, embedding_size: int, overwrite: bool) -> io.FileIO:
+        """The file of rows, empty and locked, so that no other stream takes it as long as this one goes on."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                self.rows.unlink(missing_ok=True)
-            self._file = self.rows.open("x+b", buffering=0)
+            self.rows.parent.mkdir(parents=True, exist_ok=True)
+            mode = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | (0 if overwrite else os.O_EXCL)
+            file = io.FileIO(os.open(self.rows, mode, 0o666), "r+")
         except FileExistsError:
             raise EdgeseaError(
                 f"{self.rows}: the windows of a stream that was killed, or goes on; read them with "
@@ -129,6 +137,16 @@ class NpzSink:
             ) from None
         except OSError as error:
             raise EdgeseaError(f"{self.rows}: cannot be written: {error.strerror}; choose another name") from error
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                raise FileNotFoundError(self.rows)  # deleted by the other stream, which has just ended
+            file.truncate()
+        except OSError:
+            file.close()
+            raise EdgeseaError(f"{self.rows}: another stream is writing it; choose another name") from None
+        return file
 
     def write(self, embedding: Float32, timestamps: Float64) -> None:
         """Append windows to the rows; they are out of this process when it returns.

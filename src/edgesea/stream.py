@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgesea.audio.io import CHUNK_SECONDS, Resampler
 from edgesea.audio.windows import Framing, Piece, PieceCutter
-from edgesea.embedding import checked_center, checked_count, checked_hop, checked_rate
+from edgesea.checks import checked_center, checked_count, checked_hop, checked_rate
 from edgesea.errors import EdgeseaError
+from edgesea.models.base import window_of
 from edgesea.models.inference import ModelOrName, input_of, load_model
 from edgesea.samples import as_samples, to_mono
 
@@ -56,11 +57,11 @@ class Stream:
         sample_rate: float | None = None,
         batch_size: int = 64,
     ) -> None:
-        hop, centered = checked_hop(hop_size), checked_center(center)
+        hop, centered = checked_hop("hop_size", hop_size), checked_center(center)
         self._batch_size = checked_count("batch_size", batch_size)
         self.model = load_model(model)
         self.sample_rate = self.model.sample_rate if sample_rate is None else checked_rate("sample_rate", sample_rate)
-        self._framing = Framing(self.model.window or 1.0, hop, centered)
+        self._framing = Framing(window_of(self.model), hop, centered)
         self._samples_framing = self._framing.at(self.model.sample_rate)
         self._cut, self._embed = input_of(self.model)
         self.reset()

@@ -97,12 +97,12 @@ def test_embeddings_of_openl3_are_imported_with_their_framing(tmp_path, hop, cen
         np.testing.assert_allclose(levels[: len(windows)], a_weighted_level(windows, rate)[:count], atol=1e-3)
 
 
-@pytest.mark.parametrize("center", [True, False])
-def test_what_embed_wrote_is_what_extract_gives(noise_folder, tmp_path, center):
+@pytest.mark.parametrize(("center", "suffix"), [(True, "emb"), (False, ".emb")])
+def test_what_embed_wrote_is_what_extract_gives(noise_folder, tmp_path, center, suffix):
     """Round trip with a real model; the hop is a whole number of samples at all rates."""
     extract(noise_folder, tmp_path / "extracted", hop=0.5, center=center, dtype="float32", validate=0.3)
-    embed([noise_folder], "spectral", hop=0.5, center=center, suffix="emb")
-    options: dict[str, Any] = {"suffix": "emb", "center": center, "dtype": "float32", "validate": 0.3}
+    embed([noise_folder], "spectral", hop=0.5, center=center, suffix=suffix)
+    options: dict[str, Any] = {"suffix": suffix, "center": center, "dtype": "float32", "validate": 0.3}
     import_table(noise_folder, tmp_path / "imported", **options, teacher="spectral")
     one, other = (windows_of(tmp_path / name) for name in ("extracted", "imported"))
     assert one.keys() == other.keys()

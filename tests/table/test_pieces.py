@@ -14,7 +14,7 @@ from edgesea.distill.data import WindowSource
 from edgesea.extract import extract
 from edgesea.reduction.identity import Identity
 from edgesea.table.manifest import ClipEntry
-from edgesea.table.pieces import FULL_SCALE, Piece, Rates, clip_pieces
+from edgesea.table.pieces import PCM_SCALE, Piece, Rates, clip_pieces
 from edgesea.table.reader import Table
 
 SECONDS = 120.0
@@ -44,7 +44,7 @@ def test_windows_at_both_rates_are_those_of_the_framing(tmp_path, rate, student,
     pieces = pieces_of(path, framing, student, teacher)
     at = framing.at(student)
     audio = load_audio(path, student)
-    expected = at.cut(np.rint(audio * FULL_SCALE).astype(np.int16))
+    expected = at.cut(np.rint(audio * PCM_SCALE).astype(np.int16))
     starts = np.concatenate([piece.starts for piece in pieces])
     assert starts.tolist() == [at.start(index) for index in range(len(expected))]
     for piece in pieces:
@@ -91,7 +91,7 @@ def test_teacher_and_student_hear_the_same_at_any_time(tmp_path, center):
     def heard(means: np.ndarray) -> np.ndarray:
         return (means / 0.9 + 1) * SECONDS / 2
 
-    np.testing.assert_allclose(heard(audio.mean(1) / FULL_SCALE)[inside], times[inside], atol=1.5 / 8000)
+    np.testing.assert_allclose(heard(audio.mean(1) / PCM_SCALE)[inside], times[inside], atol=1.5 / 8000)
     np.testing.assert_allclose(heard(targets[:, 0])[inside], times[inside], atol=1.5 / 48000)
     np.testing.assert_allclose((starts + 1000) / 8000, times, atol=1 / 8000)
 

@@ -36,8 +36,8 @@ def exact_seconds(seconds: float) -> Fraction:
     Returns
     -------
     Fraction
-        1/10 for 0.1, 1/30 for 1 / 30, 512/11025 for 1024 / 22050: the fraction with a denominator of at most a million
-        that the float deviates from by no more than rounding. Where there is none, the value of the float itself. In
+        1/10 for 0.1, 1/30 for 1 / 30, 512/11025 for 1024 / 22050: the nearest fraction with a denominator of at most a
+        million, if the float deviates from it by no more than rounding; otherwise the value of the float itself. In
         either case it deviates by less than 1 ns in ten days.
     """
     value = Fraction(float(seconds))
@@ -72,7 +72,7 @@ class Framing:
     def __post_init__(self) -> None:
         for name, longest in (("window", LONGEST_WINDOW), ("hop", LONGEST_HOP)):
             value = getattr(self, name)
-            is_number = isinstance(value, Real)
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
             if not (is_number and 0 < value < float("inf")):
                 raise EdgeseaError(f"{name} must be a positive number of seconds, not {value!r}")
             if value > longest:

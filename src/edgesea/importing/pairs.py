@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgesea.audio.io import AudioFile
 from edgesea.audio.windows import Framing
+from edgesea.embedding_file import ENDING, name_end
 from edgesea.errors import EdgeseaError
 from edgesea.files import file_state
 from edgesea.importing.arrays import EmbeddingFile
@@ -21,7 +22,7 @@ ROUNDING = 2  # samples that resamplers may make more or less of the same audio
 
 def endings(suffix: str) -> tuple[str, ...]:
     """Endings of the files with embeddings, in the order in which they are preferred."""
-    return tuple(f"_{suffix}{ending}" if suffix else ending for ending in (".npz", ".npy", ".npy.gz"))
+    return tuple(name_end(suffix) + ending for ending in (ENDING, ".npy", ".npy.gz"))
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def find_pairs(entries: Sequence[ClipEntry], suffix: str, found: Sequence[Path],
     entries : sequence of ClipEntry
         The clips.
     suffix : str
-        Appended to the name, after an underscore.
+        Appended to the name, after an underscore unless it begins with a dot.
     found : sequence of Path
         All files with embeddings below `root`, to tell which of them have no audio; none if that is not wanted.
     root : Path

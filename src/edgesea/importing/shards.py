@@ -18,7 +18,7 @@ from edgesea.importing.pieces import EmbeddedPiece, clip_name
 from edgesea.importing.rows import CONDITION, row_entry, split_rule
 from edgesea.table.building import Skipped
 from edgesea.table.manifest import ClipEntry
-from edgesea.table.pieces import FULL_SCALE, to_pcm
+from edgesea.table.pieces import PCM_SCALE, to_pcm
 
 if TYPE_CHECKING:
     import h5py
@@ -236,7 +236,7 @@ def read_slice(rows: Slice, layout: Layout) -> Iterator[tuple[ClipEntry, Embedde
 def _piece(entry: ClipEntry, audio: NDArray[Any], embedding: NDArray[Any], layout: Layout) -> EmbeddedPiece:
     """A row as the piece of a clip."""
     # int16 is taken on the scale of the table, so that it is stored as it is where the rates are equal.
-    samples = np.asarray(audio, np.float32) / np.float32(FULL_SCALE if audio.dtype.kind == "i" else 1.0)
+    samples = np.asarray(audio, np.float32) / np.float32(PCM_SCALE if audio.dtype.kind == "i" else 1.0)
     with np.errstate(over="ignore"):
         vector = np.asarray(embedding, np.float32)
     for what, values in (("audio", samples), ("embedding", vector)):

@@ -57,6 +57,11 @@ class LogMelModel(EmbeddingModel, Protocol):
         ...
 
 
+def window_of(model: EmbeddingModel) -> float:
+    """Length in seconds of a model's windows; 1 s for one that accepts any."""
+    return model.window or 1.0
+
+
 def check_windows(model: EmbeddingModel, windows: NDArray[np.floating]) -> None:
     """Raise EdgeseaError unless `windows` is a (B, W) array of the length that `model` accepts."""
     if windows.ndim != 2:

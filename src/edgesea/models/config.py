@@ -1,10 +1,12 @@
 """What fixes a student's architecture, without torch."""
 
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any, Literal
 
 from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
+from edgesea.models.weights import COUNTER
 
 Head = Literal["linear", "relu_max"]
 HEADS = ["linear", "relu_max"]  # an experiment may append its own
@@ -126,6 +128,12 @@ def keras_order(config: StudentConfig) -> list[str]:
     return ["input_norm", *(name for layers in convolutions(config) for name in layers[:2])]
 
 
+def parameter_count(config: StudentConfig) -> int:
+    """Number of trainable parameters of a student: running statistics do not count."""
+    shapes = array_shapes(config).items()
+    return sum(prod(shape) for name, shape in shapes if not name.endswith(("running_mean", "running_var", COUNTER)))
+
+
 def array_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays of a student's checkpoint."""
     norms = {"input_norm": 1}
@@ -135,7 +143,7 @@ def array_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
         norms[norm] = outputs
     for name, channels in norms.items():
         shapes |= {f"{name}.{key}": (channels,) for key in ("weight", "bias", "running_mean", "running_var")}
-        shapes[f"{name}.num_batches_tracked"] = ()
+        shapes[f"{name}.{COUNTER}"] = ()
     if config.head == "linear":
         size = config.embedding_size
         shapes |= {"head.linear.weight": (size, 2 * config.filters[-1]), "head.linear.bias": (size,)}

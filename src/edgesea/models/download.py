@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -196,14 +196,23 @@ def fetch_hub(id: str, files: Sequence[str]) -> Path:
         hub.HfApi().repo_info(repository, revision=revision or hub.constants.DEFAULT_REVISION, timeout=timeout)
         return Path(download())
     except Exception as error:  # of several libraries
-        try:
-            folder = Path(download(local_files_only=True))
-        except Exception:
+        refused = isinstance(error, hub.errors.RepositoryNotFoundError | hub.errors.RevisionNotFoundError)
+        folder = None if refused else _cached(download, files)
+        if folder is None:
             raise EdgeseaError(
                 f"{id}: no such folder here, and it cannot be fetched from the Hugging Face Hub: {hub_reason(error)}"
             ) from error
-        logger.info("%s: taken from the cache %s, for the Hugging Face Hub says: %s", id, folder, hub_reason(error))
+        logger.warning("%s: taken from the cache, for the Hugging Face Hub cannot be asked: %s", id, hub_reason(error))
         return folder
+
+
+def _cached(download: Callable[..., str], files: Sequence[str]) -> Path | None:
+    """The folder of the cache of the Hugging Face Hub, if it has all `files`."""
+    try:
+        folder = Path(download(local_files_only=True))
+    except Exception:  # of several libraries; there is none
+        return None
+    return folder if all((folder / name).is_file() for name in files) else None
 
 
 def hub_reason(error: Exception) -> str:

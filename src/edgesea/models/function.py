@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgesea.errors import EdgeseaError
-from edgesea.models.base import Float32, check_windows
+from edgesea.models.base import Float32, check_windows, window_of
 
 
 @dataclass
@@ -50,7 +50,7 @@ class FunctionModel:
             raise EdgeseaError(f"{self.id}: the sample rate must be positive, not {self.sample_rate} Hz")
         if self.embedding_size:
             return
-        silence = np.zeros((1, round((self.window or 1.0) * self.sample_rate)), np.float32)
+        silence = np.zeros((1, round(window_of(self) * self.sample_rate)), np.float32)
         self.embedding_size = self._call(silence, "a trial window of silence").shape[1]
 
     def embed(self, windows: Float32) -> Float32:

@@ -113,7 +113,6 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     try:
         architecture = StudentConfig.from_dict(config["architecture"])
         array_shapes(architecture)
-        architecture.front_end()
     except Exception as error:  # a changed value fails somewhere in the making of the network
         raise EdgeseaError(f"{folder / CONFIG_FILE}: no student can be made of it: {error}") from error
     weights = folder / WEIGHTS_FILE

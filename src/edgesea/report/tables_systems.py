@@ -118,11 +118,9 @@ def _published_student(model: str) -> Made:
     kind = model.removeprefix("edgel3/")
     if model == kind or kind not in STUDENTS:
         return Made(f"student {model}")
-    from edgesea.models.config import StudentConfig
-    from edgesea.models.student import Student
+    from edgesea.models.config import StudentConfig, parameter_count
 
-    network = Student(StudentConfig.named(kind, head="relu_max"))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = parameter_count(StudentConfig.named(kind, head="relu_max"))
     return Made(f"{STUDENTS[kind]} ({model}, published weights)", kind, parameters)
 
 

@@ -15,7 +15,7 @@ from edgesea.table.manifest import ClipEntry
 
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
-FULL_SCALE = 32767.0  # stored value of amplitude 1
+PCM_SCALE = 32767.0  # stored value of amplitude 1
 
 
 def check_rate(name: str, rate: int) -> None:
@@ -147,6 +147,6 @@ def _piece(
 
 def to_pcm(audio: Float32) -> tuple[NDArray[np.int16], int]:
     """Audio in [-1, 1] as int16, and how many samples lie beyond and were clipped."""
-    scaled = np.rint(audio * FULL_SCALE)
+    scaled = np.rint(audio * PCM_SCALE)
     pcm = np.clip(scaled, -32768, 32767)
     return pcm.astype(np.int16), int(np.count_nonzero(pcm != scaled))
