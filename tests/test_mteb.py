@@ -242,20 +242,23 @@ def test_both_back_ends_have_as_many_parameters(mteb, student_folder):
     assert torch_.framework == ["PyTorch"]
 
 
-def test_a_local_student_is_named_by_its_folder_and_its_licence_is_unknown(mteb, student_folder):
+def test_a_local_student_is_named_by_its_folder_and_its_licence_is_unknown(mteb, student_folder, monkeypatch):
     from edgesea.mteb import Encoder
 
     meta = Encoder(student_folder).mteb_model_meta
     assert meta.name == "edgesea/" + str(student_folder).strip("/").replace("/", "-")
     assert meta.license is None
     assert meta.open_weights is None
+    monkeypatch.chdir(student_folder.parent.parent)
+    there = student_folder.relative_to(student_folder.parent.parent).as_posix()  # looks like owner/name
+    assert Encoder(there).mteb_model_meta.name == "edgesea/" + there.replace("/", "-")
 
 
 @pytest.mark.parametrize(
     ("id", "name"),
     [
         ("owner/student@main", "owner/student"),
-        ("callable:package.module:function@8000", "edgesea/callable-package.module-function"),
+        ("callable:package.module:function@8000", "edgesea/callable-package.module-function-8000"),
         (r"onnx:C:\models\some model.onnx", "edgesea/onnx-C-models-some-model.onnx"),
     ],
 )
