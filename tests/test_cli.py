@@ -202,7 +202,7 @@ def test_the_last_word_of_embed_may_be_the_model(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     write_noise(Path("a.wav"))
     Path("recordings").mkdir()
-    write_json(Path("student/config.json"), {})
+    write_json(Path("student/config.json"), {"model": "edgesea.student"})
     Path("sea.h5.gz").touch()
     both = ["embed", '["a.wav", "b c.wav"]', "--hop", "1", "--model", "spectral"]
     assert cli._normalised(["embed", "a.wav", "b c.wav", "spectral", "--hop", "1"]) == both
@@ -229,11 +229,22 @@ def test_the_last_word_of_embed_may_be_the_model(tmp_path: Path, monkeypatch: py
         ("-q true --overwrite false --recursive", "--quiet=true true --overwrite=false --recursive=true"),
         ("-ow=false a.wav -q=True --recursive=False", "--overwrite=false a.wav --quiet=true --recursive=false"),
         ("--quiet True --stdin -- -q", "--quiet=true --stdin=true -- -q"),
+        (
+            "-nqt0.5 --batch-size 8 -qoout a.wav",
+            "--center=false --quiet=true --hop=0.5 --batch_size 8 --quiet=true --out=out a.wav",
+        ),
         ("--audio-hop-size=1 -- -a.wav -q", "--hop=1 -- -a.wav -q"),
     ],
 )
 def test_options_are_written_as_in_edgel3(given: str, expected: str) -> None:
     assert cli._translated(["embed", *given.split()]) == ["embed", *expected.split()]
+
+
+def test_options_that_choose_a_model_elsewhere_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["embed", "a.wav", "--input-repr", "mel256"]) == 1
+    assert failure(capsys).startswith(
+        "edgesea: error: --input-repr: here a model is named as a whole, after the recordi"
+    )
 
 
 def test_files_may_be_named_like_options() -> None:

@@ -1,4 +1,6 @@
+import importlib
 import os
+import sys
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -118,11 +120,11 @@ def test_a_model_is_the_same_by_another_name(tmp_path, monkeypatch):
 
 def test_models_without_a_digest_are_told_apart_by_name_and_version(tmp_path):
     path = write_noise(tmp_path / "a.wav")
-    process_file(path, model=QUICK)
+    process_file(path, model="spectral")
     old = {**read_provenance(tmp_path / "a.npz"), "edgesea": "0.0.1"}
     write_embedding(tmp_path / "a.npz", *load(tmp_path / "a.npz"), old)
     with pytest.raises(EdgeseaError, match=r"made of other input \(edgesea: 0\.0\.1 there, "):
-        process_file(path, model=QUICK)
+        process_file(path, model="spectral")
 
 
 def test_present_results_are_kept(noise_folder):
@@ -142,7 +144,7 @@ def test_present_results_are_kept(noise_folder):
     [
         ({"hop": 0.2}, "hop: 0.1 there, 0.2 here"),
         ({"center": False}, "center: True there, False here"),
-        ({"model": "spectral"}, "model: callable:test_embed:mean_and_rms@8000 there, spectral here"),
+        ({"model": QUICK.replace("8000", "16000")}, f"model: {QUICK} there, {QUICK.replace('8000', '16000')} here"),
     ],
 )
 def test_a_result_made_with_other_options_is_neither_taken_nor_replaced_unasked(tmp_path, options, difference):
@@ -183,6 +185,68 @@ def test_a_result_of_another_recording_is_neither_taken_nor_replaced_unasked(tmp
         process_file(first, tmp_path / "out", model=QUICK)
     assert len(load(target)[0]) == 16
     assert len(load(process_file(first, tmp_path / "out", model=QUICK, overwrite=True))[0]) == 26
+
+
+def test_recordings_of_one_name_size_and_time_are_told_apart(tmp_path):
+    """As recorders on one schedule make them."""
+    rng = np.random.default_rng(0)
+    for place in "xy":
+        (tmp_path / place).mkdir()
+        soundfile.write(tmp_path / place / "a.wav", rng.uniform(-0.5, 0.5, 8000 * 30), 8000)
+        os.utime(tmp_path / place / "a.wav", (1.7e9, 1.7e9))
+    process_file(tmp_path / "x" / "a.wav", tmp_path / "out", model=QUICK)
+    with pytest.raises(EdgeseaError, match=r"out/a\.npz: exists, made of other input \(sha256_of_ends: "):
+        process_file(tmp_path / "y" / "a.wav", tmp_path / "out", model=QUICK)
+
+
+def test_a_result_that_comes_into_being_meanwhile_is_not_replaced(tmp_path):
+    path = write_noise(tmp_path / "a.wav")
+
+    def slow(windows: np.ndarray) -> np.ndarray:
+        if len(windows) > 1:  # not the trial
+            (tmp_path / "a.npz").write_bytes(b"of another process")
+        return mean_and_rms(windows)
+
+    with pytest.raises(EdgeseaError, match=r"a\.npz: not a complete file of edgesea's embeddings; choose another"):
+        process_file(path, model=FunctionModel("slow", slow, 8000))
+    assert (tmp_path / "a.npz").read_bytes() == b"of another process"
+
+
+def test_a_function_that_was_changed_is_another_model(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write_noise(tmp_path / "a.wav")
+    for factor in (1, 2):
+        (tmp_path / "changing.py").write_text(f"def f(windows):\n    return {factor} * windows[:, :2]\n" + "#" * factor)
+        sys.modules.pop("changing", None)
+        importlib.invalidate_caches()
+        if factor == 1:
+            process_file(path, model="callable:changing:f@8000")
+    with pytest.raises(EdgeseaError, match=r"made of other input \(digest: "):
+        process_file(path, model="callable:changing:f@8000")
+
+
+def test_a_model_among_the_recordings_is_an_error_and_nothing_is_embedded(tmp_path):
+    path = write_noise(tmp_path / "a.wav")
+    save_student(Student(StudentConfig(3, (4, 4))), tmp_path / "student", {}, "card")
+    (tmp_path / "sea.h5.gz").touch()
+    for model in ("student", "sea.h5.gz"):
+        with pytest.raises(
+            EdgeseaError, match=f"{model}: a model, where a recording was expected; the model comes last"
+        ):
+            embed([tmp_path / model, path], QUICK)
+    assert not list(tmp_path.glob("*.npz"))
+    with pytest.raises(EdgeseaError, match="student: a student; weights are a teacher's"):
+        embed([path], str(tmp_path / "student"), weights=tmp_path / "gone")
+
+
+def test_what_cannot_be_read_is_told_of(tmp_path, caplog):
+    write_noise(tmp_path / "in" / "a.wav")
+    os.mkfifo(tmp_path / "pipe.wav")  # reading it would wait for a writer
+    (tmp_path / "in" / "b.wav").symlink_to("nowhere.wav")
+    report = embed([tmp_path / "in", tmp_path / "pipe.wav"], QUICK, out=tmp_path / "out")
+    assert report["files"] == 1
+    assert "is a pipe or a device; raw PCM is read with embed --stdin" in report["failed"][str(tmp_path / "pipe.wav")]
+    assert f"{tmp_path}/in/b.wav: left out: a link that leads nowhere" in [r.getMessage() for r in caplog.records]
 
 
 @pytest.mark.parametrize("content", [b"", b"kept", b"PK\x03\x04 cut short"])
@@ -363,6 +427,9 @@ def test_process_file_checks_its_options(tmp_path):
         ({"hop_size": 0}, "hop_size must be a positive number"),
         ({"center": "yes"}, "center must be True or False"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"overwrite": "no"}, "overwrite must be True or False, not 'no'"),
+        ({"output_dir": 5}, "expected the path of a folder for the results, not 5"),
+        ({"suffix": "a\0"}, "suffix must be a part of a file's name"),
         ({"model": 64}, "model must be a loaded student or teacher"),
     ):
         with pytest.raises(EdgeseaError, match=message):

@@ -413,6 +413,34 @@ def test_only_the_command_installs_handlers_and_gives_them_back(monkeypatch, tmp
     nothing.close()
 
 
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "FLAC", "OGG", "AU", "RF64"])
+def test_a_file_with_a_header_is_not_taken_for_raw_pcm(kind):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(16000), 16000, format=kind)
+    file.seek(0)
+    with pytest.raises(EdgeseaError, match="no raw PCM, but a file with a header .*edgesea embed FILE"):
+        embed_pcm(file, QUICK, 16000, out=io.StringIO())
+
+
+def test_closed_outputs_are_no_trap(tmp_path):
+    (tmp_path / "a.raw").write_bytes(pcm("s16le", 1)[0])
+    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.1), 16000)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY / "tests")])}
+    command = f"{sys.executable} -m edgesea.cli"
+
+    def run(words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            f"{command} {words}", shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    done = run(f"stream {BY_NAME} --sample_rate 16000 < a.raw >&-")
+    assert done.stderr == (
+        "edgesea: error: there is no standard output for the lines; name a file, as --out embeddings.npz\n"
+    )
+    assert run(f"embed a.wav {BY_NAME} 2>&-").returncode == 0
+    assert (tmp_path / "a.npz").exists()
+
+
 def test_a_process_without_standard_input_says_so(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)  # as Python has it after <&-
     with pytest.raises(EdgeseaError, match="there is no standard input"):

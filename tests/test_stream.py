@@ -256,6 +256,7 @@ def test_a_chunk_that_is_not_all_numbers_is_refused_and_the_stream_goes_on(bad):
     ("chunk", "message"),
     [
         (np.zeros((2, 4800), np.float32), r"the chunk must have shape \(samples,\) or .*, not \(2, 4800\)"),
+        (np.zeros((1, 100), np.float32), r"not \(1, 100\)"),
         (np.zeros((10, 0), np.float32), r"not \(10, 0\)"),
         (np.zeros((2, 3, 4), np.float32), r"not \(2, 3, 4\)"),
         (np.float32(0.5), r"not \(\)"),

@@ -21,11 +21,11 @@ def checked_hop(name: str, value: float, unit: str = "seconds") -> float:
     return hop
 
 
-def checked_center(center: bool) -> bool:
-    """`center` as a bool; EdgeseaError unless it is one, or 0 or 1."""
-    if not isinstance(center, int | np.bool_) or center not in (0, 1):
-        raise EdgeseaError(f"center must be True or False, not {center!r}")
-    return bool(center)
+def checked_flag(name: str, value: bool) -> bool:
+    """`value` as a bool; EdgeseaError unless it is one, or 0 or 1."""
+    if not isinstance(value, int | np.bool_) or value not in (0, 1):
+        raise EdgeseaError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
 
 
 def checked_count(name: str, value: int) -> int:

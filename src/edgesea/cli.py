@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
@@ -58,8 +59,21 @@ EMBED_OPTIONS = {
     "--no-audio-centering": "--center=false",
     "-ow": "--overwrite",
     "-q": "--quiet",
+    "--batch-size": "--batch_size",
+    "--sample-rate": "--sample_rate",
 }  # the names that options of `embed` have in edgel3 and openl3
 EMBED_SWITCHES = ("--overwrite", "--quiet", "--recursive", "--stdin")  # options of `embed` that may lack a value
+MODEL_OPTIONS = (
+    "--model-type",
+    "--emb-dim",
+    "--retrain-type",
+    "--sparsity",
+    "--model-sparsity",
+    "--input-repr",
+    "--content-type",
+    "--audio-embedding-size",
+    "--embedding-size",
+)  # that choose a model in edgel3 and openl3
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # commands that go on where they ended
 
 
@@ -126,8 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     from jsonargparse import auto_cli, set_parsing_settings
 
+    if sys.stderr is None:  # closed, as that of a service may be; libraries write to it
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     arguments = sys.argv[1:] if arguments is None else arguments
-    arguments = _translated(arguments)
+    try:
+        arguments = _translated(arguments)
+    except EdgeseaError as error:
+        return _fail(str(error))
     quiet = arguments[:1] in (["embed"], ["stream"]) and "--quiet=true" in arguments
     arguments = _normalised(arguments)
     again = _again(arguments)
@@ -176,11 +195,21 @@ def _translated(arguments: list[str]) -> list[str]:
         return arguments
     end = arguments.index("--") if "--" in arguments else len(arguments)
     translated = arguments[:1]
-    for word in arguments[1:end]:
+    words = deque(arguments[1:end])
+    while words:
+        word = words.popleft()
+        if word[:2] in ("-n", "-q") and len(word) > 2 and word[2] != "=":  # several short options in one word
+            words.extendleft((f"-{word[2:]}", word[:2]))
+            continue
         option, equals, value = _parted(word)
         if translated[-1] in EMBED_SWITCHES and word.lower() in ("true", "false"):
             translated[-1] += f"={word.lower()}"
             continue
+        if option in MODEL_OPTIONS:
+            raise EdgeseaError(
+                f"{option}: here a model is named as a whole, after the recordings: edgel3/sea-512 ... edgel3/sea-64, "
+                "openl3/env-mel256-512, or a student's folder"
+            )
         name = EMBED_OPTIONS.get(option, option)
         if name in EMBED_SWITCHES:
             value = value.lower()
@@ -235,11 +264,11 @@ def _normalised(arguments: list[str]) -> list[str]:
 def _is_model(word: str) -> bool:
     """Whether the last word of `embed` is a model, and not one more recording or folder of recordings."""
     from edgesea.audio.io import audio_suffixes
-    from edgesea.models.student_files import CONFIG_FILE
+    from edgesea.models.student_files import is_student
 
     path = Path(word)
     if path.exists():
-        return (path / CONFIG_FILE).is_file() or word.endswith((".h5", ".h5.gz"))
+        return is_student(path)
     return path.suffix.lower() not in audio_suffixes()
 
 

@@ -1,6 +1,8 @@
 """Embeddings of audio files, with any student or teacher, as ``.npz`` files: ``embed``, `process_file`."""
 
+import hashlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +12,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from edgesea.audio.io import AudioFile
+from edgesea.audio.io import AudioFile, check_readable
 from edgesea.audio.windows import Framing
-from edgesea.checks import checked_center, checked_count, checked_hop
+from edgesea.checks import checked_count, checked_flag, checked_hop
 from edgesea.embedding import DEFAULT_MODEL, Float32, remarks
 from edgesea.embedding_file import is_there, model_provenance, result_paths, spelled, write_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning
@@ -22,6 +24,7 @@ from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.models.inference import FileEmbedding, ModelOrName, embed_files, load_model
 
 log = logging.getLogger(__name__)
+ENDS = 2**16  # bytes
 
 
 def embed(
@@ -190,7 +193,7 @@ def process_files(
     Raises
     ------
     EdgeseaError, OSError
-        As `process_file`; if a file cannot be used, after all others have been embedded.
+        As `process_file`; if a file is there but cannot be used, after all others have been embedded.
 
     Warns
     -----
@@ -215,7 +218,8 @@ class _Options:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        checked_center(self.center)
+        checked_flag("center", self.center)
+        checked_flag("overwrite", self.overwrite)
         checked_count("batch_size", self.batch_size)
         checked_count("workers", self.workers)
 
@@ -277,26 +281,44 @@ def _outcomes(model: EmbeddingModel, targets: Mapping[Path, Path], options: _Opt
             else:
                 todo[path] = provenance
         except (EdgeseaError, OSError) as error:
-            yield _Outcome(path, error=_reason(error, path))
+            yield _Outcome(path, error=_reason(error, target).removeprefix(f"{path}: "))
     with tqdm(total=len(todo), unit="file", desc="embed", disable=options.quiet or None) as bar:
         for result in embed_files(model, list(todo), framing, options.batch_size, options.workers):
             bar.update()
-            yield _written(model, framing, result, targets[result.path], todo[result.path])
+            yield _written(model, framing, result, targets[result.path], todo[result.path], options.overwrite)
 
 
 def _recording(path: Path) -> dict[str, Any]:
-    """What tells a recording from another one of its name, or from itself before it was changed, as JSON values."""
-    status = path.stat()
-    return {"source": path.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    """What tells a recording from another one of its name, or from itself before it was changed, as JSON values.
+
+    Recorders on one schedule make files of equal names, sizes and times; what they heard is in the first and last 64
+    KiB as well, which are read soon also of a file of hours.
+    """
+    check_readable(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        for place in (0, max(0, status.st_size - ENDS)):
+            file.seek(place)
+            digest.update(file.read(ENDS))
+    told = {"source": path.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    return told | {"sha256_of_ends": digest.hexdigest()}
 
 
 def _written(
-    model: EmbeddingModel, framing: Framing, result: FileEmbedding, target: Path, provenance: Mapping[str, Any]
+    model: EmbeddingModel,
+    framing: Framing,
+    result: FileEmbedding,
+    target: Path,
+    provenance: Mapping[str, Any],
+    overwrite: bool,
 ) -> _Outcome:
     """Write the embeddings of a file, if there are any."""
     if result.embedding is None:
         return _Outcome(result.path, error=result.error)
     try:
+        if not overwrite and is_there(target, provenance):  # by now, from another process
+            return _Outcome(result.path, present=True)
         write_embedding(target, result.embedding, framing.timestamps(len(result.embedding)), provenance)
         found = _remarks(model, framing, result.path, result.embedding)
     except (EdgeseaError, OSError) as error:
@@ -307,9 +329,8 @@ def _written(
 
 
 def _reason(error: EdgeseaError | OSError, path: Path) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename or path}: {error.strerror or error}"
-    return str(error)
+    """What is wrong, without the name of a temporary file."""
+    return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def _remarks(model: EmbeddingModel, framing: Framing, path: Path, embedding: Float32) -> list[str]:

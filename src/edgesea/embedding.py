@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgesea.audio.io import CHUNK_SECONDS, resample_stream
 from edgesea.audio.windows import Framing, PieceCutter
-from edgesea.checks import checked_center, checked_count, checked_hop, checked_rate
+from edgesea.checks import checked_count, checked_flag, checked_hop, checked_rate
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.models.inference import ModelOrName, input_of, load_model
@@ -106,7 +106,7 @@ def get_embedding(
     names = ["audio"] if single else [f"audio[{index}]" for index in range(len(audio))]
     signals = [_signal(name, item) for name, item in zip(names, [audio] if single else audio, strict=True)]
     rates = _rates(sr, len(signals))
-    framing_of = partial(Framing, hop=checked_hop("hop_size", hop_size), center=checked_center(center))
+    framing_of = partial(Framing, hop=checked_hop("hop_size", hop_size), center=checked_flag("center", center))
     batch_size = checked_count("batch_size", batch_size)
     network = load_model(model)
     framing = framing_of(window_of(network))

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.errors import EdgeseaError
 from edgesea.files import atomic_path, check_file, differences, walk
+from edgesea.models import is_teacher
 from edgesea.models.base import EmbeddingModel
+from edgesea.models.student_files import is_student
 from edgesea.version import versions
 
 ENDING = ".npz"
@@ -74,8 +76,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def is_there(path: Path, provenance: Mapping[str, Any]) -> bool:
     """Whether a file holds the embeddings that are made of `provenance`; False if there is none.
 
-    A model is the same if its digest is, whatever it was called and whichever version of edgesea ran it. One without a
-    digest (a function, a HEAR module) is, if its name and the version are; that it was changed is not noticed.
+    A student is the same if its digest is, whatever it was called. A teacher must have the same id, too, and one
+    without a digest be of the same version of edgesea. (A HEAR module without a weight file may change unnoticed.)
 
     Raises
     ------
@@ -91,8 +93,9 @@ def is_there(path: Path, provenance: Mapping[str, Any]) -> bool:
         found = read_provenance(path)
     except EdgeseaError as error:
         raise EdgeseaError(f"{error}; {remedy}") from error
-    same = found.get("digest") and found.get("digest") == provenance.get("digest")
-    deciding = provenance.keys() - ({"model", "edgesea"} if same else set())
+    deciding = set(provenance)
+    if provenance["digest"]:
+        deciding -= {"edgesea"} if is_teacher(provenance["model"]) else {"edgesea", "model"}
     there, here = ({key: made.get(key) for key in deciding} for made in (found, provenance))
     if there != here:
         raise EdgeseaError(f"{path}: exists, made of other input ({'; '.join(differences(there, here))}); {remedy}")
@@ -133,8 +136,10 @@ def result_paths(
         If an input is missing, a folder holds no audio, the suffix is no part of a name, or two results would still be
         one.
     """
-    if not isinstance(suffix, str) or "/" in suffix or os.sep in suffix:
+    if not isinstance(suffix, str) or any(sign in suffix for sign in ("/", os.sep, "\0")):
         raise EdgeseaError(f"suffix must be a part of a file's name, not {suffix!r}; choose a folder with out=")
+    if not isinstance(out, str | Path | None):
+        raise EdgeseaError(f"expected the path of a folder for the results, not {out!r}")
     ending = name_end(suffix) + ENDING
     paths: dict[str, Path] = {}  # by what tells files apart
     below: dict[str, Path] = {}  # their place below `out`
@@ -153,7 +158,7 @@ def result_paths(
         targets[path] = folders[name] / f"{base}{ending}"
         other = sources.setdefault(spelled(targets[path]), path)
         if other != path:
-            raise EdgeseaError(f"{path} and {other} would both give {targets[path]}; embed them one by one")
+            raise EdgeseaError(f"{path} and {other} would both give {targets[path]}; choose another folder for one")
     return targets
 
 
@@ -166,6 +171,8 @@ def _found(given: Path, recursive: bool) -> list[Path]:
     """The file itself, or the audio files of a folder in order of their names."""
     if not given.exists():
         raise EdgeseaError(f"{given}: no such file or folder")
+    if is_student(given):
+        raise EdgeseaError(f"{given}: a model, where a recording was expected; the model comes last")
     if not given.is_dir():
         return [given]
     found = sorted(filter(is_audio, walk(given) if recursive else given.iterdir()))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import stat
@@ -13,6 +14,7 @@ from typing import Any
 
 from edgesea.errors import EdgeseaError
 
+log = logging.getLogger(__name__)
 PLAN_FILE = "plan.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LONGEST_VALUE = 60  # characters of a value in a message; ids and file names fit, lists and hashes are cut
@@ -71,16 +73,28 @@ def _named(error: OSError, path: Path, temporary: Path) -> WriteError | None:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder; symbolic links to folders are followed, each folder once."""
+    """All files below a folder; symbolic links to folders are followed, each folder once.
+
+    A folder that may not be read is told of in the log, and so is a link that leads nowhere.
+    """
+
+    def skip(error: OSError) -> None:
+        log.warning("%s: not searched: %s", error.filename, error.strerror)
+
     seen = set()
-    for base, folders, names in os.walk(folder, followlinks=True):
+    for base, folders, names in os.walk(folder, followlinks=True, onerror=skip):
         real = os.path.realpath(base)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         folders.sort()  # so that of two links to a folder it is always the same one that counts
-        yield from (path for name in names if (path := Path(base, name)).is_file())
+        for name in names:
+            path = Path(base, name)
+            if path.is_file():
+                yield path
+            elif path.is_symlink() and not path.exists():
+                log.warning("%s: left out: a link that leads nowhere", path)
 
 
 def file_state(path: Path) -> tuple[int, int] | None:

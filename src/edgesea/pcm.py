@@ -15,6 +15,7 @@ from edgesea.embedding_file import model_provenance
 from edgesea.errors import EdgeseaError
 from edgesea.models import Backend
 from edgesea.models.inference import ModelOrName, load_model
+from edgesea.samples import to_mono
 from edgesea.signals import Interruptible, ended_by_signals, reading
 from edgesea.sinks import Lines, LineSink, NpzSink, Sink
 from edgesea.stream import MOST_CHANNELS, Stream
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 Encoding = Literal["s16le", "f32le"]
 
 TYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+HEADERS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b".snd")  # that files of audio begin with
 READ_BYTES = 1 << 16  # of raw PCM at once, if so many are there
 
 
@@ -93,6 +95,8 @@ def stream(
     """
     if sample_rate is None:
         raise EdgeseaError("raw PCM has no header that tells its rate; give it, as --sample_rate 48000")
+    if out is None and sys.stdout is None:
+        raise EdgeseaError("there is no standard output for the lines; name a file, as --out embeddings.npz")
     if sys.stdin is None:
         raise EdgeseaError("there is no standard input; let a recorder write raw PCM into it: arecord -t raw ... | ...")
     network = load_model(model, weights, device, backend)
@@ -216,7 +220,7 @@ def _embed_frames(frames: "_Frames", stream: Stream, sink: Sink) -> dict[str, An
 
 
 class _Frames:
-    """The frames of raw PCM, in chunks (n, channels); Ctrl-C while it waits for more ends them."""
+    """The frames of raw PCM, averaged over the channels, in chunks (n,); Ctrl-C while it waits for more ends them."""
 
     def __init__(self, file: BinaryIO | Interruptible, channels: int, encoding: Encoding) -> None:
         self._read, self._channels, self._type = reading(file), channels, TYPES[encoding]
@@ -229,12 +233,21 @@ class _Frames:
         rest = b""
         while data := self._bytes():
             data = rest + data
+            if not self.count:
+                self._check_raw(data)
             whole = len(data) // size
             rest = data[whole * size :]
             self.count += whole
-            yield np.frombuffer(data, self._type, whole * self._channels).reshape(whole, self._channels)
+            yield to_mono(np.frombuffer(data, self._type, whole * self._channels).reshape(whole, self._channels))
         if rest:
             log.warning("the last %d bytes are no whole frame of %d; they are left out", len(rest), size)
+
+    def _check_raw(self, data: bytes) -> None:
+        if data.startswith(HEADERS):
+            raise EdgeseaError(
+                f"{self.name}: no raw PCM, but a file with a header ({data[:4]!r}); let the recorder write raw PCM "
+                "(arecord -t raw), or embed the file: edgesea embed FILE"
+            )
 
     def _bytes(self) -> bytes:
         try:

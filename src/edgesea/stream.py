@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgesea.audio.io import CHUNK_SECONDS, Resampler
 from edgesea.audio.windows import Framing, Piece, PieceCutter
-from edgesea.checks import checked_center, checked_count, checked_hop, checked_rate
+from edgesea.checks import checked_count, checked_flag, checked_hop, checked_rate
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import window_of
 from edgesea.models.inference import ModelOrName, input_of, load_model
@@ -19,6 +19,7 @@ Float64 = NDArray[np.float64]
 Embedded = tuple[Float32, Float64]  # embedding (t, D), timestamps (t,) in seconds
 
 MOST_CHANNELS = 128  # a second axis longer than that is time
+FEW_CHANNELS = 8  # a longer one that is longer than the first is, too, in the first chunk
 
 
 class Stream:
@@ -57,7 +58,7 @@ class Stream:
         sample_rate: float | None = None,
         batch_size: int = 64,
     ) -> None:
-        hop, centered = checked_hop("hop_size", hop_size), checked_center(center)
+        hop, centered = checked_hop("hop_size", hop_size), checked_flag("center", center)
         self._batch_size = checked_count("batch_size", batch_size)
         self.model = load_model(model)
         self.sample_rate = self.model.sample_rate if sample_rate is None else checked_rate("sample_rate", sample_rate)
@@ -160,7 +161,8 @@ class Stream:
         self._check_open()
         samples = as_samples("the chunk", chunk)
         channels = 1 if samples.ndim == 1 else samples.shape[1]
-        if not 1 <= channels <= MOST_CHANNELS:
+        transposed = self._channels != channels > max(len(samples), FEW_CHANNELS)
+        if not 1 <= channels <= MOST_CHANNELS or transposed:
             raise EdgeseaError(f"the chunk must have shape (samples,) or (samples, channels), not {samples.shape}")
         if not samples.size:
             return np.zeros(0, np.float32)

@@ -174,7 +174,7 @@ def test_the_back_end_is_chosen_by_the_device(tmp_path):
         edgesea.load_student(folder, "cuda", backend="onnx")
     with pytest.raises(EdgeseaError, match="unknown backend 'tensorflow'; choose auto, torch, onnx"):
         edgesea.load_student(folder, backend="tensorflow")
-    with pytest.raises(EdgeseaError, match="threads must be at least 1, not 0"):
+    with pytest.raises(EdgeseaError, match="threads must be a whole number of at least 1, not 0"):
         edgesea.load_student(folder, backend="onnx", threads=0)
 
 

@@ -18,7 +18,7 @@ Float32 = NDArray[np.float32]
 CHUNK_SECONDS = 10.0
 RATES = (500, 1_000_000)  # Hz; a header outside names no recording, and would resample to an absurd size
 UNKNOWN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)  # what writes to a pipe: sox, arecord, ffmpeg ...
-_CUT_SHORT = re.compile(r"^\s*(?:data|SSND|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_CUT_SHORT = re.compile(r"^\s*(?:data|SSND|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 @cache
@@ -31,6 +31,25 @@ def audio_suffixes() -> frozenset[str]:
 def is_audio(path: Path) -> bool:
     """Whether a file found in a folder is taken for audio: by its ending, and unless it is hidden."""
     return path.suffix.lower() in audio_suffixes() and not path.name.startswith(".") and path.is_file()
+
+
+def check_readable(path: Path) -> None:
+    """Make sure that there is a file whose bytes can be read.
+
+    Raises
+    ------
+    EdgeseaError
+        If there is none; if it is a folder, a pipe (which might keep one waiting) or a device; or it may not be read.
+    """
+    reason = ""
+    if not path.exists():
+        reason = "no such file"
+    elif not path.is_file():
+        reason = "is a folder" if path.is_dir() else "is a pipe or a device; raw PCM is read with embed --stdin"
+    elif not os.access(path, os.R_OK):
+        reason = "Permission denied"
+    if reason:
+        raise EdgeseaError(f"{path}: cannot be decoded: {reason}")
 
 
 class AudioFile:
@@ -46,11 +65,12 @@ class AudioFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_readable(path)
         try:
             # As bytes, because a name on POSIX need not be UTF-8.
             self._file = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the ending .raw
-            reason = "no such file" if not path.exists() else "is a folder" if path.is_dir() else _detail(error)
+            reason = _detail(error)
             if reason.startswith("File does not exist"):  # what libsndfile says when it finds no MP3 frame
                 reason = "Format not recognised"
             raise EdgeseaError(f"{path}: cannot be decoded: {reason}") from error

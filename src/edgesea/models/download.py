@@ -122,7 +122,10 @@ def _download(url: str, target: Path, path: Path) -> None:
 
 
 def _by_hand(path: Path) -> str:
-    return f"get the file in another way and name it with weights=FILE, or put it there: {path}"
+    return (
+        f"get the file in another way and put it there: {path} (or name it: of a teacher as weights=FILE, of a student "
+        "as the model)"
+    )
 
 
 def _verify(file: Path, path: Path, git_blob: str | None, problem: str, remedy: str) -> None:

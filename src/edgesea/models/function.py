@@ -1,9 +1,11 @@
 """Any function from windows to embeddings as a model: the base of the foreign models, and ``callable:`` itself."""
 
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32, check_windows, window_of
+from edgesea.models.weights import file_digest
 
 
 @dataclass
@@ -96,7 +99,8 @@ def load_callable(spec: str) -> FunctionModel:
     ----------
     spec : str
         ``callable:package.module:function@RATE`` (the first part may be left out); RATE in Hz. The function maps
-        windows (B, W) float32 to embeddings (B, D); it is called once with 1 s of silence to learn D.
+        windows (B, W) float32 to embeddings (B, D); it is called once with 1 s of silence to learn D. The model's
+        digest is that of the module's file.
 
     Raises
     ------
@@ -114,7 +118,8 @@ def load_callable(spec: str) -> FunctionModel:
         raise EdgeseaError(f"callable:{text}: module {module_name} has no {name!r}") from error
     if not callable(function):
         raise EdgeseaError(f"callable:{text}: {name!r} is a {type(function).__name__}, not a function")
-    return FunctionModel(f"callable:{text}", function, rate)
+    source = Path(getattr(sys.modules[module_name], "__file__", None) or "")
+    return FunctionModel(f"callable:{text}", function, rate, digest=file_digest(source) if source.is_file() else "")
 
 
 def split_rate(text: str) -> tuple[str, int | None]:

@@ -71,6 +71,8 @@ def load_model(
                 "for a student"
             )
     if isinstance(model, Path | str):
+        if weights is not None:
+            raise EdgeseaError(f"{model}: a student; weights are a teacher's (name a student's own file as the model)")
         return load_student(model, device, backend)
     if isinstance(model, type) or not isinstance(model, EmbeddingModel):
         raise EdgeseaError(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from edgesea.audio.overlapping import OverlappingLogMel
+from edgesea.checks import checked_count
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32, check_windows
 from edgesea.models.config import array_shapes
@@ -106,8 +107,6 @@ def _session(graph: bytes, threads: int | None) -> Any:
 def _threads(given: int | None) -> int:
     """Number of threads; 0: all cores."""
     if given is not None:
-        if given < 1:
-            raise EdgeseaError(f"threads must be at least 1, not {given}")
-        return given
+        return checked_count("threads", given)
     found = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(found) if found.isdecimal() else 0
+    return min(int(found), 4 * (os.cpu_count() or 1)) if found.isdecimal() else 0

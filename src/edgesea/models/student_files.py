@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, disk_error, read_json, write_json
+from edgesea.files import atomic_path, read_json, write_json
 from edgesea.models.config import StudentConfig, array_shapes, keras_order
 from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, NDArray[Any]]
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+KIND = "edgesea.student"
 ARCHITECTURE = "architecture"  # the one key of the weights' metadata: safetensors writes several in a random order
 PUBLISHED = {"sea-512": 512, "sea-256": 256, "sea-128": 128, "sea-64": 64}
 
@@ -65,26 +66,35 @@ def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any]
     card : str
         The model card (Markdown).
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in student.state_dict().items()}
-    with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        try:
-            save_file(arrays, temporary, metadata={ARCHITECTURE: json.dumps(student.config.to_dict())})
-        except SafetensorError as error:  # also of a full disk
-            raise disk_error(str(error), folder / WEIGHTS_FILE) from error
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:  # not by save_file, which lets nobody else read it
+        temporary.write_bytes(save(arrays, metadata={ARCHITECTURE: json.dumps(student.config.to_dict())}))
     with atomic_path(folder / CARD_FILE) as temporary:
         temporary.write_text(card, "utf-8")
-    config = {"model": "edgesea.student", "architecture": student.config.to_dict(), "provenance": dict(provenance)}
+    config = {"model": KIND, "architecture": student.config.to_dict(), "provenance": dict(provenance)}
     write_json(folder / CONFIG_FILE, config)
+
+
+def is_student(path: Path) -> bool:
+    """Whether there is a student here: a checkpoint folder or a Keras file, which is not looked into."""
+    if path.is_dir():
+        try:
+            config = read_json(path / CONFIG_FILE)
+        except (EdgeseaError, OSError):
+            return False
+        return isinstance(config, dict) and config.get("model") == KIND
+    return path.is_file() and path.name.endswith((".h5", ".h5.gz"))
 
 
 def read_student(path_or_id: Path | str) -> StudentFile:
     """Read a checkpoint folder, one of the Hugging Face Hub, or published SEA weights; see `edgesea.load_student`."""
+    if not isinstance(path_or_id, str | Path):
+        raise EdgeseaError(f"expected the path or id of a student, not {path_or_id!r}")
     name = str(path_or_id)
     path = Path(path_or_id)
-    if name.startswith("edgel3/") and not path.exists():
+    if isinstance(path_or_id, str) and name.startswith("edgel3/") and not path.exists():
         short = name.removeprefix("edgel3/")
         if short not in PUBLISHED:
             raise EdgeseaError(
@@ -108,7 +118,7 @@ def read_student(path_or_id: Path | str) -> StudentFile:
 
 def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     config = read_json(folder / CONFIG_FILE)
-    if not isinstance(config, dict) or config.get("model") != "edgesea.student":
+    if not isinstance(config, dict) or config.get("model") != KIND:
         raise EdgeseaError(f"{folder / CONFIG_FILE}: not the configuration of an edgesea student")
     try:
         architecture = StudentConfig.from_dict(config["architecture"])

@@ -36,6 +36,8 @@ class TorchModel(nn.Module):
         windows = np.require(windows, np.float32, ["C", "W"])  # torch takes no read-only arrays
         check_windows(self, windows)
         self.eval()
+        if not len(windows):
+            return np.zeros((0, self.embedding_size), np.float32)
         tensors = [*self.parameters(), *self.buffers()]
         device = tensors[0].device if tensors else torch.device("cpu")
         with torch.inference_mode():
