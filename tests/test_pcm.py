@@ -418,7 +418,7 @@ def test_a_file_with_a_header_is_not_taken_for_raw_pcm(kind):
     file = io.BytesIO()
     soundfile.write(file, np.zeros(16000), 16000, format=kind)
     file.seek(0)
-    with pytest.raises(EdgeseaError, match="no raw PCM, but a file with a header .*edgesea embed FILE"):
+    with pytest.raises(EdgeseaError, match=r"no raw PCM, but a file with a header .*edgesea embed FILE"):
         embed_pcm(file, QUICK, 16000, out=io.StringIO())
 
 

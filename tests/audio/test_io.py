@@ -154,7 +154,7 @@ def test_implausible_rates_are_refused(tmp_path, rate):
 
 
 @pytest.mark.parametrize("share", [0.97, 0.5, 0.1])
-@pytest.mark.parametrize("ending", ["wav", "aiff", "flac"])
+@pytest.mark.parametrize("ending", ["wav", "aiff", "flac", "au", "rf64"])
 def test_truncated_files_are_refused(tmp_path, ending, share):
     path = tmp_path / f"cut.{ending}"
     soundfile.write(path, np.random.default_rng(3).uniform(-0.5, 0.5, 160000).astype(np.float32), 8000)
