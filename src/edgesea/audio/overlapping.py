@@ -8,7 +8,7 @@ from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-FRAMES_AT_ONCE = 256  # so that they and their spectra stay in the processor's cache
+FRAMES_AT_ONCE = 64  # 1 MB at most; larger arrays would go back to the system, and come again, at every step
 
 
 class OverlappingLogMel:
@@ -66,8 +66,11 @@ class OverlappingLogMel:
         offsets = hop_length * np.arange(count) - before
         inside = (offsets >= 0) & (offsets + n_fft <= window)
         if inside.any():
-            places, which = np.unique(first[:, None] + offsets[inside], return_inverse=True)
-            result[:, inside] = self._decibels(audio, places)[which.reshape(len(first), -1)]
+            places = first[:, None] + offsets[inside]
+            wanted = np.zeros(len(audio), bool)
+            wanted[places] = True
+            rows = np.cumsum(wanted) - 1  # of a wanted place among them; sorting the places would take longer
+            result[:, inside] = self._decibels(audio, np.flatnonzero(wanted))[rows[places]]
         if not inside.all():
             padded = np.zeros((len(first), before + window + after), np.float32)
             padded[:, before : before + window] = sliding_window_view(audio, window)[first]
