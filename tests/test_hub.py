@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 import edgesea
 from edgesea.errors import EdgeseaError
 from edgesea.files import read_json, write_json
-from edgesea.hub import from_pretrained, push_to_hub, student_card
+from edgesea.hub import from_pretrained, push_to_hub, student_card, without_folders
 from edgesea.models import download
 from edgesea.models.card import macs, model_card
 from edgesea.models.config import FILTERS, StudentConfig
@@ -364,6 +364,37 @@ def test_a_student_comes_back_from_the_hub_as_it_was_pushed(run, hub, tmp_path):
     done = python(LOAD, None, *load[2:])  # from the cache, without the Hub
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("onnx:/home/me/x.onnx@8000", "onnx:x.onnx@8000"),
+        (r"onnx:C:\models\some model.onnx", "onnx:some model.onnx"),
+        ("hear:package.module:/home/me/x.pt", "hear:package.module:x.pt"),
+        ("hear:edgesea.hear:efficientat/mn04@/home/me/x.pt", "hear:edgesea.hear:efficientat/mn04@x.pt"),
+        ("/data/table", "table"),
+        *(
+            (text, text)
+            for text in ("openl3/env-mel256-512", "hear:edgesea.hear:edgel3/sea-64", "https://x.org/a", "a/b")
+        ),
+    ],
+)
+def test_where_files_lie_is_not_published(text, public):
+    assert without_folders({"teacher": {"id": text}, "n": [1, text, None]}) == {
+        "teacher": {"id": public},
+        "n": [1, public, None],
+    }
+
+
+@needs_hub
+def test_the_teachers_place_is_not_pushed(run, hub, tmp_path):
+    save(run / "student", {**PROVENANCE, "teacher": {"id": "onnx:/home/me/x.onnx@8000", "embedding_size": 384}})
+    done = python(PUSH, hub, tmp_path / "a", run / "student", "{}")
+    assert done.returncode == 0, done.stderr
+    (files,) = hub.commits
+    assert not any(b"/home/me" in content for content in files.values())
+    assert b"# Student of onnx:x.onnx@8000" in files["README.md"]
 
 
 @needs_hub

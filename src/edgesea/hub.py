@@ -1,7 +1,9 @@
 """Students on the Hugging Face Hub (https://huggingface.co); the extra ``hub``."""
 
+import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
+# of an absolute path, which is the whole text or follows as in ``onnx:FILE`` and ``hear:module:id@FILE``
+FOLDERS = re.compile(r"(?:^|(?<=[:@]))(?:[A-Za-z]:)?[/\\](?![/\\])(?:[^:@]*[/\\])?")
 
 
 def from_pretrained(
@@ -108,7 +112,11 @@ def push_to_hub(
             if card is None
             else Path(card).read_text("utf-8")
         )
-        files = {CARD_FILE: text.encode(), **{name: str(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}}
+        files = {
+            CARD_FILE: text.encode(),
+            CONFIG_FILE: _public_config(folder),
+            WEIGHTS_FILE: str(folder / WEIGHTS_FILE),
+        }
         operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=it) for name, it in files.items()]
         api.create_commit(url.repo_id, operations, commit_message="Student made with edgesea")
     except EdgeseaError:
@@ -150,7 +158,7 @@ def student_card(
         raise EdgeseaError(f"{folder}: no such folder; give that of a student")
     file = read_student(folder)
     check_shapes({name: array.shape for name, array in file.arrays.items()}, array_shapes(file.config), file.path)
-    provenance = read_json(folder / CONFIG_FILE).get("provenance") or {}
+    provenance = without_folders(read_json(folder / CONFIG_FILE).get("provenance") or {})
     results = _results(folder, provenance, run)
     return model_card(
         file.config,
@@ -161,6 +169,24 @@ def student_card(
         license=license,
         scores=_scores(results.get("evaluate") or {}),
     )
+
+
+def _public_config(folder: Path) -> bytes:
+    """A student's configuration as it is published."""
+    config = read_json(folder / CONFIG_FILE)
+    public = without_folders(config)
+    if public == config:
+        return (folder / CONFIG_FILE).read_bytes()
+    return (json.dumps(public, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def without_folders(value: Any) -> Any:
+    """JSON values with the mere names of files that are named by absolute paths: where they lie is nobody's business."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return FOLDERS.sub("", value) if isinstance(value, str) else value
 
 
 def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None) -> dict[str, Any]:
