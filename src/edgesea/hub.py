@@ -181,7 +181,7 @@ def _public_config(folder: Path) -> bytes:
 
 
 def without_folders(value: Any) -> Any:
-    """JSON values with the mere names of files that are named by absolute paths: where they lie is nobody's business."""
+    """JSON values with the mere names of files that were named by absolute paths: where they lie is not published."""
     if isinstance(value, dict):
         return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
