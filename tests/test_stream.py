@@ -316,6 +316,12 @@ def test_a_rate_may_be_a_float_as_soundfile_and_get_embedding_have_it():
         np.testing.assert_allclose(found, get_embedding(audio, rate, QUICK)[0], atol=1e-6)
 
 
+def test_an_empty_chunk_has_as_many_channels_as_it_likes():
+    stream = Stream(QUICK)
+    assert len(stream.feed(np.zeros((0, 16), np.float32))[0]) == 0
+    assert len(stream.feed(np.zeros((8000, 16), np.float32))[0]) > 0
+
+
 def test_a_masked_array_that_masks_nothing_is_audio():
     audio = np.random.default_rng(0).uniform(-1, 1, 9000).astype(np.float32)
     found = feed_all(Stream(QUICK), [np.ma.masked_array(audio, np.zeros(9000, bool))])[0]

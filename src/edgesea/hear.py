@@ -23,6 +23,7 @@ from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models import is_teacher, load_student, load_teacher
 from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.models.inference import Cut, input_of
+from edgesea.samples import first_invalid
 
 try:
     import torch
@@ -167,8 +168,8 @@ def _signals(audio: Tensor, model: HearModel) -> Float32:
         )
     sounds: Float32 = audio.detach().to("cpu", torch.float32).numpy()
     for index, sound in enumerate(sounds):
-        if not np.isfinite(sound).all():
-            where = int(np.flatnonzero(~np.isfinite(sound))[0]) / model.sample_rate
+        if (invalid := first_invalid(sound)) is not None:
+            where = invalid / model.sample_rate
             raise EdgeseaError(f"{model.model.id}: audio[{index}] holds NaN or Inf samples, the first at {where:.3f} s")
     rates = model.sample_rate, model.model.sample_rate
     return np.stack([Resampler(*rates).feed(sound, last=True) for sound in sounds])

@@ -71,3 +71,9 @@ def to_mono(samples: Signal) -> Float32:
         if mono.ndim == 2:
             mono = mono[:, 0] if mono.shape[1] == 1 else mono.mean(1, dtype=np.float32)
     return mono
+
+
+def first_invalid(mono: Float32) -> int | None:
+    """Index of the first sample of (n,) that is NaN or Inf; None if there is none."""
+    finite = np.isfinite(mono)
+    return None if finite.all() else int(np.argmin(finite))

@@ -12,7 +12,7 @@ from edgesea.checks import checked_count, checked_flag, checked_hop, checked_rat
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import window_of
 from edgesea.models.inference import ModelOrName, input_of, load_model
-from edgesea.samples import as_samples, to_mono
+from edgesea.samples import as_samples, first_invalid, to_mono
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -161,7 +161,7 @@ class Stream:
         self._check_open()
         samples = as_samples("the chunk", chunk)
         channels = 1 if samples.ndim == 1 else samples.shape[1]
-        transposed = self._channels != channels > max(len(samples), FEW_CHANNELS)
+        transposed = channels != self._channels and 0 < len(samples) < channels and channels > FEW_CHANNELS
         if not 1 <= channels <= MOST_CHANNELS or transposed:
             raise EdgeseaError(f"the chunk must have shape (samples,) or (samples, channels), not {samples.shape}")
         if not samples.size:
@@ -169,8 +169,8 @@ class Stream:
         if self._channels not in (0, channels):
             raise EdgeseaError(f"this chunk has {channels} channels, those before had {self._channels}")
         mono = to_mono(samples)
-        if not np.isfinite(mono).all():
-            where = (self._fed + int(np.flatnonzero(~np.isfinite(mono))[0])) / self.sample_rate
+        if (invalid := first_invalid(mono)) is not None:
+            where = (self._fed + invalid) / self.sample_rate
             raise EdgeseaError(f"the chunk holds NaN or Inf samples, the first at {where:.3f} s of the stream")
         self._channels = channels
         return mono
