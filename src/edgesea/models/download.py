@@ -213,7 +213,7 @@ def _cached(download: Callable[..., str], files: Sequence[str]) -> Path | None:
     """The folder of the cache of the Hugging Face Hub, if it has all `files`."""
     try:
         folder = Path(download(local_files_only=True))
-    except Exception:  # of several libraries; there is none
+    except (OSError, ValueError):  # there is none; other versions of the library raise the second
         return None
     return folder if all((folder / name).is_file() for name in files) else None
 
