@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.audio.windows import Framing
-from edgesea.files import write_json
-from edgesea.models.inference import load_model
+from edgesea.artifact import write_json
+from edgesea.audio.framing import Framing
+from edgesea.embed.engine import load_model
 from edgesea.tasks.esc50 import load_esc50
 from edgesea.tasks.features import window_embeddings
 from edgesea.tasks.options import ProbeOptions

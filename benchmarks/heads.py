@@ -16,11 +16,11 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from edgesea.artifact import write_json
 from edgesea.distill import distill
-from edgesea.evaluate import evaluate
-from edgesea.files import write_json
 from edgesea.models import config as architecture
 from edgesea.models.student import HEADS
+from edgesea.tasks.evaluate import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "heads.json"
 

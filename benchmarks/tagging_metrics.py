@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tasks"))
 
 from direct_metrics import direct_fine_scores, direct_tagging_scores
 
-from edgesea.files import write_json
+from edgesea.artifact import write_json
 from edgesea.tasks.metrics import Ties, fine_scores, tagging_scores
 from edgesea.tasks.taxonomy import Taxonomy
 

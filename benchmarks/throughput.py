@@ -53,8 +53,8 @@ def write_recording(path: Path, seconds: float) -> None:
 def embed_ours(weights: Path, backend: str, threads: int, batch_size: int) -> "Any":
     """A function that embeds a file; loads the model first."""
     from edgesea import load_student
-    from edgesea.audio.windows import Framing
-    from edgesea.models.inference import embed_files
+    from edgesea.audio.framing import Framing
+    from edgesea.embed.engine import embed_files
 
     if backend == "torch":
         import torch

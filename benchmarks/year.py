@@ -27,7 +27,7 @@ def make(folder: Path, days: int) -> None:
     """Write the table: a part holds a week of a sensor."""
     from tqdm import tqdm
 
-    from edgesea.files import write_json
+    from edgesea.artifact import write_json
     from edgesea.table.manifest import ClipEntry
     from edgesea.table.writer import PartWriter
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgesea.audio.windows import Framing
+from edgesea.audio.framing import Framing
+from edgesea.embed.engine import embed_files
 from edgesea.models.function import FunctionModel
-from edgesea.models.inference import embed_files
 
 
 def moments(windows: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ import pytest
 import soundfile
 from conftest import write_noise
 
+from edgesea.artifact import atomic_path
 from edgesea.cli import main
-from edgesea.files import atomic_path
 from edgesea.table.reader import Table
 
 QUICK = "callable:test_bad_input:mean_and_rms@8000"

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, capture_parser
 
 import edgesea
 from edgesea import cli
-from edgesea.files import write_json
+from edgesea.artifact import write_json
 from edgesea.sampling.subset import Subset
 
 COMMANDS = (

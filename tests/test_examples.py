@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from edgesea import cli
-from edgesea.files import read_json
+from edgesea.artifact import read_json
+from edgesea.demo.city import make_city
 from edgesea.pipeline import read_config
-from edgesea.synth import make_city
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BASELINE = EXAMPLES / "dcase2020_baseline.yaml"

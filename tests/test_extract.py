@@ -16,9 +16,9 @@ import soundfile
 from conftest import write_noise
 
 import edgesea.extract
+from edgesea.audio.framing import Framing
 from edgesea.audio.io import load_audio
 from edgesea.audio.level import a_weighted_level
-from edgesea.audio.windows import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.models import load_teacher

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, kill_when, make_esc50
 
+from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
-from edgesea.evaluate import evaluate
 from edgesea.extract import extract
-from edgesea.files import read_json
 from edgesea.reduction import load_reduction
 from edgesea.sampling.subset import Subset
 from edgesea.select import _classifiers, _expand, select
+from edgesea.tasks.evaluate import evaluate
 from edgesea.tasks.options import ProbeOptions
 from edgesea.trials import Options
 

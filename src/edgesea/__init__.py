@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 
 if TYPE_CHECKING:
-    from edgesea.embed import process_file, process_files
-    from edgesea.embedding import get_embedding
-    from edgesea.hub import from_pretrained, push_to_hub
+    from edgesea.embed.files import process_file, process_files
+    from edgesea.embed.memory import get_embedding
+    from edgesea.embed.stream import Stream
     from edgesea.models import load_student, load_teacher
-    from edgesea.stream import Stream
+    from edgesea.models.hub import from_pretrained, push_to_hub
 
 __all__ = [
     "EdgeseaError",
@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Stream": "edgesea.stream",
-    "from_pretrained": "edgesea.hub",
-    "get_embedding": "edgesea.embedding",
+    "Stream": "edgesea.embed.stream",
+    "from_pretrained": "edgesea.models.hub",
+    "get_embedding": "edgesea.embed.memory",
     "load_student": "edgesea.models",
     "load_teacher": "edgesea.models",
-    "process_file": "edgesea.embed",
-    "process_files": "edgesea.embed",
-    "push_to_hub": "edgesea.hub",
+    "process_file": "edgesea.embed.files",
+    "process_files": "edgesea.embed.files",
+    "push_to_hub": "edgesea.models.hub",
 }
 
 

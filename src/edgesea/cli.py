@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesea.errors import EdgeseaError, missing_extra
-from edgesea.summary import summary
+from edgesea.report.summary import summary
 
 TRAIN = (
     "torch",
@@ -33,16 +33,16 @@ STAGES = {
     "sample": "sampling",
     "reduce": "reduction",
     "distill": "distill",
-    "embed": "embed",
-    "stream": "pcm",
-    "evaluate": "evaluate",
-    "score": "score",
+    "embed": "embed.files",
+    "stream": "embed.pcm",
+    "evaluate": "tasks.evaluate",
+    "score": "tasks.score",
     "run": "pipeline",
     "select": "select",
     "report": "report",
-    "tables": "tables",
+    "tables": "report.paper_tables",
     "demo": "demo",
-    "import": "importing",
+    "import": "table.importing",
 }  # commands and their modules
 FUNCTIONS = {"import": "import_table"}  # the name is a keyword of the language
 EMBED_OPTIONS = {

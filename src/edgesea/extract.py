@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.windows import Framing
+from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.table.manifest import ClipEntry, cut_parts, manifest_digest, read_manifest
 from edgesea.table.pieces import Piece, Rates, check_rate, clip_pieces

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.audio.checks import checked_hop
+from edgesea.audio.framing import Framing, PieceCutter, SampleFraming, exact_seconds
 from edgesea.audio.io import Resampler
-from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, exact_seconds
-from edgesea.checks import checked_hop
+from edgesea.audio.samples import first_invalid
+from edgesea.embed.engine import Cut, input_of
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models import is_teacher, load_student, load_teacher
 from edgesea.models.base import EmbeddingModel, window_of
-from edgesea.models.inference import Cut, input_of
-from edgesea.samples import first_invalid
 
 try:
     import torch

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgesea.embedding import get_embedding
+from edgesea.artifact import versions
+from edgesea.embed.engine import ModelOrName, load_model
+from edgesea.embed.memory import get_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning, missing_extra
 from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.models.config import parameter_count
-from edgesea.models.inference import ModelOrName, load_model
 from edgesea.models.onnx_student import OnnxStudent
-from edgesea.version import versions
 
 try:
     from mteb.models import ModelMeta

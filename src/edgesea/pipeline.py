@@ -17,16 +17,15 @@ from typing import Any
 
 import yaml
 
+from edgesea.artifact import atomic_path, file_state, make_vacant, read_json, versions, walk, write_json
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
-from edgesea.evaluate import evaluate
 from edgesea.extract import extract
-from edgesea.files import atomic_path, file_state, make_vacant, read_json, walk, write_json
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
+from edgesea.tasks.evaluate import evaluate
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
-from edgesea.version import versions
 
 log = logging.getLogger(__name__)
 

@@ -10,16 +10,15 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgesea.audio.windows import Framing
+from edgesea.artifact import atomic_path, claim, file_state, versions, write_json
+from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, claim, file_state, write_json
 from edgesea.pipeline import check_options
 from edgesea.reduction import load_reduction
 from edgesea.reduction import used_options as used_by_reduce
 from edgesea.sampling import used_options as used_by_sample
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 from edgesea.trials import Options, Trial, run_all, summarise
-from edgesea.version import versions
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
@@ -121,8 +120,8 @@ def select(
     EdgeseaError
         If the grid, the table or the task is unusable, `out` holds another selection, or a process is killed.
     """
+    from edgesea.embed.engine import load_model
     from edgesea.models.base import window_of
-    from edgesea.models.inference import load_model
     from edgesea.table.reader import Table
     from edgesea.tasks.features import window_embeddings
     from edgesea.tasks.judge import Judge

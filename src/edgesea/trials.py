@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgesea import reduction, sampling
+from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import read_json, write_json
-from edgesea.processes import in_processes
+from edgesea.parallel import in_processes
 from edgesea.reduction.base import REDUCTION_FILE
 from edgesea.report.selection import differing
 from edgesea.tasks.judge import Hidden, Judge, Score, classifier, from_list, listed

@@ -13,8 +13,8 @@ from conftest import TINY, kill_when
 from safetensors.numpy import load_file
 
 from edgesea import cli
+from edgesea.artifact import atomic_path
 from edgesea.distill import distill
-from edgesea.files import atomic_path
 
 
 def arguments(table: Path, reduction: Path, out: Path, options: dict[str, Any]) -> list[str]:

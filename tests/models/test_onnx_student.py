@@ -15,11 +15,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import edgesea
-from edgesea.audio.windows import Framing
+from edgesea.audio.framing import Framing
+from edgesea.embed.engine import embed_files, load_model
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import EmbeddingModel, LogMelModel
 from edgesea.models.config import StudentConfig, array_shapes, keras_order
-from edgesea.models.inference import embed_files, load_model
 from edgesea.models.onnx_student import OnnxStudent
 from edgesea.models.student import Student
 from edgesea.models.student_files import save_student

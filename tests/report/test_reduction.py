@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import read_json, write_json
 from edgesea.reduction import load_reduction, reduce
 from edgesea.reduction.kept import kept
 from edgesea.report import data, reduction_page

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 import yaml
 
+from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import read_json, write_json
 from edgesea.models.card import macs
 from edgesea.models.config import StudentConfig
 from edgesea.pipeline import read_config, run_stages

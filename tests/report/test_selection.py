@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from edgesea.artifact import write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import write_json
 from edgesea.report import selection_page
 from edgesea.report.html import MISSING
 

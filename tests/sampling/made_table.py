@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.files import write_json
+from edgesea.artifact import write_json
 from edgesea.table.manifest import ClipEntry
 from edgesea.table.writer import PartWriter
 

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from conftest import write_noise
 
+from edgesea.audio.framing import Framing
 from edgesea.audio.io import load_audio
-from edgesea.audio.windows import Framing
 from edgesea.distill.data import WindowSource
 from edgesea.extract import extract
 from edgesea.reduction.identity import Identity

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from edgesea.artifact import write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import write_json
 from edgesea.table.manifest import ClipEntry
 from edgesea.table.reader import Table, part_skipped, stack
 from edgesea.table.schema import part_path

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgesea.demo.city import make_city
+from edgesea.demo.taxonomy import ANNOTATION_COLUMNS, CONTEXT_COLUMNS
 from edgesea.errors import EdgeseaError
-from edgesea.synth import make_city
-from edgesea.synth.taxonomy import ANNOTATION_COLUMNS, CONTEXT_COLUMNS
 from edgesea.tasks.annotations import Annotations, read_annotations, read_ground_truth
 from edgesea.tasks.taxonomy import Taxonomy, read_taxonomy
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgesea.audio.windows import Framing
+from edgesea.audio.framing import Framing
+from edgesea.embed.engine import embed_files, load_model
 from edgesea.errors import EdgeseaError
-from edgesea.models.inference import embed_files, load_model
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.esc50 import load_esc50
 from edgesea.tasks.features import window_embeddings

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from conftest import make_esc50
 
-from edgesea.audio.windows import Framing
-from edgesea.models.inference import load_model
+from edgesea.audio.framing import Framing
+from edgesea.embed.engine import load_model
 from edgesea.tasks.esc50 import load_esc50
 from edgesea.tasks.features import window_embeddings
 

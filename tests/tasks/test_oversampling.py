@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from edgesea.demo.city import make_city
 from edgesea.errors import EdgeseaError
-from edgesea.synth import make_city
 from edgesea.tasks.oversampling import Synthetic, imbalance_ratios, imbalance_threshold, label_set_smote, mlsmote
 
 Bool = NDArray[np.bool_]

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from edgesea.demo.taxonomy import COARSE, FINE, coarse_of, taxonomy_yaml
 from edgesea.errors import EdgeseaError
-from edgesea.synth.taxonomy import COARSE, FINE, coarse_of, taxonomy_yaml
 from edgesea.tasks.taxonomy import check_tag_columns, read_taxonomy
 
 

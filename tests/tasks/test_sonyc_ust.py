@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from edgesea.errors import EdgeseaError
-from edgesea.score import score
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.metrics import sonyc_ust_scores
 from edgesea.tasks.options import TaggingOptions
+from edgesea.tasks.score import score
 from edgesea.tasks.sonyc_ust import SonycUst
 
 TAXONOMY = """

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from edgesea.audio.windows import Framing
+from edgesea.audio.framing import Framing
+from edgesea.demo.city import make_city
+from edgesea.embed.engine import embed_files, load_model
 from edgesea.errors import EdgeseaError
-from edgesea.models.inference import embed_files, load_model
-from edgesea.synth import make_city
 from edgesea.tasks.annotations import read_annotations
 from edgesea.tasks.bags import Bags, Targets
 from edgesea.tasks.options import TaggingOptions

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from edgesea.audio.windows import Framing
+from edgesea.audio.framing import Framing
+from edgesea.embed.engine import embed_files, load_model
 from edgesea.errors import EdgeseaError
-from edgesea.models.inference import embed_files, load_model
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.options import ProbeOptions
 from edgesea.tasks.urbansound8k import load_urbansound8k

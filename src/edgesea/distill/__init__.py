@@ -4,9 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any, Literal
 
+from edgesea.artifact import claim, read_json, versions, write_json
 from edgesea.errors import EdgeseaError, missing_extra
-from edgesea.files import claim, read_json, write_json
-from edgesea.version import versions
 
 log = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"

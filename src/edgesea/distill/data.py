@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgesea.errors import EdgeseaError
-from edgesea.prefetch import prefetch
+from edgesea.parallel import prefetch
 from edgesea.reduction.base import Float32, Reduction
 from edgesea.table.reader import Table
 

@@ -18,9 +18,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
+from edgesea.artifact import atomic_path
 from edgesea.distill.module import Distiller
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path
 
 log = logging.getLogger(__name__)
 

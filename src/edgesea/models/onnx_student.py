@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.audio.overlapping import OverlappingLogMel
-from edgesea.checks import checked_count
+from edgesea.audio.checks import checked_count
+from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32, check_windows
 from edgesea.models.config import array_shapes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgesea.audio.logmel import LogMel
-from edgesea.audio.overlapping import OverlappingLogMel
+from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32
 from edgesea.models.checkpoint import load_arrays

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.artifact import atomic_path, read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, read_json, write_json
 from edgesea.models.config import StudentConfig, array_shapes, keras_order
 from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgesea.artifact import check_vacant, read_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import check_vacant, read_json
 from edgesea.reduction.base import ARRAYS_FILE, OPTIONS, REDUCTION_FILE, used_options
 
 if TYPE_CHECKING:
@@ -96,10 +96,10 @@ def reduce(
         raise EdgeseaError(f"seed must lie in 0 ... {2**32 - 1}, not {seed}")
     if not (Path(out) / REDUCTION_FILE).is_file():  # the arrays alone are what a reduction killed at its end leaves
         check_vacant(Path(out), "no reduction", besides=(ARRAYS_FILE,))
+    from edgesea.artifact import versions
     from edgesea.reduction.rows import Windows, in_split, in_subset
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
-    from edgesea.version import versions
 
     phi = _classes()[method](**options)
     source = Table(table)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.artifact import atomic_path, disk_error, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, disk_error, write_json
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

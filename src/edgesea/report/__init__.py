@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from edgesea.artifact import atomic_path, read_json
 from edgesea.errors import EdgeseaError, missing_extra
-from edgesea.files import atomic_path, read_json
 
 REPORT_FILE = "report.html"
 SELECTION_FILE = "select.json"

@@ -31,7 +31,7 @@ def protocol(scores: Mapping[str, Any], folds: Sequence[int] | None) -> Html:
     Parameters
     ----------
     scores : mapping
-        Of one system, as `edgesea.evaluate.evaluate` returns them.
+        Of one system, as `edgesea.tasks.evaluate.evaluate` returns them.
     folds : sequence of int or None
         Folds that were asked for; None: all.
 

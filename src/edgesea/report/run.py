@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import read_json
 from edgesea.reduction.base import REDUCTION_FILE
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from edgesea.report.html import (
 )
 from edgesea.report.protocol import level, protocol
 from edgesea.report.run import RunFiles
+from edgesea.report.summary import interval, shown_scores
 from edgesea.report.task_plots import Confusion, class_plot, confusion_plot, fold_plot, is_numbered
-from edgesea.summary import interval, shown_scores
 
 MOST_FAILED, MOST_CONFUSED = 20, 10
 INTERVALS = (

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import read_json
 from edgesea.report.html import Html, decimal, element, figure, integer, join, percent, table
 from edgesea.report.scores import METRICS, Metric
 from edgesea.report.selection_plot import selection_plot

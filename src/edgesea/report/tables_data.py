@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgesea.artifact import PLAN_FILE, read_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import PLAN_FILE, read_json
 from edgesea.report.run import REDUCTION, RESULTS, STAMPS, STUDENT, RunFiles, read_run
 from edgesea.report.selection import read_selection
 from edgesea.report.tables_systems import LEFT_OUT, TEACHER, as_text, made_alone, made_in_run, reduced_name

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from edgesea.files import read_json
+from edgesea.artifact import read_json
 from edgesea.reduction.base import OPTIONS, REDUCTION_FILE, used_options
 from edgesea.report.run import RESULTS, RunFiles
 from edgesea.report.selection import EVERYTHING

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgesea.artifact import check_way
 from edgesea.errors import EdgeseaError
-from edgesea.files import check_way
 from edgesea.sampling.dpp import k_dpp
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
-from edgesea.prefetch import prefetch
+from edgesea.parallel import prefetch
 from edgesea.sampling.frame_reader import FrameReader, FrameWindows
 from edgesea.sampling.frames import FrameIndex, Int64, frame_rng, quotas
 from edgesea.sampling.methods import Choice, MethodSpec

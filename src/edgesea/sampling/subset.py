@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path
 
 _KEY = b"edgesea"
 

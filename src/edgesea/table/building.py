@@ -15,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from edgesea.artifact import atomic_path, versions, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, write_json
-from edgesea.prefetch import prefetch
+from edgesea.parallel import prefetch
 from edgesea.table.claiming import check_plan
 from edgesea.table.manifest import ClipEntry
 from edgesea.table.reader import Table, part_skipped
 from edgesea.table.schema import SKIPPED_FILE, TABLE_FILE
 from edgesea.table.writer import PartWriter
-from edgesea.version import versions
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from edgesea.artifact import PLAN_FILE, claim, read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.files import PLAN_FILE, claim, read_json, write_json
 from edgesea.table.schema import CLIPS, SKIPPED_FILE, TABLE_FILE, WINDOWS
 
 
 def claim_table(out: Path, plan: dict[str, Any]) -> None:
-    """Make a folder for a table, or make sure that it holds this one, as `edgesea.files.claim` does.
+    """Make a folder for a table, or make sure that it holds this one, as `edgesea.artifact.claim` does.
 
     If a former call ended before a single clip was stored, what it left is removed, and its plan does not bind: what
     it failed for may have been an option, or files that have been mended since.

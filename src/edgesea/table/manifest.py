@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgesea.artifact import file_state, walk
 from edgesea.audio.io import audio_suffixes, is_audio
 from edgesea.errors import EdgeseaError
-from edgesea.files import file_state, walk
 
 SPLITS = ("train", "validate", "test")
 PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one

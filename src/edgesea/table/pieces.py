@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.audio.framing import Framing, PieceCutter, SampleFraming, piece_windows
+from edgesea.audio.framing import Piece as Cut
 from edgesea.audio.io import RATES, AudioFile, Resampler
 from edgesea.audio.level import a_weighted_level, measured_level
-from edgesea.audio.windows import Framing, PieceCutter, SampleFraming, piece_windows
-from edgesea.audio.windows import Piece as Cut
 from edgesea.errors import EdgeseaError
 from edgesea.table.manifest import ClipEntry
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from edgesea.audio.windows import Framing, SampleFraming
+from edgesea.artifact import read_json
+from edgesea.audio.framing import Framing, SampleFraming
 from edgesea.errors import EdgeseaError
-from edgesea.files import read_json
 from edgesea.table.schema import CLIPS, SKIPPED_KEY, TABLE_FILE, WINDOWS, part_path
 
 Float32 = NDArray[np.float32]

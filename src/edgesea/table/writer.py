@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from edgesea.files import atomic_path
+from edgesea.artifact import atomic_path
 from edgesea.table.manifest import ClipEntry
 from edgesea.table.schema import CLIPS, SKIPPED_KEY, WINDOWS, clips_schema, part_path, windows_schema
 

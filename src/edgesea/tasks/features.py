@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from edgesea.audio.windows import Framing
+from edgesea.artifact import atomic_path, file_state
+from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path, file_state
 from edgesea.models.base import EmbeddingModel
 from edgesea.tasks.bags import Bags, Float32
 from edgesea.tasks.esc50 import load_esc50
@@ -114,7 +114,7 @@ def _embed(
 
     What is there is kept now and then, so that a killed process does not lose it all.
     """
-    from edgesea.models.inference import embed_files
+    from edgesea.embed.engine import embed_files
 
     failed: dict[str, str] = {}
     if not todo:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
-from edgesea.files import atomic_path
 from edgesea.tasks.rows import CLIP, Rows, read_rows, some
 from edgesea.tasks.taxonomy import Taxonomy, check_tag_columns
 

@@ -1,0 +1,1 @@
+"""Embeddings of files, arrays and streams: cut, batch, embed, check."""

@@ -1,0 +1,269 @@
+import tracemalloc
+from fractions import Fraction
+from time import perf_counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesea.audio.framing import Framing, PieceCutter, SampleFraming, exact_seconds, piece_starts, piece_windows
+from edgesea.errors import EdgeseaError
+
+
+def ramp(samples: int) -> np.ndarray:
+    """Sample i has the value i + 1, so that padding (0) shows."""
+    return np.arange(1, samples + 1, dtype=np.float32)
+
+
+def test_a_window_is_whole_samples_and_a_hop_any_number():
+    assert Framing(1.0, 0.1).at(8000) == SampleFraming(8000, 800, 0)
+    assert isinstance(Framing(1.0, 0.1).at(8000).hop, int)  # what has a quicker way
+    assert Framing(1.0, 0.1, center=True).at(48000) == SampleFraming(48000, 4800, 24000)
+    assert Framing(0.96, 0.3333).at(22050) == SampleFraming(21168, Fraction(3333 * 22050, 10000), 0)
+    assert Framing(5 / 8000, 1.0, center=True).at(8000).pad == 2  # W // 2 of an odd W
+
+
+@pytest.mark.parametrize(
+    ("hop", "expected"),
+    [
+        (0.1, Fraction(1, 10)),
+        (1 / 30, Fraction(1, 30)),
+        (1024 / 22050, Fraction(1024, 22050)),
+        (0.1 + 0.2, Fraction(3, 10)),
+        (0.7 - 0.6, Fraction(1, 10)),
+        (0.033333, Fraction(33333, 10**6)),
+        (3600.1, Fraction(36001, 10)),
+        (1e9, 10**9),
+        (np.pi, Fraction(np.pi)),
+        (0.1 + 1e-8, Fraction(0.1 + 1e-8)),  # nearest to 1/10, but not its rounding: 9 ms in a day
+        (2, 2),
+    ],
+)
+def test_a_hop_is_the_number_that_its_float_stands_for(hop, expected):
+    assert exact_seconds(hop) == expected
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.integers(500, 10**6), st.floats(0.0, 3600.0))
+def test_a_hop_of_whole_samples_at_any_rate_is_recognised(rate, seconds):
+    samples = max(1, round(seconds * rate))
+    step = Framing(1.0, samples / rate).at(rate).hop
+    assert (step, type(step)) == (samples, int)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.floats(2e-3, 1e9), st.lists(st.integers(500, 10**6), min_size=2, max_size=2), st.integers(0, 10**7))
+def test_windows_at_two_rates_begin_at_their_timestamp(hop, rates, index):
+    """No more than a sample before it, however long the recording; `slack` is the rounding of the hop."""
+    slack = index * hop * 2.0**-49
+    starts = [Fraction(Framing(1.0, hop).at(rate).start(index), rate) for rate in rates]
+    for start, rate in zip(starts, rates, strict=True):
+        assert -1 / rate - slack < start - Fraction(hop) * index <= slack
+    assert abs(starts[0] - starts[1]) < Fraction(1, min(rates))
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_nothing_drifts_in_a_day(center):
+    """30 windows a second of 266.67 samples at 8 kHz; rounded, they would be 108 s late at the end."""
+    framing = Framing(1.0, 1 / 30, center)
+    at, day = framing.at(8000), 24 * 3600
+    assert at.start(30 * day) + at.pad == 8000 * day
+    assert framing.at(22050).start(30 * day) + framing.at(22050).pad == 22050 * day
+    assert framing.timestamps(30 * day + 1)[-1] == pytest.approx(day, abs=1e-9)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(st.integers(1, 40), st.fractions(1, 60, max_denominator=50), st.booleans(), st.integers(0, 300))
+def test_windows_are_counted_as_defined(window, hop, center, length):
+    """One window at least, and as many as cover the clip; complete are those that end with it or before."""
+    framing = SampleFraming(window, hop, window // 2 if center else 0)
+    ends = [int(index * hop) - framing.pad + window for index in range(length + 2)]
+    assert framing.count(length) == 1 + sum(end < length for end in ends)
+    assert framing.complete(length) == sum(end <= length for end in ends[: framing.count(length)])
+    assert [framing.start(index) for index in range(length + 2)] == [end - window for end in ends]
+
+
+@pytest.mark.parametrize(
+    ("length", "count"),
+    [(0, 1), (1, 1), (7999, 1), (8000, 1), (8001, 2), (12000, 2), (12001, 3), (80000, 19)],
+)
+def test_number_of_windows(length, count):
+    """1 + ceil(max(0, L - W) / H) with W = 8000 and H = 4000."""
+    assert Framing(1.0, 0.5).at(8000).count(length) == count
+
+
+@pytest.mark.parametrize(("length", "count"), [(0, 1), (4000, 1), (4001, 2), (8000, 2), (80000, 20)])
+def test_centring_counts_the_padding_as_part_of_the_clip(length, count):
+    """1 + ceil(max(0, L + W // 2 - W) / H)."""
+    assert Framing(1.0, 0.5, center=True).at(8000).count(length) == count
+
+
+def test_a_clip_is_covered_and_padded_with_zeros():
+    framing = SampleFraming(window=4, hop=3, pad=0)
+    assert framing.cut(ramp(6)).tolist() == [[1, 2, 3, 4], [4, 5, 6, 0]]
+    assert framing.cut(ramp(2)).tolist() == [[1, 2, 0, 0]]
+    assert framing.cut(ramp(0)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_a_centred_clip_begins_with_half_a_window_of_zeros():
+    framing = SampleFraming(window=4, hop=2, pad=2)
+    assert framing.cut(ramp(5)).tolist() == [[0, 0, 1, 2], [1, 2, 3, 4], [3, 4, 5, 0]]
+    assert [framing.start(k) for k in range(3)] == [-2, 0, 2]
+
+
+def test_timestamps_are_multiples_of_the_hop():
+    assert Framing(1.0, 0.1, center=True).timestamps(4).tolist() == [0.0, 0.1, 0.2, 3 * 0.1]
+    middle = 7 * 800 - 4000 + 4000  # start of window 7 plus half a window
+    assert Framing(1.0, 0.1, center=True).at(8000).start(7) + 4000 == middle == 0.7 * 8000
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_lengths_must_be_positive_numbers(bad):
+    with pytest.raises(EdgeseaError, match="window must be a positive number of seconds"):
+        Framing(bad, 1.0)
+    with pytest.raises(EdgeseaError, match="hop must be a positive number of seconds"):
+        Framing(1.0, bad)
+
+
+@pytest.mark.parametrize("huge", [1e300, 1e18, 10**400])
+def test_lengths_that_no_recording_has_are_refused(huge):
+    with pytest.raises(EdgeseaError, match=r"window must be at most 3600 s"):
+        Framing(huge, 1.0)
+    with pytest.raises(EdgeseaError, match=r"hop must be at most 1e\+09 s"):
+        Framing(1.0, huge)
+
+
+def test_a_window_below_one_sample_is_refused():
+    with pytest.raises(EdgeseaError, match=r"window 1e-300 s or hop 1\.0 s is shorter than a sample at 8000 Hz"):
+        Framing(1e-300, 1.0).at(8000)
+
+
+def test_a_hop_below_one_sample_is_refused():
+    for hop in (5e-5, 0.999 / 8000, 1e-300):
+        with pytest.raises(EdgeseaError, match=rf"hop {hop} s is shorter than a sample at 8000 Hz"):
+            Framing(1.0, hop).at(8000)
+    assert Framing(1.0, 1 / 8000).at(8000).hop == 1
+
+
+@st.composite
+def chunked_clips(draw):
+    framing = SampleFraming(
+        window=draw(st.integers(1, 12)),
+        hop=draw(st.integers(1, 60) | st.fractions(Fraction(1, 2), 60, max_denominator=7)),
+        pad=0,
+    )
+    if draw(st.booleans()):
+        framing = SampleFraming(framing.window, framing.hop, framing.window // 2)
+    audio = ramp(draw(st.integers(0, 150)))
+    cuts = sorted(draw(st.lists(st.integers(0, len(audio)), max_size=12)))
+    return framing, audio, np.split(audio, cuts), draw(st.integers(1, 6))
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(chunked_clips())
+def test_pieces_of_any_chunks_give_the_windows_of_the_whole_clip(case):
+    framing, audio, chunks, size = case
+    cutter = PieceCutter(framing, size)
+    pieces = [piece for chunk in chunks for piece in cutter.feed(chunk)]
+    pieces += cutter.finish()
+    assert [piece.first for piece in pieces] == list(range(0, framing.count(len(audio)), cutter.size))
+    assert all(piece.count <= cutter.size and len(piece.audio) <= size * framing.window for piece in pieces)
+    assert cutter.size == size or cutter.size < size < 1 + cutter.size * framing.hop / framing.window
+    np.testing.assert_array_equal(np.concatenate([piece_windows(p, framing) for p in pieces]), framing.cut(audio))
+    # The formula itself, window by window
+    padded = np.concatenate([np.zeros(framing.pad), audio, np.zeros(framing.window + 60)])
+    for k, window in enumerate(framing.cut(audio)):
+        np.testing.assert_array_equal(window, padded[int(k * framing.hop) :][: framing.window])
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(chunked_clips(), st.integers(-2, 2))
+def test_the_count_of_another_rate_can_be_asked_for(case, extra):
+    """The other rate's resampler may give a sample more or less, and the count follows the student's rate."""
+    framing, audio, chunks, size = case
+    cutter = PieceCutter(framing, size)
+    early = [piece for chunk in chunks for piece in cutter.feed(chunk)]
+    wanted = max(sum(piece.count for piece in early), framing.count(len(audio)) + extra, 1)
+    pieces = [*early, *cutter.finish(wanted)]
+    assert sum(piece.count for piece in pieces) == wanted
+    windows = np.concatenate([piece_windows(piece, framing) for piece in pieces])
+    longer = np.concatenate([audio, np.zeros(wanted * 60 + framing.window, np.float32)])
+    np.testing.assert_array_equal(windows, framing.cut(longer)[:wanted])
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(chunked_clips())
+def test_an_eager_cutter_gives_every_window_with_its_last_sample(case):
+    framing, audio, chunks, size = case
+    cutter = PieceCutter(framing, size, eager=True)
+    pieces, fed = [], 0
+    for chunk in chunks:
+        pieces += cutter.feed(chunk)
+        fed += len(chunk)
+        inside = sum(framing.start(k) + framing.window <= fed for k in range(framing.count(fed)))
+        assert sum(piece.count for piece in pieces) == framing.complete(fed) == inside
+    pieces += cutter.finish()
+    assert all(1 <= piece.count <= size for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate([piece_windows(p, framing) for p in pieces]), framing.cut(audio))
+
+
+def test_single_samples_are_joined_while_they_wait():
+    cutter = PieceCutter(SampleFraming(window=5000, hop=5000, pad=0), 1)
+    for sample in np.split(ramp(4000), 4000):
+        assert not list(cutter.feed(sample))
+        assert len(cutter._buffer) < 300
+
+
+def test_a_long_chunk_is_cut_in_time_that_grows_with_its_length():
+    """Ten thousand pieces of a signal of 80 MB, which is not copied for each of them."""
+    cutter = PieceCutter(SampleFraming(window=2000, hop=2000, pad=0), 1)
+    start = perf_counter()
+    assert sum(1 for _ in cutter.feed(np.zeros(20_000_000, np.float32))) == 9999
+    assert perf_counter() - start < 5.0
+
+
+def test_a_cutter_holds_no_more_than_a_piece():
+    framing = SampleFraming(window=100, hop=50, pad=0)
+    cutter = PieceCutter(framing, 4)
+    for _ in range(1000):
+        for piece in cutter.feed(ramp(30)):
+            assert len(piece.audio) == 3 * 50 + 100
+    assert sum(map(len, cutter._buffer)) <= 3 * 50 + 100
+
+
+@pytest.mark.parametrize("hop", [1, 37, 100, Fraction(2205, 16)])
+@pytest.mark.parametrize("center", [True, False])
+def test_starts_of_a_piece_are_where_its_windows_begin(hop, center):
+    framing = SampleFraming(100, hop, 50 if center else 0)
+    audio = np.arange(1.0, 1001.0, dtype=np.float32)
+    cutter = PieceCutter(framing, 7)
+    pieces = [*cutter.feed(audio), *cutter.finish()]
+    assert len(pieces) > 1
+    for piece in pieces:
+        starts = piece_starts(piece, framing)
+        padded = np.pad(piece.audio, 100)
+        expected = np.stack([padded[100 + start : 200 + start] for start in starts])
+        np.testing.assert_array_equal(piece_windows(piece, framing), expected)
+
+
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize("hop", [1.5, 30.0, 3600.0, 1e9])
+def test_memory_does_not_depend_on_the_hop(hop, eager):
+    """Four windows take 32 kB, a chunk 40 kB; 10 000 s of audio 80 MB, and a last window may lie beyond its end."""
+    framing = Framing(1.0, hop).at(2000)
+    cutter = PieceCutter(framing, 4, eager)
+    sums: list[float] = []
+    tracemalloc.start()
+    try:
+        for _ in range(2000):
+            for piece in cutter.feed(np.ones(10000, np.float32)):
+                sums += piece_windows(piece, framing).sum(1).tolist()
+        for piece in cutter.finish():
+            sums += piece_windows(piece, framing).sum(1).tolist()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    inside = [20_000_000 - framing.start(index) for index in range(framing.count(20_000_000))]
+    assert sums == [min(2000, max(0, samples)) for samples in inside]
+    assert peak < 1e6

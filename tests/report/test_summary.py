@@ -1,0 +1,50 @@
+from pathlib import Path
+from typing import Any
+
+from edgesea.report.summary import interval, shown_scores, summary
+
+FITTED = {"r2": 0.25, "parameters": 2048}
+
+
+def lines(scores: dict[str, Any]) -> list[str]:
+    systems = {name: {"embedding_size": 8, **scores} for name in ("teacher", "reduced", "student")}
+    return summary({"evaluate": systems, "distill": FITTED}, Path("runs/x")).splitlines()
+
+
+def test_the_summary_shows_scores_fit_size_and_places() -> None:
+    text = "\n".join(lines({"accuracy": 0.51234}))
+    assert text.count("0.512") == 3
+    for part in ("accuracy", "0.250", "2,048 (8 KiB float32, 2 KiB int8)", "runs/x/report.html", "runs/x/student"):
+        assert part in text
+
+
+def test_a_score_without_a_value_is_a_dash() -> None:
+    text = summary({"distill": {"r2": None, "parameters": 2048}}, Path("run"))
+    assert "R2 (validation clips)   -" in text
+    assert lines({"accuracy": None})[1].endswith("   -")
+
+
+def test_the_interval_stands_behind_the_students_first_score_and_columns_stay_aligned() -> None:
+    scores = {"micro_auprc": 0.8371, "macro_auprc": 0.6, "micro_f1": 0.7, "lwlrap": 0.9}
+    confidence = {name: [value - 0.04, value + 0.03] for name, value in scores.items()}
+    head, teacher, _, student, *_ = lines({**scores, "confidence": confidence})
+    assert student.split() == ["student", "8", "0.837", "(0.80-0.87)", "0.600", "0.700", "0.900"]
+    assert "(" not in teacher
+    for name, value in (("micro_auprc", "0.837"), ("macro_auprc", "0.600"), ("lwlrap", "0.900")):
+        assert {line.index(value) + len(value) for line in (teacher, student)} == {head.index(name) + len(name)}
+    assert max(map(len, (head, teacher, student))) <= 80
+
+
+def test_intervals_that_do_not_exist_are_left_out() -> None:
+    for confidence in (None, {}, {"accuracy": None}, {"accuracy": [None, None]}, {"accuracy": [float("nan")] * 2}):
+        assert interval({"confidence": confidence}, "accuracy") is None
+        assert "(" not in "".join(lines({"accuracy": 0.5, "confidence": confidence})[:4])
+    assert interval({}, "accuracy") is None
+
+
+def test_means_that_are_the_accuracy_itself_are_not_repeated() -> None:
+    even = {"accuracy": 0.7, "class_accuracy": 0.7 + 1e-16, "fold_accuracy": 0.7}
+    assert shown_scores({"teacher": even, "student": even}) == ["accuracy"]
+    assert shown_scores({"teacher": even, "student": {**even, "fold_accuracy": 0.8}}) == ["accuracy", "fold_accuracy"]
+    assert shown_scores({"student": {"class_accuracy": 0.5}}) == ["class_accuracy"]
+    assert shown_scores({}) == []

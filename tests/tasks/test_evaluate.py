@@ -1,0 +1,188 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_esc50
+
+from edgesea.audio.framing import Framing
+from edgesea.embed.engine import embed_files, load_model
+from edgesea.errors import EdgeseaError
+from edgesea.reduction import load_reduction
+from edgesea.tasks.bags import Bags
+from edgesea.tasks.esc50 import load_esc50
+from edgesea.tasks.evaluate import evaluate
+from edgesea.tasks.folds import FoldTask
+from edgesea.tasks.metrics import sonyc_ust_scores
+from edgesea.tasks.options import ProbeOptions, TaggingOptions
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_esc50(tmp_path_factory.mktemp("task") / "esc50")
+
+
+def clip_features(data: Path, model: str, reduction: Path | None = None) -> tuple[FoldTask, Bags]:
+    """Mean over each clip's windows of its embeddings, reduced one by one."""
+    task, network = load_esc50(data), load_model(model)
+    blocks = [result.embedding for result in embed_files(network, task.paths, Framing(1.0, 0.5))]
+    if reduction is not None:
+        phi = load_reduction(reduction)
+        blocks = [np.concatenate([phi.transform(row[None]) for row in block]) for block in blocks]  # type: ignore[union-attr]
+    means = np.stack([block.mean(0, dtype=np.float64) for block in blocks]).astype(np.float32)  # type: ignore[union-attr]
+    return task, Bags(means, np.ones(len(blocks), np.int64))
+
+
+def test_clips_are_scored_by_the_mean_of_their_windows(data: Path) -> None:
+    task, features = clip_features(data, "spectral")
+    result = evaluate("esc50", data, "spectral", workers=1)
+    assert result["accuracy"] == task.score(features, ProbeOptions(), None, 0)["accuracy"] > 0.9
+    low, high = result["confidence"]["accuracy"]
+    assert 0.5 < low <= result["accuracy"] <= high <= 1
+    assert {key: result[key] for key in ("task", "model", "window", "hop", "embedding_size", "clips", "failed")} == {
+        "task": "esc50",
+        "model": "spectral",
+        "window": 1.0,
+        "hop": 0.5,
+        "embedding_size": 512,
+        "clips": 20,
+        "failed": {},
+    }
+
+
+def test_reduced_embeddings_are_reduced_by_the_window_and_then_averaged(data: Path, small_reduction: Path) -> None:
+    task, features = clip_features(data, "spectral", small_reduction)
+    mlp = ProbeOptions("mlp")
+    result = evaluate("esc50", data, "spectral", reduction=small_reduction, seed=3, probe=mlp, resamples=9, workers=1)
+    expected = task.score(features, mlp, None, 3, resamples=9)
+    assert {key: result[key] for key in expected} == expected
+    assert result["embedding_size"] == 4
+
+
+def test_a_student_is_evaluated_by_its_folder(data: Path, small_student: Path) -> None:
+    task, features = clip_features(data, str(small_student))
+    result = evaluate("esc50", data, str(small_student), workers=1)
+    assert result["accuracy"] == task.score(features, ProbeOptions(), None, 0)["accuracy"]
+    assert (result["model"], result["embedding_size"]) == (str(small_student), 4)
+
+
+@pytest.fixture(scope="module")
+def tagged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same clips with tags: noises are engines, tones are music; the last eight are verified."""
+    copy = tmp_path_factory.mktemp("tagged") / "ust"
+    shutil.copytree(data, copy)
+    (copy / "dcase-ust-taxonomy.yaml").write_text(
+        "fine: {1: {1: small, X: unsure}, 2: {1: drum}}\ncoarse: {1: engine, 2: music}\n"
+    )
+    tags = ["1-1_small", "1-X_unsure", "2-1_drum", "1_engine", "2_music"]
+    rows = ["split,audio_filename,annotator_id," + ",".join(f"{tag}_presence" for tag in tags)]
+    for index in range(20):
+        split, annotator = ("train", 5) if index < 12 else ("validate", 0)
+        engine, music = 1 - index % 2, index % 2
+        rows.append(f"{split},{index:02d}.wav,{annotator},{engine},0,{music},{engine},{music}")
+    (copy / "annotations.csv").write_text("\n".join(rows) + "\n")
+    return copy
+
+
+@pytest.mark.parametrize("mode", ["coarse", "fine"])
+def test_tags_are_scored_on_the_verified_validation_clips(tagged: Path, tmp_path: Path, mode: str) -> None:
+    options = TaggingOptions(label_mode=mode, members=1, patience=0)  # type: ignore[arg-type]
+    written = tmp_path / "predictions.csv"
+    result = evaluate("sonyc_ust", tagged, "spectral", tagging=options, predictions=written, resamples=20, workers=1)
+    assert (result["tagging"]["label_mode"], result["train_clips"], result["clips"]) == (mode, 12, 8)
+    assert result["micro_f1"] == 1.0
+    assert result["confidence"]["micro_f1"] == (1.0, 1.0)
+    assert sorted(result["class_auprc"]) == ["engine", "music"]
+    official = sonyc_ust_scores(written, tagged / "annotations.csv", tagged / "dcase-ust-taxonomy.yaml", mode)  # type: ignore[arg-type]
+    assert {name: result[name] for name in ("micro_auprc", "macro_auprc")} == {
+        name: official[name] for name in ("micro_auprc", "macro_auprc")
+    }
+
+
+def test_windows_may_be_longer_for_models_that_take_any(data: Path, small_student: Path) -> None:
+    result = evaluate("esc50", data, "spectral", window=1.5, hop=1.5, workers=1)
+    assert (result["window"], result["clips"]) == (1.5, 20)
+    with pytest.raises(EdgeseaError, match=r"takes windows of 1\.0 s, not of 1\.5 s; leave window out"):
+        evaluate("esc50", data, str(small_student), window=1.5, workers=1)
+
+
+def test_options_of_another_task_are_refused(data: Path, tagged: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgeseaError, match="sonyc_ust has a fixed split and no folds"):
+        evaluate("sonyc_ust", tagged, "spectral", folds=[1])
+    with pytest.raises(EdgeseaError, match="predictions can be written of the task sonyc_ust, not of esc50"):
+        evaluate("esc50", data, "spectral", predictions=tmp_path / "p.csv")
+    with pytest.raises(EdgeseaError, match="resamples must be at least 0"):
+        evaluate("esc50", data, "spectral", resamples=-1)
+    with pytest.raises(EdgeseaError, match="tagging is of the task sonyc_ust; the options of esc50 are called probe"):
+        evaluate("esc50", data, "spectral", tagging=TaggingOptions(members=1))
+    with pytest.raises(EdgeseaError, match="the options of sonyc_ust are called tagging"):
+        evaluate("sonyc_ust", tagged, "spectral", probe=ProbeOptions("svm"))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 - 4, 10**23])
+def test_what_cannot_be_done_is_refused_before_anything_is_embedded(
+    data: Path, tagged: Path, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesea.tasks.features.window_embeddings", None)
+    with pytest.raises(EdgeseaError, match="seed must lie in 0"):
+        evaluate("sonyc_ust", tagged, "spectral", seed=seed)
+    with pytest.raises(EdgeseaError, match=r"folds \[9\] do not exist"):
+        evaluate("esc50", data, "spectral", folds=[9])
+    with pytest.raises(EdgeseaError, match="context needs the columns latitude"):
+        evaluate("sonyc_ust", tagged, "spectral", tagging=TaggingOptions(context=True))
+    for option in ("out", "predictions"):
+        with pytest.raises(EdgeseaError, match="a folder, where a file is to be written"):
+            evaluate("sonyc_ust", tagged, "spectral", **{option: tmp_path})  # type: ignore[arg-type]
+
+
+def test_the_results_file_says_what_is_returned(data: Path, tmp_path: Path) -> None:
+    result = evaluate("esc50", data, "spectral", out=tmp_path / "new" / "scores.json", folds=[2], workers=1)
+    assert json.loads((tmp_path / "new" / "scores.json").read_text()) == json.loads(json.dumps(result))
+    assert list(result["accuracy_by_fold"]) == ["2"]
+
+
+def test_cached_embeddings_are_used_without_decoding(data: Path, tmp_path: Path) -> None:
+    copy, cache = tmp_path / "copy", tmp_path / "cache"
+    shutil.copytree(data, copy)
+    first = evaluate("esc50", copy, "spectral", cache=cache, workers=1)
+    (stored,) = cache.iterdir()
+    written = stored.stat().st_mtime_ns
+    for path in (copy / "audio").iterdir():  # the audio is gone, but its size and time are the same
+        status = path.stat()
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert evaluate("esc50", copy, "spectral", cache=cache, workers=1) == first
+    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [written]
+    # Another classifier and another reduction share the embeddings; changed clips and another hop do not.
+    assert evaluate("esc50", copy, "spectral", cache=cache, probe=ProbeOptions("mlp"), workers=1)["accuracy"] > 0.9
+    with pytest.raises(EdgeseaError, match="no clip could be embedded"):
+        evaluate("esc50", copy, "spectral", cache=cache, hop=0.25, workers=1)
+    for path in (copy / "audio").iterdir():
+        path.touch()
+    with pytest.raises(EdgeseaError, match="no clip could be embedded"):
+        evaluate("esc50", copy, "spectral", cache=cache, workers=1)
+
+
+def test_failed_clips_are_listed_and_count_as_wrong(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    (copy / "audio" / "03.wav").write_bytes(b"no audio")
+    (copy / "audio" / "04.wav").unlink()
+    for _ in range(2):  # computed, then cached
+        result = evaluate("esc50", copy, "spectral", cache=tmp_path / "cache", workers=1)
+        assert sorted(result["failed"]) == ["03.wav", "04.wav"]
+        assert result["clips"] == 20
+        assert result["accuracy"] <= 18 / 20
+
+
+def test_input_that_does_not_fit_is_refused(data: Path, small_reduction: Path, small_student: Path) -> None:
+    with pytest.raises(EdgeseaError, match=r"esc50\.csv: no such file"):
+        evaluate("esc50", data / "nothing", "spectral")
+    with pytest.raises(EdgeseaError, match=r"folds \[9\] do not exist"):
+        evaluate("esc50", data, "spectral", folds=[9], workers=1)
+    with pytest.raises(EdgeseaError, match=r"embeddings must have shape \(b, 512\), not \(40, 4\)"):
+        evaluate("esc50", data, str(small_student), reduction=small_reduction, workers=1)
+    with pytest.raises(EdgeseaError, match="no-such-model"):
+        evaluate("esc50", data, "no-such-model")

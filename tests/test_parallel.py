@@ -1,0 +1,125 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from edgesea.parallel import prefetch
+
+
+def count_up(start: int, length: int) -> Callable[[], Iterator[int]]:
+    return lambda: iter(range(start, start + length))
+
+
+def decode_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("edgesea-decode")}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("waited 10 s in vain")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_everything_comes_in_order(workers, depth):
+    def slow_first(index: int) -> Iterator[int]:
+        time.sleep(0.02 if index % 3 == 0 else 0)
+        yield from range(10 * index, 10 * index + index)
+
+    sources = [lambda index=index: slow_first(index) for index in range(12)]
+    result = [list(items) for items in prefetch(sources, workers, depth)]
+    assert result == [list(range(10 * index, 10 * index + index)) for index in range(12)]
+
+
+def test_no_sources_give_nothing():
+    assert list(prefetch([], 2)) == []
+
+
+def test_an_exception_arrives_in_its_place_and_the_next_source_goes_on():
+    def failing() -> Iterator[int]:
+        yield 1
+        raise OSError("damaged")
+
+    streams = prefetch([count_up(0, 2), failing, count_up(5, 2)], 2)
+    assert list(next(streams)) == [0, 1]
+    broken = next(streams)
+    assert next(broken) == 1
+    with pytest.raises(OSError, match="damaged"):
+        next(broken)
+    assert list(next(streams)) == [5, 6]
+
+
+def test_a_source_that_cannot_be_made_raises_too():
+    def unusable() -> Iterator[int]:
+        raise ValueError("no file")
+
+    with pytest.raises(ValueError, match="no file"):
+        list(next(prefetch([unusable], 1)))
+
+
+def test_no_more_than_the_depth_is_made_ahead():
+    made: list[int] = []
+
+    def endless() -> Iterator[int]:
+        for index in range(10**9):
+            made.append(index)
+            yield index
+
+    streams = prefetch([endless], workers=1, depth=3)
+    items = next(streams)
+    assert [next(items) for _ in range(4)] == [0, 1, 2, 3]
+    wait_until(lambda: len(made) == 8)  # four taken, three wait, and one that finds no room
+    time.sleep(0.25)
+    assert len(made) == 8
+    streams.close()
+
+
+def test_few_sources_are_opened_ahead():
+    opened: list[int] = []
+
+    def source(index: int) -> Iterator[int]:
+        opened.append(index)
+        yield index
+
+    streams = prefetch((lambda index=index: source(index) for index in range(1000)), workers=2)
+    assert list(next(streams)) == [0]
+    wait_until(lambda: len(opened) == 4)
+    time.sleep(0.05)
+    assert len(opened) == 4  # workers + 2
+    streams.close()
+
+
+def test_closing_early_ends_the_threads():
+    before = decode_threads()
+    streams = prefetch([count_up(0, 10**9) for _ in range(5)], workers=3)
+    assert next(next(streams)) == 0
+    assert decode_threads() - before
+    streams.close()
+    assert not decode_threads() - before
+
+
+def test_an_exception_in_the_consumer_ends_the_threads():
+    before = decode_threads()
+
+    def consume() -> None:
+        for items in prefetch([count_up(0, 10**9)] * 5, workers=3):
+            next(items)
+            raise RuntimeError("consumer")
+
+    with pytest.raises(RuntimeError, match="consumer"):
+        consume()
+    wait_until(lambda: not decode_threads() - before)
+
+
+def test_sources_abandoned_halfway_do_not_hold_the_threads():
+    """With as many of them as there are threads, nobody would be left to serve the next one."""
+    streams = prefetch([count_up(100 * index, 50) for index in range(8)], workers=2, depth=1)
+    firsts: list[int] = []
+    reader = threading.Thread(target=lambda: firsts.extend(next(items) for items in streams), daemon=True)
+    reader.start()
+    reader.join(timeout=20)
+    assert firsts == [100 * index for index in range(8)]
