@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-all lint format clean
+.PHONY: help setup demo test test-all lint format stats clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -33,6 +33,9 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+stats: $(STAMP)  ## size of the source, room by room
+	$(BIN)/python benchmarks/stats.py
 
 format: $(STAMP)  ## let ruff fix and format
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import sleep
 
@@ -29,6 +29,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist (set EDGESEA_TEST_DATA)")
     return folder
+
+
+@pytest.fixture
+def refuses(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Check that a command ends with an exit code, one error and no traceback, and that the error names `words`."""
+    from edgesea import cli
+
+    def check(*arguments: object, words: Sequence[object], code: int = 1) -> None:
+        capsys.readouterr()
+        assert cli.main([str(argument) for argument in arguments]) == code
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        assert [str(word) for word in words if str(word) not in error] == [], error
+
+    return check
 
 
 def write_noise(path: Path, seconds: float = 3.0, rate: int = 8000, seed: int = 0, channels: int = 1) -> Path:
