@@ -24,7 +24,7 @@ import numpy as np
 
 from edgesea.artifact import write_json
 from edgesea.audio.framing import Framing
-from edgesea.embed.engine import load_model
+from edgesea.models import load_model
 from edgesea.tasks.esc50 import load_esc50
 from edgesea.tasks.features import window_embeddings
 from edgesea.tasks.options import ProbeOptions

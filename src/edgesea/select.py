@@ -120,7 +120,7 @@ def select(
     EdgeseaError
         If the grid, the table or the task is unusable, `out` holds another selection, or a process is killed.
     """
-    from edgesea.embed.engine import load_model
+    from edgesea.models import load_model
     from edgesea.models.base import window_of
     from edgesea.table.reader import Table
     from edgesea.tasks.features import window_embeddings

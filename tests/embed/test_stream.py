@@ -14,11 +14,10 @@ from quick_model import BY_NAME, QUICK, moments, of_file
 
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import load_audio
-from edgesea.embed.engine import load_model
 from edgesea.embed.memory import get_embedding
 from edgesea.embed.stream import Stream, embed_chunks
 from edgesea.errors import EdgeseaError
-from edgesea.models import load_teacher
+from edgesea.models import load_model, load_teacher
 from edgesea.models.function import FunctionModel
 
 CHUNKS = [1, 7, 160, 4800, 48000]

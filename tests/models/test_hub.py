@@ -22,9 +22,8 @@ from safetensors.numpy import load_file, save_file
 
 import edgesea
 from edgesea.artifact import read_json, write_json
-from edgesea.embed.engine import load_model
 from edgesea.errors import EdgeseaError
-from edgesea.models import download
+from edgesea.models import download, load_model
 from edgesea.models.card import macs, model_card
 from edgesea.models.config import FILTERS, StudentConfig
 from edgesea.models.hub import from_pretrained, push_to_hub, student_card, without_folders

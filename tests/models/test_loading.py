@@ -7,9 +7,8 @@ import torch
 from openl3_random import random_layers, write_keras_h5
 
 import edgesea
-from edgesea.embed.engine import load_model
 from edgesea.errors import EdgeseaError
-from edgesea.models import TEACHERS, load_student, load_teacher, resolve_device
+from edgesea.models import TEACHERS, load_model, load_student, load_teacher, resolve_device
 
 
 @pytest.fixture(scope="module")

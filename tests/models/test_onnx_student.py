@@ -16,8 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 import edgesea
 from edgesea.audio.framing import Framing
-from edgesea.embed.engine import embed_files, load_model
+from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
+from edgesea.models import load_model
 from edgesea.models.base import EmbeddingModel, LogMelModel
 from edgesea.models.config import StudentConfig, array_shapes, keras_order
 from edgesea.models.onnx_student import OnnxStudent

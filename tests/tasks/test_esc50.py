@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from edgesea.audio.framing import Framing
-from edgesea.embed.engine import embed_files, load_model
+from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
+from edgesea.models import load_model
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.esc50 import load_esc50
 from edgesea.tasks.features import window_embeddings

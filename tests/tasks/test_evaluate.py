@@ -8,8 +8,9 @@ import pytest
 from conftest import make_esc50
 
 from edgesea.audio.framing import Framing
-from edgesea.embed.engine import embed_files, load_model
+from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
+from edgesea.models import load_model
 from edgesea.reduction import load_reduction
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.esc50 import load_esc50

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_esc50
 
 from edgesea.audio.framing import Framing
-from edgesea.embed.engine import load_model
+from edgesea.models import load_model
 from edgesea.tasks.esc50 import load_esc50
 from edgesea.tasks.features import window_embeddings
 

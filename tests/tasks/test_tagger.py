@@ -10,8 +10,9 @@ import torch
 
 from edgesea.audio.framing import Framing
 from edgesea.demo.city import make_city
-from edgesea.embed.engine import embed_files, load_model
+from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
+from edgesea.models import load_model
 from edgesea.tasks.annotations import read_annotations
 from edgesea.tasks.bags import Bags, Targets
 from edgesea.tasks.options import TaggingOptions

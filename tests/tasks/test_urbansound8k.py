@@ -6,8 +6,9 @@ import pytest
 import soundfile
 
 from edgesea.audio.framing import Framing
-from edgesea.embed.engine import embed_files, load_model
+from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
+from edgesea.models import load_model
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.options import ProbeOptions
 from edgesea.tasks.urbansound8k import load_urbansound8k

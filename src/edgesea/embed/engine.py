@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +13,11 @@ from edgesea.audio.framing import Framing, Piece, PieceCutter, SampleFraming, pi
 from edgesea.audio.io import AudioFile, resample_stream
 from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
-from edgesea.models import TEACHERS, Backend, is_teacher, load_student, load_teacher
 from edgesea.models.base import EmbeddingModel, LogMelModel
 from edgesea.parallel import prefetch
 
 Float32 = NDArray[np.float32]
 Cut = Callable[[Piece, SampleFraming], Float32]
-ModelOrName: TypeAlias = EmbeddingModel | Path | str
 
 
 @dataclass(frozen=True)
@@ -40,45 +37,6 @@ class FileEmbedding:
     path: Path
     embedding: Float32 | None
     error: str = ""
-
-
-def load_model(
-    model: ModelOrName, weights: Path | None = None, device: str = "cpu", backend: Backend = "auto"
-) -> EmbeddingModel:
-    """A student or a teacher, from whatever names it.
-
-    Parameters
-    ----------
-    model : EmbeddingModel, path or str
-        A loaded model, which is given back as it is; a student's place (a Path is never taken for an id); a teacher's
-        id; or a student's folder, .h5 file, published name (``edgel3/...``) or id on the Hugging Face Hub.
-    weights : path, optional
-        A teacher's weight file.
-    device, backend
-        See `edgesea.load_teacher` and `edgesea.load_student`.
-
-    Raises
-    ------
-    EdgeseaError
-        If there is no such model, or it cannot be loaded.
-    """
-    if isinstance(model, str):
-        if is_teacher(model):
-            return load_teacher(model, weights, device)
-        if not any(sign in model for sign in ("/", "\\", ".h5")) and not Path(model).exists():
-            raise EdgeseaError(
-                f"unknown teacher {model!r}; known: {', '.join(TEACHERS)}; nor is there a folder of that name, "
-                "for a student"
-            )
-    if isinstance(model, Path | str):
-        if weights is not None:
-            raise EdgeseaError(f"{model}: a student; weights are a teacher's (name a student's own file as the model)")
-        return load_student(model, device, backend)
-    if isinstance(model, type) or not isinstance(model, EmbeddingModel):
-        raise EdgeseaError(
-            f"model must be a loaded student or teacher, or a path or id of one, not {type(model).__name__}"
-        )
-    return model
 
 
 def cut_spectrograms(front_end: OverlappingLogMel) -> Cut:

@@ -16,11 +16,11 @@ from edgesea.artifact import FULL
 from edgesea.audio.checks import checked_count, checked_flag, checked_hop
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import AudioFile, check_readable
-from edgesea.embed.engine import FileEmbedding, ModelOrName, embed_files, load_model
+from edgesea.embed.engine import FileEmbedding, embed_files
 from edgesea.embed.memory import DEFAULT_MODEL, Float32, remarks
 from edgesea.embed.results import is_there, model_provenance, result_paths, spelled, write_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning
-from edgesea.models import Backend
+from edgesea.models import Backend, ModelOrName, load_model
 from edgesea.models.base import EmbeddingModel, window_of
 
 log = logging.getLogger(__name__)

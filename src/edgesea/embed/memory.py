@@ -13,8 +13,9 @@ from edgesea.audio.checks import checked_count, checked_flag, checked_hop, check
 from edgesea.audio.framing import Framing, PieceCutter
 from edgesea.audio.io import CHUNK_SECONDS, resample_stream
 from edgesea.audio.samples import Signal, as_samples, to_mono
-from edgesea.embed.engine import ModelOrName, input_of, load_model
+from edgesea.embed.engine import input_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
+from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.parallel import prefetch
 

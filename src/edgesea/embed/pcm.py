@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from edgesea.audio.checks import checked_count
 from edgesea.audio.samples import to_mono
-from edgesea.embed.engine import ModelOrName, load_model
 from edgesea.embed.memory import DEFAULT_MODEL
 from edgesea.embed.results import model_provenance
 from edgesea.embed.signals import Interruptible, ended_by_signals, reading
 from edgesea.embed.sinks import Lines, LineSink, NpzSink, Sink
 from edgesea.embed.stream import MOST_CHANNELS, Stream
 from edgesea.errors import EdgeseaError
-from edgesea.models import Backend
+from edgesea.models import Backend, ModelOrName, load_model
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from edgesea.audio.checks import checked_count, checked_flag, checked_hop, check
 from edgesea.audio.framing import Framing, Piece, PieceCutter
 from edgesea.audio.io import CHUNK_SECONDS, Resampler
 from edgesea.audio.samples import as_samples, first_invalid, to_mono
-from edgesea.embed.engine import ModelOrName, input_of, load_model
+from edgesea.embed.engine import input_of
 from edgesea.errors import EdgeseaError
+from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import window_of
 
 Float32 = NDArray[np.float32]

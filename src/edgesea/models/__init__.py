@@ -3,17 +3,18 @@
 import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.models.base import EmbeddingModel
 
 if TYPE_CHECKING:
-    from edgesea.models.base import EmbeddingModel
     from edgesea.models.onnx_student import OnnxStudent
     from edgesea.models.student import Student
 
 log = logging.getLogger(__name__)
 Backend = Literal["auto", "torch", "onnx"]
+ModelOrName: TypeAlias = EmbeddingModel | Path | str
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 BACKENDS = ("auto", "torch", "onnx")
 TEACHERS = (
@@ -67,7 +68,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu") -> "EmbeddingModel":
+def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu") -> EmbeddingModel:
     """Load a teacher.
 
     Parameters
@@ -105,7 +106,7 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
         raise missing_extra("torch", "train") from error
 
 
-def _load_teacher(id: str, path: Path | None, device: str) -> "EmbeddingModel":
+def _load_teacher(id: str, path: Path | None, device: str) -> EmbeddingModel:
     family, slash, rest = id.partition("/")
     prefix, colon, spec = id.partition(":")
     if colon and prefix == "onnx":
@@ -204,3 +205,42 @@ def load_student(
     from edgesea.models.student import torch_student
 
     return torch_student(file).to(place)
+
+
+def load_model(
+    model: ModelOrName, weights: Path | None = None, device: str = "cpu", backend: Backend = "auto"
+) -> EmbeddingModel:
+    """A student or a teacher, from whatever names it.
+
+    Parameters
+    ----------
+    model : EmbeddingModel, path or str
+        A loaded model, which is given back as it is; a student's place (a Path is never taken for an id); a teacher's
+        id; or a student's folder, .h5 file, published name (``edgel3/...``) or id on the Hugging Face Hub.
+    weights : path, optional
+        A teacher's weight file.
+    device, backend
+        See `edgesea.load_teacher` and `edgesea.load_student`.
+
+    Raises
+    ------
+    EdgeseaError
+        If there is no such model, or it cannot be loaded.
+    """
+    if isinstance(model, str):
+        if is_teacher(model):
+            return load_teacher(model, weights, device)
+        if not any(sign in model for sign in ("/", "\\", ".h5")) and not Path(model).exists():
+            raise EdgeseaError(
+                f"unknown teacher {model!r}; known: {', '.join(TEACHERS)}; nor is there a folder of that name, "
+                "for a student"
+            )
+    if isinstance(model, Path | str):
+        if weights is not None:
+            raise EdgeseaError(f"{model}: a student; weights are a teacher's (name a student's own file as the model)")
+        return load_student(model, device, backend)
+    if isinstance(model, type) or not isinstance(model, EmbeddingModel):
+        raise EdgeseaError(
+            f"model must be a loaded student or teacher, or a path or id of one, not {type(model).__name__}"
+        )
+    return model

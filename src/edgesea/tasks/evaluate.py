@@ -100,7 +100,7 @@ def evaluate(
     for file in (out, predictions):
         if file is not None:
             check_file(Path(file))
-    from edgesea.embed.engine import load_model
+    from edgesea.models import load_model
     from edgesea.reduction import load_reduction
     from edgesea.tasks.features import load_task, window_embeddings
     from edgesea.tasks.folds import FoldTask
