@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.checks import checked_hop
 from edgesea.audio.framing import Framing, PieceCutter, SampleFraming, exact_seconds
-from edgesea.audio.io import Resampler
-from edgesea.audio.samples import first_invalid
+from edgesea.audio.io import Resampler, checked_hop, first_invalid
 from edgesea.embed.engine import Cut, input_of
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models import is_teacher, load_student, load_teacher

@@ -1,10 +1,13 @@
-"""Decoding (anything libsndfile reads, as a stream of mono chunks) and resampling (soxr, also as a stream)."""
+"""Decoding (anything libsndfile reads, as a stream of mono chunks), samples in memory, and resampling (soxr)."""
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from numbers import Real
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import soundfile
@@ -14,9 +17,11 @@ from numpy.typing import NDArray
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
+Signal: TypeAlias = NDArray[Any]
 
 CHUNK_SECONDS = 10.0
 RATES = (500, 1_000_000)  # Hz; a header outside names no recording, and would resample to an absurd size
+FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}  # of PCM samples
 UNKNOWN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)  # what writes to a pipe: sox, arecord, ffmpeg ...
 _CUT_SHORT = re.compile(r"^\s*(?:data|SSND|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
@@ -34,13 +39,7 @@ def is_audio(path: Path) -> bool:
 
 
 def check_readable(path: Path) -> None:
-    """Make sure that there is a file whose bytes can be read.
-
-    Raises
-    ------
-    EdgeseaError
-        If there is none; if it is a folder, a pipe (which might keep one waiting) or a device; or it may not be read.
-    """
+    """Raise EdgeseaError unless `path` is a readable file; a pipe might block for ever."""
     reason = ""
     if not path.exists():
         reason = "no such file"
@@ -53,15 +52,7 @@ def check_readable(path: Path) -> None:
 
 
 class AudioFile:
-    """One audio file, opened for decoding; use it as a context manager.
-
-    Attributes
-    ----------
-    sample_rate : int
-        Rate in Hz.
-    frames : int
-        Number of samples per channel that the header announces.
-    """
+    """One audio file, opened for decoding; use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,11 +62,11 @@ class AudioFile:
             self._file = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
         except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the ending .raw
             reason = _detail(error)
-            if reason.startswith("File does not exist"):  # what libsndfile says when it finds no MP3 frame
+            if reason.startswith("File does not exist"):  # libsndfile's message if it finds no MP3 frame
                 reason = "Format not recognised"
             raise EdgeseaError(f"{path}: cannot be decoded: {reason}") from error
-        self.sample_rate: int = self._file.samplerate
-        self.frames: int = self._file.frames
+        self.sample_rate: int = self._file.samplerate  # Hz
+        self.frames: int = self._file.frames  # samples per channel that the header announces
 
     def __enter__(self) -> "AudioFile":
         return self
@@ -86,10 +77,7 @@ class AudioFile:
     def chunks(self) -> Iterator[Float32]:
         """Yield the channels' average in chunks of about ten seconds, (samples,) float32.
 
-        Raises
-        ------
-        EdgeseaError
-            If the file is empty, cut short or damaged, has an implausible rate, or holds NaN or Inf.
+        EdgeseaError if the file is empty, truncated or damaged, has an implausible rate, or holds NaN or Inf.
         """
         if not RATES[0] <= self.sample_rate <= RATES[1]:
             raise EdgeseaError(f"{self.path}: implausible sample rate of {self.sample_rate} Hz")
@@ -107,8 +95,8 @@ class AudioFile:
                 raise EdgeseaError(f"{self.path}: damaged after {where:.1f} s: {_detail(error)}") from error
             if not len(block):
                 break
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(1, dtype=np.float32)
-            if not np.isfinite(mono).all():
+            mono = to_mono(block)
+            if first_invalid(mono) is not None:
                 raise EdgeseaError(f"{self.path}: holds NaN or Inf samples")
             decoded += len(block)
             yield mono
@@ -125,14 +113,84 @@ def _detail(error: Exception) -> str:
     return getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
 
 
-class Resampler:
-    """Streaming resampler from one rate to another; the chunks' sizes do not change the result.
+def as_samples(name: str, audio: Any) -> Signal:
+    """Array-like floats or PCM integers (n,) or (n, channels), also tensors, as an array; errors call it `name`."""
+    if isinstance(audio, str | bytes | bytearray):
+        raise EdgeseaError(f"{name} must be an array of samples, not {type(audio).__name__}; see numpy.frombuffer")
+    if np.ma.is_masked(audio):
+        raise EdgeseaError(f"{name} masks samples, but no window may have gaps; fill them (numpy.ma.filled)")
+    try:
+        signal = np.asarray(audio.detach().cpu() if hasattr(audio, "detach") else audio)
+    except Exception as error:  # of numpy or the library that made it: ragged lists, torch's bfloat16
+        raise EdgeseaError(f"{name} must be an array of samples, not {type(audio).__name__}: {error}") from error
+    if signal.dtype.kind != "f" and signal.dtype.name not in FULL_SCALE:
+        raise EdgeseaError(f"{name} must be floats in [-1, 1] or {', '.join(FULL_SCALE)}, not {signal.dtype}")
+    if signal.ndim not in (1, 2):
+        raise EdgeseaError(f"{name} must have shape (n,) or (n, channels), not {signal.shape}")
+    return signal
 
-    Parameters
-    ----------
-    source, target : int
-        Rates in Hz.
+
+def to_mono(samples: Signal) -> Float32:
+    """The mean of the channels of (n,) or (n, channels) as (n,) float32, PCM scaled to [-1, 1]; always a copy.
+
+    Values beyond single precision become Inf.
     """
+    scale = FULL_SCALE.get(samples.dtype.name)
+    if scale is not None:  # in double precision, for 32 bits; WAV's 8 bits are unsigned around 128
+        samples = (samples - np.float64(scale if samples.dtype.kind == "u" else 0)) / scale
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono: Float32 = samples.astype(np.float32)
+        if mono.ndim == 2:
+            mono = mono[:, 0] if mono.shape[1] == 1 else mono.mean(1, dtype=np.float32)
+    return mono
+
+
+def first_invalid(mono: Float32) -> int | None:
+    """Index of the first sample of (n,) that is NaN or Inf; None if there is none."""
+    finite = np.isfinite(mono)
+    return None if finite.all() else int(np.argmin(finite))
+
+
+def checked_hop(name: str, value: float, unit: str = "seconds") -> float:
+    """`value` as a float; EdgeseaError unless it is a positive number."""
+    if not 0 < (number := _number(value)) < math.inf:
+        raise EdgeseaError(f"{name} must be a positive number of {unit}, not {value!r}")
+    return number
+
+
+def checked_rate(name: str, value: float) -> int:
+    """`value` as an int; EdgeseaError unless it is a sample rate, a whole number of Hz."""
+    number = _number(value)
+    if not RATES[0] <= number <= RATES[1] or not number.is_integer():
+        raise EdgeseaError(f"{name} must be a whole number from {RATES[0]} to {RATES[1]} Hz, not {value!r}")
+    return int(number)
+
+
+def checked_count(name: str, value: int) -> int:
+    """`value` as an int; EdgeseaError unless it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise EdgeseaError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return int(value)
+
+
+def checked_flag(name: str, value: bool) -> bool:
+    """`value` as a bool; EdgeseaError unless it is one, or 0 or 1."""
+    if not isinstance(value, int | np.bool_) or value not in (0, 1):
+        raise EdgeseaError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def _number(value: Any) -> float:
+    """A real number, also in an array without dimensions as np.load gives one, as a float; NaN for anything else."""
+    value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
+    try:
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan
+
+
+class Resampler:
+    """Streaming resampler from one rate to another (Hz); the chunks' sizes do not change the result."""
 
     def __init__(self, source: int, target: int) -> None:
         self._stream = None if source == target else soxr.ResampleStream(source, target, 1, dtype="float32")
@@ -154,23 +212,6 @@ def resample_stream(chunks: Iterable[Float32], source: int, target: int) -> Iter
 
 
 def load_audio(path: Path | str, sample_rate: int) -> Float32:
-    """Decode a whole file, average its channels and resample it.
-
-    Parameters
-    ----------
-    path : path
-        Anything that libsndfile reads.
-    sample_rate : int
-        Rate in Hz of the result.
-
-    Returns
-    -------
-    ndarray, (samples,) float32
-
-    Raises
-    ------
-    EdgeseaError
-        If the file cannot be used; the message says why.
-    """
+    """Decode a whole file, average its channels and resample it to `sample_rate` Hz: (samples,) float32."""
     with AudioFile(Path(path)) as file:
         return np.concatenate(list(resample_stream(file.chunks(), file.sample_rate, sample_rate)))

@@ -13,9 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from edgesea.artifact import FULL
-from edgesea.audio.checks import checked_count, checked_flag, checked_hop
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import AudioFile, check_readable
+from edgesea.audio.io import AudioFile, check_readable, checked_count, checked_flag, checked_hop
 from edgesea.embed.engine import FileEmbedding, embed_files
 from edgesea.embed.memory import DEFAULT_MODEL, Float32, remarks
 from edgesea.embed.results import is_there, model_provenance, result_paths, spelled, write_embedding

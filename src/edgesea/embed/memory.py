@@ -9,10 +9,18 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.checks import checked_count, checked_flag, checked_hop, checked_rate
 from edgesea.audio.framing import Framing, PieceCutter
-from edgesea.audio.io import CHUNK_SECONDS, resample_stream
-from edgesea.audio.samples import Signal, as_samples, to_mono
+from edgesea.audio.io import (
+    CHUNK_SECONDS,
+    Signal,
+    as_samples,
+    checked_count,
+    checked_flag,
+    checked_hop,
+    checked_rate,
+    resample_stream,
+    to_mono,
+)
 from edgesea.embed.engine import input_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import ModelOrName, load_model

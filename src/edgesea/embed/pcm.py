@@ -9,8 +9,7 @@ from typing import Any, BinaryIO, Literal, TextIO, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.checks import checked_count
-from edgesea.audio.samples import to_mono
+from edgesea.audio.io import checked_count, to_mono
 from edgesea.embed.memory import DEFAULT_MODEL
 from edgesea.embed.results import model_provenance
 from edgesea.embed.signals import Interruptible, ended_by_signals, reading

@@ -6,10 +6,18 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgesea.audio.checks import checked_count, checked_flag, checked_hop, checked_rate
 from edgesea.audio.framing import Framing, Piece, PieceCutter
-from edgesea.audio.io import CHUNK_SECONDS, Resampler
-from edgesea.audio.samples import as_samples, first_invalid, to_mono
+from edgesea.audio.io import (
+    CHUNK_SECONDS,
+    Resampler,
+    as_samples,
+    checked_count,
+    checked_flag,
+    checked_hop,
+    checked_rate,
+    first_invalid,
+    to_mono,
+)
 from edgesea.embed.engine import input_of
 from edgesea.errors import EdgeseaError
 from edgesea.models import ModelOrName, load_model

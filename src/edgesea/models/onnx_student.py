@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.audio.checks import checked_count
+from edgesea.audio.io import checked_count
 from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32, check_windows
