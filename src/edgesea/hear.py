@@ -9,16 +9,18 @@ one of HEAR's rates and is given the audio resampled.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.framing import Framing, PieceCutter, SampleFraming, exact_seconds
-from edgesea.audio.io import Resampler, checked_hop, first_invalid
-from edgesea.embed.engine import Cut, input_of
+from edgesea.audio.framing import Framing, exact_seconds
+from edgesea.audio.io import checked_hop, first_invalid
+from edgesea.embed.engine import embed_signals
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models import is_teacher, load_student, load_teacher
 from edgesea.models.base import EmbeddingModel, window_of
@@ -119,7 +121,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel, hop_size: float = 
     signals = _signals(audio, model)
     framing = Framing(model.window, hop_size / 1000, center=True)
     count = 1 + int(Fraction(audio.shape[1], model.sample_rate) // exact_seconds(framing.hop))
-    found = _embed(signals, model, framing.at(model.model.sample_rate), count)
+    found = _embed(signals, model, framing, count)
     embeddings = torch.from_numpy(found).to(audio.device)
     timestamps = torch.from_numpy((np.arange(count) * hop_size).astype(np.float32)).to(audio.device)
     return embeddings, timestamps.repeat(len(audio), 1)
@@ -150,13 +152,13 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
         gives NaN or Inf.
     """
     signals = _signals(audio, model)
-    framing = Framing(model.window, model.window / 2, center=False).at(model.model.sample_rate)
-    windows = _embed(signals, model, framing, framing.count(signals.shape[1]))
+    framing = Framing(model.window, model.window / 2, center=False)
+    windows = _embed(signals, model, framing)
     return torch.from_numpy(windows.mean(1, dtype=np.float64).astype(np.float32)).to(audio.device)
 
 
 def _signals(audio: Tensor, model: HearModel) -> Float32:
-    """The sounds (n_sounds, samples) at the rate of the student or teacher."""
+    """The sounds (n_sounds, samples), checked."""
     if not isinstance(model, HearModel):
         raise EdgeseaError(f"model must be what edgesea.hear.load_model gave, not {type(model).__name__}")
     if not isinstance(audio, Tensor) or audio.ndim != 2 or not audio.numel() or not audio.is_floating_point():
@@ -169,28 +171,31 @@ def _signals(audio: Tensor, model: HearModel) -> Float32:
         if (invalid := first_invalid(sound)) is not None:
             where = invalid / model.sample_rate
             raise EdgeseaError(f"{model.model.id}: audio[{index}] holds NaN or Inf samples, the first at {where:.3f} s")
-    rates = model.sample_rate, model.model.sample_rate
-    return np.stack([Resampler(*rates).feed(sound, last=True) for sound in sounds])
+    return sounds
 
 
-def _embed(signals: Float32, model: HearModel, framing: SampleFraming, count: int) -> Float32:
-    """Embeddings (n_sounds, count, D) of the first `count` windows; the sounds go side by side through the batches."""
-    cut, embed = input_of(model.model)
-    size = max(1, BATCH // len(signals))
+def _embed(sounds: Float32, model: HearModel, framing: Framing, count: int | None = None) -> Float32:
+    """Embeddings (n_sounds, count, D) of the first `count` windows."""
+    opened = [partial(_Sound, sound, model.sample_rate) for sound in sounds]
     found = []
-    for rows in zip(*(_rows(signal, framing, count, size, cut) for signal in signals), strict=True):
-        joined = np.concatenate(rows)
-        parts = [embed(joined[first : first + BATCH]) for first in range(0, len(joined), BATCH)]
-        found.append(np.concatenate(parts).reshape(len(signals), -1, model.model.embedding_size))
-        if not np.isfinite(found[-1]).all():
-            raise EdgeseaError(f"{model.model.id} gave NaN or Inf")
-    return np.concatenate(found, 1)
+    for result in embed_signals(model.model, opened, framing, BATCH, count=count):
+        if result.embedding is None:
+            raise EdgeseaError(result.error)
+        found.append(result.embedding)
+    return np.stack(found)
 
 
-def _rows(signal: Float32, framing: SampleFraming, count: int, size: int, cut: Cut) -> Iterator[Any]:
-    cutter = PieceCutter(framing, size)
-    for first in range(0, len(signal), CHUNK):
-        for piece in cutter.feed(signal[first : first + CHUNK]):
-            yield cut(piece, framing)
-    for piece in cutter.finish(count):
-        yield cut(piece, framing)
+@dataclass(frozen=True)
+class _Sound:
+    samples: Float32
+    sample_rate: int
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def chunks(self) -> Iterator[Float32]:
+        for first in range(0, len(self.samples), CHUNK):
+            yield self.samples[first : first + CHUNK]

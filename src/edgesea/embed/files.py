@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from edgesea.artifact import FULL
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import AudioFile, check_readable, checked_count, checked_flag, checked_hop
+from edgesea.audio.io import check_readable, checked_count, checked_flag, checked_hop
 from edgesea.embed.engine import FileEmbedding, embed_files
-from edgesea.embed.memory import DEFAULT_MODEL, Float32, remarks
+from edgesea.embed.memory import DEFAULT_MODEL
 from edgesea.embed.results import is_there, model_provenance, result_paths, spelled, write_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import Backend, ModelOrName, load_model
@@ -284,7 +283,7 @@ def _outcomes(model: EmbeddingModel, targets: Mapping[Path, Path], options: _Opt
     with tqdm(total=len(todo), unit="file", desc="embed", disable=options.quiet or None) as bar:
         for result in embed_files(model, list(todo), framing, options.batch_size, options.workers):
             bar.update()
-            yield _written(model, framing, result, targets[result.path], todo[result.path], options.overwrite)
+            yield _written(framing, result, targets[result.path], todo[result.path], options.overwrite)
 
 
 def _recording(path: Path) -> dict[str, Any]:
@@ -305,7 +304,6 @@ def _recording(path: Path) -> dict[str, Any]:
 
 
 def _written(
-    model: EmbeddingModel,
     framing: Framing,
     result: FileEmbedding,
     target: Path,
@@ -319,28 +317,13 @@ def _written(
         if not overwrite and is_there(target, provenance):  # by now, from another process
             return _Outcome(result.path, present=True)
         write_embedding(target, result.embedding, framing.timestamps(len(result.embedding)), provenance)
-        found = _remarks(model, framing, result.path, result.embedding)
     except (EdgeseaError, OSError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise  # the next one would not fit either
         return _Outcome(result.path, error=_reason(error, target))
-    return _Outcome(result.path, len(result.embedding), remarks=found)
+    return _Outcome(result.path, len(result.embedding), remarks=list(result.warnings))
 
 
 def _reason(error: EdgeseaError | OSError, path: Path) -> str:
     """What is wrong, without the name of a temporary file."""
     return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
-
-
-def _remarks(model: EmbeddingModel, framing: Framing, path: Path, embedding: Float32) -> list[str]:
-    """`embedding.remarks` of a file that has been embedded.
-
-    It is decoded once more only where its embeddings leave that possible: if they are as few as those of one window's
-    length, or all the same, as those of silence are.
-    """
-    sample_framing = framing.at(model.sample_rate)
-    few = len(embedding) <= sample_framing.count(sample_framing.window)
-    if not few and not np.allclose(embedding, embedding[0], rtol=1e-3, atol=1e-3 * float(np.abs(embedding).max())):
-        return []
-    with AudioFile(path) as file:
-        return remarks(file.chunks(), file.sample_rate, framing.window)

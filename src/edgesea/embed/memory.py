@@ -1,15 +1,15 @@
 """Embeddings of audio in memory, called and warned about as users of openl3 and edgel3 know it."""
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.framing import Framing, PieceCutter
+from edgesea.audio.framing import Framing
 from edgesea.audio.io import (
     CHUNK_SECONDS,
     Signal,
@@ -18,21 +18,17 @@ from edgesea.audio.io import (
     checked_flag,
     checked_hop,
     checked_rate,
-    resample_stream,
     to_mono,
 )
-from edgesea.embed.engine import input_of
+from edgesea.embed.engine import embed_signals
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import ModelOrName, load_model
-from edgesea.models.base import EmbeddingModel, window_of
-from edgesea.parallel import prefetch
+from edgesea.models.base import window_of
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 DEFAULT_MODEL = "edgel3/sea-64"  # the smallest of the published students
-PIECE = 64  # windows whose frames are computed together
-WORKERS = 2  # threads that compute spectrograms ahead of the network
 
 
 @overload
@@ -119,37 +115,39 @@ def get_embedding(
     batch_size = checked_count("batch_size", batch_size)
     network = load_model(model)
     framing = framing_of(window_of(network))
-    for name, signal, rate in zip(names, signals, rates, strict=True):
-        for remark in remarks(_chunks(name, signal, rate), rate, framing.window):
-            warnings.warn(f"{name}: {remark}", EdgeseaWarning, stacklevel=2)
-    sources = [partial(_chunks, *item) for item in zip(names, signals, rates, strict=True)]
-    embeddings = _embed(network, sources, rates, framing, batch_size)
+    opened = [partial(_Samples, *item) for item in zip(names, signals, rates, strict=True)]
+    embeddings = []
+    for name, result in zip(names, embed_signals(network, opened, framing, batch_size), strict=True):
+        if result.embedding is None:
+            raise EdgeseaError(result.error)
+        for warning in result.warnings:
+            warnings.warn(f"{name}: {warning}", EdgeseaWarning, stacklevel=2)
+        embeddings.append(result.embedding)
     timestamps = [framing.timestamps(len(embedding)) for embedding in embeddings]
     return (embeddings[0], timestamps[0]) if single else (embeddings, timestamps)
 
 
-def remarks(chunks: Iterable[Float32], sample_rate: int, window: float) -> list[str]:
-    """What should be known about a signal: that it is shorter than a `window` (seconds), or silent.
+@dataclass(frozen=True)
+class _Samples:
+    """An array as a signal: mono in [-1, 1], in chunks of ten seconds, so that a long one is not copied."""
 
-    Parameters
-    ----------
-    chunks : iterable of ndarray, (samples,)
-        The signal.
-    sample_rate : int
-        Its rate in Hz.
-    window : float
-        Seconds that the model embeds at once.
-    """
-    samples, silent = 0, True
-    for chunk in chunks:
-        samples += len(chunk)
-        silent = silent and not chunk.any()
-    found = []
-    if samples < window * sample_rate:
-        found.append(f"lasts {samples / sample_rate:.3g} s, less than a window of {window:g} s; filled up with zeros")
-    if silent:
-        found.append("silent: all samples are zero")
-    return found
+    name: str
+    samples: Signal
+    sample_rate: int
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def chunks(self) -> Iterator[Float32]:
+        size = round(CHUNK_SECONDS * self.sample_rate)
+        for first in range(0, len(self.samples), size):
+            chunk = to_mono(self.samples[first : first + size])
+            if not np.isfinite(chunk).all():
+                raise EdgeseaError(f"{self.name} holds NaN or Inf samples")
+            yield chunk
 
 
 def _signal(name: str, audio: Any) -> Signal:
@@ -171,67 +169,3 @@ def _rates(sr: float | Sequence[float], count: int) -> list[int]:
     if len(rates) != count:
         raise EdgeseaError(f"sr has {len(rates)} rates for {count} arrays; give one, or one for each")
     return [checked_rate("sr", rate) for rate in rates]
-
-
-def _chunks(name: str, signal: Signal, rate: int) -> Iterator[Float32]:
-    """The mono signal in [-1, 1] in chunks of ten seconds, (samples,) float32, so that long ones are not copied."""
-    size = round(CHUNK_SECONDS * rate)
-    for first in range(0, len(signal), size):
-        chunk = to_mono(signal[first : first + size])
-        if not np.isfinite(chunk).all():
-            raise EdgeseaError(f"{name} holds NaN or Inf samples")
-        yield chunk
-
-
-def _embed(
-    model: EmbeddingModel,
-    sources: Sequence[partial[Iterator[Float32]]],
-    rates: Sequence[int],
-    framing: Framing,
-    batch_size: int,
-) -> list[Float32]:
-    """Embeddings (T, D) of each of the signals that `sources` give in chunks, at their `rates` in Hz."""
-    cut, embed = input_of(model)
-    sample_framing = framing.at(model.sample_rate)
-
-    def windows(source: partial[Iterator[Float32]], rate: int) -> Iterator[Float32]:
-        cutter = PieceCutter(sample_framing, PIECE)
-        for chunk in resample_stream(source(), rate, model.sample_rate):
-            yield from (cut(piece, sample_framing) for piece in cutter.feed(chunk))
-        yield from (cut(piece, sample_framing) for piece in cutter.finish())
-
-    counts: list[int] = []
-
-    def blocks() -> Generator[Float32, None, None]:
-        tasks = [partial(windows, source, rate) for source, rate in zip(sources, rates, strict=True)]
-        for signal in prefetch(tasks, WORKERS):
-            counts.append(0)
-            for block in signal:
-                counts[-1] += len(block)
-                yield block
-
-    # closed at once if the model fails: as long as its threads wait, the process does not end
-    with closing(blocks()) as source:
-        parts = [embed(batch) for batch in _batches(source, batch_size)]
-    if not parts:
-        return []
-    embedding = np.concatenate(parts)
-    if not np.isfinite(embedding).all():
-        raise EdgeseaError(f"{model.id} gave NaN or Inf")
-    return np.split(embedding, np.cumsum(counts)[:-1])
-
-
-def _batches(blocks: Iterable[Float32], size: int) -> Iterator[Float32]:
-    """The rows of all blocks in batches of exactly `size`; the last may be smaller."""
-    waiting: list[Float32] = []
-    count = 0
-    for block in blocks:
-        while len(block):
-            part, block = block[: size - count], block[size - count :]
-            waiting.append(part)
-            count += len(part)
-            if count == size:
-                yield np.concatenate(waiting)
-                waiting, count = [], 0
-    if waiting:
-        yield np.concatenate(waiting)

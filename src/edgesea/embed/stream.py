@@ -18,7 +18,7 @@ from edgesea.audio.io import (
     first_invalid,
     to_mono,
 )
-from edgesea.embed.engine import input_of
+from edgesea.embed.engine import cut_rows, embed_rows
 from edgesea.errors import EdgeseaError
 from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import window_of
@@ -73,7 +73,6 @@ class Stream:
         self.sample_rate = self.model.sample_rate if sample_rate is None else checked_rate("sample_rate", sample_rate)
         self._framing = Framing(window_of(self.model), hop, centered)
         self._samples_framing = self._framing.at(self.model.sample_rate)
-        self._cut, self._embed = input_of(self.model)
         self.reset()
 
     def reset(self) -> None:
@@ -157,7 +156,7 @@ class Stream:
         embeddings = [np.zeros((0, self.model.embedding_size), np.float32)]
         indices = [np.zeros(0, np.int64)]
         for piece in pieces:
-            embedding = self._embed(self._cut(piece, self._samples_framing))
+            embedding = embed_rows(self.model, cut_rows(self.model, piece, self._samples_framing))
             if not np.isfinite(embedding).all():
                 raise EdgeseaError(f"{self.model.id} gave NaN or Inf after {piece.first * self._framing.hop:.1f} s")
             embeddings.append(embedding)
