@@ -337,30 +337,6 @@ def test_a_larger_grid_of_classifiers_is_only_judged(finished: Path, data: Path,
         assert new["by_seed"]["0"] == old["scores"][1]["score"]
 
 
-def test_what_every_process_says_is_said_once(
-    data: Path, table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    for workers in (1, 2):
-        caplog.clear()
-        grid = {**GRID, "sample": {"method": "spl", "size": 20}, "reduce": {"size": 2}, "layers": [0]}
-        select(table, "esc50", data, tmp_path / str(workers), repeats=4, **{**grid, "workers": workers})
-        assert len([text for text in caplog.messages if "their levels are ranked among each other" in text]) == 1
-        assert "ranked" not in capfd.readouterr().err  # by the processes themselves
-
-
-def processes_of(parent: int) -> list[int]:
-    """Ids of the worker processes of a process."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if int((path / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                command = (path / "cmdline").read_bytes()
-                found += [int(path.name)] if b"popen_loky" in command else []
-        except (OSError, ValueError):
-            continue
-    return found
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("killed", ["a worker", "the parent", "all by Ctrl-C"])
 def test_a_killed_process_is_explained_and_leaves_no_others(
@@ -395,7 +371,7 @@ def test_a_killed_process_is_explained_and_leaves_no_others(
     assert "leaked" not in text
     if killed == "a worker":
         assert process.returncode == 1
-        assert "a trial's process was killed, probably for lack of memory; choose fewer workers" in text
+        assert "a process was killed, probably for lack of memory; choose fewer workers" in text
     if killed == "all by Ctrl-C":
         assert process.returncode == 130
         assert "Training interrupted" not in text  # a trial cut short would have a score of its own

@@ -1,10 +1,10 @@
-"""Writing files so that a killed or failed process leaves the old content or the new, never half of it."""
+"""Artifacts on disk: claimed by a plan, resumed or refused, locked while written; each file is whole or not there."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
-import re
 import stat
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -17,35 +17,14 @@ from edgesea.errors import EdgeseaError
 
 log = logging.getLogger(__name__)
 PLAN_FILE = "plan.json"
-FULL = (errno.ENOSPC, errno.EDQUOT)
-LONGEST_VALUE = 60  # characters of a value in a message; ids and file names fit, lists and hashes are cut
-
-
-class WriteError(OSError):
-    """A file could not be written; ``filename`` is its name, not that of a temporary file or of what was copied."""
-
-
-def disk_error(text: str, path: Path) -> WriteError:
-    """What a library says of a failed write of `path`, as an error of the system; EIO if it does not tell which."""
-    number = _number(text) or errno.EIO
-    return WriteError(number, os.strerror(number), str(path))
-
-
-def _number(text: str) -> int:
-    """The system's number of an error that a library wrote into its text; 0 if there is none."""
-    found = re.search(r"(?:errno|os error) (\d+)", text, re.IGNORECASE)
-    return int(found[1]) if found else errno.ENOSPC if "No space left" in text else 0
+LOCK_FILE = ".lock"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
+LONGEST_VALUE = 60  # characters of a value in a message; ids and file names fit, lists and hashes are shortened
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; renamed to it on success, removed on failure.
-
-    Raises
-    ------
-    WriteError
-        If the disk is full or broken; also where the error raised inside has text only, or another file's name.
-    """
+    """A temporary name beside `path`: renamed to it on success, removed on failure; errors of the disk name `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not longer than the name itself may be: file systems allow 255 bytes.
     temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp")
@@ -54,30 +33,113 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException as error:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        named = _named(error, path, temporary) if isinstance(error, OSError) else None
-        if named is None:
-            raise
-        raise named from error
+        if error.errno not in FULL and error.filename not in (None, str(temporary)):
+            raise  # about another file, which could not be read
+        code = error.errno or errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def _named(error: OSError, path: Path, temporary: Path) -> WriteError | None:
-    """The error of a disk with the name of the file that could not be written; None if it is about something else."""
-    number = error.errno or _number(str(error))
-    # A full disk is met only in writing, whatever is named: shutil names the source of a copy. But what is named by a
-    # broken disk may be what could not be read.
-    broken = number == errno.EIO and (error.filename is None or str(error.filename) == str(temporary))
-    if isinstance(error, WriteError) or not (number in FULL or broken):
-        return None
-    return WriteError(number, os.strerror(number), str(path))
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity become null, paths text."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; EdgeseaError if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise EdgeseaError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise EdgeseaError(f"{path}: not JSON: {error}") from error
+
+
+def claim(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
+    """Write `plan` (JSON values: all that decides the result) into a new folder, or check that it is there already.
+
+    EdgeseaError if the folder holds an artifact of another plan (the values that differ are named), or something else.
+    """
+    path = folder / PLAN_FILE
+    if not path.exists():
+        check_vacant(folder, f"no {kind}")
+        write_json(path, plan)
+    elif (found := read_json(path)) != plan:
+        raise EdgeseaError(
+            f"{folder}: holds a {kind} made from other input or options ({'; '.join(differences(found, plan))}); "
+            "choose another folder or delete it"
+        )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; EdgeseaError if another command does. Processes that train together share it."""
+    if os.environ.get("LOCAL_RANK"):
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            yield
+    except Timeout:
+        raise EdgeseaError(
+            f"{folder}: another edgesea command is writing here; wait for it or choose another folder"
+        ) from None
+
+
+def differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
+    """Describe the values that differ, e.g. ``training.lr: 0.001 there, 0.01 here``."""
+    if isinstance(found, Mapping) and isinstance(plan, Mapping):
+        for key in sorted(found.keys() | plan.keys()):
+            yield from differences(found.get(key), plan.get(key), f"{name}.{key}" if name else key)
+    elif found != plan:
+        yield f"{name or PLAN_FILE}: {_shortened(found)} there, {_shortened(plan)} here"
+
+
+def _shortened(value: Any) -> str:
+    text, half = str(value), LONGEST_VALUE // 2 - 2
+    return text if len(text) <= LONGEST_VALUE else f"{text[:half]}...{text[-half:]}"
+
+
+def check_file(path: Path) -> None:
+    """EdgeseaError if a file cannot be written at `path`: it is a folder, or a folder above it is a file."""
+    if path.is_dir():
+        raise EdgeseaError(f"{path}: a folder, where a file is to be written; choose another name")
+    place = next(place for place in path.parents if place.exists() or place.is_symlink())
+    if not place.is_dir():
+        raise EdgeseaError(f"{place}: a file, where a folder is needed; choose another name")
+
+
+def check_vacant(folder: Path, lacks: str, besides: Collection[str] = ()) -> None:
+    """EdgeseaError unless a folder for an artifact can be made, or is there and empty but for temporary files.
+
+    `lacks` says what is not there (``no table``); `besides` are names that may be there as well.
+    """
+    check_file(folder / PLAN_FILE)
+    allowed = {LOCK_FILE, *besides}
+    if folder.is_dir() and any(entry.suffix != ".tmp" and entry.name not in allowed for entry in folder.iterdir()):
+        raise EdgeseaError(f"{folder}: not empty and {lacks}; choose another folder")
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder; symbolic links to folders are followed, each folder once.
-
-    A folder that may not be read is told of in the log, and so is a link that leads nowhere.
-    """
+    """All files below a folder; links to folders are followed, each folder once; what cannot be read is logged."""
 
     def skip(error: OSError) -> None:
         log.warning("%s: not searched: %s", error.filename, error.strerror)
@@ -107,135 +169,10 @@ def file_state(path: Path) -> tuple[int, int] | None:
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def check_way(folder: Path) -> None:
-    """Make sure that a folder is there or can be made.
-
-    Raises
-    ------
-    EdgeseaError
-        If it or a folder above it is a file.
-    """
-    for place in (folder, *folder.parents):
-        if place.is_dir():
-            break
-        if place.exists() or place.is_symlink():
-            raise EdgeseaError(f"{place}: a file, where a folder is needed; choose another name")
-
-
-def check_file(path: Path) -> None:
-    """Make sure that a file can be written: it is no folder, and its folder is there or can be made.
-
-    Raises
-    ------
-    EdgeseaError
-        If it cannot.
-    """
-    check_way(path.parent)
-    if path.is_dir():
-        raise EdgeseaError(f"{path}: a folder, where a file is to be written; choose another name")
-
-
-def check_vacant(folder: Path, lacks: str, besides: Collection[str] = ()) -> None:
-    """Make sure that a folder can be made for an artifact, or is there and holds nothing else; nothing is written.
-
-    Parameters
-    ----------
-    folder : Path
-        May exist if it is empty but for temporary files, which a process killed at its start leaves.
-    lacks : str
-        What is not there, for the message: ``no table``.
-    besides : collection of str
-        Names that may be there as well.
-
-    Raises
-    ------
-    EdgeseaError
-        If it is not empty, or it or a folder above it is a file.
-    """
-    check_way(folder)
-    if folder.is_dir() and any(entry.suffix != ".tmp" and entry.name not in besides for entry in folder.iterdir()):
-        raise EdgeseaError(f"{folder}: not empty and {lacks}; choose another folder")
-
-
-def make_vacant(folder: Path, lacks: str) -> None:
-    """Make a folder for an artifact, unless it holds something else; see `check_vacant`."""
-    check_vacant(folder, lacks)
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def claim(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
-    """Make a folder for an artifact that is made by a plan, or make sure that it is this plan's already.
-
-    Parameters
-    ----------
-    folder : Path
-        What is new here gets the plan, as ``plan.json``.
-    plan : mapping
-        All that decides what the artifact will be, as JSON values.
-    kind : str
-        What the artifact is, for the messages: ``table``.
-
-    Raises
-    ------
-    EdgeseaError
-        If the folder holds an artifact of another plan (the values that differ are named), or something else.
-    """
-    path = folder / PLAN_FILE
-    if not path.exists():
-        make_vacant(folder, f"no {kind}")
-        write_json(path, plan)
-    elif (found := read_json(path)) != plan:
-        raise EdgeseaError(
-            f"{folder}: holds a {kind} made from other input or options ({'; '.join(differences(found, plan))}); "
-            "choose another folder or delete it"
-        )
-
-
-def differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
-    """Describe the values that differ, as ``training.lr: 0.001 there, 0.01 here``."""
-    if isinstance(found, Mapping) and isinstance(plan, Mapping):
-        for key in sorted(found.keys() | plan.keys()):
-            yield from differences(found.get(key), plan.get(key), f"{name}.{key}" if name else key)
-    elif found != plan:
-        yield f"{name or PLAN_FILE}: {_shortened(found)} there, {_shortened(plan)} here"
-
-
-def _shortened(value: Any) -> str:
-    text = str(value)
-    half = LONGEST_VALUE // 2 - 2
-    return text if len(text) <= LONGEST_VALUE else f"{text[:half]}...{text[-half:]}"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity become null."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    return str(value) if isinstance(value, Path) else value
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises
-    ------
-    EdgeseaError
-        If it is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise EdgeseaError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise EdgeseaError(f"{path}: not JSON: {error}") from error
+def digest(value: Any) -> str:
+    """Hash (sha256) of JSON values; others count as their text."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def versions() -> dict[str, str]:

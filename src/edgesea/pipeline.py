@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from edgesea.artifact import atomic_path, file_state, make_vacant, read_json, versions, walk, write_json
+from edgesea.artifact import atomic_path, check_vacant, file_state, read_json, versions, walk, write_json
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
@@ -250,7 +250,7 @@ def _claim(out: Path) -> None:
         stamps = read_json(out / STAMPS)
         if isinstance(stamps, dict) and stamps.get("format") == FORMAT:
             return
-    make_vacant(out, "no run directory")
+    check_vacant(out, "no run directory")
     _write_stamps(out, {})
 
 

@@ -180,12 +180,12 @@ def run_all(trials: Sequence[Trial], judge: Judge, workers: int) -> dict[str, st
     if len(missing) < len(trials):
         log.info("%d of %d trials were finished before", len(trials) - len(missing), len(trials))
     draws = list({trial.subset: trial for trial in new if not trial.subset.exists()}.values())
-    failed = in_processes(Trial.draw, [(trial,) for trial in draws], workers, "sample")
-    undrawn = {draws[index].subset: reason for index, reason in failed.items()}
+    drawn = in_processes(Trial.draw, [(trial,) for trial in draws], workers, "sample")
+    undrawn = {trial.subset: str(result) for trial, result in zip(draws, drawn, strict=True) if result is not None}
     reasons = {trial.folder: undrawn[trial.subset] for trial in new if trial.subset in undrawn}
     ready = [trial for trial in missing if trial.folder not in reasons]
-    failed = in_processes(Trial.run, [(trial, judge) for trial in ready], workers, "reduce and judge")
-    reasons |= {ready[index].folder: reason for index, reason in failed.items()}
+    ended = in_processes(Trial.run, [(trial, judge) for trial in ready], workers, "reduce and judge")
+    reasons |= {trial.folder: str(error) for trial, error in zip(ready, ended, strict=True) if error is not None}
     names = _names(trials)
     errors = {
         trial.folder.name: f"{names[trial.combination]}, seed {trial.seed}: {reasons[trial.folder]}"

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TextIO
 
 import numpy as np
 
-from edgesea.artifact import WriteError, check_file
+from edgesea.artifact import check_file
 from edgesea.embed.results import ENDING, write_embedding
 from edgesea.embed.stream import Float32, Float64
 from edgesea.errors import EdgeseaError
@@ -164,7 +164,7 @@ class NpzSink:
                 left = left[self._file.write(left) :]
         except OSError as error:
             number = error.errno or errno.EIO
-            raise WriteError(number, os.strerror(number), str(self.rows)) from error
+            raise OSError(number, os.strerror(number), str(self.rows)) from error
         self.windows += len(embedding)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.artifact import atomic_path, disk_error, write_json
+from edgesea.artifact import atomic_path, write_json
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
@@ -130,15 +130,11 @@ class Reduction(ABC):
         provenance, kept : dict
             Where phi comes from and what it keeps; JSON-ready.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
         with atomic_path(folder / ARRAYS_FILE) as temporary:
-            try:
-                save_file(arrays, temporary)
-            except SafetensorError as error:  # also of a full disk
-                raise disk_error(str(error), folder / ARRAYS_FILE) from error
+            temporary.write_bytes(save(arrays))
         write_json(folder / REDUCTION_FILE, {**self.report(), "kept": kept, "provenance": provenance})
 
     @classmethod

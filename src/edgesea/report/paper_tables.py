@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgesea.artifact import atomic_path, check_way
+from edgesea.artifact import atomic_path, check_file
 from edgesea.errors import EdgeseaError
 from edgesea.report.selection import EVERYTHING
 from edgesea.report.tables_data import Record, read_records
@@ -73,7 +73,7 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
         names = ", ".join(map(str, runs)) or "no runs given"
         raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. To make them:", *missing]))
     markdown, page = (_beside(Path(out), suffix) for suffix in (".md", ".html"))
-    check_way(markdown.parent)
+    check_file(markdown)
     text = to_markdown(TITLE, ABOUT, sheets)
     for path, content in ((markdown, text), (page, to_html(TITLE, ABOUT, sheets))):
         with atomic_path(path) as temporary:

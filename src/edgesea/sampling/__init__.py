@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgesea.artifact import check_way
+from edgesea.artifact import check_file
 from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import k_dpp
 
@@ -193,7 +193,7 @@ def _check_out(out: Path) -> None:
 
     if not out.name or out.is_dir():
         raise EdgeseaError(f"{out}: a folder, where a file is to be; choose another name")
-    check_way(out.parent)
+    check_file(out)
     if out.exists():
         try:
             Subset.load(out)
