@@ -337,6 +337,19 @@ def test_a_larger_grid_of_classifiers_is_only_judged(finished: Path, data: Path,
         assert new["by_seed"]["0"] == old["scores"][1]["score"]
 
 
+def processes_of(parent: int) -> list[int]:
+    """Ids of the worker processes of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((path / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                command = (path / "cmdline").read_bytes()
+                found += [int(path.name)] if b"popen_loky" in command else []
+        except (OSError, ValueError):
+            continue
+    return found
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("killed", ["a worker", "the parent", "all by Ctrl-C"])
 def test_a_killed_process_is_explained_and_leaves_no_others(
