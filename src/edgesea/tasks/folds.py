@@ -12,9 +12,9 @@ from tqdm import tqdm
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.bags import Bags
 from edgesea.tasks.bootstrap import confidence_intervals
-from edgesea.tasks.classifier import clip_features, fit_probe, predict
 from edgesea.tasks.metrics import accuracy, class_accuracy
 from edgesea.tasks.options import ProbeOptions
+from edgesea.tasks.probes import clip_features, fit_probe, predict
 
 Ints = NDArray[np.integer]
 

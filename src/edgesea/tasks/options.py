@@ -1,33 +1,41 @@
 """Options of the downstream classifiers, under the names that the field uses."""
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from edgesea.errors import EdgeseaError
 
+Classifier = Literal["logistic", "mlp", "svm", "random_forest"]
+Features = Literal["mean", "statistics", "framewise"]
+LEAST = {
+    "num_hidden_layers": 0, "hidden_layer_size": 1, "l2_reg": 0, "batch_size": 1, "num_epochs": 1, "patience": 0,
+    "pca_components": 1, "cooccurrence_loss_factor": 0, "oversample_iters": 1, "members": 1,
+}  # fmt: skip
+
 
 def percentile_of(threshold: str) -> int | None:
-    """The number in ``percentile_1`` ... ``percentile_99``; None of any other text."""
-    found = re.fullmatch("percentile_([0-9]+)", threshold)
-    return int(found[1]) if found and 0 < int(found[1]) < 100 else None
+    """The number in ``percentile_1`` ... ``percentile_99``; None for ``mean``."""
+    if threshold == "mean":
+        return None
+    match = re.fullmatch("percentile_([1-9][0-9]?)", threshold)
+    if not match:
+        raise EdgeseaError(f"tagging: thresh_type must be mean or percentile_1 ... percentile_99, not {threshold!r}")
+    return int(match[1])
 
 
-def _check_values(options: Any, group: str) -> None:
-    """Raise an `EdgeseaError` unless each field has a value of its type; the command line has checked that already."""
-    hints = get_type_hints(type(options))
-    for field in fields(options):
-        value, hint = getattr(options, field.name), hints[field.name]
-        kinds = get_args(hint) if get_origin(hint) not in (None, Literal) else (hint,)
-        literals = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-        types = [kind for kind in kinds if get_origin(kind) is not Literal]
-        accepted = (*types, int) if float in types else (*types, str) if Path in types else tuple(types)
-        if value in literals or (isinstance(value, accepted) and isinstance(value, bool) == (bool in types)):
+def _check(options: Any, group: str) -> None:
+    """Raise an `EdgeseaError` unless choices are known and numbers are in range."""
+    for name, hint in get_type_hints(type(options)).items():
+        value = getattr(options, name)
+        if value is None and type(None) in get_args(hint):
             continue
-        names = [str(choice) for choice in literals] + ["none" if kind is NoneType else kind.__name__ for kind in types]
-        raise EdgeseaError(f"{group}: {field.name} must be {' or '.join(names)}, not {value!r}")
+        choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
+        if choices and value not in choices:
+            raise EdgeseaError(f"{group}: {name} must be one of {', '.join(choices)}, not {value!r}")
+        if name in LEAST and not value >= LEAST[name]:
+            raise EdgeseaError(f"{group}: {name} must be at least {LEAST[name]}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -44,23 +52,19 @@ class ProbeOptions:
     search : bool
         Choose among a small grid of hyperparameters by leaving out each of the training folds in turn.
     num_hidden_layers : int
-        Of mlp, unless it is searched.
+        Of mlp, unless a search chooses it.
     hidden_layer_size : int
-        Units in each hidden layer, likewise.
+        Units in each hidden layer of mlp, unless a search chooses it.
     """
 
-    classifier: Literal["logistic", "mlp", "svm", "random_forest"] = "logistic"
-    features: Literal["mean", "statistics", "framewise"] = "mean"
+    classifier: Classifier = "logistic"
+    features: Features = "mean"
     search: bool = False
     num_hidden_layers: int = 1
     hidden_layer_size: int = 128
 
     def __post_init__(self) -> None:
-        _check_values(self, "probe")
-        if self.num_hidden_layers < 0 or self.hidden_layer_size < 1:
-            raise EdgeseaError(
-                f"probe: {self.num_hidden_layers} hidden layers of {self.hidden_layer_size} units are no network"
-            )
+        _check(self, "probe")
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -70,7 +74,7 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class TaggingOptions:
-    """How tags are learned and judged (sonyc_ust).
+    """How tags are learned and evaluated (sonyc_ust).
 
     Attributes
     ----------
@@ -79,8 +83,8 @@ class TaggingOptions:
         coarse class was noted, the loss leaves its fine tags out.
     split_path : Path, optional
         CSV file with other splits: columns split (train, validate, test) and audio_filename or sensor_id.
-    eval_split : str
-        Split that is judged, on its verified clips.
+    eval_split : {"validate", "test"}
+        Split whose verified clips are tested.
     target_mode : {"mil", "framewise", "clip"}
         mil: one target for the windows of a clip, pooled by AutoPool. framewise: each window is a training example
         with the clip's target. clip: the mean embedding of a clip is one.
@@ -103,8 +107,8 @@ class TaggingOptions:
         0: all epochs are trained and the last is kept.
     monitor : {"train", "validate"}
         Clips whose loss patience looks at. train: a tenth of the training clips (whole sensors where there are ten),
-        which are not trained on. validate: the verified validation clips, as the challenge's baseline does; where
-        these are also the ones judged, it flatters.
+        which are not trained on. validate: the verified validation clips, as in the challenge's baseline; scores of
+        the same clips are then too good.
     sensor_factor : bool
         Predict the sensor too, and give the prediction to the output layer.
     proximity_factor : bool
@@ -155,20 +159,10 @@ class TaggingOptions:
     members: int = 5
 
     def __post_init__(self) -> None:
-        _check_values(self, "tagging")
-        least = {
-            "num_hidden_layers": 0, "hidden_layer_size": 1, "l2_reg": 0, "batch_size": 1, "num_epochs": 1,
-            "patience": 0, "cooccurrence_loss_factor": 0, "oversample_iters": 1, "members": 1,
-        }  # fmt: skip
-        for name, lowest in least.items():
-            if not getattr(self, name) >= lowest:
-                raise EdgeseaError(f"tagging: {name} must be at least {lowest}, not {getattr(self, name)!r}")
+        _check(self, "tagging")
+        percentile_of(self.thresh_type)
         if not self.learning_rate > 0:
             raise EdgeseaError(f"tagging: learning_rate must be positive, not {self.learning_rate!r}")
-        if self.pca_components is not None and self.pca_components < 1:
-            raise EdgeseaError(f"tagging: pca_components must be at least 1, not {self.pca_components!r}")
-        if self.thresh_type != "mean" and percentile_of(self.thresh_type) is None:
-            raise EdgeseaError(f"tagging: thresh_type must be mean or percentile_1 ... 99, not {self.thresh_type!r}")
         if self.oversample and (self.sensor_factor or self.proximity_factor):
             raise EdgeseaError("tagging: oversample makes clips without sensor or proximity; leave out the factors")
 

@@ -1,20 +1,20 @@
 """The classifier of urban sound tagging: small networks on the windows of clips, whose probabilities are averaged."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.bags import Bags, Targets
+from edgesea.tasks.context import ContextEncoding
 from edgesea.tasks.options import TaggingOptions
-from edgesea.tasks.preparation import (
-    Preparation,
-    as_clip_means,
-    as_windows,
-    check_finite,
-    held_out,
-    needed_context,
-    oversampled,
-)
+from edgesea.tasks.oversampling import label_set_smote, mlsmote
+
+SENSORS = 10  # with at least so many, whole sensors are held out
+CUTOFF = 1e-12  # variances below this share of the largest are rounding noise
 
 
 def tag_probabilities(
@@ -25,97 +25,138 @@ def tag_probabilities(
     seed: int,
     monitored: tuple[Bags, Targets] | None = None,
 ) -> NDArray[np.float64]:
-    """Probabilities of tags from multi-label networks.
+    """Probabilities (M, K) of the tags of test clips, from networks trained on the train clips; 0 without windows.
 
-    Parameters
-    ----------
-    train : Bags
-        N clips; those without windows are not trained on.
-    targets : Targets
-        What is to be predicted for them.
-    test : Bags
-        M clips.
-    options : TaggingOptions
-        What is learned, and how.
-    seed : int
-        Of what is held out and oversampled, and of the first network; further ones have seed + 1, seed + 2, ...
-    monitored : tuple of Bags and Targets, optional
-        Clips whose loss decides when training ends. Default: a tenth of the training clips, see
-        `edgesea.tasks.preparation.held_out`.
-
-    Returns
-    -------
-    ndarray, (M, K) float64
-        0 for clips without windows.
-
-    Raises
-    ------
-    EdgeseaError
-        If no training clip has windows, embeddings hold NaN, what an option needs is missing, or the loss becomes NaN.
+    `seed` decides what is held out and oversampled, and the first network; further ones have seed + 1, seed + 2, ...
+    The loss of the `monitored` clips, by default of a tenth of the training clips, decides when training ends.
     """
-    from edgesea.tasks.tagger_training import Examples, predict, train_network
+    from torch.random import fork_rng
 
-    check_needs(targets, train.context, options)
-    if options.monitor != "train" and monitored is None:
-        raise EdgeseaError(f"tagging: monitor {options.monitor} needs labelled clips of that split; choose train")
+    from edgesea.tasks.tagger_training import predict, train_network
+
     rng = np.random.default_rng(seed)
-    inputs, wanted, watched, preparation = _prepare(train, targets, options, monitored, rng)
-    sensors = np.unique(wanted.sensors) if options.sensor_factor and wanted.sensors is not None else None
-    examples = Examples.of(inputs, wanted, sensors)
-    watched_examples = None if watched is None else Examples.of(*watched, sensors)
-    judged = preparation.apply(_usable(test, options, "test"))
-    probabilities = np.zeros((len(test), targets.labels.shape[1]))
-    for member in range(options.members if len(judged) else 0):
-        trained = train_network(examples, watched_examples, options, seed + member)
-        probabilities[test.usable] += predict(trained.network, judged, options) / options.members
-    return np.minimum(probabilities, 1.0)
-
-
-def _prepare(
-    train: Bags,
-    targets: Targets,
-    options: TaggingOptions,
-    monitored: tuple[Bags, Targets] | None,
-    rng: np.random.Generator,
-) -> tuple[Bags, Targets, tuple[Bags, Targets] | None, Preparation]:
-    """The network's inputs and targets for training and for monitoring, and what maps other clips to such inputs."""
-    bags, wanted = _usable(train, options, "training"), targets.take(np.flatnonzero(train.usable))
-    if not len(bags):
-        raise EdgeseaError("tagging: no training clip has embeddings; embed them again")
+    bags, wanted = _usable(train, options), targets.take(np.flatnonzero(train.usable))
     watched = None
-    if monitored is not None:
-        watched = _usable(monitored[0], options, "monitored"), monitored[1].take(np.flatnonzero(monitored[0].usable))
+    if options.patience and monitored is not None:
+        watched = _usable(monitored[0], options), monitored[1].take(np.flatnonzero(monitored[0].usable))
     elif options.patience:
         held = held_out(len(bags), wanted.sensors, rng)
         parts = [(bags.take(own), wanted.take(own)) for own in (np.flatnonzero(~held), np.flatnonzero(held))]
         (bags, wanted), watched = parts
     if options.oversample:
         bags, wanted = oversampled(bags, wanted, options, rng)
-    preparation = Preparation.fit(bags, options)
-    bags = preparation.apply(bags)
-    if watched is None or not len(watched[0]) or not options.patience:
-        watched = None
-    else:
-        watched = preparation.apply(watched[0]), watched[1]
-    if options.target_mode == "framewise":
-        bags, wanted = as_windows(bags, wanted)
-        watched = None if watched is None else as_windows(*watched)
-    return bags, wanted, watched, preparation
+    preparation = Preparation(bags, options)
+    numbers = {} if wanted.sensors is None else {sensor: i for i, sensor in enumerate(np.unique(wanted.sensors))}
 
+    def examples(bags: Bags, targets: Targets) -> tuple[Bags, Targets]:
+        bags = preparation.apply(bags)
+        if targets.sensors is not None:
+            targets = replace(targets, sensors=np.array([numbers.get(sensor, -1) for sensor in targets.sensors]))
+        if options.target_mode == "framewise":  # each window is a clip
+            return Bags(bags.rows, np.ones(len(bags.rows), np.int64)), targets.take(bags.owner)
+        return bags, targets
 
-def _usable(bags: Bags, options: TaggingOptions, what: str) -> Bags:
-    """The clips with windows; of target mode clip, with one each."""
-    check_finite(bags, what)
-    if options.target_mode == "clip":
-        bags = as_clip_means(bags)
-    return bags if bags.usable.all() else bags.take(np.flatnonzero(bags.usable))
+    learned = examples(bags, wanted)
+    watched = examples(*watched) if watched is not None and len(watched[0]) else None
+    probabilities = np.zeros((len(test), targets.labels.shape[1]))
+    if not test.usable.any():
+        return probabilities
+    inputs = preparation.apply(_usable(test, options))
+    for member in range(options.members):
+        with fork_rng(devices=[]):
+            network = train_network(learned, watched, options, seed + member).network
+        probabilities[test.usable] += predict(network, inputs, options) / options.members
+    return np.minimum(probabilities, 1.0)
 
 
 def check_needs(targets: Targets, context: NDArray[np.float64] | None, options: TaggingOptions) -> None:
-    """Raise an `EdgeseaError` if an option has not what it needs."""
-    if options.context:
-        needed_context(context)
-    if options.sensor_factor and targets.sensors is None:
-        raise EdgeseaError("tagging: sensor_factor needs the column sensor_id in the annotations; leave it out")
-    if options.proximity_factor and targets.proximity is None:
-        raise EdgeseaError("tagging: proximity_factor needs the columns ..._proximity in the annotations; leave it out")
+    """Raise an `EdgeseaError` if an option needs columns that the annotations do not have."""
+    needs = (
+        ("context", context, "latitude, longitude, hour, day and week"),
+        ("sensor_factor", targets.sensors, "sensor_id"),
+        ("proximity_factor", targets.proximity, "..._proximity"),
+    )
+    for name, value, columns in needs:
+        if getattr(options, name) and value is None:
+            raise EdgeseaError(f"tagging: {name} needs the columns {columns} in the annotations; leave out {name}")
+
+
+def _usable(bags: Bags, options: TaggingOptions) -> Bags:
+    """The clips with windows; of target mode clip, with one each, their mean."""
+    if options.target_mode == "clip":
+        bags = replace(bags, rows=bags.means()[bags.usable], counts=bags.usable.astype(np.int64))
+    return bags if bags.usable.all() else bags.take(np.flatnonzero(bags.usable))
+
+
+def held_out(clips: int, sensors: NDArray[np.int64] | None, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Which of N clips are monitored and not trained on: a tenth, but at least one if that leaves any.
+
+    If there are at least ten sensors, whole ones are held out: in random order, each that does not make it more than a
+    tenth of the clips. The smallest never does.
+    """
+    chosen = np.zeros(clips, bool)
+    names, numbers = np.unique(np.zeros(clips) if sensors is None else sensors, return_inverse=True)
+    if len(names) < SENSORS:
+        chosen[rng.permutation(clips)[: max(1, round(clips / 10)) if clips > 1 else 0]] = True
+        return chosen
+    sizes = np.bincount(numbers)
+    for sensor in rng.permutation(len(names)):
+        if 10 * (np.count_nonzero(chosen) + sizes[sensor]) <= clips:
+            chosen |= numbers == sensor
+    return chosen
+
+
+def oversampled(
+    bags: Bags, targets: Targets, options: TaggingOptions, rng: np.random.Generator
+) -> tuple[Bags, Targets]:
+    """N clips with windows, followed by synthetic ones, which have neither sensor nor proximity.
+
+    A synthetic clip lies between two clips, which are chosen by the mean embeddings: its windows between their first,
+    second, ... windows, as many as both have. So do its coordinates; hour, day and week are the seed's. A tag that is
+    not given counts as absent, and is given for a synthetic clip if it is for both its parents.
+    """
+    smote = mlsmote if options.oversample == "mlsmote" else label_set_smote
+    labels = (targets.labels > 0) & targets.given
+    made = smote(bags.means(), labels, iterations=options.oversample_iters, threshold=options.thresh_type, rng=rng)
+    counts = np.minimum(bags.counts[made.seed], bags.counts[made.neighbor])
+    owner = np.repeat(np.arange(len(counts)), counts)
+    window = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    weight = made.weight.astype(np.float32)[owner, None]
+    one, other = (bags.rows[bags.first[parent[owner]] + window] for parent in (made.seed, made.neighbor))
+    rows = np.concatenate([bags.rows, weight * one + (1 - weight) * other])
+    context = bags.context
+    if context is not None:
+        between, share = context[made.seed], made.weight[:, None]
+        between[:, :2] = share * between[:, :2] + (1 - share) * context[made.neighbor, :2]
+        context = np.concatenate([context, between])
+    given = targets.given[made.seed] & targets.given[made.neighbor]
+    return (
+        Bags(rows, np.concatenate([bags.counts, counts]), context),
+        Targets(np.concatenate([targets.labels, made.labels]), np.concatenate([targets.given, given])),
+    )
+
+
+class Preparation:
+    """Maps embeddings and context to the inputs of the network; learned on training clips with windows."""
+
+    def __init__(self, bags: Bags, options: TaggingOptions) -> None:
+        self.context, self.pca = None, None
+        if options.context and bags.context is not None:
+            self.context = ContextEncoding.fit(bags.context, options.standardize)
+        self.scaler = StandardScaler(with_mean=options.standardize, with_std=options.standardize)
+        rows = self.scaler.fit_transform(bags.rows)
+        if options.pca_components is not None:
+            pca = PCA(min(options.pca_components, *rows.shape), whiten=True).fit(rows.astype(np.float64))
+            # A direction without variance cannot be whitened: in other clips, it would be rounding noise blown up.
+            rank = np.count_nonzero(pca.explained_variance_ > CUTOFF * pca.explained_variance_[0])
+            pca.components_, pca.explained_variance_ = pca.components_[:rank], pca.explained_variance_[:rank]
+            self.pca = pca
+
+    def apply(self, bags: Bags) -> Bags:
+        """The same clips, with the network's inputs as rows, and without context."""
+        rows = self.scaler.transform(bags.rows)
+        if self.pca is not None:
+            rows = self.pca.transform(rows)
+        if self.context is not None and bags.context is not None:
+            rows = np.hstack([rows, self.context.encode(bags.context)[bags.owner]])
+        return Bags(np.ascontiguousarray(rows, dtype=np.float32), bags.counts)

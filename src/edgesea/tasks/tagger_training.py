@@ -1,274 +1,260 @@
-"""Training a tagger's network, and predicting with it, on the CPU."""
+"""The multi-label network of urban sound tagging, its training, and its predictions, on the CPU.
 
-import logging
+Shapes: B clips with at most T windows, R windows of all of them, K tags, S sensors, P tags with a proximity.
+
+The network, its factors and its losses are those of the classifiers that SONYC trains on embeddings (Cartwright et al.,
+"SONYC-UST-V2", DCASE workshop 2020, and the code of the challenge's baseline).
+"""
+
+import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.bags import Bags, Targets
 from edgesea.tasks.options import TaggingOptions
-from edgesea.tasks.tagger_network import (
-    TagNetwork,
-    auto_pool,
-    by_clip,
-    cooccurrence_laplacian,
-    laplacian_loss,
-    masked_cross_entropy,
-    max_pool,
-    pool_outputs,
-    proximity_loss,
-    sensor_loss,
-    squared_weights,
-)
 
-log = logging.getLogger(__name__)
+Clips = tuple[Bags, Targets]
 
+SMALLEST = 1e-7  # probabilities nearer to 0 or 1 count as this in logarithms
 LINE_SEARCH = 25  # evaluations at most
 PREDICTED = 512  # clips predicted at once
 SHOWN_AFTER = 5.0  # seconds of training until there is a progress bar
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Clips as tensors, to be trained on or monitored.
+class Outputs(NamedTuple):
+    """Probabilities of N windows, or of N clips."""
 
-    Attributes
-    ----------
-    rows : Tensor, (R, D) float32
-        The network's inputs, window by window.
-    counts : Tensor, (N,) int64
-        Windows of each clip, at least 1.
-    labels, given : Tensor, (N, K) float32
-        0 or 1.
-    sensors : Tensor, (N,) int64, or None
-        Numbers among the sensors trained on; -1 for others.
-    proximity : Tensor, (N, P, 2) float32, or None
-        See `edgesea.tasks.bags.Targets`.
+    tags: Tensor  # (N, K)
+    sensors: Tensor | None  # (N, S)
+    proximity: Tensor | None  # (N, P, 2): near, far
+
+
+class TagNetwork(nn.Module):
+    """Dense layers on each window, with ReLU, and a sigmoid for each tag.
+
+    If there are sensors, a softmax over them is computed from the last hidden layer, and given to the output layer
+    beside it; likewise a softmax over near and far for each tag with a proximity. Without hidden layers, each tag is a
+    logistic regression.
     """
 
-    rows: Tensor
-    counts: Tensor
-    labels: Tensor
-    given: Tensor
-    sensors: Tensor | None
-    proximity: Tensor | None
+    def __init__(
+        self, inputs: int, tags: int, hidden: Sequence[int], seed: int, sensors: int = 0, proximities: int = 0
+    ) -> None:
+        super().__init__()
+        sizes = [inputs, *hidden]
+        self.hidden = nn.ModuleList(nn.Linear(one, following) for one, following in pairwise(sizes))
+        self.sensors = nn.Linear(sizes[-1], sensors) if sensors else None
+        self.proximity = nn.Linear(sizes[-1], 2 * proximities) if proximities else None
+        self.tags = nn.Linear(sizes[-1] + sensors + 2 * proximities, tags)
+        self.alpha = nn.Parameter(torch.ones(tags))  # of `auto_pool`
+        torch.manual_seed(seed)
+        for layer in self.layers():
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    @classmethod
-    def of(cls, bags: Bags, targets: Targets, sensors: NDArray[np.int64] | None) -> "Examples":
-        """Tensors of clips with windows; `sensors` are those trained on, in order, if they are to be predicted."""
-        numbers = None
-        if sensors is not None and targets.sensors is not None:
-            place = np.minimum(np.searchsorted(sensors, targets.sensors), len(sensors) - 1)
-            numbers = torch.from_numpy(np.where(sensors[place] == targets.sensors, place, -1))
-        return cls(
-            torch.from_numpy(bags.rows),
-            torch.from_numpy(bags.counts.astype(np.int64)),
-            torch.from_numpy(targets.labels.astype(np.float32)),
-            torch.from_numpy(targets.given.astype(np.float32)),
-            numbers,
-            None if targets.proximity is None else torch.from_numpy(targets.proximity.astype(np.float32)),
-        )
+    def layers(self) -> list[nn.Linear]:
+        """All dense layers."""
+        return [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
 
-    def __len__(self) -> int:
-        return len(self.counts)
-
-    def take(self, clips: Tensor) -> "Examples":
-        """Some of the clips, by index."""
-        counts = self.counts[clips]
-        begin = (self.counts.cumsum(0) - self.counts)[clips] - (counts.cumsum(0) - counts)
-        rows = torch.repeat_interleave(begin, counts)
-        rows += torch.arange(len(rows))
-        return Examples(
-            self.rows.index_select(0, rows),
-            counts,
-            self.labels[clips],
-            self.given[clips],
-            None if self.sensors is None else self.sensors[clips],
-            None if self.proximity is None else self.proximity[clips],
-        )
+    def forward(self, rows: Tensor) -> Outputs:
+        """Outputs for each of the windows (R, inputs)."""
+        last = rows
+        for layer in self.hidden:
+            last = layer(last).relu()
+        parts, sensors, proximity = [last], None, None
+        if self.sensors is not None:
+            sensors = torch.softmax(self.sensors(last), 1)
+            parts.append(sensors)
+        if self.proximity is not None:
+            proximity = torch.softmax(self.proximity(last).reshape(len(rows), -1, 2), 2)
+            parts.append(proximity.flatten(1))
+        return Outputs(torch.sigmoid(self.tags(torch.cat(parts, 1))), sensors, proximity)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A network, and how it was trained.
+def by_clip(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (R, ...) of the windows of B clips as (B, T, ...), padded with others, and which exist, (B, T)."""
+    window = torch.arange(int(counts.max()))
+    present = window < counts[:, None]
+    if present.all():
+        return values.reshape(*present.shape, *values.shape[1:]), present
+    first = (counts.cumsum(0) - counts)[:, None]
+    return values[(first + window).clamp_max(len(values) - 1)], present
 
-    Attributes
-    ----------
-    network : TagNetwork
-        With the weights that were kept.
-    losses : list of float
-        Loss of each epoch: the mean over its steps, before each; of lbfgs, that before the epoch. With the L2 term.
-    monitored : list of float
-        Loss of the monitored clips after each epoch, without the L2 term; empty if there are none.
+
+def auto_pool(probabilities: Tensor, alpha: Tensor, present: Tensor) -> Tensor:
+    """Pool the windows of clips: (B, T, K) -> (B, K), sum_t p_t w_t with w = softmax_t(alpha p_t).
+
+    AutoPool: McFee, Salamon & Bello, "Adaptive pooling operators for weakly labeled sound event detection", IEEE/ACM
+    TASLP 26(11), 2018. alpha (K,) 0 gives the mean, 1 softmax pooling, infinity the maximum.
     """
-
-    network: TagNetwork
-    losses: list[float]
-    monitored: list[float]
-
-    @property
-    def kept(self) -> int:
-        """The epoch whose weights were kept, from 1."""
-        return int(np.argmin(self.monitored)) + 1 if self.monitored else len(self.losses)
+    logits = (alpha * probabilities).masked_fill(~present[:, :, None], -math.inf)
+    return (torch.softmax(logits, 1) * probabilities).sum(1)
 
 
-def train_network(train: Examples, monitored: Examples | None, options: TaggingOptions, seed: int) -> Trained:
-    """Train one network.
+def pool_outputs(outputs: Outputs, counts: Tensor, alpha: Tensor) -> Outputs:
+    """Outputs of windows -> of clips: tags by `auto_pool`, the factors' probabilities by their mean."""
 
-    Parameters
-    ----------
-    train : Examples
-        At least one clip.
-    monitored : Examples, optional
-        Clips by whose loss training ends, and the best epoch is kept, as `patience` says. Default: no such clips; all
-        epochs are trained, and the last is kept.
-    options : TaggingOptions
-        Network, losses, optimiser.
-    seed : int
-        Of the initial weights and of the order of the clips. Nothing depends on torch's global generator.
+    def mean(values: Tensor) -> Tensor:
+        padded, present = by_clip(values, counts)
+        return (padded * present[:, :, None]).sum(1) / counts[:, None]
 
-    Raises
-    ------
-    EdgeseaError
-        If the loss becomes NaN or infinite.
+    tags, present = by_clip(outputs.tags, counts)
+    sensors, proximity = outputs.sensors, outputs.proximity
+    return Outputs(
+        auto_pool(tags, alpha, present),
+        None if sensors is None else mean(sensors),
+        None if proximity is None else mean(proximity.flatten(1)).reshape(len(counts), -1, 2),
+    )
+
+
+def masked_cross_entropy(probabilities: Tensor, labels: Tensor, given: Tensor) -> Tensor:
+    """Binary cross-entropy of tags, without those that are not given: -1/(N K) sum_given y ln p + (1 - y) ln(1 - p).
+
+    As in the loss of the baseline of DCASE 2020 task 5 for fine tags, a tag that is left out counts as if it were
+    predicted perfectly; so each given tag of a clip weighs the same, however many others are given.
     """
-    with torch.enable_grad():
-        return _Training(train, monitored, options, seed).run()
+    p = probabilities.clamp(SMALLEST, 1.0 - SMALLEST)
+    likelihood = torch.lerp(1.0 - p, p, labels)  # p where the label is 1, 1 - p where it is 0
+    return -(likelihood.log() * given).mean()
 
 
-class _Training:
-    """One network, its optimiser, and the best weights so far."""
+def cooccurrence_laplacian(labels: Tensor) -> Tensor:
+    """Laplacian L = D - A of the graph of tags that occur together, (N, K) -> (K, K).
 
-    def __init__(self, train: Examples, monitored: Examples | None, options: TaggingOptions, seed: int) -> None:
-        self.train, self.monitored, self.options, self.seed = train, monitored, options, seed
-        self.generator = torch.Generator().manual_seed(seed)
-        sensors = int(train.sensors.max()) + 1 if options.sensor_factor and train.sensors is not None else 0
-        proximities = train.proximity.shape[1] if options.proximity_factor and train.proximity is not None else 0
-        hidden = (options.hidden_layer_size,) * options.num_hidden_layers
-        self.network = TagNetwork(
-            train.rows.shape[1], train.labels.shape[1], hidden, self.generator, sensors, proximities
+    A_ij is the share of the clips that have both tags i and j, 0 for i = j; D is diagonal, with the sums of A's rows.
+    """
+    together = (labels.T @ labels / len(labels)).fill_diagonal_(0.0)
+    return torch.diag(together.sum(1)) - together
+
+
+def laplacian_loss(probabilities: Tensor, laplacian: Tensor) -> Tensor:
+    """Mean over clips of p^T L p = 1/2 sum_ij A_ij (p_i - p_j)^2: how much the probabilities of joined tags differ.
+
+    The quadratic form of a graph's Laplacian: Belkin & Niyogi, "Laplacian eigenmaps for dimensionality reduction and
+    data representation", Neural Computation 15(6), 2003.
+    """
+    return ((probabilities @ laplacian) * probabilities).sum() / len(probabilities)
+
+
+def sensor_loss(probabilities: Tensor, sensors: Tensor) -> Tensor:
+    """Cross-entropy of the sensor (N,): -1/N sum_n ln s_n; that of an unknown one, -1, is 0."""
+    logs = probabilities.clamp_min(SMALLEST).log()
+    return functional.nll_loss(logs, sensors, ignore_index=-1, reduction="sum") / len(sensors)
+
+
+def proximity_loss(probabilities: Tensor, proximity: Tensor) -> Tensor:
+    """Cross-entropy of near (1, 0) and far (0, 1), summed over the tags; that of an unknown one, (0, 0), is 0."""
+    return -(proximity * probabilities.clamp_min(SMALLEST).log()).sum() / len(proximity)
+
+
+class TrainingResult(NamedTuple):
+    """A network, and how it was trained."""
+
+    network: TagNetwork  # with the weights of the best epoch, or of the last one where none was monitored
+    losses: list[float]  # of each epoch: the mean over its steps, before each, with the L2 term
+    monitored: list[float]  # loss of the monitored clips after each epoch, without the L2 term
+
+
+def train_network(train: Clips, monitored: Clips | None, options: TaggingOptions, seed: int) -> TrainingResult:
+    """Train all epochs, or until the loss of the monitored clips has not fallen for `patience` of them.
+
+    All clips have windows. Sensors are numbered from 0, those not trained on are -1. Seeds torch's global generator.
+    """
+    bags, targets = train
+    sensors = int(targets.sensors.max()) + 1 if options.sensor_factor and targets.sensors is not None else 0
+    proximities = targets.proximity.shape[1] if options.proximity_factor and targets.proximity is not None else 0
+    hidden = (options.hidden_layer_size,) * options.num_hidden_layers
+    network = TagNetwork(bags.rows.shape[1], targets.labels.shape[1], hidden, seed, sensors, proximities)
+    laplacian = cooccurrence_laplacian(torch.from_numpy(targets.labels * targets.given))
+    optimizer: torch.optim.Optimizer
+    if options.optimizer == "adam":
+        optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate, fused=True)
+    else:  # one iteration a step; what it knows of the curvature outlives the step
+        optimizer = torch.optim.LBFGS(
+            network.parameters(), max_iter=1, max_eval=1 + LINE_SEARCH, line_search_fn="strong_wolfe"
         )
-        self.laplacian = cooccurrence_laplacian(train.labels * train.given)
-        parameters = list(self.network.parameters())
-        self.optimizer: torch.optim.Optimizer
-        if options.optimizer == "adam":
-            self.optimizer = torch.optim.Adam(parameters, lr=options.learning_rate, fused=True)
-        else:  # one iteration a step; what it knows of the curvature outlives the step
-            self.optimizer = torch.optim.LBFGS(
-                parameters, max_iter=1, max_eval=1 + LINE_SEARCH, line_search_fn="strong_wolfe"
-            )
 
-    def run(self) -> Trained:
-        """Train all epochs, or until the monitored loss has not fallen for `patience` of them."""
-        losses: list[float] = []
-        monitored: list[float] = []
-        best, kept = math.inf, None
-        epoch = self._adam if self.options.optimizer == "adam" else self._lbfgs
-        bar = tqdm(
-            range(1, self.options.num_epochs + 1),
-            desc="train tagger",
-            unit="epoch",
-            leave=False,
-            disable=None,
-            delay=SHOWN_AFTER,
-        )
-        for number in bar:
-            losses.append(self._finite(epoch(), number))
-            if self.monitored is None:
-                continue
-            with torch.no_grad():
-                monitored.append(self._finite(float(self._data_loss(self.monitored)), number))
-            if monitored[-1] < best:
-                best, kept = monitored[-1], {name: own.clone() for name, own in self.network.state_dict().items()}
-            elif number - (int(np.argmin(monitored)) + 1) >= self.options.patience:
-                break
-        bar.close()
-        if kept is not None:
-            self.network.load_state_dict(kept)
-        trained = Trained(self.network.eval(), losses, monitored)
-        log.debug("tagger with seed %d: %d epochs, number %d kept", self.seed, len(losses), trained.kept)
-        return trained
+    def data_loss(bags: Bags, targets: Targets) -> Tensor:
+        found = pool_outputs(network(torch.from_numpy(bags.rows)), torch.from_numpy(bags.counts), network.alpha)
+        loss = masked_cross_entropy(found.tags, torch.from_numpy(targets.labels), torch.from_numpy(targets.given))
+        if options.cooccurrence_loss_factor:
+            loss = loss + options.cooccurrence_loss_factor * laplacian_loss(found.tags, laplacian)
+        if found.sensors is not None and targets.sensors is not None:
+            loss = loss + sensor_loss(found.sensors, torch.from_numpy(targets.sensors))
+        if found.proximity is not None and targets.proximity is not None:
+            loss = loss + proximity_loss(found.proximity, torch.from_numpy(targets.proximity))
+        return loss
 
-    def _adam(self) -> float:
-        """One pass over the shuffled clips; their mean loss."""
-        total = torch.zeros((), dtype=torch.float64)
-        order = torch.randperm(len(self.train), generator=self.generator)
-        for clips in torch.split(order, self.options.batch_size):
-            loss = self._loss(self.train.take(clips))
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            total += loss.detach() * len(clips)
-        return float(total) / len(self.train)
+    def batches() -> Iterator[Clips]:
+        if options.optimizer == "lbfgs":
+            yield train
+        else:
+            for clips in torch.split(torch.randperm(len(bags)), options.batch_size):
+                yield bags.take(clips.numpy()), targets.take(clips.numpy())
 
-    def _lbfgs(self) -> float:
-        """One iteration on all clips; the loss before it."""
+    def step(batch: Clips) -> float:
+        """Minimise the loss with its L2 term; returns the sum over the clips as it was before."""
 
         def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            loss = self._loss(self.train)
+            optimizer.zero_grad()
+            squares = torch.stack([layer.weight.square().sum() for layer in network.layers()]).sum()
+            loss = data_loss(*batch) + options.l2_reg * squares
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
-        return float(torch.as_tensor(self.optimizer.step(closure)).detach())  # type: ignore[arg-type]
+        loss = torch.as_tensor(optimizer.step(closure))  # type: ignore[no-untyped-call]
+        return loss.item() * len(batch[0])
 
-    def _loss(self, clips: Examples) -> Tensor:
-        """What is minimised."""
-        return self._data_loss(clips) + self.options.l2_reg * squared_weights(self.network.kernels())
-
-    def _data_loss(self, clips: Examples) -> Tensor:
-        """Loss without the L2 term."""
-        found = pool_outputs(self.network(clips.rows), clips.counts, self.network.alpha)
-        loss = masked_cross_entropy(found.tags, clips.labels, clips.given)
-        if self.options.cooccurrence_loss_factor:
-            loss = loss + self.options.cooccurrence_loss_factor * laplacian_loss(found.tags, self.laplacian)
-        if found.sensors is not None and clips.sensors is not None:
-            loss = loss + sensor_loss(found.sensors, clips.sensors)
-        if found.proximity is not None and clips.proximity is not None:
-            loss = loss + proximity_loss(found.proximity, clips.proximity)
-        return loss
-
-    def _finite(self, loss: float, epoch: int) -> float:
-        if not math.isfinite(loss):
-            raise EdgeseaError(
-                f"tagging: the loss became {loss} in epoch {epoch}; standardize, or lower learning_rate "
-                f"({self.options.learning_rate})"
-            )
-        return loss
+    result, best = TrainingResult(network, [], []), network.state_dict()
+    epochs = range(1, options.num_epochs + 1)
+    bar = tqdm(epochs, desc="train tagger", unit="epoch", leave=False, disable=None, delay=SHOWN_AFTER)
+    for epoch in bar:
+        result.losses.append(sum(map(step, batches())) / len(bags))
+        if monitored is not None:
+            with torch.no_grad():
+                result.monitored.append(float(data_loss(*monitored)))
+        for loss in (result.losses[-1], *result.monitored[-1:]):
+            if not math.isfinite(loss):
+                raise EdgeseaError(
+                    f"tagging: the loss became {loss} in epoch {epoch}; standardize, or lower learning_rate "
+                    f"({options.learning_rate})"
+                )
+        if monitored is None:
+            continue
+        since_best = epoch - 1 - int(np.argmin(result.monitored))
+        if not since_best:
+            best = copy.deepcopy(network.state_dict())
+        elif since_best >= options.patience:
+            break
+    bar.close()
+    network.load_state_dict(best)
+    return result
 
 
 @torch.no_grad()
 def predict(network: TagNetwork, bags: Bags, options: TaggingOptions) -> NDArray[np.float64]:
-    """Probabilities of tags.
-
-    Parameters
-    ----------
-    network : TagNetwork
-        Trained.
-    bags : Bags
-        The network's inputs of N clips, all with windows.
-    options : TaggingOptions
-        target_mode and aggregation: how the probabilities of windows become a clip's.
-
-    Returns
-    -------
-    ndarray, (N, K) float64
-    """
-    rows, counts = torch.from_numpy(bags.rows), torch.from_numpy(bags.counts.astype(np.int64))
+    """Probabilities (N, K) of the tags of clips, all with windows; target_mode and aggregation tell how to pool."""
+    rows, counts = torch.from_numpy(bags.rows), torch.from_numpy(bags.counts)
     alpha: Tensor = network.alpha
     if options.target_mode == "framewise":
         alpha = torch.zeros_like(alpha) if options.aggregation == "mean" else torch.ones_like(alpha)
-    is_max = options.target_mode == "framewise" and options.aggregation == "max"
-    parts, begin = [], 0
-    for own in torch.split(counts, PREDICTED):
-        end = begin + int(own.sum())
-        tags, present = by_clip(network(rows[begin:end]).tags, own)
-        parts.append(max_pool(tags, present) if is_max else auto_pool(tags, alpha, present))
-        begin = end
+    parts, first = [], 0
+    for block in torch.split(counts, PREDICTED):
+        last = first + int(block.sum())
+        tags, present = by_clip(network(rows[first:last]).tags, block)
+        if options.target_mode == "framewise" and options.aggregation == "max":
+            parts.append(tags.masked_fill(~present[:, :, None], 0.0).amax(1))
+        else:
+            parts.append(auto_pool(tags, alpha, present))
+        first = last
     return torch.cat(parts).clamp(0.0, 1.0).double().numpy()

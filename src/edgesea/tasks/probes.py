@@ -1,4 +1,4 @@
-"""Probes: the small scikit-learn classifiers of single-label tasks, which judge an embedding.
+"""Probes: the small scikit-learn classifiers of single-label tasks, which evaluate an embedding.
 
 Conventions
 -----------
@@ -6,15 +6,15 @@ Conventions
 * All but the forest stand behind standardisation, which is fitted on the training clips alone.
 * A clip's class is the one with the largest score; the scores of framewise are averaged over the clip's windows. The
   score is the class probability; that of an SVM is its one-versus-rest decision function, because Platt's probabilities
-  take a cross-validation of their own and may contradict the decisions.
-* A search leaves out one training fold at a time and keeps the parameters with the best mean accuracy (framewise: of
-  windows), of equally good ones the simplest. It gets to see the training folds only.
+  need a cross-validation and may contradict the decisions.
+* A search leaves out one training fold at a time and chooses the parameters with the best mean accuracy (framewise: of
+  windows), among equally good ones the simplest. It sees the training folds only.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,37 +29,13 @@ from sklearn.svm import SVC
 
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.bags import Bags
-from edgesea.tasks.options import ProbeOptions
+from edgesea.tasks.options import Classifier, Features, ProbeOptions
 
-Classifier = Literal["logistic", "mlp", "svm", "random_forest"]
-Features = Literal["mean", "statistics", "framewise"]
 STEP = "classifier"  # of the pipeline, by which scikit-learn names the parameters
 
 
-def _check(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise EdgeseaError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-
-
 def make_probe(kind: Classifier, seed: int, hidden: Sequence[int] = (128,)) -> Pipeline:
-    """A single-label probe with its usual parameters.
-
-    Parameters
-    ----------
-    kind : {"logistic", "mlp", "svm", "random_forest"}
-        logistic: C = 1. mlp: Adam, 100 epochs, alpha = 1. svm: Gaussian kernel, C = 1, gamma = 1 / (D variance).
-        random_forest: 100 trees.
-    seed : int
-        Seed of mlp and random_forest; the other two are not random.
-    hidden : sequence of int
-        Sizes of the hidden layers of mlp.
-
-    Raises
-    ------
-    EdgeseaError
-        If there is no such probe.
-    """
-    _check("classifier", kind, get_args(Classifier))
+    """A single-label probe with its usual parameters; `hidden` are the layers of mlp."""
     if kind == "random_forest":  # its thresholds are the same on any scale
         return Pipeline([(STEP, RandomForestClassifier(random_state=seed))])
     if kind == "logistic":
@@ -74,14 +50,9 @@ def make_probe(kind: Classifier, seed: int, hidden: Sequence[int] = (128,)) -> P
 
 
 def search_grid(kind: Classifier, dimensions: int) -> dict[str, list[Any]]:
-    """The parameters that a search tries, the simplest first: of equally good ones the first is kept.
+    """The parameters that a search tries, the simplest first: of equally good ones the first wins.
 
-    Parameters
-    ----------
-    kind : {"logistic", "mlp", "svm", "random_forest"}
-        The probe.
-    dimensions : int
-        Of its input, by which the widths of the SVM's kernel are chosen: gamma = 1 / D suits standardised features.
+    gamma = 1 / dimensions suits standardised features.
     """
     grids: dict[Classifier, dict[str, list[Any]]] = {
         "logistic": {"C": [0.001, 0.01, 0.1, 1.0, 10.0]},
@@ -93,22 +64,10 @@ def search_grid(kind: Classifier, dimensions: int) -> dict[str, list[Any]]:
 
 
 def clip_features(bags: Bags, features: Features) -> Bags:
-    """What a probe sees of clips: the same clips with one row each, or, for framewise, with all of their windows.
+    """What a probe sees: the same clips with one row each, or, for framewise, with all of their windows.
 
-    Parameters
-    ----------
-    bags : Bags
-        Embeddings of the windows, D dimensions.
-    features : {"mean", "statistics", "framewise"}
-        See `ProbeOptions`. statistics gives 5 D dimensions: mean, standard deviation (0 for a single window), minimum,
-        maximum, median.
-
-    Raises
-    ------
-    EdgeseaError
-        If there are no such features.
+    statistics are mean, standard deviation (0 for a single window), minimum, maximum and median.
     """
-    _check("features", features, get_args(Features))
     if features == "framewise":
         return bags
     usable = bags.usable
@@ -116,18 +75,17 @@ def clip_features(bags: Bags, features: Features) -> Bags:
         rows = bags.means()[usable]
     else:
         rows = np.zeros((int(usable.sum()), 5 * bags.rows.shape[1]), np.float32)
-        starts, counts = bags.first[usable], bags.counts[usable]
-        for row, start, count in zip(rows, starts, counts, strict=True):  # not all at once: they differ in length
-            block = bags.rows[start : start + count].astype(np.float64)
+        for row, first, count in zip(rows, bags.first[usable], bags.counts[usable], strict=True):
+            block = bags.rows[first : first + count].astype(np.float64)
             row[:] = np.concatenate([block.mean(0), block.std(0), block.min(0), block.max(0), np.median(block, 0)])
     return Bags(rows, usable.astype(np.int64), bags.context)
 
 
 @contextmanager
 def fixed_epochs() -> Iterator[None]:
-    """Train to the end: silence the note that the epochs are over, and do not take Ctrl-C for their end.
+    """Train an mlp to the end, without scikit-learn's warning that the epochs are over.
 
-    scikit-learn warns of it, and goes on with a half-trained network.
+    scikit-learn makes a warning of Ctrl-C and returns a half-trained network; here it interrupts.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -146,31 +104,7 @@ def fit_probe(
     options: ProbeOptions,
     seed: int,
 ) -> tuple[Pipeline, dict[str, Any]]:
-    """Train a probe, with a search if the options ask for it.
-
-    Parameters
-    ----------
-    rows : ndarray, (N, D)
-        Training examples.
-    labels, folds : ndarray of int, (N,)
-        Class and fold of each.
-    options : ProbeOptions
-        The probe.
-    seed : int
-        See `make_probe`.
-
-    Returns
-    -------
-    probe : Pipeline
-        Trained on all rows.
-    chosen : dict
-        The parameters that the search chose; empty without one.
-
-    Raises
-    ------
-    EdgeseaError
-        If a search finds only one fold, or one class when it leaves out a fold.
-    """
+    """Train a probe on rows with their classes and folds; also returns the parameters that a search chose."""
     probe = make_probe(options.classifier, seed, options.hidden)
     if not options.search:
         with fixed_epochs():
@@ -182,7 +116,7 @@ def fit_probe(
                 "training folds with two classes each; leave search out"
             )
     grid = {f"{STEP}__{name}": values for name, values in search_grid(options.classifier, rows.shape[1]).items()}
-    # error_score: GridSearchCV would else take an interrupted training for a bad choice of parameters, and go on.
+    # error_score: otherwise an interrupted training would only count as a bad choice of parameters.
     search = GridSearchCV(probe, grid, cv=PredefinedSplit(folds), error_score="raise")
     with fixed_epochs():
         search.fit(rows, labels)
@@ -191,19 +125,7 @@ def fit_probe(
 
 
 def predict(probe: Pipeline, test: Bags) -> NDArray[np.int64]:
-    """The class of each clip.
-
-    Parameters
-    ----------
-    probe : Pipeline
-        Trained by `fit_probe`.
-    test : Bags
-        Clips of at least one row each.
-
-    Returns
-    -------
-    ndarray, (len(test),) int64
-    """
+    """The class of each clip, (len(test),); each has at least one row."""
     if hasattr(probe, "predict_proba"):
         scores = probe.predict_proba(test.rows)
     else:
