@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from edgesea.artifact import write_json
 from edgesea.distill import distill
-from edgesea.models import config as architecture
-from edgesea.models.student import HEADS
+from edgesea.models import student_config as architecture
+from edgesea.models.student_torch import HEADS
 from edgesea.tasks.evaluate import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "heads.json"

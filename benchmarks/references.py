@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 import edgesea
-from edgesea.models.config import FILTERS, StudentConfig
 from edgesea.models.openl3 import OpenL3
-from edgesea.models.student import Student
+from edgesea.models.student_config import FILTERS, StudentConfig
+from edgesea.models.student_torch import Student
 
 DATA = Path(os.environ.get("EDGESEA_DATA", "data"))
 

@@ -73,7 +73,7 @@ def embed_ours(weights: Path, backend: str, threads: int, batch_size: int) -> "A
 def save_peer_weights(weights: Path, path: Path) -> None:
     """The network for the peer: kernels (height, width, inputs, outputs), biases, normalisations and mel matrix."""
     from edgesea.audio.mel import mel_filters
-    from edgesea.models.config import convolutions
+    from edgesea.models.student_config import convolutions
     from edgesea.models.student_files import read_student
 
     file = read_student(weights)

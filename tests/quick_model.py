@@ -6,7 +6,7 @@ import numpy as np
 
 from edgesea.audio.framing import Framing
 from edgesea.embed.engine import embed_files
-from edgesea.models.function import FunctionModel
+from edgesea.models.foreign import FunctionModel
 
 
 def moments(windows: np.ndarray) -> np.ndarray:

@@ -14,11 +14,10 @@ from edgesea import hear
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_student, load_teacher
 from edgesea.models.base import EmbeddingModel
-from edgesea.models.config import StudentConfig
-from edgesea.models.function import FunctionModel
-from edgesea.models.hear import load_hear
-from edgesea.models.student import Student
+from edgesea.models.foreign import FunctionModel, load_hear
+from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import save_student
+from edgesea.models.student_torch import Student
 
 HEAR_RATES = {16000, 22050, 32000, 44100, 48000}
 CONFIG = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)

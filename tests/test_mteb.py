@@ -10,9 +10,9 @@ import torch
 from quick_model import QUICK
 
 from edgesea import EdgeseaError, get_embedding, hear, load_student, load_teacher
-from edgesea.models.config import StudentConfig
-from edgesea.models.student import Student
+from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import save_student
+from edgesea.models.student_torch import Student
 
 CONFIG = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
 

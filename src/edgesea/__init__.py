@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from edgesea.embed.files import process_file, process_files
     from edgesea.embed.memory import get_embedding
     from edgesea.embed.stream import Stream
+    from edgesea.hub import from_pretrained, push_to_hub
     from edgesea.models import load_student, load_teacher
-    from edgesea.models.hub import from_pretrained, push_to_hub
 
 __all__ = [
     "EdgeseaError",
@@ -27,13 +27,13 @@ __all__ = [
 
 _LAZY = {
     "Stream": "edgesea.embed.stream",
-    "from_pretrained": "edgesea.models.hub",
+    "from_pretrained": "edgesea.hub",
     "get_embedding": "edgesea.embed.memory",
     "load_student": "edgesea.models",
     "load_teacher": "edgesea.models",
     "process_file": "edgesea.embed.files",
     "process_files": "edgesea.embed.files",
-    "push_to_hub": "edgesea.models.hub",
+    "push_to_hub": "edgesea.hub",
 }
 
 

@@ -18,8 +18,8 @@ from edgesea.embed.memory import get_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning, missing_extra
 from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import EmbeddingModel, window_of
-from edgesea.models.config import parameter_count
-from edgesea.models.onnx_student import OnnxStudent
+from edgesea.models.student_config import parameter_count
+from edgesea.models.student_onnx import OnnxStudent
 
 try:
     from mteb.models import ModelMeta

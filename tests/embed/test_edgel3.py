@@ -18,7 +18,7 @@ import edgesea
 from edgesea import EdgeseaError, EdgeseaWarning, cli, get_embedding, process_file
 from edgesea.audio.framing import SampleFraming
 from edgesea.models.base import EmbeddingModel
-from edgesea.models.config import StudentConfig
+from edgesea.models.student_config import StudentConfig
 
 SIZES = (512, 256, 128, 64)
 
@@ -270,7 +270,7 @@ def test_models_are_named_by_their_size(size: int) -> None:
     from edgesea.models.download import GIT_BLOBS
     from edgesea.models.student_files import PUBLISHED
 
-    assert f"edgel3_sea_ust_audio_emb_{PUBLISHED[f'sea-{size}']}.h5.gz" == f"edgel3_sea_ust_audio_emb_{size}.h5.gz"
+    assert PUBLISHED[f"edgel3/sea-{size}"] == f"edgel3_sea_ust_audio_emb_{size}.h5.gz"
     assert f"edgel3_sea_ust_audio_emb_{size}.h5.gz" in GIT_BLOBS
     assert StudentConfig.named(f"sea-{size}").embedding_size == size
 

@@ -19,10 +19,10 @@ from edgesea.embed.files import embed, process_file, process_files
 from edgesea.embed.results import read_provenance, result_paths, write_embedding
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_student, load_teacher
-from edgesea.models.config import StudentConfig
-from edgesea.models.function import FunctionModel
-from edgesea.models.student import Student
+from edgesea.models.foreign import FunctionModel
+from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import save_student
+from edgesea.models.student_torch import Student
 
 
 def mean_and_rms(windows: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from conftest import write_noise
 import edgesea
 from edgesea import EdgeseaError, EdgeseaWarning, get_embedding
 from edgesea.audio.framing import Framing
-from edgesea.models.function import FunctionModel
+from edgesea.models.foreign import FunctionModel
 
 
 def mean_and_rms(windows: np.ndarray) -> np.ndarray:
@@ -287,7 +287,7 @@ def test_a_process_ends_when_a_model_fails() -> None:
     """Its traceback must not keep alive the threads that have windows for the model."""
     code = """if True:
         import numpy as np, edgesea
-        from edgesea.models.function import FunctionModel
+        from edgesea.models.foreign import FunctionModel
         def fail(windows):
             raise KeyboardInterrupt
         edgesea.get_embedding(np.ones(8000 * 600), 8000, FunctionModel("f", fail, 8000, embedding_size=2))

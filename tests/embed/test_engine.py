@@ -15,10 +15,10 @@ from edgesea.audio.framing import Framing, PieceCutter
 from edgesea.audio.io import load_audio
 from edgesea.embed.engine import Failure, cut_rows, embed_files, embed_sources
 from edgesea.errors import EdgeseaError
-from edgesea.models.config import StudentConfig
-from edgesea.models.function import FunctionModel
-from edgesea.models.student import Student
+from edgesea.models.foreign import FunctionModel
+from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import save_student
+from edgesea.models.student_torch import Student
 
 
 def first_and_last(windows: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from edgesea.embed.results import read_provenance
 from edgesea.embed.signals import ONE_REQUEST
 from edgesea.embed.sinks import row_type
 from edgesea.errors import EdgeseaError
-from edgesea.models.function import FunctionModel
+from edgesea.models.foreign import FunctionModel
 
 
 class Dribble(io.RawIOBase):

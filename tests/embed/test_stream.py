@@ -18,7 +18,7 @@ from edgesea.embed.memory import get_embedding
 from edgesea.embed.stream import Stream, embed_chunks
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model, load_teacher
-from edgesea.models.function import FunctionModel
+from edgesea.models.foreign import FunctionModel
 
 CHUNKS = [1, 7, 160, 4800, 48000]
 RATES = [8000, 16000, 22050, 44100, 48000]

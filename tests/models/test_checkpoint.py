@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from edgesea.errors import EdgeseaError
-from edgesea.models.checkpoint import load_arrays, read_state_dict
-from edgesea.models.weights import file_digest
+from edgesea.models.base import file_digest
+from edgesea.models.torch_model import load_arrays, read_state_dict
 
 
 class Malicious:
@@ -79,7 +79,7 @@ def test_the_refusal_does_not_advise_to_unpickle(tmp_path):
     with pytest.raises(EdgeseaError) as raised:
         read_state_dict(tmp_path / "a.pt")
     assert "weights_only" not in str(raised.value)
-    assert "give the file that torch.save(model.state_dict(), ...) wrote" in str(raised.value)
+    assert "give a file that torch.save(model.state_dict(), ...) wrote" in str(raised.value)
 
 
 def test_arrays_must_fit_exactly():

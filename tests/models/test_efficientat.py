@@ -4,9 +4,8 @@ import torch
 
 import edgesea
 from edgesea.errors import EdgeseaError
-from edgesea.models.base import EmbeddingModel
+from edgesea.models.base import EmbeddingModel, file_digest
 from edgesea.models.efficientat import EfficientAT
-from edgesea.models.weights import file_digest
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import EmbeddingModel
-from edgesea.models.function import FunctionModel, load_callable, split_rate
+from edgesea.models.foreign import FunctionModel, load_callable, split_rate
 
 MODULE = """
 import numpy as np

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from edgesea.errors import EdgeseaError
-from edgesea.models.base import EmbeddingModel
-from edgesea.models.hear import load_hear
-from edgesea.models.weights import file_digest
+from edgesea.models.base import EmbeddingModel, file_digest
+from edgesea.models.foreign import load_hear
 
 TORCH = """
 import torch
@@ -131,5 +130,5 @@ def test_a_torch_model_is_moved_to_the_device_and_another_is_not(caplog):
     with caplog.at_level("INFO", "edgesea"):
         load_hear("hear_other", "cuda:1")
     assert (
-        "hear:hear_other: not a torch module, so it chooses its device itself; cuda:1 is not handed on" in caplog.text
+        "hear:hear_other: not a torch module, so it chooses its device itself; cuda:1 is not passed on" in caplog.text
     )

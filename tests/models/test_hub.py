@@ -23,12 +23,11 @@ from safetensors.numpy import load_file, save_file
 import edgesea
 from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
+from edgesea.hub import from_pretrained, push_to_hub, student_card
 from edgesea.models import download, load_model
-from edgesea.models.card import macs, model_card
-from edgesea.models.config import FILTERS, StudentConfig
-from edgesea.models.hub import from_pretrained, push_to_hub, student_card, without_folders
-from edgesea.models.student import Student
-from edgesea.models.student_files import save_student
+from edgesea.models.student_config import FILTERS, StudentConfig, macs
+from edgesea.models.student_files import model_card, save_student, without_folders
+from edgesea.models.student_torch import Student
 
 CONFIG = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
 PROVENANCE = {
@@ -114,8 +113,8 @@ def test_what_is_not_known_is_left_out(tmp_path):
 
 
 def test_the_card_of_distill_needs_no_run():
-    card = model_card(CONFIG, PROVENANCE, 1234567)
-    assert facts(card)["parameters"] == "1 234 567"
+    card = model_card(StudentConfig.named("sea-512", head="relu_max"), PROVENANCE)
+    assert facts(card)["parameters"] == "4 688 066"
     assert 'load_student("PATH")' in card
 
 
@@ -225,9 +224,7 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
 def test_without_the_library_its_extra_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     remedy = r"huggingface-hub is not installed; it comes with: pip install 'edgesea\[hub\]'"
-    with pytest.raises(
-        EdgeseaError, match=f"owner/name: taken for the name of a model on the Hugging Face Hub.*{remedy}"
-    ):
+    with pytest.raises(EdgeseaError, match=f"owner/name: looks like a model on the Hugging Face Hub.*{remedy}"):
         from_pretrained("owner/name")
     with pytest.raises(EdgeseaError, match=remedy):
         push_to_hub(run / "student", "owner/name")
@@ -403,11 +400,11 @@ def test_an_edited_configuration_is_refused_at_either_end(run, hub, tmp_path):
     config["architecture"]["sample_rate"] = 16000
     write_json(run / "student" / "config.json", config)
     done = python(PUSH, hub, tmp_path / "a", run / "student", "{}")
-    assert 'config.json: it says "sample_rate": 16000, but the weights' in done.stderr
+    assert 'config.json: it has "sample_rate": 16000, but the weights' in done.stderr
     assert len(hub.commits) == 1
     hub.commits[0]["config.json"] = (run / "student" / "config.json").read_bytes()  # edited on the website
     done = python("edgesea.load_student('owner/name')", hub, tmp_path / "b")
-    assert 'config.json: it says "sample_rate": 16000, but the weights' in done.stderr
+    assert 'config.json: it has "sample_rate": 16000, but the weights' in done.stderr
 
 
 @needs_hub
@@ -448,7 +445,7 @@ def test_a_revision_is_an_older_student(run, hub, tmp_path):
         torch.manual_seed(seed)
         save_student(Student(CONFIG), run / "student", PROVENANCE, "card")
         assert python(PUSH, hub, tmp_path / "a", run / "student", "{}").returncode == 0
-    code = "from edgesea.models.hub import from_pretrained\nprint(from_pretrained('owner/name', *sys.argv[1:]).digest)"
+    code = "print(edgesea.from_pretrained('@'.join(['owner/name', *sys.argv[1:]])).digest)"
     digests = [python(code, hub, tmp_path / "b", *words).stdout.strip() for words in ([], ["main"], [f"{1:040x}"])]
     expected = [hashlib.sha256(hub.commits[number]["model.safetensors"]).hexdigest() for number in (1, 1, 0)]
     assert digests == expected

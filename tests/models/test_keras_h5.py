@@ -10,8 +10,8 @@ from torch import nn
 
 from edgesea.errors import EdgeseaError
 from edgesea.models import keras_h5
-from edgesea.models.checkpoint import load_arrays
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
+from edgesea.models.torch_model import load_arrays
 
 RNG = np.random.default_rng(0)
 NORM = {key: RNG.random(3).astype(np.float32) for key in ("gamma", "beta", "moving_mean", "moving_variance")}
@@ -136,19 +136,11 @@ def test_claimed_array_size_is_bounded(tmp_path):
         read_keras_h5(path)
 
 
-def test_keras_3_weights_are_refused_with_a_remedy(tmp_path):
-    path = tmp_path / "model.weights.h5"
-    with h5py.File(path, "w") as file:
-        file["layers/conv2d/vars/0"] = CONV["kernel"]
-    with pytest.raises(EdgeseaError, match=r"Keras 3 weight file .* model\.save"):
-        read_keras_h5(path)
-
-
 def test_other_hdf5_files_are_refused(tmp_path):
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
-        file["embedding"] = np.zeros(3)
-    with pytest.raises(EdgeseaError, match="no attribute 'layer_names'"):
+        file["layers/conv2d/vars/0"] = CONV["kernel"]  # as in Keras 3
+    with pytest.raises(EdgeseaError, match=r"data.h5: .*layer_names"):
         read_keras_h5(path)
 
 
@@ -176,9 +168,12 @@ def test_convolution_without_bias():
         ([], r"0 layers with weights \(none\) instead of 2"),
         (LAYERS * 3, r"6 layers with weights \(z_conv, a_norm, z_conv, a_norm, \.\.\.\) instead of 2"),
         ([LAYERS[0], ("dense", {"kernel": np.ones((3, 4)), "bias": np.ones(4)})], r"layer 'dense' is neither"),
-        ([LAYERS[0], ("norm", {"gamma": np.ones(3), "beta": np.ones(3)})], r"layer 'norm' is neither .*gamma \(3,\)"),
+        (
+            [LAYERS[0], ("norm", {"gamma": np.ones(3), "beta": np.ones(3)})],
+            r".*gamma float64 \(3,\)",
+        ),
         ([LAYERS[0], ("odd", {**CONV, "recurrent_kernel": np.ones(3)})], r"layer 'odd' is neither"),
-        ([LAYERS[0], ("quantised", {"kernel": np.ones((3, 3, 2, 3), np.int8)})], "has dtype int8"),
+        ([LAYERS[0], ("quantised", {"kernel": np.ones((3, 3, 2, 3), np.int8)})], "kernel int8"),
     ],
 )
 def test_other_models_are_refused(layers, message):

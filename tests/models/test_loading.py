@@ -87,7 +87,7 @@ def test_students_and_teachers_are_told_apart_by_name(tmp_path, sea_h5):
     with pytest.raises(EdgeseaError, match="gone: no student here"):
         load_model(str(tmp_path / "gone"))
     with pytest.raises(
-        EdgeseaError, match=r"^unknown teacher 'vggish'; known: .*; nor is there a folder of that name, for a student"
+        EdgeseaError, match=r"^unknown teacher 'vggish'; known: .*; nor is there a student's folder of that name"
     ):
         load_model("vggish")
     model = load_model("spectral")

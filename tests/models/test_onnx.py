@@ -7,9 +7,8 @@ onnx = pytest.importorskip("onnx")
 
 import edgesea  # noqa: E402
 from edgesea.errors import EdgeseaError  # noqa: E402
-from edgesea.models.base import EmbeddingModel  # noqa: E402
-from edgesea.models.onnx import load_onnx  # noqa: E402
-from edgesea.models.weights import file_digest  # noqa: E402
+from edgesea.models.base import EmbeddingModel, file_digest  # noqa: E402
+from edgesea.models.foreign import load_onnx  # noqa: E402
 
 
 def write_model(path: Path, shape=("B", "W"), size="D", outputs=1, kind=None, **metadata: str) -> Path:

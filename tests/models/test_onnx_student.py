@@ -20,10 +20,10 @@ from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
 from edgesea.models.base import EmbeddingModel, LogMelModel
-from edgesea.models.config import StudentConfig, array_shapes, keras_order
-from edgesea.models.onnx_student import OnnxStudent
-from edgesea.models.student import Student
+from edgesea.models.student_config import StudentConfig, array_shapes, keras_order
 from edgesea.models.student_files import save_student
+from edgesea.models.student_onnx import OnnxStudent
+from edgesea.models.student_torch import Student
 
 SMALL = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
 CONFIGS = [
@@ -175,7 +175,7 @@ def test_the_back_end_is_chosen_by_the_device(tmp_path):
         edgesea.load_student(folder, "cuda", backend="onnx")
     with pytest.raises(EdgeseaError, match="unknown backend 'tensorflow'; choose auto, torch, onnx"):
         edgesea.load_student(folder, backend="tensorflow")
-    with pytest.raises(EdgeseaError, match="threads must be a whole number of at least 1, not 0"):
+    with pytest.raises(EdgeseaError, match="threads must be at least 1, not 0"):
         edgesea.load_student(folder, backend="onnx", threads=0)
 
 

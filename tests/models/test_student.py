@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import edgesea
 from edgesea.errors import EdgeseaError
-from edgesea.models.base import EmbeddingModel
-from edgesea.models.config import FILTERS, StudentConfig
-from edgesea.models.student import Student
+from edgesea.models.base import EmbeddingModel, file_digest
+from edgesea.models.student_config import FILTERS, StudentConfig
 from edgesea.models.student_files import save_student
-from edgesea.models.weights import file_digest
+from edgesea.models.student_torch import Student
 
 SMALL = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
 
@@ -110,9 +109,9 @@ def test_other_shapes_are_refused(shape):
             {"head": "relu_max", "embedding_size": 10},
             r"as many dimensions as the last block has filters \(64\), not 10",
         ),
-        ({"embedding_size": 0}, "all sizes of a student must be positive"),
-        ({"filters": (32, 0)}, "all sizes of a student must be positive"),
-        ({"hop_length": -1}, "all sizes of a student must be positive"),
+        ({"embedding_size": 0}, "embedding_size and filters must be positive"),
+        ({"filters": (32, 0)}, "embedding_size and filters must be positive"),
+        ({"hop_length": -1}, "hop_length must be a whole number"),
         ({"fmax": 4001.0}, r"fmax must lie in \(0, 4000\.0\] Hz, not 4001\.0"),
         ({"fmax": float("nan")}, "fmax must lie in"),
         ({"n_mels": 7}, r"the spectrogram \(7 on its shorter side\) is too small for 3 2x2 pools"),
@@ -197,8 +196,8 @@ def test_the_same_student_gives_the_same_bytes(tmp_path):
     code = """if True:
         import sys, torch
         from pathlib import Path
-        from edgesea.models.config import StudentConfig
-        from edgesea.models.student import Student
+        from edgesea.models.student_config import StudentConfig
+        from edgesea.models.student_torch import Student
         from edgesea.models.student_files import save_student
         torch.manual_seed(0)
         save_student(Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)), Path(sys.argv[1]), {}, "card")
@@ -225,7 +224,7 @@ def test_an_edited_configuration_is_refused(saved, changes, message, backend):
     config = json.loads((saved / "config.json").read_text())
     config["architecture"] |= changes
     (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(EdgeseaError, match=rf"student/config\.json: it says {message}"):
+    with pytest.raises(EdgeseaError, match=rf"student/config\.json: it has {message}"):
         edgesea.load_student(saved, "cpu", backend)
 
 
@@ -296,12 +295,12 @@ def test_arrays_that_do_not_fit_are_named(saved, change, message):
         ("{", "not JSON"),
         ("[]", "not the configuration of an edgesea student"),
         ('{"model_type": "bert"}', "not the configuration of an edgesea student"),
-        ('{"model": "edgesea.student"}', "no student can be made of it"),
+        ('{"model": "edgesea.student"}', "not the configuration of a student"),
         ('{"model": "edgesea.student", "architecture": {"filters": [4], "depth": 3}}', "unexpected keyword.*depth"),
-        ('{"model": "edgesea.student", "architecture": {"filters": []}}', "no student can be made of it"),
+        ('{"model": "edgesea.student", "architecture": {"filters": []}}', "not the configuration of a student"),
         (
             '{"model": "edgesea.student", "architecture": {"filters": [4], "window": "a"}}',
-            "no student can be made of it",
+            "not the configuration of a student",
         ),
         ('{"model": "edgesea.student", "architecture": {"filters": [4], "head": "x"}}', "unknown head 'x'"),
     ],

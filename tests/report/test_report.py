@@ -15,8 +15,7 @@ import yaml
 
 from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.models.card import macs
-from edgesea.models.config import StudentConfig
+from edgesea.models.student_config import StudentConfig, macs
 from edgesea.pipeline import read_config, run_stages
 from edgesea.reduction import load_reduction
 from edgesea.report import data, report

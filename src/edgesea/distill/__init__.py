@@ -112,11 +112,10 @@ def distill(
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train") from error
     from edgesea.models import resolve_device
-    from edgesea.models.card import model_card
-    from edgesea.models.config import StudentConfig
-    from edgesea.models.student import Student
-    from edgesea.models.student_files import save_student
-    from edgesea.models.weights import file_digest
+    from edgesea.models.base import file_digest
+    from edgesea.models.student_config import StudentConfig
+    from edgesea.models.student_files import model_card, save_student
+    from edgesea.models.student_torch import Student
     from edgesea.reduction import load_reduction
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
     from edgesea.table.reader import Table
@@ -194,7 +193,7 @@ def distill(
     result = {"student": str(out), "parameters": parameters, **scores}
     if trainer.is_global_zero:
         provenance = {**plan, "precision": actual_precision, "scores": scores, "versions": versions()}
-        save_student(network.float(), folder, provenance, model_card(config, provenance, parameters))
+        save_student(network.float(), folder, provenance, model_card(config, provenance))
         write_json(folder / RESULTS_FILE, result)
     return result
 

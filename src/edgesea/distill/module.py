@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from edgesea.distill.data import Epoch, OrderedWindows, ShuffledWindows
-from edgesea.models.student import Student
+from edgesea.models.student_torch import Student
 
 Schedule = Literal["plateau", "onecycle"]
 Batch = tuple[Tensor, Tensor]

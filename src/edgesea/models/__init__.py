@@ -3,20 +3,19 @@
 import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args, overload
 
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models.base import EmbeddingModel
 
 if TYPE_CHECKING:
-    from edgesea.models.onnx_student import OnnxStudent
-    from edgesea.models.student import Student
+    from edgesea.models.student_onnx import OnnxStudent
+    from edgesea.models.student_torch import Student
 
 log = logging.getLogger(__name__)
 Backend = Literal["auto", "torch", "onnx"]
 ModelOrName: TypeAlias = EmbeddingModel | Path | str
 DEVICES = ("cpu", "cuda", "mps", "xpu")
-BACKENDS = ("auto", "torch", "onnx")
 TEACHERS = (
     "spectral",
     "efficientat/{mn04,mn05,mn10,mn20,mn40}",
@@ -33,14 +32,9 @@ def is_teacher(name: str) -> bool:
 
 
 def resolve_device(device: str) -> str:
-    """``auto`` becomes the best device of this machine that torch can use; other names are checked.
+    """``auto`` becomes the best device of this machine that torch can use, other names are checked.
 
-    Without torch it is the CPU.
-
-    Raises
-    ------
-    EdgeseaError
-        If the device does not exist here, or is no CPU and torch is missing.
+    Without torch, auto is the CPU, and other devices raise EdgeseaError.
     """
     if device == "cpu":
         return device
@@ -52,13 +46,9 @@ def resolve_device(device: str) -> str:
         raise missing_extra("torch", "train") from error
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        known = torch.device(device).type in DEVICES
-    except RuntimeError:  # it lists twenty kinds that torch may have been built for
-        known = False
-    if not known:
+    if device.partition(":")[0] not in DEVICES:  # torch's message lists twenty kinds
         raise EdgeseaError(
-            f"device {device!r} cannot be used: unknown; choose auto, {', '.join(DEVICES)}, or as cuda:1"
+            f"device {device!r} cannot be used: unknown; choose auto, {', '.join(DEVICES)}, or e.g. cuda:1"
         )
     try:
         torch.empty(0, device=device)
@@ -93,10 +83,9 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
         If the id is unknown, or the weights are missing, damaged or those of another model.
     """
     path = None if weights is None else Path(weights)
-    foreign = id == "spectral" or ":" in id
     if path is not None and not path.is_file():
         raise EdgeseaError(f"{path}: no such weight file (of teacher {id})")
-    if path is not None and foreign:
+    if path is not None and (id == "spectral" or ":" in id):
         raise EdgeseaError(f"teacher {id} takes no weights option")
     try:
         return _load_teacher(id, path, device)
@@ -107,35 +96,30 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
 
 
 def _load_teacher(id: str, path: Path | None, device: str) -> EmbeddingModel:
-    family, slash, rest = id.partition("/")
-    prefix, colon, spec = id.partition(":")
-    if colon and prefix == "onnx":
-        from edgesea.models.onnx import load_onnx
+    if id.startswith(("onnx:", "hear:", "callable:")):
+        from edgesea.models import foreign
 
-        return load_onnx(spec, device)
-    device = resolve_device(device)
-    if colon and prefix == "hear":
-        from edgesea.models.hear import load_hear
-
-        return load_hear(spec, device)
-    if colon and prefix == "callable":
-        from edgesea.models.function import load_callable
-
+        if id.startswith("onnx:"):
+            return foreign.load_onnx(id, device)
+        device = resolve_device(device)
+        if id.startswith("hear:"):
+            return foreign.load_hear(id, device)
         if device != "cpu":
-            log.info("%s: a function chooses its device itself; %s is not handed on", id, device)
-        return load_callable(spec)
+            log.info("%s: a function chooses its device itself; %s is not passed on", id, device)
+        return foreign.load_callable(id)
+    device = resolve_device(device)
     if id == "spectral":
         from edgesea.models.spectral import Spectral
 
         return Spectral().to(device).eval()
-    if family == "efficientat" and slash:
+    if id.startswith("efficientat/"):
         from edgesea.models.efficientat import load_efficientat
 
-        return load_efficientat(rest, path).to(device).eval()
-    if family == "openl3" and slash:
+        return load_efficientat(id.removeprefix("efficientat/"), path).to(device).eval()
+    if id.startswith("openl3/"):
         from edgesea.models.openl3 import load_openl3
 
-        return load_openl3(rest, path).to(device).eval()
+        return load_openl3(id.removeprefix("openl3/"), path).to(device).eval()
     raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
 
 
@@ -187,22 +171,24 @@ def load_student(
         If there is no student, its files are damaged or do not fit together, or torch or huggingface-hub is missing
         where it is needed.
     """
-    from edgesea.models.onnx_graph import HEADS
+    from edgesea.models.student_config import Head
     from edgesea.models.student_files import read_student
 
-    if backend not in BACKENDS:
-        raise EdgeseaError(f"unknown backend {backend!r}; choose {', '.join(BACKENDS)}")
+    if backend not in get_args(Backend):
+        raise EdgeseaError(f"unknown backend {backend!r}; choose {', '.join(get_args(Backend))}")
     if backend == "onnx" and device not in ("auto", "cpu"):
         raise EdgeseaError(f"backend onnx runs on the CPU, not on {device}; choose backend=torch or device=cpu")
     if backend == "torch" and find_spec("torch") is None:
         raise missing_extra("torch", "train")
+    if threads is not None and threads < 1:
+        raise EdgeseaError(f"threads must be at least 1, not {threads}")
     place = "cpu" if backend == "onnx" else resolve_device(device)
     file = read_student(path_or_id)
-    if backend == "onnx" or (backend == "auto" and place == "cpu" and file.config.head in HEADS):
-        from edgesea.models.onnx_student import OnnxStudent
+    if backend == "onnx" or (backend == "auto" and place == "cpu" and file.config.head in get_args(Head)):
+        from edgesea.models.student_onnx import OnnxStudent
 
         return OnnxStudent(file, threads)
-    from edgesea.models.student import torch_student
+    from edgesea.models.student_torch import torch_student
 
     return torch_student(file).to(place)
 
@@ -210,30 +196,16 @@ def load_student(
 def load_model(
     model: ModelOrName, weights: Path | None = None, device: str = "cpu", backend: Backend = "auto"
 ) -> EmbeddingModel:
-    """A student or a teacher, from whatever names it.
+    """A student or a teacher: `model` is loaded already, a student's path (a Path is never an id), or an id of either.
 
-    Parameters
-    ----------
-    model : EmbeddingModel, path or str
-        A loaded model, which is given back as it is; a student's place (a Path is never taken for an id); a teacher's
-        id; or a student's folder, .h5 file, published name (``edgel3/...``) or id on the Hugging Face Hub.
-    weights : path, optional
-        A teacher's weight file.
-    device, backend
-        See `edgesea.load_teacher` and `edgesea.load_student`.
-
-    Raises
-    ------
-    EdgeseaError
-        If there is no such model, or it cannot be loaded.
+    `weights` are a teacher's; see `load_teacher` and `load_student`.
     """
     if isinstance(model, str):
         if is_teacher(model):
             return load_teacher(model, weights, device)
         if not any(sign in model for sign in ("/", "\\", ".h5")) and not Path(model).exists():
             raise EdgeseaError(
-                f"unknown teacher {model!r}; known: {', '.join(TEACHERS)}; nor is there a folder of that name, "
-                "for a student"
+                f"unknown teacher {model!r}; known: {', '.join(TEACHERS)}; nor is there a student's folder of that name"
             )
     if isinstance(model, Path | str):
         if weights is not None:

@@ -1,5 +1,8 @@
-"""What every model, teacher or student, offers: ``sample_rate``, ``embedding_size`` and ``embed``."""
+"""What every model, teacher or student, offers; and the digests and shapes of weights, all without torch."""
 
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -9,31 +12,18 @@ from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
+COUNTER = "num_batches_tracked"  # torch keeps one with each batch normalisation; it is not a weight
 
 
 @runtime_checkable
 class EmbeddingModel(Protocol):
-    """A teacher or a student.
+    """A teacher or a student."""
 
-    Attributes
-    ----------
-    id : str
-        Name under which it was loaded.
-    sample_rate : int
-        Rate in Hz at which it expects its windows.
-    window : float or None
-        Length in seconds of the windows it accepts; None if any.
-    embedding_size : int
-        Number of dimensions D of its embeddings.
-    digest : str
-        sha256 of its weights ("" if it has none).
-    """
-
-    id: str
-    sample_rate: int
-    window: float | None
-    embedding_size: int
-    digest: str
+    id: str  # name under which it was loaded
+    sample_rate: int  # Hz
+    window: float | None  # length in seconds of the windows it accepts; None: any
+    embedding_size: int  # dimensions D
+    digest: str  # sha256 of its weights; "" if it has none
 
     def embed(self, windows: Float32) -> Float32:
         """Embeddings (B, D) float32 of windows (B, W) float32 in [-1, 1]."""
@@ -42,7 +32,7 @@ class EmbeddingModel(Protocol):
 
 @runtime_checkable
 class LogMelModel(EmbeddingModel, Protocol):
-    """A model, any student, whose embeddings may also be computed from spectrograms that share frames.
+    """A model, any student, that also takes spectrograms, of which overlapping windows share frames.
 
     ``model.embed(windows)`` and ``model.embed_log_mel(model.front_end(windows))`` are the same.
     """
@@ -71,3 +61,26 @@ def check_windows(model: EmbeddingModel, windows: NDArray[np.floating]) -> None:
             f"{model.id}: windows must have {round(model.window * model.sample_rate)} samples "
             f"({model.window} s at {model.sample_rate} Hz), not {windows.shape[1]}"
         )
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_shapes(
+    given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: Path | str
+) -> None:
+    """Raise EdgeseaError unless the arrays of `source` have exactly the names and shapes that a model expects."""
+    optional = {name for name in expected if name.endswith(COUNTER)}
+    problems = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - given.keys() - optional)]
+    problems += [f"unexpected {name} {given[name]}" for name in sorted(given.keys() - expected.keys())]
+    problems += [
+        f"{name} has shape {given[name]} instead of {expected[name]}"
+        for name in sorted(expected.keys() & given.keys())
+        if given[name] != expected[name]
+    ]
+    if problems:
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        raise EdgeseaError(f"{source}: these are the weights of another model: {shown}")

@@ -1,11 +1,12 @@
-"""Published weight files: downloaded once into a cache folder and verified on every use."""
+"""Published weight files, and students of the Hugging Face Hub: downloaded once into a cache and verified."""
 
 import hashlib
 import logging
 import os
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,13 +14,12 @@ from textwrap import shorten
 from types import ModuleType
 
 from edgesea.errors import EdgeseaError, missing_extra
-from edgesea.models.weights import file_digest
+from edgesea.models.base import file_digest
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 OPENL3_URL = "https://github.com/marl/openl3/raw/models/"
 EDGEL3_URL = "https://github.com/ksangeeta2429/edgel3/raw/models/"
-
 # git's ids of the published files in the branches behind the two URLs
 GIT_BLOBS = {
     "openl3_audio_linear_env-v0_4_0.h5.gz": "7837407f033f3564c7e8d53fc4a4241fe160478b",
@@ -33,60 +33,35 @@ GIT_BLOBS = {
     "edgel3_sea_ust_audio_emb_128.h5.gz": "162576876259e8267eb6cefe09470dbf153ed6fc",
     "edgel3_sea_ust_audio_emb_64.h5.gz": "f3535405c91fe8da71f6456adb8a061213324239",
 }
-
-OWN_PREFIXES = ("edgel3/", "efficientat/", "openl3/")
+EDGESEA_PREFIXES = ("edgel3/", "efficientat/", "openl3/")
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``EDGESEA_CACHE`` if it is set, otherwise the system's cache folder for edgesea."""
-    folder = os.environ.get("EDGESEA_CACHE")
-    if folder:
-        return Path(folder).expanduser()
-    return Path(_pooch().os_cache("edgesea"))
+    """Where downloads are stored: ``EDGESEA_CACHE`` if it is set, otherwise the system's cache folder for edgesea."""
+    import pooch
+
+    return Path(os.environ.get("EDGESEA_CACHE") or pooch.os_cache("edgesea")).expanduser()
 
 
 def git_blob_id(path: Path) -> str:
     """The id of a file in git: sha1 of ``blob``, a space, the size, a zero byte and the content, in hexadecimal."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
-    """A file from the cache, downloaded first if it is not there.
+    """The file `name` of the cache folder, downloaded first if it is not there; EdgeseaError if it is another one.
 
-    A file without a known id is trusted the first time: its sha256 is written to ``NAME.sha256`` beside it (a line that
-    ``sha256sum --check`` reads) and compared on every later use.
-
-    Parameters
-    ----------
-    url : str
-        Where the file is published (http or https).
-    name : str
-        Its name in the cache folder.
-    git_blob : str, optional
-        The git blob id that it must have.
-
-    Returns
-    -------
-    Path
-        The verified file.
-
-    Raises
-    ------
-    EdgeseaError
-        If it cannot be downloaded, or is not the expected file.
+    A file without a known git blob id is trusted the first time: its sha256 is written to ``NAME.sha256`` beside it (a
+    line that ``sha256sum --check`` reads) and compared on every later use.
     """
     path = cache_folder() / name
     try:
-        if path.is_file():
-            _verify(path, path, git_blob, f"{path}: not the published file", "delete it to download it again")
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _store(url, path, git_blob)
+        if not path.is_file():
+            _download(url, path, git_blob)
+        elif problem := _mismatch(path, path, git_blob):
+            raise EdgeseaError(f"{path}: not the published file: {problem}; delete it to download it again")
     except OSError as error:
         raise EdgeseaError(
             f"{path}: cannot be used ({error.strerror or error}); set EDGESEA_CACHE to a folder that can be written"
@@ -94,132 +69,81 @@ def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
     return path
 
 
-def _store(url: str, path: Path, git_blob: str | None) -> None:
-    """Download, verify, and only then give the file its name."""
-    incoming = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # another process may be fetching the same file
+def _download(url: str, path: Path, git_blob: str | None) -> None:
+    """Download, verify, and only then give the file its name: another process may be fetching it, too."""
+    import pooch
+    import requests  # comes with pooch
+
+    # Without the header a server may send a .gz file as an encoded .h5 file, which would arrive decompressed
+    headers = {"Accept-Encoding": "identity"}
+    download = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=30, headers=headers)
+    by_hand = (
+        f"get the file in another way and put it there: {path} (or name it: of a teacher as weights=FILE, of a student "
+        "as the model)"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    incoming = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    log.info("downloading %s to %s", url, path)
     try:
-        _download(url, incoming, path)
-        _verify(incoming, path, git_blob, f"{url}: not the expected file", _by_hand(path))
+        download(url, str(incoming), None)
+        if problem := _mismatch(incoming, path, git_blob):
+            raise EdgeseaError(f"{url}: not the expected file: {problem}; {by_hand}")
         incoming.replace(path)
+    except requests.RequestException as error:
+        raise EdgeseaError(f"{url}: cannot be downloaded ({error}); {by_hand}") from error
     finally:
         incoming.unlink(missing_ok=True)
 
 
-def _download(url: str, target: Path, path: Path) -> None:
-    """Store what `url` gives in `target`; `path` is where it will be kept."""
-    pooch = _pooch()
-    import requests  # comes with pooch
-
-    logger.info("downloading %s to %s", url, path)
-    # Without the header a server may send a .gz file as an encoded .h5 file, which would arrive decompressed
-    download = pooch.HTTPDownloader(
-        progressbar=True, chunk_size=2**16, timeout=30, headers={"Accept-Encoding": "identity"}
-    )
-    try:
-        download(url, str(target), None)
-    except requests.RequestException as error:
-        raise EdgeseaError(f"{url}: cannot be downloaded ({error}); {_by_hand(path)}") from error
-
-
-def _by_hand(path: Path) -> str:
-    return (
-        f"get the file in another way and put it there: {path} (or name it: of a teacher as weights=FILE, of a student "
-        "as the model)"
-    )
-
-
-def _verify(file: Path, path: Path, git_blob: str | None, problem: str, remedy: str) -> None:
-    """Raise EdgeseaError unless `file` has the git blob id, or else the sha256 recorded beside `path`.
-
-    Without a record, that of `file` becomes the record.
-    """
+def _mismatch(file: Path, path: Path, git_blob: str | None) -> str:
+    """How the hash of `file` differs from that of the file that belongs at `path`; the first one is recorded."""
     if git_blob is not None:
-        kind, expected, found = "git blob id", git_blob, git_blob_id(file)
-    else:
-        record = path.with_name(f"{path.name}.sha256")
-        kind, found = "sha256", file_digest(file)
-        words = record.read_text().split() if record.is_file() else []
-        if not words:
-            record.write_text(f"{found}  {path.name}\n")
-            logger.info("%s: no published hash is known; sha256 %s recorded in %s", path, found, record.name)
-        expected = words[0] if words else found
-        remedy += f"; if it was changed on purpose, delete {record}"
-    if found != expected:
-        raise EdgeseaError(f"{problem}: {kind} {found} instead of {expected}; {remedy}")
-
-
-def _pooch() -> ModuleType:
-    try:
-        import pooch
-    except ImportError as error:
-        raise missing_extra("pooch", "train") from error
-    module: ModuleType = pooch
-    return module
+        found = git_blob_id(file)
+        return "" if found == git_blob else f"git blob id {found} instead of {git_blob}"
+    record, found = path.with_name(f"{path.name}.sha256"), file_digest(file)
+    if not record.is_file():
+        record.write_text(f"{found}  {path.name}\n")
+    expected = record.read_text().partition(" ")[0]
+    return "" if found == expected else f"sha256 {found} instead of {expected} (if it was changed, delete {record})"
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` is ``owner/name[@revision]`` of the Hugging Face Hub.
+    """Whether `name` is ``owner/name[@revision]`` of the Hugging Face Hub, and neither a path here nor one of our ids.
 
-    It is not if it is a path here or one of our own ids. Where ``owner`` is a folder here, as in ``runs/cty``, it was
-    probably meant as one and mistyped; ``owner/name@main`` is of the Hub all the same.
+    Where ``owner`` is a folder here, as in ``runs/cty``, a mistyped path is more likely; ``owner/name@main`` is still
+    an id of the Hub.
     """
     match = HUB_ID.fullmatch(name)
-    if not match or name.startswith(OWN_PREFIXES) or Path(name).exists():
+    if not match or name.startswith(EDGESEA_PREFIXES) or Path(name).exists():
         return False
     return bool(match[2]) or not Path(name.partition("/")[0]).is_dir()
 
 
 def fetch_hub(id: str, files: Sequence[str]) -> Path:
-    """Files of a repository of the Hugging Face Hub, from its cache if they have not changed, or it does not answer.
-
-    Parameters
-    ----------
-    id : str
-        ``owner/name``, or ``owner/name@revision`` with a branch, a tag or a commit.
-    files : sequence of str
-        Their names; those that the repository lacks are left out.
-
-    Returns
-    -------
-    Path
-        The folder with the files.
-
-    Raises
-    ------
-    EdgeseaError
-        If there is no such repository, it cannot be fetched and is not in the cache, or huggingface-hub is missing.
-    """
+    """The folder with `files` of ``owner/name[@revision]``; from the cache if the Hub does not answer."""
     hub = huggingface_hub(id)
-    match = HUB_ID.fullmatch(id)
-    repository, revision = match.groups() if match else (id, None)
-    download = partial(hub.snapshot_download, repository, revision=revision, allow_patterns=list(files))
+    repository, _, revision = id.partition("@")
+    download = partial(hub.snapshot_download, repository, revision=revision or None, allow_patterns=list(files))
     try:
         # Asked first, because snapshot_download would wait without end for a network that swallows packets
         timeout = hub.constants.HF_HUB_ETAG_TIMEOUT  # 10 s, unless the environment says otherwise
         hub.HfApi().repo_info(repository, revision=revision or hub.constants.DEFAULT_REVISION, timeout=timeout)
         return Path(download())
     except Exception as error:  # of several libraries
-        refused = isinstance(error, hub.errors.RepositoryNotFoundError | hub.errors.RevisionNotFoundError)
-        folder = None if refused else _cached(download, files)
-        if folder is None:
-            raise EdgeseaError(
-                f"{id}: no such folder here, and it cannot be fetched from the Hugging Face Hub: {hub_reason(error)}"
-            ) from error
-        logger.warning("%s: taken from the cache, for the Hugging Face Hub cannot be asked: %s", id, hub_reason(error))
-        return folder
-
-
-def _cached(download: Callable[..., str], files: Sequence[str]) -> Path | None:
-    """The folder of the cache of the Hugging Face Hub, if it has all `files`."""
-    try:
-        folder = Path(download(local_files_only=True))
-    except (OSError, ValueError):  # there is none; other versions of the library raise the second
-        return None
-    return folder if all((folder / name).is_file() for name in files) else None
+        reason = hub_reason(error)
+        if not isinstance(error, hub.errors.RepositoryNotFoundError | hub.errors.RevisionNotFoundError):
+            with suppress(OSError, ValueError):  # it is not in the cache
+                folder = Path(download(local_files_only=True))
+                if all((folder / name).is_file() for name in files):
+                    log.warning("%s: taken from the cache; the Hugging Face Hub did not answer: %s", id, reason)
+                    return folder
+        raise EdgeseaError(
+            f"{id}: no such folder here, and it cannot be fetched from the Hugging Face Hub: {reason}"
+        ) from error
 
 
 def hub_reason(error: Exception) -> str:
-    """What the library of the Hugging Face Hub says of a failure, in one line."""
+    """The reason that the library of the Hugging Face Hub gives for a failure, in one line."""
     return shorten(str(error), 300, placeholder=" ...") or type(error).__name__
 
 
@@ -229,4 +153,4 @@ def huggingface_hub(id: str) -> ModuleType:
         return import_module("huggingface_hub")
     except ImportError as error:
         remedy = missing_extra("huggingface-hub", "hub")
-        raise EdgeseaError(f"{id}: taken for the name of a model on the Hugging Face Hub, but {remedy}") from error
+        raise EdgeseaError(f"{id}: looks like a model on the Hugging Face Hub, but {remedy}") from error

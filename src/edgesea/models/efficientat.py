@@ -1,6 +1,5 @@
 """EfficientAT teachers: MobileNetV3-large with a width multiplier, pretrained on AudioSet (Schmid et al., 2023)."""
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,12 +7,11 @@ from torch import Tensor, nn
 
 from edgesea.audio.logmel import KaldiLogMel
 from edgesea.errors import EdgeseaError
-from edgesea.models.checkpoint import load_arrays, read_state_dict
+from edgesea.models.base import file_digest
 from edgesea.models.download import fetch
-from edgesea.models.torch_model import TorchModel
-from edgesea.models.weights import file_digest
+from edgesea.models.torch_model import TorchModel, load_arrays, read_state_dict
 
-WIDTHS = {"mn04": 0.4, "mn05": 0.5, "mn10": 1.0, "mn20": 2.0, "mn40": 4.0}
+WIDTHS = {"mn04": 0.4, "mn05": 0.5, "mn10": 1.0, "mn20": 2.0, "mn40": 4.0}  # multipliers of the channels
 FILES = {
     "mn04": "mn04_as_mAP_432.pt",
     "mn05": "mn05_as_mAP_443.pt",
@@ -96,20 +94,17 @@ class _InvertedResidual(nn.Module):
 
 
 class EfficientAT(TorchModel):
-    """An ``efficientat/mn*`` teacher: windows of any length at 32 kHz -> the globally averaged last feature map.
-
-    Parameters
-    ----------
-    variant : {"mn04", "mn05", "mn10", "mn20", "mn40"}
-        Width multiplier times ten.
-    """
+    """An ``efficientat/mn*`` teacher: windows of any length at 32 kHz -> the globally averaged last feature map."""
 
     sample_rate = 32000
     window: float | None = None
 
     def __init__(self, variant: str) -> None:
         super().__init__()
-        scale = partial(_scaled, width=WIDTHS[variant])
+
+        def scale(channels: int) -> int:
+            return _round_channels(channels * WIDTHS[variant])
+
         channels = scale(16)
         layers: list[nn.Module] = [_conv_norm(1, channels, 3, 2, 1, nn.Hardswish)]
         for index, (kernel, expanded, outputs, gated, stride) in enumerate(BLOCKS):
@@ -128,25 +123,8 @@ class EfficientAT(TorchModel):
         return features.mean((2, 3))
 
 
-def _scaled(channels: int, width: float) -> int:
-    return _round_channels(channels * width)
-
-
 def load_efficientat(variant: str, weights: Path | None = None) -> EfficientAT:
-    """Load a published state dict (its classifier is not used).
-
-    Parameters
-    ----------
-    variant : {"mn04", "mn05", "mn10", "mn20", "mn40"}
-        Which width.
-    weights : Path, optional
-        The ``.pt`` file, loaded with ``weights_only=True``, so nothing in it is executed; default: download it.
-
-    Raises
-    ------
-    EdgeseaError
-        If the variant is unknown, the file is no state dict, or an array is missing, extra or misshapen.
-    """
+    """Load a published state dict, without its classifier; `weights` of None: download it."""
     if variant not in WIDTHS:
         raise EdgeseaError(f"unknown teacher efficientat/{variant}; known: {', '.join(WIDTHS)}")
     path = fetch(URL + FILES[variant], FILES[variant]) if weights is None else weights

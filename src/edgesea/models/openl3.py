@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from edgesea.audio.logmel import LogMel
 from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
-from edgesea.models.l3 import l3_blocks
-from edgesea.models.torch_model import TorchModel
+from edgesea.models.base import file_digest
+from edgesea.models.download import GIT_BLOBS, OPENL3_URL, fetch
+from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
+from edgesea.models.torch_model import TorchModel, l3_blocks, load_arrays
 
 CONTENTS = ("env", "music")
 # Size of the final max pool over (bands, frames) of the last feature map for each embedding size
@@ -25,16 +27,7 @@ FILTERS = (64, 128, 256, 512)
 class OpenL3(TorchModel):
     """An ``openl3/*`` teacher: log-spectrogram, batch normalisation, four blocks of two convolutions, max pool.
 
-    Parameters
-    ----------
-    variant : str
-        One of `VARIANTS`: content of the training videos, input representation and embedding size, such as
-        ``env-mel256-512``.
-
-    Raises
-    ------
-    EdgeseaError
-        If the variant is unknown.
+    A variant names content of the training videos, input representation and embedding size: ``env-mel256-512``.
     """
 
     sample_rate = 48000
@@ -74,46 +67,17 @@ def front_end(bands: str) -> LogMelSettings:
 
 
 def load_openl3(variant: str, weights: Path | None = None) -> OpenL3:
-    """Load an OpenL3 teacher.
-
-    Parameters
-    ----------
-    variant : str
-        One of `VARIANTS`, such as ``env-mel256-512``.
-    weights : Path, optional
-        A Keras weight file (``.h5`` or ``.h5.gz``); None: the published file, downloaded once and verified.
-
-    Raises
-    ------
-    EdgeseaError
-        If the variant is unknown, the download fails, or the file does not hold the weights of this variant.
-    """
-    from edgesea.models.checkpoint import load_arrays
-    from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
-    from edgesea.models.weights import file_digest
-
+    """Load one of `VARIANTS` from a Keras weight file (``.h5`` or ``.h5.gz``); None: the published one."""
     model = OpenL3(variant)
     content, bands, _ = variant.split("-")
-    if weights is None:
-        weights = _published(content, bands)
-    _check_name(weights, content, bands)
-    load_arrays(model, keras_to_torch(read_keras_h5(weights), model.keras_order(), weights), weights)
-    model.digest = file_digest(weights)
-    return model
-
-
-def _published(content: str, bands: str) -> Path:
-    from edgesea.models.download import GIT_BLOBS, OPENL3_URL, fetch
-
     name = f"openl3_audio_{bands}_{content}-v0_4_0.h5.gz"
-    return fetch(OPENL3_URL + name, name, git_blob=GIT_BLOBS[name])
-
-
-def _check_name(weights: Path, content: str, bands: str) -> None:
-    """Refuse the published file of another variant: its arrays have the same names and shapes."""
-    published = re.match(r"openl3_audio_([a-z0-9]+)_([a-z]+)", weights.name)
+    path = weights or fetch(OPENL3_URL + name, name, git_blob=GIT_BLOBS[name])
+    # The published files of all variants have arrays of the same names and shapes
+    published = re.match(r"openl3_audio_([a-z0-9]+)_([a-z]+)", path.name)
     if published and published.groups() != (bands, content):
         raise EdgeseaError(
-            f"{weights}: its name says {published[2]} and {published[1]}, not {content} and {bands}; "
-            f"give openl3_audio_{bands}_{content}-v0_4_0.h5.gz"
+            f"{path}: its name says {published[2]} and {published[1]}, not {content} and {bands}; give {name}"
         )
+    load_arrays(model, keras_to_torch(read_keras_h5(path), model.keras_order(), path), path)
+    model.digest = file_digest(path)
+    return model

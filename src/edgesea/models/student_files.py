@@ -1,80 +1,145 @@
-"""Students on disk: checkpoint folders, and the published SEA weights."""
+"""Students on disk: checkpoint folders with their model card, and the published SEA weights."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path, read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.models.config import StudentConfig, array_shapes, keras_order
+from edgesea.models.base import check_shapes, file_digest
 from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
-from edgesea.models.weights import file_digest
+from edgesea.models.student_config import (
+    FILTERS,
+    Head,
+    StudentConfig,
+    array_shapes,
+    keras_order,
+    macs,
+    parameter_count,
+)
 
 if TYPE_CHECKING:
-    from edgesea.models.student import Student
+    from edgesea.models.student_torch import Student
 
 Arrays = dict[str, NDArray[Any]]
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 KIND = "edgesea.student"
 ARCHITECTURE = "architecture"  # the one key of the weights' metadata: safetensors writes several in a random order
-PUBLISHED = {"sea-512": 512, "sea-256": 256, "sea-128": 128, "sea-64": 64}
+PUBLISHED = {f"edgel3/{name}": f"edgel3_sea_ust_audio_emb_{filters[-1]}.h5.gz" for name, filters in FILTERS.items()}
+# The folders of an absolute path, which is the whole text or follows as in ``onnx:FILE`` and ``hear:module:id@FILE``
+FOLDERS = re.compile(r"(?:^|(?<=[:@]))(?:[A-Za-z]:)?[/\\](?![/\\])(?:[^:@]*[/\\])?")
+CARD = """---
+library_name: "edgesea"
+{license}pipeline_tag: "feature-extraction"
+tags: [audio, audio-embedding, knowledge-distillation, tinyml]
+---
+# {title}, {size} dimensions
+
+A specialised audio embedding made with edgesea: it maps {window:g} s of mono audio at {rate} Hz to
+{size} numbers{purpose}.
+
+| | |
+|---|---|
+{facts}
+{scores}
+```python
+import edgesea
+
+student = edgesea.load_student("{source}")
+embeddings = student.embed(windows)  # windows: (B, {samples}) float32 in [-1, 1] at {rate} Hz
+```
+
+How it was made (input hashes, options, versions) is recorded in `config.json`.
+"""
 
 
 @dataclass(frozen=True)
 class StudentFile:
-    """A student as it was read, for either back end.
+    """A student as it was read, for either back end."""
 
-    Attributes
-    ----------
-    id, digest : str
-        Name under which it was loaded; sha256 of its weight file.
-    config : StudentConfig
-        Its architecture.
-    arrays : dict of str to ndarray
-        Its weights in single precision, with torch's names and axes; whoever makes a network of them checks the shapes.
-    path : Path
-        The weight file.
-    """
-
-    id: str
-    digest: str
+    id: str  # name under which it was loaded
+    digest: str  # sha256 of its weight file
     config: StudentConfig
-    arrays: Arrays
-    path: Path
+    arrays: Arrays  # in single precision, with torch's names and axes
+    path: Path  # the weight file
 
 
 def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any], card: str) -> None:
-    """Write a student as ``config.json`` + ``model.safetensors`` + model card.
+    """Write ``config.json`` + ``model.safetensors`` + the model card; an earlier checkpoint is replaced.
 
-    The weights carry the architecture, too: it decides as much about the embeddings as they do, and so is in their
-    digest.
-
-    Parameters
-    ----------
-    student : Student
-        What to save.
-    folder : Path
-        Created if need be; files of an earlier checkpoint are replaced.
-    provenance : mapping
-        JSON-ready: teacher, reduction, training, scores, versions.
-    card : str
-        The model card (Markdown).
+    The weights carry the architecture, too: it decides as much about the embeddings as they do, so their digest covers
+    it. Of files named by absolute paths in `provenance` (JSON values) the mere names are written.
     """
     from safetensors.numpy import save
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in student.state_dict().items()}
+    architecture = student.config.to_dict()
     with atomic_path(folder / WEIGHTS_FILE) as temporary:  # not by save_file, which lets nobody else read it
-        temporary.write_bytes(save(arrays, metadata={ARCHITECTURE: json.dumps(student.config.to_dict())}))
+        temporary.write_bytes(save(arrays, metadata={ARCHITECTURE: json.dumps(architecture)}))
     with atomic_path(folder / CARD_FILE) as temporary:
         temporary.write_text(card, "utf-8")
-    config = {"model": KIND, "architecture": student.config.to_dict(), "provenance": dict(provenance)}
+    config = {"model": KIND, "architecture": architecture, "provenance": without_folders(dict(provenance))}
     write_json(folder / CONFIG_FILE, config)
+
+
+def without_folders(value: Any) -> Any:
+    """JSON values with the mere names of files that were named by absolute paths: where they lie is private."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return FOLDERS.sub("", value) if isinstance(value, str) else value
+
+
+def model_card(
+    config: StudentConfig,
+    provenance: Mapping[str, Any],
+    *,
+    source: str = "PATH",
+    domain: str = "",
+    license: str = "",
+    scores: str = "",
+) -> str:
+    """Markdown for a student.
+
+    `provenance` is that of `config.json`, `source` what `load_student` takes, `domain` the recordings it was trained
+    on, `license` the identifier of the weights' licence, and `scores` a Markdown section on a downstream task.
+    """
+    provenance = without_folders(dict(provenance))
+    teacher, reduction, fit = (provenance.get(key) or {} for key in ("teacher", "reduction", "scores"))
+    r2, cosine, parameters = fit.get("r2"), fit.get("cosine"), parameter_count(config)
+    purpose = " that approximate the reduced embedding of the teacher\n`{id}` on the recordings it was trained on"
+    facts = {
+        "teacher": f"`{teacher['id']}`, {teacher['embedding_size']} dimensions" if teacher else "",
+        "trained on": domain,
+        "reduction": f"{reduction['method']}, to {config.embedding_size} dimensions" if reduction else "",
+        "parameters": f"{parameters:,}".replace(",", " "),
+        "weights as float32 / int8": f"{parameters * 4 / 1024:.0f} KiB / {parameters / 1024:.0f} KiB",
+        "multiplications for a window": f"{macs(config) / 1e6:.1f} million, without the spectrogram",
+        "input": f"log-mel spectrogram, {config.n_mels} bands, {config.n_fft}-point FFT, hop {config.hop_length}",
+        "filters, head": f"{'-'.join(map(str, config.filters))}, {config.head}",
+        "R2 on validation clips": "" if r2 is None else f"{r2:.3f} (share of the target's variance explained)",
+        "cosine similarity on validation clips": "" if cosine is None else f"{cosine:.3f}",
+    }
+    return CARD.format(
+        license=f"license: {json.dumps(license)}\n" if license else "",
+        title=f"Student of {teacher['id']}" if teacher else "Student",
+        size=config.embedding_size,
+        window=config.window,
+        rate=config.sample_rate,
+        purpose=purpose.format(**teacher) if teacher else "",
+        facts="\n".join(f"| {name} | {text} |" for name, text in facts.items() if text),
+        scores=scores,
+        source=source,
+        samples=round(config.window * config.sample_rate),
+    )
 
 
 def is_student(path: Path) -> bool:
@@ -92,74 +157,58 @@ def read_student(path_or_id: Path | str) -> StudentFile:
     """Read a checkpoint folder, one of the Hugging Face Hub, or published SEA weights; see `edgesea.load_student`."""
     if not isinstance(path_or_id, str | Path):
         raise EdgeseaError(f"expected the path or id of a student, not {path_or_id!r}")
-    name = str(path_or_id)
-    path = Path(path_or_id)
-    if isinstance(path_or_id, str) and name.startswith("edgel3/") and not path.exists():
-        short = name.removeprefix("edgel3/")
-        if short not in PUBLISHED:
-            raise EdgeseaError(
-                f"unknown student {name!r}; published: {', '.join('edgel3/' + key for key in PUBLISHED)}"
-            )
-        file = f"edgel3_sea_ust_audio_emb_{PUBLISHED[short]}.h5.gz"
-        path = fetch(EDGEL3_URL + file, file, git_blob=GIT_BLOBS[file])
-    if path.is_file() and path.name.endswith((".h5", ".h5.gz")):
-        return _published_student(path)
-    if isinstance(path_or_id, str) and is_hub_id(name):  # a Path means a place here
+    name, path = str(path_or_id), Path(path_or_id)
+    by_name = isinstance(path_or_id, str) and not path.exists()  # a Path means a place here
+    if by_name and name.startswith("edgel3/"):
+        if name not in PUBLISHED:
+            raise EdgeseaError(f"unknown student {name!r}; published: {', '.join(PUBLISHED)}")
+        path = fetch(EDGEL3_URL + PUBLISHED[name], PUBLISHED[name], git_blob=GIT_BLOBS[PUBLISHED[name]])
+    elif by_name and is_hub_id(name):
         path = fetch_hub(name, (CONFIG_FILE, WEIGHTS_FILE))
-    if not (path / CONFIG_FILE).is_file():
+    if path.is_file() and path.name.endswith((".h5", ".h5.gz")):
+        file = _published_student(path)
+    elif (path / CONFIG_FILE).is_file():
+        file = _checkpoint_student(path, name)
+    else:
         raise EdgeseaError(
             f"{name}: no student here{'' if path.exists() else ' (no such file or folder)'}; expected a folder with "
             f"{CONFIG_FILE} and {WEIGHTS_FILE}, owner/name of one on the Hugging Face Hub (owner/name@main if there "
-            "is a folder owner here), a published .h5 or .h5.gz file, or one of "
-            + ", ".join("edgel3/" + key for key in PUBLISHED)
+            f"is a folder owner here), a published .h5 or .h5.gz file, or one of {', '.join(PUBLISHED)}"
         )
-    return _checkpoint_student(path, name)
+    if file.config.head in get_args(Head):
+        check_shapes({key: array.shape for key, array in file.arrays.items()}, array_shapes(file.config), file.path)
+    return file
 
 
 def _checkpoint_student(folder: Path, id: str) -> StudentFile:
-    config = read_json(folder / CONFIG_FILE)
+    from safetensors import SafetensorError, safe_open
+    from safetensors.numpy import load_file
+
+    config, weights = read_json(folder / CONFIG_FILE), folder / WEIGHTS_FILE
     if not isinstance(config, dict) or config.get("model") != KIND:
         raise EdgeseaError(f"{folder / CONFIG_FILE}: not the configuration of an edgesea student")
     try:
         architecture = StudentConfig.from_dict(config["architecture"])
         array_shapes(architecture)
-    except Exception as error:  # a changed value fails somewhere in the making of the network
-        raise EdgeseaError(f"{folder / CONFIG_FILE}: no student can be made of it: {error}") from error
-    weights = folder / WEIGHTS_FILE
-    arrays, trained = _read_weights(weights)
-    if trained is not None:
-        _check_unchanged(architecture.to_dict(), trained, folder)
-    return StudentFile(id, file_digest(weights), architecture, arrays, weights)
-
-
-def _check_unchanged(given: dict[str, Any], trained: dict[str, Any], folder: Path) -> None:
-    """Refuse an architecture that is not that of the weights; most changes would give wrong embeddings silently."""
-    changed = [key for key in trained if trained[key] != given[key]]
-    if changed:
-        listed, remedy = (", ".join(f'"{key}": {json.dumps(it[key])}' for key in changed) for it in (given, trained))
+    except Exception as error:  # a changed value may fail anywhere
+        raise EdgeseaError(f"{folder / CONFIG_FILE}: not the configuration of a student: {error}") from error
+    try:
+        arrays: Arrays = load_file(weights)
+        with safe_open(weights, framework="numpy") as file:
+            text = (file.metadata() or {}).get(ARCHITECTURE)  # missing in the weights of other programs
+        trained = None if text is None else StudentConfig.from_dict(json.loads(text))
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
+        raise EdgeseaError(f"{weights}: cannot be read: {error}") from error
+    if trained is not None and trained != architecture:  # most changes would give wrong embeddings silently
+        given, expected = architecture.to_dict(), trained.to_dict()
+        changed = [key for key in expected if expected[key] != given[key]]
+        listed, remedy = (", ".join(f'"{key}": {json.dumps(it[key])}' for key in changed) for it in (given, expected))
         raise EdgeseaError(
-            f"{folder / CONFIG_FILE}: it says {listed}, but the weights in {WEIGHTS_FILE} were trained with {remedy}; "
+            f"{folder / CONFIG_FILE}: it has {listed}, but the weights in {WEIGHTS_FILE} were trained with {remedy}; "
             "write that, or train another student"
         )
-
-
-def _read_weights(path: Path) -> tuple[Arrays, dict[str, Any] | None]:
-    """The arrays of a safetensors file, floats in single precision, and the architecture if it is there."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import load_file
-
-    try:
-        arrays: Arrays = load_file(path)
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(ARCHITECTURE)
-        trained = None if text is None else StudentConfig.from_dict(json.loads(text)).to_dict()
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
-        raise EdgeseaError(f"{path}: cannot be read: {error}") from error
-    single = {
-        name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-        for name, array in arrays.items()
-    }
-    return single, trained
+    arrays = {k: v.astype(np.float32, copy=False) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+    return StudentFile(id, file_digest(weights), architecture, arrays, weights)
 
 
 def _published_student(path: Path) -> StudentFile:

@@ -1,14 +1,20 @@
-"""Base of the models written in torch."""
+"""What models written in torch share: `embed`, the convolutions of the L3 family, and loading weights safely."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgesea.models.base import Float32, check_windows
+from edgesea.errors import EdgeseaError
+from edgesea.models.base import Float32, check_shapes, check_windows
 
 
 class TorchModel(nn.Module):
-    """Base of the models written in torch: ``forward`` maps windows (B, W) to embeddings (B, D)."""
+    """An `EmbeddingModel` whose ``forward`` maps windows (B, W) to embeddings (B, D)."""
 
     id: str = ""
     sample_rate: int
@@ -17,29 +23,52 @@ class TorchModel(nn.Module):
     digest: str = ""
 
     def embed(self, windows: Float32) -> Float32:
-        """Embeddings of a batch of windows, computed on the device that holds the weights.
-
-        Parameters
-        ----------
-        windows : ndarray, (B, W) float
-            Audio in [-1, 1] at ``sample_rate``.
-
-        Returns
-        -------
-        ndarray, (B, D) float32
-
-        Raises
-        ------
-        EdgeseaError
-            If the shape is not (B, W) with the W of the model.
-        """
+        """Embeddings (B, D) float32 of windows (B, W) in [-1, 1], computed on the device that holds the weights."""
         windows = np.require(windows, np.float32, ["C", "W"])  # torch takes no read-only arrays
         check_windows(self, windows)
         self.eval()
         if not len(windows):
             return np.zeros((0, self.embedding_size), np.float32)
-        tensors = [*self.parameters(), *self.buffers()]
-        device = tensors[0].device if tensors else torch.device("cpu")
+        device = next((tensor.device for tensors in (self.parameters(), self.buffers()) for tensor in tensors), "cpu")
         with torch.inference_mode():
             result: Tensor = self(torch.from_numpy(windows).to(device))
         return result.float().cpu().numpy()
+
+
+def l3_blocks(filters: Sequence[int]) -> list[nn.Module]:
+    """Blocks of two 3x3 'same' convolutions, each with bias, batch normalisation and ReLU; 2x2 max pools between them.
+
+    From one channel to ``filters[-1]``: this stack is what OpenL3 and the students share.
+    """
+    layers: list[nn.Module] = []
+    channels = 1
+    for block, outputs in enumerate(filters):
+        if block:
+            layers.append(nn.MaxPool2d(2))
+        for _ in range(2):
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU()]
+            channels = outputs
+    return layers
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A torch state dict; nothing but tensors is ever unpickled, anything else is an EdgeseaError."""
+    if not path.is_file():
+        raise EdgeseaError(f"{path}: no such weight file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged or foreign file, and advises to unpickle it
+        raise EdgeseaError(
+            f"{path}: not a torch state dict: it is damaged, of another kind, or holds objects other than tensors, "
+            "which are never loaded; give a file that torch.save(model.state_dict(), ...) wrote"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise EdgeseaError(f"{path}: not a state dict (a flat mapping of names to arrays)")
+    return state
+
+
+def load_arrays(module: nn.Module, arrays: Mapping[str, Tensor | NDArray[Any]], source: Path | str) -> None:
+    """Load the arrays of `source` into `module`; EdgeseaError unless every name and shape fits."""
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    check_shapes({name: tuple(value.shape) for name, value in arrays.items()}, expected, source)
+    module.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()}, strict=False)

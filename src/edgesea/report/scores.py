@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.models.card import macs
-from edgesea.models.config import StudentConfig
+from edgesea.models.student_config import StudentConfig, macs
 from edgesea.report.html import (
     MISSING,
     Html,

@@ -101,7 +101,7 @@ def _student(options: Mapping[str, Any], size: int) -> tuple[str, str]:
 
 def _folder_student(folder: Path) -> Made:
     """A student of `edgesea distill` that is in no run."""
-    from edgesea.models.config import FILTERS
+    from edgesea.models.student_config import FILTERS
 
     own = read_json(folder / "config.json")["architecture"]
     kind = next((kind for kind, filters in FILTERS.items() if list(filters) == own["filters"]), None)
@@ -118,7 +118,7 @@ def _published_student(model: str) -> Made:
     kind = model.removeprefix("edgel3/")
     if model == kind or kind not in STUDENTS:
         return Made(f"student {model}")
-    from edgesea.models.config import StudentConfig, parameter_count
+    from edgesea.models.student_config import StudentConfig, parameter_count
 
     parameters = parameter_count(StudentConfig.named(kind, head="relu_max"))
     return Made(f"{STUDENTS[kind]} ({model}, published weights)", kind, parameters)

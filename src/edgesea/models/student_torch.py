@@ -10,17 +10,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgesea.audio.logmel import LogMel
 from edgesea.audio.logmel_numpy import OverlappingLogMel
-from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32
-from edgesea.models.checkpoint import load_arrays
-from edgesea.models.config import StudentConfig
-from edgesea.models.l3 import l3_blocks
+from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import StudentFile
-from edgesea.models.torch_model import TorchModel
+from edgesea.models.torch_model import TorchModel, l3_blocks, load_arrays
 
-# Windows at once. The feature maps of 16 are so large that glibc gives their memory back to the system and gets it anew
-# in each layer, and those of 64 leave the processor's cache.
-BATCH = 12
+BATCH = 12  # windows at once; the feature maps of more leave the processor's cache
 
 
 class ReluMax(nn.Module):
@@ -55,11 +50,6 @@ class Student(TorchModel):
 
     Log-mel spectrogram, batch normalisation, blocks of two 3x3 convolutions (bias, batch normalisation, ReLU) with 2x2
     max pools between them, and a head that takes the last batch normalisation's output.
-
-    Parameters
-    ----------
-    config : StudentConfig
-        The architecture.
     """
 
     def __init__(self, config: StudentConfig) -> None:
@@ -104,7 +94,7 @@ class Student(TorchModel):
         self.eval()
         result = np.empty((len(log_mel), self.embedding_size), np.float32)
         with torch.inference_mode():
-            # Folding takes as long as one window, so it does not pay for a few; and a copy kept would become stale.
+            # Folding takes as long as one window, so it does not pay for a few; and a stored copy would become stale.
             features = folded(self.features) if len(log_mel) > BATCH else self.features
             for first in range(0, len(log_mel), BATCH):
                 part = slice(first, first + BATCH)
@@ -128,17 +118,8 @@ def folded(features: nn.Sequential) -> nn.Sequential:
 
 
 def torch_student(file: StudentFile) -> Student:
-    """The student of a file, on the CPU and in evaluation mode.
-
-    Raises
-    ------
-    EdgeseaError
-        If the arrays do not fit.
-    """
-    try:
-        student = Student(file.config)
-    except Exception as error:  # a changed value fails somewhere in the making of the network
-        raise EdgeseaError(f"{file.path}: no student can be made of its configuration: {error}") from error
+    """The student of a file, on the CPU and in evaluation mode; EdgeseaError if its arrays do not fit."""
+    student = Student(file.config)
     load_arrays(student, file.arrays, file.path)
     student.id, student.digest = file.id, file.digest
     return student.eval()

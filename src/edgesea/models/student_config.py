@@ -1,4 +1,4 @@
-"""What fixes a student's architecture, without torch."""
+"""What fixes a student's architecture, and what follows from it: names and shapes of its arrays, size, cost."""
 
 from dataclasses import asdict, dataclass, replace
 from math import prod
@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
-from edgesea.models.weights import COUNTER
+from edgesea.models.base import COUNTER
 
 Head = Literal["linear", "relu_max"]
 HEADS = ["linear", "relu_max"]  # an experiment may append its own
 
+# Filters of the published students, which are named by their number of dimensions
 FILTERS: dict[str, tuple[int, ...]] = {
     "sea-512": (64, 128, 256, 512),
     "sea-256": (32, 64, 128, 256),
@@ -23,34 +24,19 @@ FILTERS: dict[str, tuple[int, ...]] = {
 class StudentConfig:
     """Everything that fixes a student's architecture; stored in its checkpoint.
 
-    Attributes
-    ----------
-    embedding_size : int
-        Number of dimensions of the embedding.
-    filters : tuple of int
-        Filters of each block of two 3x3 convolutions; a 2x2 max pool stands between two blocks.
-    head : {"linear", "relu_max"}
-        ``linear``: a linear layer on the maximum and the mean of the last feature map. ``relu_max``: the maximum of the
-        last feature map after its ReLU, as in the published SEA students (its outputs cannot be negative).
-    sample_rate, n_fft, hop_length : int
-        Rate in Hz; FFT length and hop in samples.
-    n_mels : int
-        Number of mel bands.
-    fmax : float or None
-        Upper edge of the mel bands in Hz; None: half the sample rate.
-    window : float
-        Length of a window in seconds.
+    Head ``linear`` is a linear layer on the maximum and the mean of the last feature map. ``relu_max`` is the maximum
+    of the last feature map after its ReLU, as in the published SEA students (its outputs cannot be negative).
     """
 
     embedding_size: int = 64
-    filters: tuple[int, ...] = FILTERS["sea-64"]
+    filters: tuple[int, ...] = FILTERS["sea-64"]  # of each block of two 3x3 convolutions; 2x2 max pools between blocks
     head: Head = "linear"
-    sample_rate: int = 8000
+    sample_rate: int = 8000  # Hz
     n_mels: int = 64
-    n_fft: int = 1024
-    hop_length: int = 160
-    fmax: float | None = None
-    window: float = 1.0
+    n_fft: int = 1024  # samples
+    hop_length: int = 160  # samples
+    fmax: float | None = None  # upper edge of the mel bands in Hz; None: half the sample rate
+    window: float = 1.0  # s
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
@@ -60,8 +46,8 @@ class StudentConfig:
                 f"head relu_max gives as many dimensions as the last block has filters ({self.filters[-1]}), "
                 f"not {self.embedding_size}; choose head=linear or other filters"
             )
-        if min(self.embedding_size, self.n_mels, self.n_fft, self.hop_length, self.sample_rate, *self.filters) < 1:
-            raise EdgeseaError(f"all sizes of a student must be positive: {self}")
+        if min(self.embedding_size, *self.filters) < 1:
+            raise EdgeseaError(f"embedding_size and filters must be positive: {self.embedding_size}, {self.filters}")
         smallest = min(self.n_mels, self.frames())
         if smallest < 2 ** (len(self.filters) - 1):
             raise EdgeseaError(
@@ -78,20 +64,14 @@ class StudentConfig:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> "StudentConfig":
-        """The configuration of ``sea-512``, ``sea-256``, ``sea-128`` or ``sea-64``, with changes.
-
-        Raises
-        ------
-        EdgeseaError
-            If the name is unknown or the changes do not fit together.
-        """
+        """The configuration of a published student, with changes; None means no change."""
         if name not in FILTERS:
             raise EdgeseaError(f"unknown student {name!r}; known: {', '.join(FILTERS)}")
         config = cls(embedding_size=FILTERS[name][-1], filters=FILTERS[name])
         return replace(config, **{key: value for key, value in changes.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping; ``StudentConfig.from_dict`` reads it back."""
+        """A JSON-ready mapping; `from_dict` reads it back."""
         return {**asdict(self), "filters": list(self.filters)}
 
     @classmethod
@@ -104,14 +84,7 @@ class StudentConfig:
 
 
 def convolutions(config: StudentConfig) -> list[tuple[str, str, int, int]]:
-    """The convolutions of a student in order.
-
-    Returns
-    -------
-    list of (convolution, normalisation, inputs, outputs)
-        Names of a convolution and of the batch normalisation after it, as in a checkpoint, and numbers of channels. Two
-        of them make a block.
-    """
+    """Of each convolution: its name, that of its batch normalisation, and the channels in and out; two make a block."""
     found = []
     index, channels = 0, 1
     for block, outputs in enumerate(config.filters):
@@ -128,14 +101,8 @@ def keras_order(config: StudentConfig) -> list[str]:
     return ["input_norm", *(name for layers in convolutions(config) for name in layers[:2])]
 
 
-def parameter_count(config: StudentConfig) -> int:
-    """Number of trainable parameters of a student: running statistics do not count."""
-    shapes = array_shapes(config).items()
-    return sum(prod(shape) for name, shape in shapes if not name.endswith(("running_mean", "running_var", COUNTER)))
-
-
 def array_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the arrays of a student's checkpoint."""
+    """Names and shapes of the arrays of a student's checkpoint, as in the state dict of the network in torch."""
     norms = {"input_norm": 1}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, norm, inputs, outputs in convolutions(config):
@@ -148,3 +115,20 @@ def array_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
         size = config.embedding_size
         shapes |= {"head.linear.weight": (size, 2 * config.filters[-1]), "head.linear.bias": (size,)}
     return shapes
+
+
+def parameter_count(config: StudentConfig) -> int:
+    """Number of trainable parameters of a student: running statistics do not count."""
+    shapes = array_shapes(config).items()
+    return sum(prod(shape) for name, shape in shapes if not name.endswith(("running_mean", "running_var", COUNTER)))
+
+
+def macs(config: StudentConfig) -> int:
+    """Multiplications (with addition) that the convolutions and the head take for one window, without the front end."""
+    height, width = config.n_mels, config.frames()
+    total = 2 * config.filters[-1] * config.embedding_size if config.head == "linear" else 0
+    for index, (_, _, inputs, outputs) in enumerate(convolutions(config)):
+        if index and index % 2 == 0:
+            height, width = height // 2, width // 2
+        total += 9 * inputs * outputs * height * width
+    return total

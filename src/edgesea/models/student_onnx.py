@@ -1,0 +1,139 @@
+"""Students without torch: the front end in numpy, the network as an ONNX graph in onnxruntime."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.audio.logmel_numpy import OverlappingLogMel
+from edgesea.models.base import Float32, check_shapes, check_windows
+from edgesea.models.student_config import StudentConfig, array_shapes, convolutions
+from edgesea.models.student_files import StudentFile
+
+Arrays = Mapping[str, NDArray[Any]]
+BATCH = 16  # windows at once: as fast as more; 64 would take 180 MB more in the largest student
+EPSILON = 1e-3  # of all batch normalisations
+OPSET, IR_VERSION = 17, 8  # old enough for every onnxruntime since 1.15
+INPUT, OUTPUT = "log_mel", "embedding"
+
+
+class OnnxStudent:
+    """A student on the CPU; `student_torch.Student` computes the same numbers with torch.
+
+    It can be pickled, and thereby handed to another process. There, `threads` of None again means the environment's
+    ``OMP_NUM_THREADS``, or else all cores.
+    """
+
+    def __init__(self, file: StudentFile, threads: int | None = None) -> None:
+        config = file.config
+        check_shapes({name: array.shape for name, array in file.arrays.items()}, array_shapes(config), file.path)
+        self.config, self.id, self.digest = config, file.id, file.digest
+        self.sample_rate = config.sample_rate
+        self.window: float | None = config.window
+        self.embedding_size = config.embedding_size
+        self.front_end = OverlappingLogMel(config.front_end())
+        self._graph, self._threads = student_graph(config, file.arrays), threads
+        self._session = _session(self._graph, threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._session = _session(self._graph, self._threads)
+
+    def embed(self, windows: Float32) -> Float32:
+        """Embeddings (B, D) float32 of windows (B, W) in [-1, 1] at ``sample_rate``."""
+        windows = np.asarray(windows, np.float32)
+        check_windows(self, windows)
+        parts = [self.embed_log_mel(self.front_end(windows[i : i + BATCH])) for i in range(0, len(windows), BATCH)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.embedding_size), np.float32)
+
+    def embed_log_mel(self, log_mel: Float32) -> Float32:
+        """Embeddings (B, D) float32 of log-mel spectrograms (B, bands, frames) float32, as `front_end` gives them."""
+        result = np.zeros((len(log_mel), self.embedding_size), np.float32)
+        for first in range(0, len(log_mel), BATCH):
+            part = slice(first, first + BATCH)
+            result[part] = self._session.run(None, {INPUT: np.ascontiguousarray(log_mel[part])})[0]
+        # onnxruntime's maxima pass over NaN, and would make an embedding of a window that is not all numbers
+        result[np.isnan(log_mel).any((1, 2))] = np.nan
+        return result
+
+
+def _session(graph: bytes, threads: int | None) -> Any:
+    import onnxruntime
+
+    environment = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or (int(environment) if environment.isdecimal() else 0)  # 0: all cores
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+class _Graph:
+    """Nodes and constants in the making; each node has one result, which is named by a number."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        from onnx import numpy_helper
+
+        value = value if value.dtype == np.int64 else value.astype(np.float32)
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def add(self, kind: str, *inputs: str, result: str = "", **attributes: Any) -> str:
+        from onnx import helper
+
+        result = result or f"{kind.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [result], **attributes))
+        return result
+
+
+def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
+    """An ONNX model: ``log_mel`` (B, bands, frames) float32 in dB -> ``embedding`` (B, D) float32, for any B.
+
+    Batch normalisations are folded into the convolutions before them, in double precision.
+    """
+    from onnx import TensorProto, helper
+
+    graph = _Graph()
+    # Not folded into the first convolution: its padding is zeros after this normalisation, not before.
+    scale, shift = _scale_and_shift(arrays, "input_norm")
+    now = graph.add("Unsqueeze", INPUT, graph.constant("channel", np.array([1], np.int64)))
+    now = graph.add("Mul", now, graph.constant("input_norm.scale", scale.reshape(1, 1, 1, 1)))
+    now = graph.add("Add", now, graph.constant("input_norm.shift", shift.reshape(1, 1, 1, 1)))
+    for index, (name, norm, _, _) in enumerate(convolutions(config)):
+        if index and index % 2 == 0:
+            now = graph.add("MaxPool", now, kernel_shape=[2, 2], strides=[2, 2])
+        scale, shift = _scale_and_shift(arrays, norm)
+        kernel = np.asarray(arrays[f"{name}.weight"], np.float64) * scale[:, None, None, None]
+        bias = np.asarray(arrays[f"{name}.bias"], np.float64) * scale + shift
+        names = [graph.constant(f"{name}.weight", kernel), graph.constant(f"{name}.bias", bias)]
+        now = graph.add("Relu", graph.add("Conv", now, *names, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    if config.head == "relu_max":
+        graph.add("Flatten", graph.add("GlobalMaxPool", now), result=OUTPUT)
+    else:
+        pooled = [graph.add("Flatten", graph.add(kind, now)) for kind in ("GlobalMaxPool", "GlobalAveragePool")]
+        names = [graph.constant(name, arrays[name]) for name in ("head.linear.weight", "head.linear.bias")]
+        graph.add("Gemm", graph.add("Concat", *pooled, axis=1), *names, transB=1, result=OUTPUT)
+    given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", config.n_mels, config.frames()])
+    wanted = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", config.embedding_size])
+    made = helper.make_graph(graph.nodes, "student", [given], [wanted], graph.constants)
+    model = helper.make_model(
+        made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgesea"
+    )
+    return bytes(model.SerializeToString())
+
+
+def _scale_and_shift(arrays: Arrays, norm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A batch normalisation as ``scale * x + shift``."""
+    weight, bias, mean, variance = (
+        np.asarray(arrays[f"{norm}.{key}"], np.float64) for key in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = weight / np.sqrt(variance + EPSILON)
+    return scale, bias - scale * mean
