@@ -25,8 +25,8 @@ import numpy as np
 from edgesea.artifact import write_json
 from edgesea.audio.framing import Framing
 from edgesea.models import load_model
-from edgesea.tasks.esc50 import load_esc50
 from edgesea.tasks.features import window_embeddings
+from edgesea.tasks.folds import FoldTask
 from edgesea.tasks.options import ProbeOptions
 
 DATA = Path(os.environ.get("EDGESEA_DATA", "data"))
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--search", action="store_true", help="also search the parameters")
     parser.add_argument("--json", type=Path, help="write the numbers there")
     arguments = parser.parse_args()
-    task = load_esc50(DATA / "esc10")
+    task = FoldTask.load("esc50", DATA / "esc10")
     teacher = load_model("efficientat/mn04", DATA / "efficientat" / "mn04_as_mAP_432.pt")
     rows = []
     head = ["window, s", "hop, s", "windows a clip", "features", "classifier", "accuracy"]

@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tasks"))
 from direct_metrics import direct_fine_scores, direct_tagging_scores
 
 from edgesea.artifact import write_json
+from edgesea.tasks.annotations import Taxonomy
 from edgesea.tasks.metrics import Ties, fine_scores, tagging_scores
-from edgesea.tasks.taxonomy import Taxonomy
 
 RESULTS = Path(__file__).parent / "results" / "tagging_metrics.json"
 COMPLETE = (3, 4, 1, 3, 4, 3, 4, 1)  # fine tags of each coarse class; an incomplete one too, where there are several

@@ -24,7 +24,7 @@ from edgesea.extract import extract
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
-from edgesea.tasks.evaluate import evaluate
+from edgesea.tasks.evaluate import evaluate, load_task
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 
 log = logging.getLogger(__name__)
@@ -237,8 +237,6 @@ def run_stages(sections: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str
 
 def _check_task(options: Mapping[str, Any]) -> None:
     """Make sure that the task can be judged by, before hours are spent on what is to be judged."""
-    from edgesea.tasks.features import load_task
-
     probe, tagging = ProbeOptions(**options["probe"]), TaggingOptions(**options["tagging"])
     check_seed(options["seed"], tagging.members)
     load_task(options["task"], Path(options["data"]), probe, tagging, options["folds"])

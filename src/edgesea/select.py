@@ -23,7 +23,7 @@ from edgesea.trials import Options, Trial, run_all, summarise
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
     from edgesea.table.reader import Table
-    from edgesea.tasks.features import Task
+    from edgesea.tasks.evaluate import Task
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _problem(
     task: str, data: Path, folds: Sequence[int] | None, hold_out: Sequence[int] | None, tagging: TaggingOptions
 ) -> "Task":
     """The task without the folds held out, of which those to test are there."""
-    from edgesea.tasks.features import load_task
+    from edgesea.tasks.evaluate import load_task
     from edgesea.tasks.folds import FoldTask
 
     problem = load_task(task, data, ProbeOptions(), tagging, folds)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import auc, confusion_matrix
 
-from edgesea.tasks.taxonomy import Taxonomy
+from edgesea.tasks.annotations import Taxonomy
 
 Confusion = Callable[[float], tuple[int, int, int]]
 

@@ -6,18 +6,88 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_esc50
+from sklearn.preprocessing import StandardScaler
 
 from edgesea.audio.framing import Framing
 from edgesea.models import load_model
-from edgesea.tasks.esc50 import load_esc50
-from edgesea.tasks.features import window_embeddings
+from edgesea.tasks.features import SIZE, Bags, ContextEncoding, Targets, window_embeddings
+from edgesea.tasks.folds import FoldTask
 
 FRAMING = Framing(1.0, 0.5, False)
+#                  latitude longitude hour day week
+CLIPS = np.array([[40.70, -74.00, 0, 0, 1], [40.75, -73.98, 23, 6, 52], [40.80, -73.99, 12, 3, 26.0]])
+HOUR, DAY, WEEK = 2, 2 + 24, 2 + 24 + 7
+
+
+@pytest.fixture
+def bags() -> Bags:
+    """Clips of two, no, and three windows."""
+    return Bags(np.arange(10, dtype=np.float32).reshape(5, 2), np.array([2, 0, 3]), np.arange(15.0).reshape(3, 5))
+
+
+def test_means_are_those_of_each_clip(bags: Bags) -> None:
+    assert np.array_equal(bags.means(), [[1, 2], [np.nan, np.nan], [6, 7]], equal_nan=True)
+    assert bags.usable.tolist() == [True, False, True]
+    assert bags.owner.tolist() == [0, 0, 2, 2, 2]
+    assert np.isnan(Bags(np.zeros((0, 3), np.float32), np.zeros(2, np.int64)).means()).all()
+
+
+def test_clips_are_taken_in_any_order_and_more_than_once(bags: Bags) -> None:
+    taken = bags.take(np.array([2, 0, 2, 1]))
+    assert taken.counts.tolist() == [3, 2, 3, 0]
+    assert taken.rows[:, 0].tolist() == [4, 6, 8, 0, 2, 4, 6, 8]
+    assert taken.context is not None
+    assert taken.context[:, 0].tolist() == [10, 0, 10, 5]
+    assert len(bags.take(np.zeros(0, np.int64))) == 0
+
+
+def test_targets_are_taken_with_all_that_belongs_to_them() -> None:
+    labels = np.array([[0, 1], [1, 0], [1, 1]], np.float32)
+    targets = Targets(labels, labels > 0, np.array([3, 4, 5])).take(np.array([2, 0]))
+    assert targets.labels.tolist() == [[1, 1], [0, 1]]
+    assert targets.given.tolist() == [[True, True], [False, True]]
+    assert targets.sensors is not None
+    assert targets.sensors.tolist() == [5, 3]
+    assert targets.proximity is None
+
+
+def test_the_context_has_the_baselines_size_and_each_part_its_place() -> None:
+    # 512 dimensions of OpenL3 and the context make the 597 inputs that the challenge's baseline documents.
+    assert 512 + SIZE == 597
+    code = ContextEncoding.fit(CLIPS, standardize=True).encode(CLIPS)
+    assert (code.shape, code.dtype) == ((3, SIZE), np.float32)
+    wanted = [{HOUR, DAY, WEEK}, {HOUR + 23, DAY + 6, WEEK + 51}, {HOUR + 12, DAY + 3, WEEK + 25}]
+    assert [set((2 + np.flatnonzero(row[2:])).tolist()) for row in code] == wanted
+    np.testing.assert_allclose(code[:, :2], StandardScaler().fit_transform(CLIPS[:, :2]), atol=1e-5)
+    raw = ContextEncoding.fit(CLIPS, standardize=False).encode(CLIPS)
+    np.testing.assert_allclose(raw[:, :2], CLIPS[:, :2], rtol=1e-6)
+
+
+def test_week_53_and_missing_context() -> None:
+    odd = CLIPS.copy()
+    odd[0, 4], odd[1, 2:], odd[1, 0] = 53, np.nan, np.nan
+    encoding = ContextEncoding.fit(odd, standardize=True)
+    code = encoding.encode(odd)
+    assert not code[0, WEEK:].any()
+    assert code[0, HOUR] == 1
+    assert not code[1, 2:].any()
+    np.testing.assert_allclose(encoding.mean, [40.75, -73.99])
+    np.testing.assert_allclose(code[:, 0], [-1, 0, 1], rtol=1e-5)
+    assert ContextEncoding.fit(odd, standardize=False).encode(odd)[1, 0] == np.float32(40.75)
+
+
+def test_a_single_place_or_none_is_not_scaled() -> None:
+    place = np.repeat(CLIPS[:1], 7, axis=0)
+    encoding = ContextEncoding.fit(place, standardize=True)
+    np.testing.assert_allclose(encoding.encode(place)[:, :2], 0.0, atol=1e-6)
+    assert np.abs(encoding.encode(CLIPS)[:, :2]).max() < 1
+    nowhere = np.full((3, 5), np.nan)
+    assert not ContextEncoding.fit(nowhere, standardize=True).encode(nowhere).any()
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    return load_esc50(make_esc50(tmp_path / "esc50", clips=4)).paths
+    return FoldTask.load("esc50", make_esc50(tmp_path / "esc50", clips=4)).paths
 
 
 def embeddings(paths: list[Path], cache: Path | None) -> tuple[Any, Any, dict[str, str]]:
@@ -25,100 +95,58 @@ def embeddings(paths: list[Path], cache: Path | None) -> tuple[Any, Any, dict[st
     return bags.rows, bags.counts, failed
 
 
-def times(cache: Path) -> list[int]:
-    return [path.stat().st_mtime_ns for path in cache.iterdir()]
+def silence(path: Path) -> None:
+    """Delete a file's audio, but leave its size and time."""
+    status = path.stat()
+    path.write_bytes(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_what_is_kept_is_read_again(paths: list[Path], tmp_path: Path) -> None:
-    first = embeddings(paths, None)
-    assert first[1].tolist() == [2, 2, 2, 2]
-    embeddings(paths, tmp_path / "cache")
-    before = times(tmp_path / "cache")
-    second = embeddings(paths, tmp_path / "cache")
-    assert np.array_equal(first[0], second[0])
-    assert np.array_equal(first[1], second[1])
-    assert times(tmp_path / "cache") == before
-
-
-@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "other arrays", "other sizes", "no archive"])
-def test_a_damaged_cache_is_made_again(
-    paths: list[Path], tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+def test_clips_that_failed_are_tried_again_and_others_are_read_from_the_cache(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = embeddings(paths, tmp_path / "cache")
-    (stored,) = (tmp_path / "cache").iterdir()
-    content = stored.read_bytes()
-    if damage in ("truncated", "empty"):
-        stored.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
-    elif damage == "flipped":
-        middle = len(content) // 2
-        stored.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
-    else:
-        with stored.open("wb") as file:
-            if damage == "no archive":
-                np.save(file, first[0])
-            else:
-                np.savez(
-                    file, **({"x": first[0]} if damage == "other arrays" else {"embedding": first[0], "counts": [2]})
-                )
-    again = embeddings(paths, tmp_path / "cache")
-    assert np.array_equal(first[0], again[0])
-    assert "damaged" in caplog.text
-    caplog.clear()
-    embeddings(paths, tmp_path / "cache")
-    assert caplog.text == ""
-
-
-def test_clips_that_failed_are_tried_again(paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = embeddings(paths, None)
+    whole, cache = embeddings(paths, None), tmp_path / "cache"
+    assert whole[1].tolist() == [2, 2, 2, 2]
     paths[3].write_bytes(b"no audio")
     # A share that is away for a moment: the same file, which cannot be opened.
-    away = tmp_path / "away"
     monkeypatch.setattr("edgesea.tasks.features.file_state", lambda path: (1, 1))
-    shutil.move(paths[1], away)
-    _, counts, failed = embeddings(paths, tmp_path / "cache")
+    shutil.move(paths[1], tmp_path / "away")
+    _, counts, failed = embeddings(paths, cache)
     assert counts.tolist() == [2, 0, 2, 0]
     assert set(failed) == {"01.wav", "03.wav"}
-    shutil.move(away, paths[1])
-    paths[0].unlink()  # need not be there: it has been embedded
-    embedding, counts, failed = embeddings(paths, tmp_path / "cache")
+    shutil.move(tmp_path / "away", paths[1])
+    paths[0].unlink()  # has been embedded
+    embedding, counts, failed = embeddings(paths, cache)
     assert counts.tolist() == [2, 2, 2, 0]
     assert set(failed) == {"03.wav"}
     assert np.array_equal(embedding, whole[0][:6])
-    before = times(tmp_path / "cache")
-    assert set(embeddings(paths, tmp_path / "cache")[2]) == {"03.wav"}
-    assert times(tmp_path / "cache") == before
+    before = [path.stat().st_mtime_ns for path in cache.iterdir()]
+    assert set(embeddings(paths, cache)[2]) == {"03.wav"}
+    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == before
 
 
-def test_what_was_embedded_before_an_interruption_is_kept(paths: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_was_embedded_before_an_interruption_is_stored(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
     whole, model, calls = embeddings(paths, None), load_model("spectral"), 0
     embed = model.embed
 
     def failing(windows: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == 2:
+        if calls == 3:
+            if killed:  # nothing is stored at the end
+                monkeypatch.setattr("edgesea.tasks.features._write_cache", lambda path, blocks: None)
             raise KeyboardInterrupt
         return embed(windows)
 
     model.embed = failing  # type: ignore[method-assign]
+    monkeypatch.setattr("edgesea.tasks.features.STORE_AFTER", -1.0 if killed else 60.0)
     with pytest.raises(KeyboardInterrupt):
-        window_embeddings(model, paths, FRAMING, 4, 1, tmp_path / "cache")
-    status = paths[0].stat()  # its audio is gone, but its size and time are the same
-    paths[0].write_bytes(bytes(status.st_size))
-    os.utime(paths[0], ns=(status.st_atime_ns, status.st_mtime_ns))
+        window_embeddings(model, paths, FRAMING, 2, 1, tmp_path / "cache")
+    monkeypatch.undo()
+    silence(paths[0])
     again = embeddings(paths, tmp_path / "cache")
     assert np.array_equal(again[0], whole[0])
     assert again[2] == {}
-
-
-def test_what_is_embedded_is_kept_now_and_then(
-    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = []
-    monkeypatch.setattr("edgesea.tasks.features.KEEP_AFTER", -1.0)
-    monkeypatch.setattr(
-        "edgesea.tasks.features._write_cache", lambda path, blocks: written.append(list(map(len, blocks)))
-    )
-    window_embeddings(load_model("spectral"), paths, FRAMING, 2, 1, tmp_path / "cache")
-    assert written[:2] == [[2, 0, 0, 0], [2, 2, 0, 0]]
-    assert written[-1] == [2, 2, 2, 2]

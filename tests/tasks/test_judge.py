@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgesea.tasks.bags import Bags
+from edgesea.tasks.features import Bags
 from edgesea.tasks.folds import FoldTask
 from edgesea.tasks.judge import Judge, Score, from_list, listed
 

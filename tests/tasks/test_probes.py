@@ -9,7 +9,7 @@ import pytest
 from sklearn.base import clone
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.bags import Bags
+from edgesea.tasks.features import Bags
 from edgesea.tasks.options import Classifier, ProbeOptions
 from edgesea.tasks.probes import clip_features, fit_probe, fixed_epochs, make_probe, predict, search_grid
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.bags import Bags, Targets
+from edgesea.tasks.features import Bags, Targets
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.tagger_training import (
     Outputs,

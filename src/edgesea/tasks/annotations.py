@@ -1,265 +1,206 @@
-"""What people heard in the clips of SONYC-UST: its table of annotations (v1 and v2), gathered clip by clip.
+"""The tags of SONYC-UST (v1 and v2), and what people heard in its clips, gathered clip by clip.
 
-Each row of the table is what one annotator noted of a clip. ``annotator_id`` is 0 for what the team agreed on (a
-verified clip has such a row), positive for volunteers, negative for single members of the team, who are not counted.
+Each row of the table of annotations is what one annotator heard in a clip. ``annotator_id`` is 0 for what the team
+agreed on (a verified clip has such a row), positive for volunteers, negative for single members of the team, who are
+not counted.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import yaml
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
 from edgesea.table.manifest import SPLITS
-from edgesea.tasks.bags import CONTEXT
-from edgesea.tasks.rows import CLIP, Rows, read_rows, some
-from edgesea.tasks.taxonomy import Taxonomy, check_tag_columns
+from edgesea.tasks.csv_table import CsvTable, some
+from edgesea.tasks.features import CONTEXT
 
-ANNOTATOR, SPLIT, SENSOR = "annotator_id", "split", "sensor_id"
+CLIP, ANNOTATOR, SPLIT, SENSOR = "audio_filename", "annotator_id", "split", "sensor_id"
 PRESENCE, PROXIMITY = "_presence", "_proximity"
 VERIFIED = 0  # annotator_id
 NOT_GIVEN = -1
-NEAR_OR_FAR = {"near": 1, "far": -1}
 RANGES = dict(zip(CONTEXT, ((-90, 90), (-180, 180), (0, 23), (0, 6), (1, 53)), strict=True))
+INCOMPLETE = "X"  # the fine id of a tag whose coarse class is certain and whose fine one is not
 
-Owner = NDArray[np.intp]  # the clip of each row of the table
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """C coarse tags and the F fine tags below them."""
+
+    coarse: tuple[str, ...]  # such as 1_engine
+    fine: tuple[str, ...]  # such as 1-1_small-sounding-engine; also the incomplete ones: 1-X_engine-of-uncertain-size
+    parent: NDArray[np.int64]  # (F,) the coarse tag of each fine tag, as its index
+    incomplete: NDArray[np.bool_]  # (F,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The coarse tags without their numbers, such as ``engine``: scores are named by them."""
+        return tuple(tag.partition("_")[2] for tag in self.coarse)
+
+    @property
+    def complete(self) -> tuple[str, ...]:
+        """The fine tags that are not incomplete: what a classifier learns."""
+        return tuple(tag for tag, incomplete in zip(self.fine, self.incomplete, strict=True) if not incomplete)
+
+    def every_score(self, scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores of all fine tags, (N, F), and of the coarse ones, (N, C), from those of the complete fine tags.
+
+        Incomplete tags get 0, coarse ones the highest score of their fine tags.
+        """
+        fine = np.zeros((len(scores), len(self.fine)))
+        fine[:, ~self.incomplete] = scores
+        return fine, np.stack([fine[:, self.parent == tag].max(1) for tag in range(len(self.coarse))], 1)
+
+    def check_columns(self, table: CsvTable, suffix: str = "") -> None:
+        """Refuse columns such as ``1_engine`` or ``1-X_...`` with `suffix` that are not of tags in the taxonomy.
+
+        Scores or labels of another taxonomy would be left out unnoticed.
+        """
+        known = {tag + suffix for tag in (*self.coarse, *self.fine)}
+        tag = re.compile(rf"\d+(-[\dX]+)?_.+{suffix}")
+        if unknown := [name for name in table.rows if tag.fullmatch(str(name)) and name not in known]:
+            raise EdgeseaError(f"{table.path}: {some(unknown)}: not in the taxonomy; is it of this data set?")
+
+
+def read_taxonomy(path: Path) -> Taxonomy:
+    """Read ``dcase-ust-taxonomy.yaml``."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+        coarse = {str(number): f"{number}_{name}" for number, name in content["coarse"].items()}
+        rows = [
+            (f"{number}-{own}_{name}", list(coarse).index(str(number)), str(own) == INCOMPLETE)
+            for number, tags in content["fine"].items()
+            for own, name in tags.items()
+        ]
+        names = [*content["coarse"].values(), *(name for tags in content["fine"].values() for name in tags.values())]
+    except OSError as error:
+        raise EdgeseaError(f"{path}: {error.strerror or error}; SONYC-UST has it beside its annotations") from error
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: {error}") from error
+    fine, parents, incomplete = zip(*rows, strict=True) if rows else ((), (), ())
+    if not coarse or set(parents) != set(range(len(coarse))):
+        raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: each coarse tag needs fine tags")
+    taxonomy = Taxonomy(tuple(coarse.values()), fine, np.array(parents, np.int64), np.array(incomplete, bool))
+    # Scores are stored by name: of two coarse tags of one name, one would be lost.
+    repeated = any(len(set(tags)) < len(tags) for tags in (taxonomy.names, fine))
+    if repeated or not all(isinstance(name, str) for name in names):
+        raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: the names of tags must be words, all different")
+    return taxonomy
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """Annotations with one row for each of N clips, sorted by name.
+    """Annotations with one row for each of N clips, sorted by name."""
 
-    Attributes
-    ----------
-    clips : ndarray of str, (N,)
-        Their files' names.
-    splits : ndarray of str, (N,)
-        train, validate or test; empty for a clip that other splits leave out.
-    verified : ndarray of bool, (N,)
-        Whether the labels are those that the team agreed on.
-    coarse, fine : ndarray, (N, C) and (N, F) int8
-        1 where a tag is present, 0 where not, -1 where it is not known. Fine tags include the incomplete ones.
-    sensors : ndarray of str, (N,), optional
-        Their sensors.
-    proximity : ndarray, (N, P, 2) float32, optional
-        For each complete fine tag (1, 0) if more volunteers heard it near than far, (0, 1) if more far, else (0, 0).
-    context : ndarray, (N, 5) float64, optional
-        The columns `bags.CONTEXT`; NaN where empty.
-    """
-
-    clips: NDArray[np.str_]
-    splits: NDArray[np.str_]
-    verified: NDArray[np.bool_]
-    coarse: NDArray[np.int8]
-    fine: NDArray[np.int8]
-    sensors: NDArray[np.str_] | None = None
-    proximity: NDArray[np.float32] | None = None
-    context: NDArray[np.float64] | None = None
+    clips: NDArray[np.str_]  # (N,) file names
+    splits: NDArray[np.str_]  # (N,) train, validate, test; empty for a clip that a file of splits leaves out
+    verified: NDArray[np.bool_]  # (N,) whether the labels are those that the team agreed on
+    coarse: NDArray[np.int8]  # (N, C) 1 where a tag is present, 0 where not, -1 where it is not known
+    fine: NDArray[np.int8]  # (N, F) likewise, also of incomplete tags
+    sensors: NDArray[np.str_] | None = None  # (N,)
+    proximity: NDArray[np.float32] | None = None  # (N, complete tags, 2) (1, 0): more volunteers say near; (0, 1): far
+    context: NDArray[np.float64] | None = None  # (N, 5) the columns `CONTEXT`; NaN where empty
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def take(self, clips: NDArray[np.integer] | NDArray[np.bool_]) -> "Annotations":
-        """Those of some clips, by index or by a mask."""
-        return Annotations(
-            self.clips[clips],
-            self.splits[clips],
-            self.verified[clips],
-            self.coarse[clips],
-            self.fine[clips],
-            None if self.sensors is None else self.sensors[clips],
-            None if self.proximity is None else self.proximity[clips],
-            None if self.context is None else self.context[clips],
-        )
+        """The annotations of some clips, by index or by a mask."""
+        return replace(self, **{name: column[clips] for name, column in vars(self).items() if column is not None})
 
 
 def read_annotations(path: Path, taxonomy: Taxonomy, split_path: Path | None = None) -> Annotations:
-    """Read ``annotations.csv``.
+    """Read a table of annotations, which may lack sensors, proximities, context, and all fine or all coarse tags.
 
-    The voters on a clip are its verified rows if it has any, else its volunteers. A tag is present if one voter noted
-    it (minority vote; Cartwright et al., 2019), absent if none did, not known if no voter said either.
-
-    Parameters
-    ----------
-    path : Path
-        The table. It may lack all fine or all coarse tags, sensors, proximities, and columns of the context.
-    taxonomy : Taxonomy
-        The tags.
-    split_path : Path, optional
-        CSV file with other splits than the table's: columns split, and audio_filename or sensor_id. The clips that it
-        does not name are in no split.
-
-    Raises
-    ------
-    EdgeseaError
-        If a file cannot be read, a column is missing, a tag is not in the taxonomy, a value is not what it may be, a
-        clip has two splits or sensors, or `split_path` names clips or sensors that are not there.
+    The voters on a clip are its verified rows if it has any, else its volunteers. A tag is present if one voter heard
+    it (minority vote; Cartwright et al., 2019), absent if none did, not known if no voter said either. `split_path` is
+    a CSV file with other splits: columns split, and audio_filename or sensor_id.
     """
-    rows = read_rows(path)
-    rows.require([CLIP, ANNOTATOR] if split_path else [CLIP, ANNOTATOR, SPLIT])
-    return _gathered(rows, taxonomy, _annotators(rows), None, split_path)
+    return _gather(CsvTable.read(path), taxonomy, split_path)
 
 
 def read_ground_truth(
     path: Path, taxonomy: Taxonomy, split: str = "validate", split_path: Path | None = None
 ) -> Annotations:
-    """Read the labels that predictions are compared with.
+    """Read the labels that predictions are compared with: those of the verified clips of a split.
 
-    Parameters
-    ----------
-    path : Path
-        A table of annotations, of which the verified clips of the split are taken, or a table without annotators: it
-        has one row for each clip, which counts as verified, and may have splits.
-    taxonomy : Taxonomy
-        The tags.
-    split : {"train", "validate", "test"}
-        Which clips.
-    split_path : Path, optional
-        As of `read_annotations`.
-
-    Raises
-    ------
-    EdgeseaError
-        As `read_annotations`; or if no clip is left, or a clip has several rows without annotators.
+    A table without annotators has one row for each clip, which is verified, and of this split if it has no splits.
     """
-    if split not in SPLITS:
-        raise EdgeseaError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    rows = read_rows(path)
-    if ANNOTATOR in rows.columns:
-        rows.require([CLIP] if split_path else [CLIP, SPLIT])
-        every = _gathered(rows, taxonomy, _annotators(rows), None, split_path)
-    else:
-        rows.distinct_clips()
-        own = None if SPLIT in rows.columns else split
-        every = _gathered(rows, taxonomy, np.full(len(rows.lines), VERIFIED), own, split_path)
-    judged = every.verified & (every.splits == split)
-    if not judged.any():
-        counts = [f"{name} {int((every.verified & (every.splits == name)).sum())}" for name in SPLITS]
-        raise EdgeseaError(f"{path}: no verified clip in the split {split}; verified clips: {', '.join(counts)}")
-    return every.take(judged)
+    table = CsvTable.read(path, [CLIP])
+    if ANNOTATOR not in table.rows:
+        table.check(~table.rows[CLIP].duplicated(keep=False), f"listed once, because there is no {ANNOTATOR}")
+        rows = table.rows.assign(**{ANNOTATOR: str(VERIFIED)})
+        table = CsvTable(path, rows if SPLIT in rows else rows.assign(**{SPLIT: split}))
+    every = _gather(table, taxonomy, split_path)
+    counts = {name: int((every.verified & (every.splits == name)).sum()) for name in SPLITS}
+    if not counts.get(split):
+        raise EdgeseaError(f"{path}: no verified clip in the split {split!r}; verified clips: {counts}")
+    return every.take(every.verified & (every.splits == split))
 
 
-def _gathered(
-    rows: Rows,
-    taxonomy: Taxonomy,
-    annotators: NDArray[np.int64],
-    split: str | None = None,
-    split_path: Path | None = None,
-) -> Annotations:
-    """Gather the rows of each clip; splits are `split` for all clips, those of `split_path`, or the table's."""
-    check_tag_columns(rows.path, rows.columns, taxonomy, PRESENCE)
-    if not any(tag + PRESENCE in rows.columns for tag in (*taxonomy.coarse, *taxonomy.fine)):
-        raise EdgeseaError(f"{rows.path}: no column of a tag, as {taxonomy.coarse[0]}{PRESENCE}")
-    clips, first, owner = np.unique(rows.clips(), return_index=True, return_inverse=True)
-    verified = np.zeros(len(clips), bool)
-    verified[owner[annotators == VERIFIED]] = True
-    votes = np.where(verified[owner], annotators == VERIFIED, annotators > VERIFIED)
-    sensors = _agreed(rows, SENSOR, clips, first, owner) if SENSOR in rows.columns else None
-    if split_path:
-        splits = _other_splits(split_path, rows.path, clips, sensors)
-    elif split:
-        splits = np.full(len(clips), split)
-    else:
-        _check_splits(rows)
-        splits = _agreed(rows, SPLIT, clips, first, owner)
-    return Annotations(
-        clips,
-        splits,
-        verified,
-        _minority_vote(_presence(rows, taxonomy.coarse), votes, owner, len(clips)),
-        _minority_vote(_presence(rows, taxonomy.fine), votes, owner, len(clips)),
-        sensors,
-        _proximity(rows, taxonomy, annotators > VERIFIED, owner, len(clips)),
-        _context(rows, first),
-    )
-
-
-def _annotators(rows: Rows) -> NDArray[np.int64]:
-    values = rows.numbers([ANNOTATOR])
-    rows.refuse(~(np.abs(values) < 2**53) | (values != np.floor(values)), [ANNOTATOR], "an integer")
-    return values[:, 0].astype(np.int64)
-
-
-def _presence(rows: Rows, tags: tuple[str, ...]) -> NDArray[np.int8]:
-    """What each row says of each tag, (R, tags); -1 throughout if the table has none of them."""
-    names = [tag + PRESENCE for tag in tags]
-    if not any(name in rows.columns for name in names):
-        return np.full((len(rows.lines), len(tags)), NOT_GIVEN, np.int8)
-    rows.require(names)
-    values = rows.numbers(names)
-    rows.refuse(~np.isin(values, (NOT_GIVEN, 0, 1)), names, "-1 (not given), 0 or 1")
-    return values.astype(np.int8)
-
-
-def _minority_vote(values: NDArray[np.int8], votes: NDArray[np.bool_], owner: Owner, clips: int) -> NDArray[np.int8]:
-    """Labels of the clips, (clips, tags), from those rows of `values`, (R, tags), that vote.
-
-    Since one voter is enough, and any vote counts more than none, it is the greatest value.
-    """
-    labels = np.full((clips, values.shape[1]), NOT_GIVEN, np.int8)
-    np.maximum.at(labels, owner[votes], values[votes])
-    return labels
-
-
-def _proximity(
-    rows: Rows, taxonomy: Taxonomy, volunteers: NDArray[np.bool_], owner: Owner, clips: int
-) -> NDArray[np.float32] | None:
+def _gather(table: CsvTable, taxonomy: Taxonomy, split_path: Path | None) -> Annotations:
+    table.require([CLIP, ANNOTATOR] if split_path else [CLIP, ANNOTATOR, SPLIT])
+    taxonomy.check_columns(table, PRESENCE)
+    clip, numbers = table.rows[CLIP], table.numbers([ANNOTATOR])
+    table.check(clip != "", "the name of a clip")
+    table.check((numbers.abs() < 2**53) & (numbers % 1 == 0), "an integer")
+    agreed, volunteer = numbers[ANNOTATOR] == VERIFIED, numbers[ANNOTATOR] > VERIFIED
+    verified = agreed.groupby(clip).any()
+    voter = agreed | (volunteer & ~clip.map(verified))
+    sensors = _unique(table, SENSOR, CLIP).to_numpy(str) if SENSOR in table.rows else None
+    clips = verified.index.to_numpy(str)
+    splits = _other_splits(split_path, clips, sensors) if split_path else _unique(table, SPLIT, CLIP).to_numpy(str)
+    proximity, context = None, None
     names = [tag + PROXIMITY for tag in taxonomy.complete]
-    if not any(name in rows.columns for name in names):
-        return None
-    rows.require(names)
-    balance = np.zeros((clips, len(names)))
-    for column, name in enumerate(names):
-        worth = {text: NEAR_OR_FAR.get(text.strip(), 0) for text in set(rows.columns[name])}
-        heard = np.array([worth[text] for text in rows.columns[name]])
-        balance[:, column] = np.bincount(owner, heard * volunteers, clips)
-    return np.stack([balance > 0, balance < 0], axis=2).astype(np.float32)
+    if any(name in table.rows for name in names):
+        table.require(names)
+        near, far = table.rows[names] == "near", table.rows[names] == "far"
+        balance = (near.astype(int) - far)[volunteer].groupby(clip).sum().reindex(clips, fill_value=0).to_numpy()
+        proximity = np.stack([balance > 0, balance < 0], axis=2).astype(np.float32)
+    if all(name in table.rows for name in CONTEXT):
+        values = table.numbers(CONTEXT)
+        for name, (low, high) in RANGES.items():
+            valid = values[name].between(low, high) | (table.rows[name] == "")
+            table.check(valid, f"a number from {low} to {high}, or empty")
+        context = values.groupby(clip).first().to_numpy()
+    coarse, fine = (_labels(table, tags, voter, clips) for tags in (taxonomy.coarse, taxonomy.fine))
+    return Annotations(clips, splits, verified.to_numpy(), coarse, fine, sensors, proximity, context)
 
 
-def _context(rows: Rows, first: NDArray[np.intp]) -> NDArray[np.float64] | None:
-    """Where and when each clip was recorded, by its first row."""
-    if not all(name in rows.columns for name in CONTEXT):
-        return None
-    values = rows.numbers(CONTEXT)
-    given = np.column_stack([rows.text(name) != "" for name in CONTEXT])
-    rows.refuse(given & ~np.isfinite(values), CONTEXT, "a number, or empty")
-    for column, (name, (low, high)) in enumerate(RANGES.items()):
-        outside = given[:, [column]] & ~((values[:, [column]] >= low) & (values[:, [column]] <= high))
-        rows.refuse(outside, [name], f"from {low} to {high}")
-    return values[first]
+def _labels(
+    table: CsvTable, tags: tuple[str, ...], voter: "pd.Series[bool]", clips: NDArray[np.str_]
+) -> NDArray[np.int8]:
+    """Labels of the clips, (clips, tags); since any vote counts more than none, it is the greatest value."""
+    names = [tag + PRESENCE for tag in tags]
+    if not any(name in table.rows for name in names):
+        return np.full((len(clips), len(names)), NOT_GIVEN, np.int8)
+    table.require(names)
+    values = table.numbers(names)
+    table.check(values.isin((NOT_GIVEN, 0, 1)), "-1 (not given), 0 or 1")
+    labels = values[voter].groupby(table.rows[CLIP]).max()
+    return labels.reindex(clips, fill_value=NOT_GIVEN).to_numpy(np.int8)
 
 
-def _agreed(rows: Rows, name: str, clips: NDArray[np.str_], first: NDArray[np.intp], owner: Owner) -> NDArray[np.str_]:
-    """The value of a column for each clip, the same in all its rows."""
-    values = rows.text(name)
-    other = np.flatnonzero(values != values[first][owner])
-    if len(other):
-        pairs = {clips[owner[row]]: f"has '{values[first[owner[row]]]}' and '{values[row]}'" for row in other}
-        found = [f"{clip} {pair}" for clip, pair in pairs.items()]
-        raise EdgeseaError(f"{rows.path}: each must have one {name}, but {some(found, '; ')}")
-    return values[first]
+def _unique(table: CsvTable, name: str, key: str) -> "pd.Series[str]":
+    """The value of a column for each value of `key`, the same in all its rows."""
+    if name == SPLIT:
+        table.check(table.rows[SPLIT].isin(SPLITS), f"one of {', '.join(SPLITS)}")
+    groups = table.rows[name].groupby(table.rows[key])
+    table.check(table.rows[name] == groups.transform("first"), f"the same in all rows of one {key}")
+    return groups.first()
 
 
-def _check_splits(rows: Rows) -> None:
-    rows.refuse(~np.isin(rows.text(SPLIT), SPLITS)[:, None], [SPLIT], f"one of {', '.join(SPLITS)}")
-
-
-def _other_splits(
-    path: Path, annotations: Path, clips: NDArray[np.str_], sensors: NDArray[np.str_] | None
-) -> NDArray[np.str_]:
-    """The split of each clip by a file that names clips or sensors."""
-    rows = read_rows(path)
-    name = CLIP if CLIP in rows.columns else SENSOR
-    if name not in rows.columns:
-        raise EdgeseaError(f"{path}: no column {CLIP} or {SENSOR}; it has {some(list(rows.columns))}")
-    rows.require([SPLIT])
-    _check_splits(rows)
-    own = clips if name == CLIP else sensors
-    if own is None:
-        raise EdgeseaError(f"{path}: gives splits by {SENSOR}, which {annotations} lacks; name clips instead")
-    keys, first, owner = np.unique(rows.text(name), return_index=True, return_inverse=True)
-    if unknown := np.setdiff1d(keys, own).tolist():
-        raise EdgeseaError(f"{path}: {name} that {annotations} does not have: {some(unknown)}")
-    split = dict(zip(keys.tolist(), _agreed(rows, SPLIT, keys, first, owner).tolist(), strict=True))
-    return np.array([split.get(key, "") for key in own.tolist()])
+def _other_splits(path: Path, clips: NDArray[np.str_], sensors: NDArray[np.str_] | None) -> NDArray[np.str_]:
+    """The split of each clip by a file that names clips or sensors; empty if it names neither."""
+    table = CsvTable.read(path, [SPLIT])
+    key = CLIP if CLIP in table.rows else SENSOR
+    table.require([key])
+    keys = clips if key == CLIP else sensors
+    if keys is None:
+        raise EdgeseaError(f"{path}: gives splits by {SENSOR}, which the annotations lack; name clips instead")
+    table.check(table.rows[key].isin(keys), f"a {key} of the annotations")
+    return _unique(table, SPLIT, key).reindex(keys, fill_value="").to_numpy(str)

@@ -1,14 +1,20 @@
 """``evaluate``: how well a small classifier does a labelled task on a model's embeddings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgesea.artifact import check_file, versions, write_json
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
+
+if TYPE_CHECKING:
+    from edgesea.tasks.folds import FoldTask
+    from edgesea.tasks.sonyc_ust import SonycUst
+
+    Task: TypeAlias = FoldTask | SonycUst
 
 
 def evaluate(
@@ -91,8 +97,7 @@ def evaluate(
     EdgeseaError
         If the data, the model or the options are unusable.
     """
-    # A run gives them as they stand in its YAML.
-    probe = ProbeOptions(**probe) if isinstance(probe, Mapping) else probe
+    probe = ProbeOptions(**probe) if isinstance(probe, Mapping) else probe  # a run passes the sections of its YAML
     tagging = TaggingOptions(**tagging) if isinstance(tagging, Mapping) else tagging
     if resamples < 0:
         raise EdgeseaError(f"resamples must be at least 0, not {resamples}")
@@ -102,13 +107,12 @@ def evaluate(
             check_file(Path(file))
     from edgesea.models import load_model
     from edgesea.reduction import load_reduction
-    from edgesea.tasks.features import load_task, window_embeddings
+    from edgesea.tasks.features import window_embeddings
     from edgesea.tasks.folds import FoldTask
 
     source = load_task(task, Path(data), probe, tagging, folds)
-    single = isinstance(source, FoldTask)
-    if predictions is not None and single:
-        raise EdgeseaError(f"predictions can be written of the task sonyc_ust, not of {task}")
+    if predictions is not None and isinstance(source, FoldTask):
+        raise EdgeseaError(f"predictions: only the task sonyc_ust can write them, not {task}")
     network = load_model(model, weights, device)
     framing = Framing(network.window or window or 1.0, hop, center)
     if window not in (None, framing.window):
@@ -116,15 +120,17 @@ def evaluate(
     bags, failed = window_embeddings(network, source.paths, framing, batch_size, workers, cache)
     if reduction is not None:
         bags = bags.with_rows(load_reduction(reduction).transform(bags.rows))
+    options: dict[str, Any]
     if isinstance(source, FoldTask):
-        scores = source.score(bags, probe, folds, seed, resamples=resamples)
+        options, scores = {"probe": asdict(probe)}, source.score(bags, probe, folds, seed, resamples=resamples)
     else:
         file = None if predictions is None else Path(predictions)
+        options = {"tagging": tagging.to_dict()}
         scores = source.score(bags, seed, resamples=resamples, predictions=file)
     result = {
         "task": task,
         "model": network.id,
-        **({"probe": asdict(probe)} if single else {"tagging": tagging.to_dict()}),
+        **options,
         "data": str(data),
         "reduction": None if reduction is None else str(reduction),
         "window": framing.window,
@@ -139,3 +145,23 @@ def evaluate(
     if out is not None:
         write_json(Path(out), result)
     return result
+
+
+def load_task(
+    task: str, data: Path, probe: ProbeOptions, tagging: TaggingOptions, folds: Sequence[int] | None
+) -> "Task":
+    """Read the data set of a task; refuse options of the other kind of task, and folds that do not exist."""
+    from edgesea.tasks.folds import FoldTask
+    from edgesea.tasks.sonyc_ust import SonycUst
+
+    if task == "sonyc_ust":
+        if probe != ProbeOptions():
+            raise EdgeseaError(f"probe: an option of tasks with folds; those of {task} are called tagging")
+        if folds:
+            raise EdgeseaError(f"folds: the task {task} has a fixed split; see tagging.split_path")
+        return SonycUst.load(data, tagging)
+    if tagging != TaggingOptions():
+        raise EdgeseaError(f"tagging: an option of the task sonyc_ust; those of {task} are called probe")
+    source = FoldTask.load(task, data)
+    source.tested(folds)
+    return source

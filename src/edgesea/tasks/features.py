@@ -1,60 +1,120 @@
-"""What a task is judged on: its clips, embedded window by window with a model."""
+"""What a task's classifiers see: clips as bags of windows, their targets, and where and when they were recorded."""
 
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.artifact import atomic_path, file_state
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import EmbeddingModel
-from edgesea.tasks.bags import Bags, Float32
-from edgesea.tasks.esc50 import load_esc50
-from edgesea.tasks.folds import FoldTask
-from edgesea.tasks.options import ProbeOptions, TaggingOptions
-from edgesea.tasks.sonyc_ust import SonycUst
-from edgesea.tasks.urbansound8k import load_urbansound8k
 
-Task = FoldTask | SonycUst
-KEEP_AFTER = 60.0  # seconds
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+CONTEXT = ("latitude", "longitude", "hour", "day", "week")
+CODES = ((0, 24), (0, 7), (1, 52))  # first value and size of the one-hot codes of hour, day and week
+SIZE = 2 + sum(size for _, size in CODES)  # dimensions of an encoded context
+STORE_AFTER = 60.0  # seconds
 log = logging.getLogger(__name__)
 
 
-def load_task(task: str, data: Path, probe: ProbeOptions, tagging: TaggingOptions, folds: Sequence[int] | None) -> Task:
-    """The data set of a task, of which the options are known to fit.
+@dataclass(frozen=True)
+class Bags:
+    """The embeddings of N clips, window by window."""
 
-    Parameters
-    ----------
-    task : {"esc50", "urbansound8k", "sonyc_ust"}
-        Its name.
-    data : Path
-        Its folder.
-    probe, tagging : ProbeOptions, TaggingOptions
-        Options of the classifier; those of the other kind of task must be the defaults.
-    folds : sequence of int, optional
-        Folds to test.
+    rows: Float32  # (windows, D), clip by clip
+    counts: NDArray[np.int64]  # (N,) windows of each clip; 0 where it could not be embedded
+    context: Float64 | None = None  # (N, 5) the columns of `CONTEXT`: degrees, hour, day (0 is Monday), week (1 ... 53)
 
-    Raises
-    ------
-    EdgeseaError
-        If the data set is unusable, or an option belongs to another task or asks for what is not there.
-    """
-    if task == "sonyc_ust":
-        if probe != ProbeOptions():
-            raise EdgeseaError(f"probe is of the tasks with folds; the options of {task} are called tagging")
-        if folds:
-            raise EdgeseaError(f"the task {task} has a fixed split and no folds; see tagging.split_path")
-        return SonycUst.load(data, tagging)
-    if tagging != TaggingOptions():
-        raise EdgeseaError(f"tagging is of the task sonyc_ust; the options of {task} are called probe")
-    source = load_esc50(data) if task == "esc50" else load_urbansound8k(data)
-    source.tested(folds)
-    return source
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """The first row of each clip, (N,)."""
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Which clips have windows, (N,)."""
+        return self.counts > 0
+
+    @property
+    def owner(self) -> NDArray[np.int64]:
+        """The clip of each row, (windows,)."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    def take(self, clips: NDArray[np.integer]) -> "Bags":
+        """Some of the clips, by index, in the order given."""
+        counts = self.counts[clips]
+        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = self.rows[np.repeat(self.first[clips], counts) + offset]
+        return Bags(rows, counts, None if self.context is None else self.context[clips])
+
+    def with_rows(self, rows: Float32) -> "Bags":
+        """The same clips with other embeddings of their windows."""
+        return replace(self, rows=rows)
+
+    def means(self) -> Float32:
+        """Mean of each clip's rows, (N, D); NaN for a clip without any."""
+        means = np.full((len(self), self.rows.shape[1]), np.nan, np.float32)
+        if self.usable.any():
+            totals = np.add.reduceat(self.rows, self.first[self.usable], axis=0, dtype=np.float64)
+            means[self.usable] = totals / self.counts[self.usable, None]
+        return means
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a tagger is to predict for each of N clips."""
+
+    labels: Float32  # (N, K) 1 where a tag is present, 0 where not
+    given: NDArray[np.bool_]  # (N, K) False where it is not known: the loss leaves it out
+    sensors: NDArray[np.int64] | None = None  # (N,) number of the sensor, from 0
+    proximity: Float32 | None = (
+        None  # (N, P, 2) of P tags: (1, 0) most volunteers heard it near, (0, 1) far, else (0, 0)
+    )
+
+    def take(self, clips: NDArray[np.integer]) -> "Targets":
+        """The targets of some clips, by index."""
+        return replace(self, **{name: array[clips] for name, array in vars(self).items() if array is not None})
+
+
+@dataclass(frozen=True)
+class ContextEncoding:
+    """Coordinates, and one-hot codes of hour, day and week, as in the baseline of DCASE 2020 task 5."""
+
+    mean: Float64  # (2,) mean coordinates of the training clips in degrees, which stand for missing ones
+    shift: Float64  # (2,) coordinates are encoded as (degrees - shift) / scale
+    scale: Float64
+
+    @classmethod
+    def fit(cls, context: Float64, standardize: bool) -> "ContextEncoding":
+        """Learn the coordinates' mean from training clips (N, 5), and their scale if they are to be standardized."""
+        known = [column[~np.isnan(column)] for column in context[:, :2].T]
+        mean = np.array([values.mean() if len(values) else 0.0 for values in known])
+        if not standardize:
+            return cls(mean, np.zeros(2), np.ones(2))
+        std = np.array([values.std() if len(values) else 0.0 for values in known])
+        # 1e-7 degrees are a centimetre: the coordinates of one place differ by rounding, which must not be blown up.
+        return cls(mean, mean, np.where(std > 1e-7, std, 1.0))
+
+    def encode(self, context: Float64) -> Float32:
+        """Encode the context (N, 5) of clips as (N, 85); missing times, and week 53, are all zeros."""
+        degrees = np.where(np.isnan(context[:, :2]), self.mean, context[:, :2])
+        codes = [
+            values[:, None] == np.arange(first, first + size)
+            for values, (first, size) in zip(context[:, 2:].T, CODES, strict=True)
+        ]
+        return np.hstack([(degrees - self.shift) / self.scale, *codes]).astype(np.float32)
 
 
 def window_embeddings(
@@ -65,74 +125,41 @@ def window_embeddings(
     workers: int,
     cache: Path | None,
 ) -> tuple[Bags, dict[str, str]]:
-    """Embed all clips, but for those that a former call with the same model, clips and framing has embedded.
+    """Embed clips, except for those in the cache of an earlier call with the same model, clips and framing.
 
-    Returns
-    -------
-    bags : Bags
-        The windows of all clips, in order; none where a clip could not be embedded.
-    failed : dict of str to str
-        The names of these clips, and the reasons. They are tried again by every call.
-
-    Raises
-    ------
-    EdgeseaError
-        If no clip could be embedded.
-    """
-    stored = None if cache is None else Path(cache) / f"{_cache_key(model, paths, framing)}.npz"
-    blocks = [np.zeros((0, model.embedding_size), np.float32)] * len(paths)
-    if stored is not None and stored.exists():
-        blocks = _read_cache(stored, blocks)
-    todo = [index for index, block in enumerate(blocks) if not len(block)]
-
-    def keep() -> None:
-        if stored is not None and any(len(blocks[index]) for index in todo):
-            _write_cache(stored, blocks)
-
-    try:
-        failed = _embed(model, paths, framing, batch_size, workers, todo, blocks, keep)
-    finally:
-        keep()
-    embedding, counts = np.concatenate(blocks), np.array([len(block) for block in blocks], np.int64)
-    if not len(embedding):
-        name, reason = next(iter(failed.items()))
-        raise EdgeseaError(f"no clip could be embedded (first: {name}: {reason})")
-    return Bags(embedding, counts), failed
-
-
-def _embed(
-    model: EmbeddingModel,
-    paths: Sequence[Path],
-    framing: Framing,
-    batch_size: int,
-    workers: int,
-    todo: Sequence[int],
-    blocks: list[Float32],
-    keep: Callable[[], None],
-) -> dict[str, str]:
-    """Fill in the blocks of some clips; returns the names of those that cannot be embedded, and the reasons.
-
-    What is there is kept now and then, so that a killed process does not lose it all.
+    Returns all clips, without windows where they could not be embedded, and the reasons by file name. Such clips are
+    tried again by every call. Raises EdgeseaError if no clip could be embedded.
     """
     from edgesea.embed.engine import embed_files
 
+    stored = None if cache is None else Path(cache) / f"{_cache_key(model, paths, framing)}.npz"
+    blocks = [np.zeros((0, model.embedding_size), np.float32)] * len(paths)
+    if stored is not None and stored.exists():
+        with np.load(stored) as arrays:
+            blocks = np.split(arrays["embedding"], np.cumsum(arrays["counts"])[:-1])
+    todo = [index for index, block in enumerate(blocks) if not len(block)]
+    results = embed_files(model, [paths[index] for index in todo], framing, batch_size, workers) if todo else ()
+    bar = tqdm(results, total=len(todo), unit="clip", desc=f"embed {model.id}", disable=None if todo else True)
     failed: dict[str, str] = {}
-    if not todo:
-        return failed
-    results = embed_files(model, [paths[index] for index in todo], framing, batch_size, workers)
-    bar = tqdm(results, total=len(todo), unit="clip", desc=f"embed {model.id}", disable=None)
-    next_time = time.monotonic() + KEEP_AFTER
-    for index, result in zip(todo, bar, strict=True):
-        if result.embedding is None:
-            failed[result.path.name] = result.error
-            log.warning("%s: %s", result.path, result.error)
-        else:
-            blocks[index] = result.embedding
-        if time.monotonic() > next_time:
-            began = time.monotonic()
-            keep()
-            next_time = began + max(KEEP_AFTER, 20 * (time.monotonic() - began))
-    return failed
+    next_time = time.monotonic() + STORE_AFTER
+    try:
+        for index, result in zip(todo, bar, strict=True):
+            if result.embedding is None:
+                failed[result.path.name] = result.error
+                log.warning("%s: %s", result.path, result.error)
+            else:
+                blocks[index] = result.embedding
+            if stored is not None and time.monotonic() > next_time:  # a killed process must not lose everything
+                began = time.monotonic()
+                _write_cache(stored, blocks)
+                next_time = began + max(STORE_AFTER, 20 * (time.monotonic() - began))
+    finally:
+        if stored is not None and any(len(blocks[index]) for index in todo):
+            _write_cache(stored, blocks)
+    if len(failed) == len(paths):
+        name, reason = next(iter(failed.items()))
+        raise EdgeseaError(f"no clip could be embedded (first: {name}: {reason})")
+    return Bags(np.concatenate(blocks), np.array([len(block) for block in blocks], np.int64)), failed
 
 
 def _write_cache(path: Path, blocks: Sequence[Float32]) -> None:
@@ -140,23 +167,7 @@ def _write_cache(path: Path, blocks: Sequence[Float32]) -> None:
         np.savez(file, embedding=np.concatenate(blocks), counts=[len(block) for block in blocks])
 
 
-def _read_cache(path: Path, empty: list[Float32]) -> list[Float32]:
-    """Embeddings of each clip, as `window_embeddings` kept them; `empty` if the file is damaged."""
-    try:
-        with np.load(path) as arrays:
-            embedding, counts = arrays["embedding"], arrays["counts"]
-        if embedding.shape != (counts.sum(), empty[0].shape[1]) or len(counts) != len(empty):
-            raise ValueError(f"embeddings {embedding.shape} of {len(counts)} clips")
-        return np.split(embedding, np.cumsum(counts)[:-1])
-    except MemoryError:
-        raise
-    except Exception as error:  # of many types, depending on which byte is wrong
-        log.warning("%s: damaged (%s); the clips are embedded again", path, error)
-        return empty
-
-
 def _cache_key(model: EmbeddingModel, paths: Sequence[Path], framing: Framing) -> str:
-    digest = hashlib.sha256(repr((model.id, model.digest, framing.at(model.sample_rate))).encode())
-    for path in paths:
-        digest.update(repr((path.name, file_state(path))).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:32]
+    files = [(path.name, file_state(path)) for path in paths]
+    key = repr((model.id, model.digest, framing.at(model.sample_rate), files))
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]

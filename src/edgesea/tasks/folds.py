@@ -1,81 +1,102 @@
-"""Single-label tasks with official folds: each fold is tested in turn by a probe that is trained on all others."""
+"""Single-label tasks with official folds: each fold is tested in turn by a probe that is trained on all others.
 
+ESC-50 and ESC-10 (Piczak, 2015): 5 s of one of fifty (ten) classes a clip, five folds. UrbanSound8K (Salamon, Jacoby
+and Bello, 2014): up to 4 s of one of ten classes a clip, ten folds of different sizes, of which the authors ask for the
+mean of their accuracies (``fold_accuracy``). The folds of a published data set keep the clips that were cut from one
+recording together. Tables that do not are refused: a probe would be tested on recordings that it was trained on.
+"""
+
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.bags import Bags
-from edgesea.tasks.bootstrap import confidence_intervals
-from edgesea.tasks.metrics import accuracy, class_accuracy
+from edgesea.tasks.csv_table import CsvTable
+from edgesea.tasks.features import Bags
+from edgesea.tasks.metrics import confidence_intervals
 from edgesea.tasks.options import ProbeOptions
 from edgesea.tasks.probes import clip_features, fit_probe, predict
 
 Ints = NDArray[np.integer]
-
 NONE = "(none)"  # predicted for a clip that could not be embedded
+log = logging.getLogger(__name__)
+
+
+class Layout(NamedTuple):
+    """Where a data set with folds has what."""
+
+    table: str  # CSV file with one row a clip
+    audio: str  # file of a clip
+    file: str  # columns: name of the file, class, and the recording that it was cut from, which may be missing
+    label: str
+    recording: str
+
+
+LAYOUTS = {
+    "esc50": Layout("meta/esc50.csv", "audio/{file}", "filename", "category", "src_file"),
+    "urbansound8k": Layout(
+        "metadata/UrbanSound8K.csv", "audio/fold{fold}/{file}", "slice_file_name", "class", "fsID"
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FoldTask:
-    """A labelled data set with folds.
-
-    Attributes
-    ----------
-    name : str
-        Name of the task.
-    paths : list of Path
-        The clips.
-    labels : ndarray of str, (N,)
-        Their classes.
-    folds : ndarray, (N,) int64
-        Their folds.
-    recordings : ndarray of str, (N,), optional
-        The recordings that they were cut from. Default: each is one of its own.
-    """
+    """A labelled data set of N clips with folds."""
 
     name: str
     paths: list[Path]
-    labels: NDArray[np.str_]
-    folds: NDArray[np.int64]
-    recordings: NDArray[np.str_] | None = None
+    labels: NDArray[np.str_]  # (N,) their classes
+    folds: NDArray[np.int64]  # (N,)
+    recordings: NDArray[np.str_] | None = None  # (N,) what they were cut from; None: each is a recording of its own
+
+    @classmethod
+    def load(cls, name: str, data: Path) -> "FoldTask":
+        """Read the data set of the task `name` from its folder."""
+        layout = LAYOUTS[name]
+        table = CsvTable.read(data / layout.table, [layout.file, "fold", layout.label])
+        files, labels, folds = table.rows[layout.file], table.rows[layout.label], table.numbers(["fold"])
+        table.check((folds >= 1) & (folds < 1e9) & (folds % 1 == 0), "a whole number from 1")
+        table.check(labels != "", "given")
+        table.check((files != "") & ~files.duplicated(keep=False), "the name of a file, listed once")
+        numbers = folds["fold"].astype(np.int64)
+        recordings = table.rows.get(layout.recording, pd.Series("", files.index))
+        if unknown := int((recordings == "").sum()):
+            log.info(
+                "%s: %d of %d clips have no %s to check folds by", table.path, unknown, len(files), layout.recording
+            )
+        separate = numbers.groupby(recordings).transform("nunique") == 1
+        table.check(separate.rename(layout.recording) | (recordings == ""), "in one fold only; use the published table")
+        paths = [data / layout.audio.format(file=file, fold=fold) for file, fold in zip(files, numbers, strict=True)]
+        known = None if unknown else recordings.to_numpy(str)
+        return cls(name, paths, labels.to_numpy(str), np.array(numbers), known)
 
     def without(self, folds: Sequence[int]) -> "FoldTask":
-        """The clips of all other folds.
-
-        Raises
-        ------
-        EdgeseaError
-            If a fold does not exist, or fewer than two are left.
-        """
+        """The clips of all other folds, of which at least two must be left."""
         left = sorted(self._present(folds) - set(folds))
         if len(left) < 2:
-            names = f"fold {left[0]} alone" if left else "no fold"
-            raise EdgeseaError(f"hold_out leaves {names}; two are needed, one to train on and one to test")
-        kept = np.flatnonzero(np.isin(self.folds, left))
-        recordings = None if self.recordings is None else self.recordings[kept]
-        return FoldTask(self.name, [self.paths[row] for row in kept], self.labels[kept], self.folds[kept], recordings)
+            raise EdgeseaError(f"hold_out: folds {left} are left; two are needed, one to train on and one to test")
+        rows = np.flatnonzero(np.isin(self.folds, left))
+        recordings = None if self.recordings is None else self.recordings[rows]
+        return FoldTask(self.name, [self.paths[row] for row in rows], self.labels[rows], self.folds[rows], recordings)
 
     def _present(self, asked: Sequence[int]) -> set[int]:
-        """The folds of the data, among which those asked for must be."""
+        """The folds of the data, which must include those asked for."""
         present = set(self.folds.tolist())
         if unknown := set(asked) - present:
             raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {sorted(present)}")
         return present
 
     def tested(self, folds: Sequence[int] | None) -> list[int]:
-        """Folds to test, sorted: those given, or else all.
-
-        Raises
-        ------
-        EdgeseaError
-            If one does not exist, or nothing is left to train on.
-        """
+        """The folds to test, sorted: those given, or else all."""
         present = sorted(self._present(folds or ()))
         if len(present) < 2:
             raise EdgeseaError(f"the data has only fold {present[0]}: nothing is left to train on when it is tested")
@@ -89,48 +110,29 @@ class FoldTask:
         seed: int = 0,
         resamples: int = 0,
     ) -> dict[str, Any]:
-        """How well a probe tells the classes of each test fold, trained on all others.
+        """Scores of a probe on each test fold, trained on all others.
 
-        Parameters
-        ----------
-        bags : Bags
-            Embeddings of the clips' windows. Clips without any are not trained on, and count as wrong when tested.
-        probe : ProbeOptions, optional
-            Default: logistic regression on mean embeddings.
-        folds : sequence of int, optional
-            Folds to test; default: each in turn.
-        seed : int
-            Seed of the probe and of the bootstrap.
-        resamples : int
-            Bootstrap resamples of the recordings for the confidence intervals; 0: no intervals.
-
-        Returns
-        -------
-        dict
-            accuracy: share of all clips tested. fold_accuracy: mean of the folds' accuracies (the same, if the folds
-            are of equal size). class_accuracy: mean of the classes' recalls. accuracy_by_fold, accuracy_by_class.
-            confusion: ``classes``, ``columns`` and ``counts``, a row for each true class, a column for each predicted
-            one, and one more, ``(none)``, if clips could not be embedded. chosen: the parameters that a search chose,
-            by test fold. confidence: 95 % intervals of the three accuracies, [low, high]. clips: how many were tested.
-
-        Raises
-        ------
-        EdgeseaError
-            If a fold does not exist, or the other folds have not what the probe needs.
+        Clips without windows are not trained on, and count as wrong when tested. Returns `fold_scores`, the number of
+        clips tested, and, where asked for, the parameters that a search chose by test fold (chosen) and 95 % intervals
+        of the three accuracies, over the recordings (confidence).
         """
-        if len(bags) != len(self.labels):
-            raise EdgeseaError(f"{self.name}: embeddings of {len(bags)} clips do not fit {len(self.labels)} labels")
         tested = self.tested(folds)
         classes, truth = np.unique(self.labels, return_inverse=True)
         predicted, chosen = self._predict(clip_features(bags, probe.features), truth, tested, probe, seed)
-        own = np.isin(self.folds, tested)
-        result: dict[str, Any] = fold_scores(truth[own], predicted[own], self.folds[own], classes)
+        clips = np.isin(self.folds, tested)
+        truth, predicted, test_folds = truth[clips], predicted[clips], self.folds[clips]
+        result = fold_scores(truth, predicted, test_folds, classes)
         if probe.search:
             result["chosen"] = chosen
         if resamples:
-            groups = None if self.recordings is None else self.recordings[own]
-            result["confidence"] = _confidence(truth[own], predicted[own], self.folds[own], groups, resamples, seed)
-        return {**result, "clips": int(own.sum())}
+            result["confidence"] = confidence_intervals(
+                lambda own: _accuracies(truth[own], predicted[own], test_folds[own]),
+                len(truth),
+                resamples,
+                seed,
+                None if self.recordings is None else self.recordings[clips],
+            )
+        return {**result, "clips": len(truth)}
 
     def _predict(
         self, bags: Bags, truth: NDArray[np.intp], tested: Sequence[int], probe: ProbeOptions, seed: int
@@ -138,7 +140,7 @@ class FoldTask:
         """The class predicted for each clip of the folds tested, -1 for none, and what was chosen for each fold."""
         predicted, chosen = np.full(len(truth), -1), {}
         title = f"{self.name}: {probe.classifier}"
-        # Most probes take a second: a bar that comes and goes would only disturb.
+        # Most probes take a second: no bar for those.
         for fold in tqdm(tested, unit="fold", desc=title, disable=None, delay=5, leave=False):
             train = np.flatnonzero((self.folds != fold) & bags.usable)
             test = np.flatnonzero((self.folds == fold) & bags.usable)
@@ -149,56 +151,36 @@ class FoldTask:
             examples = bags.take(train)
             rows = train[examples.owner]
             try:
-                fitted, own = fit_probe(examples.rows, truth[rows], self.folds[rows], probe, seed)
+                fitted, parameters = fit_probe(examples.rows, truth[rows], self.folds[rows], probe, seed)
             except EdgeseaError as error:
                 raise EdgeseaError(f"fold {fold}: {error}") from error
-            predicted[test], chosen[str(fold)] = predict(fitted, bags.take(test)), own
+            predicted[test], chosen[str(fold)] = predict(fitted, bags.take(test)), parameters
         return predicted, chosen
 
 
 def fold_scores(truth: Ints, predicted: Ints, folds: Ints, classes: NDArray[np.str_]) -> dict[str, Any]:
-    """Scores of predictions; see `FoldTask.score`.
+    """Scores of predicted classes, given as indices into `classes`; -1 predicts none.
 
-    Parameters
-    ----------
-    truth, predicted : ndarray of int, (N,)
-        Indices into `classes`; -1 predicts none.
-    folds : ndarray of int, (N,)
-        Folds of the clips.
-    classes : ndarray of str, (K,)
-        Their names; those that are never true have no accuracy.
-
-    Returns
-    -------
-    dict
-        accuracy, fold_accuracy, class_accuracy, accuracy_by_fold, accuracy_by_class, confusion.
+    accuracy: share of all clips. fold_accuracy: mean of the folds' accuracies. class_accuracy: mean of the classes'
+    recalls. accuracy_by_fold, accuracy_by_class. confusion: a row for each true class, a column for each predicted one,
+    and one more, ``(none)``, if clips could not be embedded.
     """
-    names, correct = classes.tolist(), truth == predicted
-    columns = [*names, NONE] if (predicted < 0).any() else names
-    counts = np.zeros((len(names), len(columns)), np.int64)
-    np.add.at(counts, (truth, predicted), 1)  # -1 is the last column
+    names, correct = classes.tolist(), pd.Series(truth == predicted)
+    labels = [*range(len(names)), *([-1] if (predicted < 0).any() else [])]
+    counts = confusion_matrix(truth, predicted, labels=labels)[: len(names)]
     return {
         **_accuracies(truth, predicted, folds),
-        "accuracy_by_fold": {str(fold): float(correct[folds == fold].mean()) for fold in np.unique(folds)},
-        "accuracy_by_class": {names[own]: float(correct[truth == own].mean()) for own in np.unique(truth)},
-        "confusion": {"classes": names, "columns": columns, "counts": counts.tolist()},
+        "accuracy_by_fold": {str(fold): share for fold, share in correct.groupby(folds).mean().items()},
+        "accuracy_by_class": correct.groupby(classes[truth]).mean().to_dict(),
+        "confusion": {"classes": names, "columns": [*names, NONE][: len(labels)], "counts": counts.tolist()},
     }
 
 
 def _accuracies(truth: Ints, predicted: Ints, folds: Ints) -> dict[str, float]:
-    own = np.unique(folds, return_inverse=True)[1]
+    """Shares of correct clips: of all, mean over the folds, mean over the classes (balanced accuracy)."""
+    correct = pd.Series(truth == predicted)
     return {
-        "accuracy": accuracy(truth, predicted),
-        "fold_accuracy": float(np.mean(np.bincount(own, truth == predicted) / np.bincount(own))),
-        "class_accuracy": class_accuracy(truth, predicted),
+        "accuracy": float(correct.mean()),
+        "fold_accuracy": float(correct.groupby(folds).mean().mean()),
+        "class_accuracy": float(correct.groupby(truth).mean().mean()),
     }
-
-
-def _confidence(
-    truth: Ints, predicted: Ints, folds: Ints, groups: NDArray[np.str_] | None, resamples: int, seed: int
-) -> dict[str, list[float]]:
-    def score(clips: NDArray[np.int64]) -> dict[str, float]:
-        return _accuracies(truth[clips], predicted[clips], folds[clips])
-
-    found = confidence_intervals(score, len(truth), resamples, seed=seed, groups=groups)
-    return {name: list(interval) for name, interval in found.items()}

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgesea.tasks.bags import Bags
-from edgesea.tasks.features import Task
+from edgesea.tasks.features import Bags
 from edgesea.tasks.folds import FoldTask
 from edgesea.tasks.options import ProbeOptions
+
+if TYPE_CHECKING:
+    from edgesea.tasks.evaluate import Task
 
 Hidden = tuple[int, ...]  # sizes of a classifier's hidden layers; () is logistic regression
 
@@ -62,7 +64,7 @@ class Judge:
         Seed of the classifiers.
     """
 
-    task: Task
+    task: "Task"
     bags: Bags
     hidden: Sequence[Hidden]
     folds: Sequence[int] | None

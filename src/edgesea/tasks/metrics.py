@@ -1,4 +1,4 @@
-"""Scores of tagging (several tags a clip) and of classification (one class a clip).
+"""Scores of tagging (several tags a clip), and confidence intervals of any scores.
 
 Conventions
 -----------
@@ -12,8 +12,8 @@ Conventions
   false positives where X is true. Beyond these, a clip is a true positive if X is true and something of the class is
   predicted, but no true complete tag; a false negative if X is the only true tag and nothing is predicted; a false
   positive if no tag is true and X is predicted, but not all complete tags are.
-* *Micro*: at each threshold of any class, the classes' counts are added, of each at its smallest own threshold that is
-  not below. F1 is that of the smallest such threshold of at least 0.5. *Macro*: the mean of the classes' areas.
+* *Micro*: at each threshold of any class, the classes' counts are added, each at the smallest of its thresholds that
+  is not below. F1 is that of the smallest such threshold of at least 0.5. *Macro*: the mean of the classes' areas.
 * A class without a positive clip has no area: None, and the mean leaves it out. The challenge's script counts it as 0.
 * Recall never falls as the threshold does, but it may stay. ``ties="threshold"``: such points are in the order of
   decreasing threshold, the well-defined curve. ``ties="published"``: they are in the order in which the challenge's
@@ -25,32 +25,28 @@ Conventions
   the reference implementation. Of fine tags the complete ones are ranked.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.taxonomy import Taxonomy, read_taxonomy
+
+if TYPE_CHECKING:
+    from edgesea.tasks.annotations import Taxonomy
 
 Float64 = NDArray[np.float64]
 Labels = NDArray[np.number] | NDArray[np.bool_]
 Ties = Literal["threshold", "published"]
 MIN_THRESHOLD = 0.01
-# How the introsort of the published scores orders twenty equal values.
-INTROSORT = (0, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 18, 19)
+INTROSORT = [0, *range(17, 0, -1), 18, 19]  # how it orders twenty equal values
 
 
 class Counts(NamedTuple):
-    """Hits and errors at M thresholds, the highest first.
-
-    Attributes
-    ----------
-    threshold : ndarray, (M,) float64
-    true_positives, false_positives, false_negatives : ndarray, (M,) int64
-    """
+    """Hits and errors at M thresholds, (M,) each, the highest first."""
 
     threshold: Float64
     true_positives: NDArray[np.int64]
@@ -74,41 +70,30 @@ def confusion_counts(
     incomplete: Labels | None = None,
     incomplete_scores: NDArray[np.floating] | None = None,
 ) -> Counts:
-    """Hits and errors of one class at its own thresholds.
+    """Hits and errors of a class at its thresholds, from its complete tags (N, K) and maybe an incomplete one (N,).
 
     Every count is the number of clips or tags that are predicted at a threshold, or a difference of two such numbers:
     one sort each, however many thresholds there are.
-
-    Parameters
-    ----------
-    labels, scores : ndarray, (N, K)
-        Of its complete tags; a coarse class is its only one.
-    incomplete, incomplete_scores : ndarray, (N,), optional
-        Of its incomplete tag.
-
-    Returns
-    -------
-    Counts
     """
-    true, own = labels == 1, np.asarray(scores, np.float64)
-    threshold = np.unique(np.append(own[own >= MIN_THRESHOLD], 1.0))[::-1]
+    true, scores = labels == 1, np.asarray(scores, np.float64)
+    threshold = np.unique(np.append(scores[scores >= MIN_THRESHOLD], 1.0))[::-1]
 
     def reached(values: Float64) -> NDArray[np.int64]:
         """How many of the values are predicted at each threshold."""
         return values.size - np.searchsorted(np.sort(values, axis=None), threshold)
 
-    hits = reached(own[true])
+    hits = reached(scores[true])
     missed = np.count_nonzero(true) - hits
     if incomplete is None or incomplete_scores is None:
-        return Counts(threshold, hits, reached(own[~true]), missed)
+        return Counts(threshold, hits, reached(scores[~true]), missed)
     vague, vague_scores = incomplete == 1, np.asarray(incomplete_scores, np.float64)
     only, nothing = vague & ~true.any(1), ~vague & ~true.any(1)
-    any_tag = np.maximum(own.max(1, initial=0), vague_scores)  # the threshold up to which any tag is predicted
-    true_tag = np.where(true, own, -1).max(1, initial=-1)
-    all_tags = own.min(1, initial=1)
+    any_tag = np.maximum(scores.max(1, initial=0), vague_scores)  # the threshold up to which any tag is predicted
+    true_tag = np.where(true, scores, -1).max(1, initial=-1)
+    all_tags = scores.min(1, initial=1)
     hits = hits + reached(any_tag[vague]) - reached(true_tag[vague])
     missed = missed + np.count_nonzero(only) - reached(any_tag[only])
-    wrong = reached(own[~true & ~vague[:, None]])
+    wrong = reached(scores[~true & ~vague[:, None]])
     wrong = wrong + reached(vague_scores[nothing]) - reached(np.minimum(vague_scores, all_tags)[nothing])
     return Counts(threshold, hits, wrong, missed)
 
@@ -138,22 +123,18 @@ def _area(counts: Counts, ties: Ties, rising: bool = False) -> float | None:
         return None
     precision, recall = precision_recall(counts)
     if ties == "published":
-        step = -1 if rising else 1
-        order = _introsort(recall[::step])
-        precision, recall = precision[::step][order], recall[::step][order]
+        order = _published_order(recall, rising)
+        precision, recall = precision[order], recall[order]
     precision, recall = np.r_[1.0, precision, 0.0], np.r_[0.0, recall, 1.0]
     return float(np.sum(np.diff(recall) * (precision[1:] + precision[:-1]) / 2))
 
 
-def _introsort(values: Float64) -> NDArray[np.intp]:
-    """Argsort as numpy did when the challenge's scores were published.
-
-    Only of common types has numpy a newer sort: it keeps the introsort for extended precision. Raises EdgeseaError with
-    a numpy that does not.
-    """
-    if tuple(np.argsort(np.zeros(len(INTROSORT), np.longdouble)).tolist()) != INTROSORT:
+def _published_order(recall: Float64, rising: bool) -> NDArray[np.intp]:
+    """The order of the challenge's script, by the introsort that numpy keeps for long doubles only."""
+    if np.argsort(np.zeros(len(INTROSORT), np.longdouble)).tolist() != INTROSORT:
         raise EdgeseaError(f"ties='published': numpy {np.__version__} has no introsort; use ties='threshold'")
-    return np.argsort(values.astype(np.longdouble))
+    step = -1 if rising else 1
+    return np.arange(len(recall))[::step][np.argsort(recall[::step].astype(np.longdouble))]
 
 
 def auprc(labels: Labels, scores: NDArray[np.floating], ties: Ties = "threshold") -> float | None:
@@ -192,7 +173,7 @@ def tagging_scores(
 
 
 def fine_scores(
-    labels: Labels, scores: NDArray[np.floating], taxonomy: Taxonomy, ties: Ties = "threshold"
+    labels: Labels, scores: NDArray[np.floating], taxonomy: "Taxonomy", ties: Ties = "threshold"
 ) -> dict[str, Any]:
     """Scores of fine tags, by coarse class.
 
@@ -217,16 +198,13 @@ def fine_scores(
     """
     validate(labels, scores)
     if labels.shape[1] != len(taxonomy.fine):
-        raise EdgeseaError(f"labels have {labels.shape[1]} columns, where the taxonomy has {len(taxonomy.fine)} tags")
+        raise EdgeseaError(f"labels have {labels.shape[1]} columns, but the taxonomy has {len(taxonomy.fine)} tags")
     classes = []
     for number in range(len(taxonomy.coarse)):
-        own = taxonomy.parent == number
-        complete, vague = own & ~taxonomy.incomplete, own & taxonomy.incomplete
-        columns = labels[:, complete], scores[:, complete]
-        if vague.any():
-            classes.append(confusion_counts(*columns, labels[:, vague].max(1), scores[:, vague].max(1)))
-        else:
-            classes.append(confusion_counts(*columns))
+        below = taxonomy.parent == number
+        complete, vague = below & ~taxonomy.incomplete, below & taxonomy.incomplete
+        unsure = (labels[:, vague].max(1), scores[:, vague].max(1)) if vague.any() else ()
+        classes.append(confusion_counts(labels[:, complete], scores[:, complete], *unsure))
     ranked = lwlrap(labels[:, ~taxonomy.incomplete], scores[:, ~taxonomy.incomplete])[0]
     return {**_class_scores(classes, taxonomy.names, ties), "lwlrap": ranked}
 
@@ -271,21 +249,58 @@ def lwlrap(labels: Labels, scores: NDArray[np.floating]) -> tuple[float | None, 
     return (float(total.sum() / positives.sum()) if positives.any() else None), by_tag
 
 
-def accuracy(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
-    """Share of clips whose predicted class is theirs; labels and predictions (N,) of any type."""
-    return float(np.mean(_agreement(labels, predicted)))
+def confidence_intervals(
+    score: Callable[[NDArray[np.int64]], Mapping[str, float | None]],
+    clips: int,
+    resamples: int = 1000,
+    seed: int = 0,
+    groups: NDArray[Any] | None = None,
+) -> dict[str, list[float]]:
+    """95 % confidence intervals of scores: percentile bootstrap (Efron, 1979).
 
+    They say how much the choice of test clips matters, not how much training does, and take clips, or their groups, for
+    independent.
 
-def class_accuracy(labels: NDArray[Any], predicted: NDArray[Any]) -> float:
-    """Mean over the classes in labels (N,) of the share of their clips that are recognised (balanced accuracy)."""
-    own = np.unique(labels, return_inverse=True)[1]
-    return float(np.mean(np.bincount(own, _agreement(labels, predicted)) / np.bincount(own)))
+    Parameters
+    ----------
+    score : callable
+        Scores by name of some clips, given by their indices, (n,) int64, in which a clip may occur several times; None
+        or NaN where a score does not exist.
+    clips : int
+        How many there are.
+    resamples : int
+        How often as many clips are drawn with replacement.
+    seed : int
+        Of the draws.
+    groups : ndarray, (clips,), optional
+        What clips have in common, such as their recording: then whole groups are drawn, as many as there are.
 
+    Returns
+    -------
+    dict of str to list of float
+        Lower and upper end by name, from the resamples in which the score exists; without one that exists in none.
+        Empty if there is only one clip or group.
+    """
+    from scipy.stats import DegenerateDataWarning, bootstrap
 
-def _agreement(labels: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.bool_]:
-    if labels.shape != predicted.shape or labels.ndim != 1 or not labels.size:
-        raise EdgeseaError(f"labels {labels.shape} and predictions {predicted.shape} must have the same shape (clips,)")
-    return np.asarray(labels == predicted)
+    owner = np.arange(clips) if groups is None else np.unique(groups, return_inverse=True)[1]
+    members = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
+    if len(members) < 2:
+        return {}
+    names = list(score(np.arange(clips)))
+
+    def statistic(drawn: NDArray[np.int64]) -> Float64:
+        found = score(drawn if groups is None else np.concatenate([members[group] for group in drawn]))
+        return np.array([found[name] for name in names], np.float64)  # None becomes NaN
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # a score that does not exist in each resample
+        values = bootstrap(
+            (np.arange(len(members)),), statistic, vectorized=False, n_resamples=resamples, batch=32,
+            method="percentile", rng=np.random.default_rng(seed),
+        ).bootstrap_distribution  # fmt: skip
+    intervals = {name: row[~np.isnan(row)] for name, row in zip(names, values, strict=True)}
+    return {name: np.quantile(row, [0.025, 0.975]).tolist() for name, row in intervals.items() if len(row)}
 
 
 def sonyc_ust_scores(
@@ -294,52 +309,12 @@ def sonyc_ust_scores(
     taxonomy_yaml: str | Path,
     mode: Literal["coarse", "fine"] = "coarse",
     *,
-    split: str = "validate",
+    split: Literal["train", "validate", "test"] = "validate",
     ties: Ties = "threshold",
 ) -> dict[str, Any]:
-    """Scores of a file of predictions, as the challenge's script gives them.
+    """Scores of a file of predictions at one level; `edgesea.tasks.score.score` has the command's options besides."""
+    from edgesea.tasks.score import score_file
 
-    Parameters
-    ----------
-    predictions_csv : str or Path
-        audio_filename, and a column of scores for each tag.
-    annotations_csv : str or Path
-        The published annotations, or a ground truth with one row a clip.
-    taxonomy_yaml : str or Path
-        ``dcase-ust-taxonomy.yaml``.
-    mode : {"coarse", "fine"}
-        Level of the tags.
-    split : str
-        Split of the published annotations whose verified clips are judged.
-    ties : {"threshold", "published"}
-        Order of points of equal recall.
-
-    Returns
-    -------
-    dict
-        micro_auprc, micro_f1, macro_auprc, class_auprc (by coarse class, as ``engine``), lwlrap.
-
-    Raises
-    ------
-    EdgeseaError
-        If a file is unusable, the clips are not the same, or labels of this level are not given.
-    """
-    from edgesea.tasks.annotations import read_ground_truth
-    from edgesea.tasks.predictions import matching, read_predictions
-
-    if mode not in ("coarse", "fine"):
-        raise EdgeseaError(f"mode must be coarse or fine, not {mode!r}")
-    predicted, annotated, taxonomy = Path(predictions_csv), Path(annotations_csv), read_taxonomy(Path(taxonomy_yaml))
-    truth = read_ground_truth(annotated, taxonomy, split)
-    clips, scores = read_predictions(predicted, taxonomy, mode)
-    scores = scores[matching(clips, truth.clips, predicted, annotated)]
-    labels = truth.coarse if mode == "coarse" else truth.fine
-    missing = np.flatnonzero((labels < 0).any(1))
-    if len(missing):
-        raise EdgeseaError(
-            f"{annotated}: the {mode} labels of {len(missing)} of {len(labels)} clips are not given "
-            f"({truth.clips[missing[0]]} is the first); choose a file that has them, or the other mode"
-        )
-    if mode == "coarse":
-        return tagging_scores(labels, scores, taxonomy.names, ties)
-    return fine_scores(labels, scores, taxonomy, ties)
+    paths = Path(predictions_csv), Path(annotations_csv), Path(taxonomy_yaml)
+    scores: dict[str, Any] = score_file(*paths, levels=[mode], split=split, ties=ties)[mode]
+    return scores

@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.bags import Bags
+from edgesea.tasks.features import Bags
 from edgesea.tasks.options import Classifier, Features, ProbeOptions
 
 STEP = "classifier"  # of the pipeline, by which scikit-learn names the parameters

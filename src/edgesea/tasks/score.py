@@ -1,13 +1,16 @@
 """``score``: the official scores of a file of predictions, whoever made it."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.artifact import write_json
 from edgesea.errors import EdgeseaError
+
+if TYPE_CHECKING:
+    from edgesea.tasks.metrics import Ties
+    from edgesea.tasks.sonyc_ust import Level
 
 log = logging.getLogger(__name__)
 
@@ -54,33 +57,53 @@ def score(
     EdgeseaError
         If a file is unusable, or predictions and annotations are not of the same clips.
     """
-    from edgesea.tasks.annotations import read_ground_truth
-    from edgesea.tasks.predictions import matching, read_levels
-    from edgesea.tasks.sonyc_ust import ANNOTATIONS, TAXONOMY, level_scores
-    from edgesea.tasks.taxonomy import read_taxonomy
-
     predictions = Path(predictions)
     place = predictions.parent if data is None else Path(data)
-    truth_path = place if place.is_file() else place / ANNOTATIONS
-    if not truth_path.is_file():
-        raise EdgeseaError(f"{truth_path}: no such file; give the folder of SONYC-UST, or its annotations, as --data")
-    taxonomy = read_taxonomy(truth_path.parent / TAXONOMY)
-    truth = read_ground_truth(truth_path, taxonomy, split, split_path)
-    clips, predicted = read_levels(predictions, taxonomy)
-    result: dict[str, Any] = {"ties": ties}
-    for level, scores in predicted.items():
-        labels = truth.coarse if level == "coarse" else truth.fine
-        judged = (labels >= 0).all(1)
-        if not judged.any():
-            log.warning("%s: no clip has all %s labels; these scores are not judged", truth_path, level)
-            continue
-        if not judged.all():
-            log.warning("%s: %d clips without all %s labels are left out", truth_path, (~judged).sum(), level)
-        kept = np.flatnonzero(~np.isin(clips, truth.clips[~judged]))
-        order = kept[matching(clips[kept], truth.clips[judged], predictions, truth_path)]
-        result[level] = level_scores(level, labels[judged], scores[order], taxonomy, resamples, ties)
-    if "coarse" not in result and "fine" not in result:
-        raise EdgeseaError(f"{truth_path}: no clip has labels of what {predictions} predicts: {', '.join(predicted)}")
+    truth = place if place.is_file() else place / "annotations.csv"
+    if not truth.is_file():
+        raise EdgeseaError(f"{truth}: no such file; give the folder of SONYC-UST, or its annotations, as --data")
+    taxonomy = truth.parent / "dcase-ust-taxonomy.yaml"
+    scores = score_file(predictions, truth, taxonomy, split, split_path, ties, resamples)
+    result = {"ties": ties, **scores}
     if out is not None:
         write_json(Path(out), result)
+    return result
+
+
+def score_file(
+    predictions: Path,
+    annotations: Path,
+    taxonomy: Path,
+    split: str = "validate",
+    split_path: Path | None = None,
+    ties: "Ties" = "threshold",
+    resamples: int = 0,
+    levels: "Sequence[Level] | None" = None,
+) -> dict[str, Any]:
+    """The scores of `score` by level: of those given, or else as far as they are predicted and labels are given."""
+    from edgesea.tasks.annotations import read_ground_truth, read_taxonomy
+    from edgesea.tasks.csv_table import some
+    from edgesea.tasks.sonyc_ust import level_scores, read_predictions
+
+    tags = read_taxonomy(taxonomy)
+    truth = read_ground_truth(annotations, tags, split, split_path)
+    predicted = read_predictions(predictions, tags, levels)
+    result: dict[str, Any] = {}
+    for level, scores in predicted.items():
+        labels = truth.coarse if level == "coarse" else truth.fine
+        complete = (labels >= 0).all(1)
+        if not complete.all():
+            log.warning("%s: %d clips without all %s labels are left out", annotations, (~complete).sum(), level)
+        if not complete.any():
+            continue
+        scores, clips = scores.drop(truth.clips[~complete], errors="ignore"), truth.clips[complete].tolist()
+        wrong = {"missing": sorted(set(clips) - set(scores.index)), "too many": sorted(set(scores.index) - set(clips))}
+        if any(wrong.values()):
+            found = "; ".join(f"{len(names)} are {what}: {some(names)}" for what, names in wrong.items() if names)
+            raise EdgeseaError(
+                f"{predictions}: needs exactly the {len(clips)} verified clips of {annotations}; {found}"
+            )
+        result[level] = level_scores(level, labels[complete], scores.loc[clips].to_numpy(), tags, resamples, ties)
+    if not result:
+        raise EdgeseaError(f"{annotations}: no clip has labels of what {predictions} predicts: {', '.join(predicted)}")
     return result

@@ -1,80 +1,62 @@
-"""SONYC-UST (Cartwright et al., 2019 and 2020): urban sound tagging at two levels."""
+"""SONYC-UST (Cartwright et al., 2019 and 2020): urban sound tagging at two levels.
+
+A table of predictions is in the layout of DCASE's urban sound tagging challenge: a row for each clip, the columns
+``audio_filename``, every fine tag (the incomplete ones too) and every coarse tag, with probabilities.
+"""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.annotations import Annotations, read_annotations
-from edgesea.tasks.bags import Bags, Targets
-from edgesea.tasks.bootstrap import confidence_intervals
-from edgesea.tasks.metrics import Ties, fine_scores, tagging_scores
+from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotations, read_taxonomy
+from edgesea.tasks.csv_table import CsvTable, some
+from edgesea.tasks.features import Bags, Targets
+from edgesea.tasks.metrics import Ties, confidence_intervals, fine_scores, tagging_scores
 from edgesea.tasks.options import TaggingOptions
-from edgesea.tasks.predictions import Level, write_predictions
 from edgesea.tasks.tagger import check_needs, tag_probabilities
-from edgesea.tasks.taxonomy import Taxonomy, read_taxonomy
 
+Level = Literal["coarse", "fine"]
 ANNOTATIONS, TAXONOMY = "annotations.csv", "dcase-ust-taxonomy.yaml"
-log = logging.getLogger(__name__)
-
 SCORES = ("micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SonycUst:
-    """A data set in the layout of SONYC-UST: the clips that are trained on, and those that are judged or monitored.
-
-    Attributes
-    ----------
-    folder : Path
-        Where it lies.
-    taxonomy : Taxonomy
-        Its tags.
-    annotations : Annotations
-        Of its N clips, sorted by name: the training clips with labels, and the verified ones of the other splits that
-        the options need.
-    options : TaggingOptions
-        What is learned and how it is judged.
-    """
+    """A data set in the layout of SONYC-UST."""
 
     folder: Path
     taxonomy: Taxonomy
-    annotations: Annotations
-    options: TaggingOptions
+    annotations: Annotations  # of the N clips that the options need: labelled training clips, verified other ones
+    options: TaggingOptions  # what is learned, and what is tested
     name = "sonyc_ust"
 
     @classmethod
     def load(cls, data: Path, options: TaggingOptions) -> "SonycUst":
-        """Read ``annotations.csv`` and ``dcase-ust-taxonomy.yaml`` below `data`; the clips lie in ``audio/``.
-
-        Raises
-        ------
-        EdgeseaError
-            If a file is missing or unusable, or there is nothing to train on or to judge by.
-        """
-        for name in (ANNOTATIONS, TAXONOMY):
-            if not (data / name).is_file():
-                raise EdgeseaError(f"{data / name}: no such file; the task sonyc_ust needs it, and audio/ beside it")
+        """Read ``annotations.csv`` and ``dcase-ust-taxonomy.yaml`` below `data`; the clips are in ``audio/``."""
         taxonomy = read_taxonomy(data / TAXONOMY)
         annotations = read_annotations(data / ANNOTATIONS, taxonomy, options.split_path)
         wanted = {options.eval_split, *(["validate"] if options.monitor == "validate" else [])}
-        fine = options.label_mode == "fine"
-        labels = annotations.fine if fine else annotations.coarse
+        labels = annotations.fine if options.label_mode == "fine" else annotations.coarse
         train = (annotations.splits == "train") & (labels >= 0).any(1)
         verified = np.isin(annotations.splits, sorted(wanted)) & annotations.verified
-        judged = verified & (labels >= 0).all(1)
-        if 0 < judged.sum() < verified.sum():
-            count = int(verified.sum() - judged.sum())
+        complete = verified & (labels >= 0).all(1)
+        if 0 < complete.sum() < verified.sum():
+            count = int(verified.sum() - complete.sum())
             log.warning("%s: %d verified clips without all %s labels are left out", data, count, options.label_mode)
-        splits = np.where(train | judged, annotations.splits, "")
-        if not (splits == "train").any() or any(not (splits == name).any() for name in wanted):
+        splits = np.where(train | complete, annotations.splits, "")
+        if missing := sorted({"train", *wanted} - set(splits.tolist())):
             raise EdgeseaError(
-                f"{data / ANNOTATIONS}: needs clips of the split train with {options.label_mode} labels, and verified "
-                f"ones of the split {' and '.join(sorted(wanted))}"
+                f"{data / ANNOTATIONS}: no clips of the split {' and '.join(missing)} with {options.label_mode} labels "
+                "(other splits than train: verified ones)"
             )
         task = cls(data, taxonomy, annotations.take(splits != ""), options)
         check_needs(task.targets(), task.annotations.context, options)
@@ -85,25 +67,22 @@ class SonycUst:
         """The clips."""
         return [self.folder / "audio" / name for name in self.annotations.clips]
 
-    def _split(self, name: str) -> NDArray[np.bool_]:
-        return np.asarray(self.annotations.splits == name)
-
     def targets(self) -> Targets:
         """What is to be learned of each clip.
 
-        Where the incomplete tag of a coarse class was noted, its fine tags are taken as not given.
+        Where the incomplete tag of a coarse class was heard, its fine tags are taken as not given.
         """
-        own, taxonomy = self.annotations, self.taxonomy
+        labelled, taxonomy = self.annotations, self.taxonomy
         if self.options.label_mode == "coarse":
-            labels, given = own.coarse, own.coarse >= 0
+            labels, given = labelled.coarse, labelled.coarse >= 0
         else:
-            uncertain = np.zeros(own.coarse.shape, bool)
-            uncertain[:, taxonomy.parent[taxonomy.incomplete]] = own.fine[:, taxonomy.incomplete] == 1
+            uncertain = np.zeros(labelled.coarse.shape, bool)
+            uncertain[:, taxonomy.parent[taxonomy.incomplete]] = labelled.fine[:, taxonomy.incomplete] == 1
             complete = ~taxonomy.incomplete
-            labels = own.fine[:, complete]
+            labels = labelled.fine[:, complete]
             given = (labels >= 0) & ~uncertain[:, taxonomy.parent[complete]]
-        sensors = None if own.sensors is None else np.unique(own.sensors, return_inverse=True)[1]
-        return Targets((labels > 0).astype(np.float32), given, sensors, own.proximity)
+        sensors = None if labelled.sensors is None else np.unique(labelled.sensors, return_inverse=True)[1]
+        return Targets((labels > 0).astype(np.float32), given, sensors, labelled.proximity)
 
     def score(
         self,
@@ -114,64 +93,36 @@ class SonycUst:
         resamples: int = 0,
         predictions: Path | None = None,
     ) -> dict[str, Any]:
-        """Train on the training clips, and score on the verified clips of the split that is judged.
+        """Train on the training clips, and score on the verified clips of the test split.
 
-        Parameters
-        ----------
-        bags : Bags
-            Embeddings of the N clips. Those that could not be embedded are not trained on; judged, their scores are 0.
-        seed : int
-            Seed of the first network.
-        hidden : tuple of int, optional
-            Sizes of the hidden layers, instead of those of the options.
-        resamples : int
-            Bootstrap resamples for confidence intervals; 0: none.
-        predictions : Path, optional
-            CSV file for the scores of the judged clips, in the challenge's layout.
-
-        Returns
-        -------
-        dict
-            label_mode, micro_auprc, macro_auprc, micro_f1, lwlrap, class_auprc, confidence, and the numbers of training
-            and judged clips; of fine tags also the scores at the coarse level, as coarse.
-
-        Raises
-        ------
-        EdgeseaError
-            If no training clip or no judged clip could be embedded, or an option lacks what it needs.
+        Clips that could not be embedded are not trained on; tested, their scores are 0. `hidden` are sizes of hidden
+        layers instead of those of the options, `predictions` a CSV file for the scores of the test clips. Returns
+        label_mode, `level_scores` and train_clips; of fine tags also the scores at the coarse level, as coarse.
         """
         options = self.options
         if hidden is not None:
             size = hidden[0] if hidden else options.hidden_layer_size
             options = replace(options, num_hidden_layers=len(hidden), hidden_layer_size=size)
         bags, targets = replace(bags, context=self.annotations.context), self.targets()
-        train = np.flatnonzero(self._split("train") & bags.usable)
-        judged, monitored = np.flatnonzero(self._split(options.eval_split)), np.flatnonzero(self._split("validate"))
-        for own, what in ((train, "training"), (judged[bags.usable[judged]], "judged")):
-            if not len(own):
+        splits = self.annotations.splits
+        train = np.flatnonzero((splits == "train") & bags.usable)
+        test, monitored = np.flatnonzero(splits == options.eval_split), np.flatnonzero(splits == "validate")
+        for clips, what in ((train, "training"), (test[bags.usable[test]], "test")):
+            if not len(clips):
                 raise EdgeseaError(f"{self.folder}: no {what} clip could be embedded")
         watched = (bags.take(monitored), targets.take(monitored)) if options.monitor == "validate" else None
-        scores = tag_probabilities(bags.take(train), targets.take(train), bags.take(judged), options, seed, watched)
+        scores = tag_probabilities(bags.take(train), targets.take(train), bags.take(test), options, seed, watched)
+        truth, taxonomy, mode = self.annotations.take(test), self.taxonomy, options.label_mode
         if predictions is not None:
-            clips = self.annotations.clips[judged]
-            write_predictions(predictions, self.taxonomy, clips, scores, options.label_mode)
-        return {
-            "label_mode": options.label_mode,
-            **self._scored(judged, scores, resamples),
-            "train_clips": len(train),
-        }
-
-    def _scored(self, judged: NDArray[np.int64], scores: NDArray[np.float64], resamples: int) -> dict[str, Any]:
-        """Scores of judged clips; of a fine classifier also at the coarse level, for the clips with such labels."""
-        truth, taxonomy = self.annotations.take(judged), self.taxonomy
-        if self.options.label_mode == "coarse":
-            return level_scores("coarse", truth.coarse, scores, taxonomy, resamples)
-        fine, coarse = taxonomy.every_score(scores)
-        found = level_scores("fine", truth.fine, fine, taxonomy, resamples)
-        given = (truth.coarse >= 0).all(1)
-        if not given.any():
-            return found
-        return {**found, "coarse": level_scores("coarse", truth.coarse[given], coarse[given], taxonomy, resamples)}
+            write_predictions(predictions, taxonomy, truth.clips, scores, mode)
+        if mode == "coarse":
+            found = level_scores("coarse", truth.coarse, scores, taxonomy, resamples)
+        else:
+            fine, coarse = taxonomy.every_score(scores)
+            found = level_scores("fine", truth.fine, fine, taxonomy, resamples)
+            if (given := (truth.coarse >= 0).all(1)).any():
+                found["coarse"] = level_scores("coarse", truth.coarse[given], coarse[given], taxonomy, resamples)
+        return {"label_mode": mode, **found, "train_clips": len(train)}
 
 
 def level_scores(
@@ -179,29 +130,10 @@ def level_scores(
     labels: NDArray[np.integer],
     scores: NDArray[np.float64],
     taxonomy: Taxonomy,
-    resamples: int,
+    resamples: int = 0,
     ties: Ties = "threshold",
 ) -> dict[str, Any]:
-    """Scores of clips at one level.
-
-    Parameters
-    ----------
-    level : {"coarse", "fine"}
-        Of the tags.
-    labels, scores : ndarray, (N, C) or (N, F)
-        0 or 1; scores in [0, 1].
-    taxonomy : Taxonomy
-        The tags.
-    resamples : int
-        Bootstrap resamples for confidence intervals; 0: none.
-    ties : {"threshold", "published"}
-        See `edgesea.tasks.metrics`.
-
-    Returns
-    -------
-    dict
-        What `tagging_scores` or `fine_scores` gives; confidence: 95 % intervals; clips.
-    """
+    """Scores of clips at one level, 95 % intervals (confidence) if there are resamples, and the number of clips."""
 
     def scored(clips: NDArray[np.integer]) -> dict[str, Any]:
         if level == "coarse":
@@ -216,3 +148,48 @@ def level_scores(
     if resamples:
         found["confidence"] = confidence_intervals(overall, len(labels), resamples)
     return {**found, "clips": len(labels)}
+
+
+def read_predictions(
+    path: Path, taxonomy: Taxonomy, levels: Sequence[Level] | None = None
+) -> dict[Level, pd.DataFrame]:
+    """Read a table of predictions: by level the scores, with clips as the index and tags as columns.
+
+    Without `levels`, those that have a column in which not all is 0: a classifier of coarse tags leaves zeros in the
+    columns of fine ones. Incomplete fine tags may lack a column; then their scores are 0, as in the challenge's own
+    evaluation.
+    """
+    table = CsvTable.read(path, [CLIP])
+    clip = table.rows[CLIP]
+    table.check((clip != "") & ~clip.duplicated(keep=False), "the name of a clip, listed once")
+    taxonomy.check_columns(table)
+    found: dict[Level, pd.DataFrame] = {}
+    needed: dict[Level, tuple[str, ...]] = {"coarse": taxonomy.coarse, "fine": taxonomy.complete}
+    for level in levels or [level for level, tags in needed.items() if any(tag in table.rows for tag in tags)]:
+        table.require(needed[level])
+        tags = taxonomy.coarse if level == "coarse" else taxonomy.fine
+        if absent := [tag for tag in tags if tag not in table.rows]:
+            log.warning("%s: no column %s; their scores are taken to be 0", path, some(absent))
+        scores = table.numbers([tag for tag in tags if tag not in absent])
+        table.check((scores >= 0) & (scores <= 1), "a number from 0 to 1")
+        if levels or scores.to_numpy().any():
+            found[level] = scores.reindex(columns=tags, fill_value=0.0).set_index(clip)
+    if not found:
+        raise EdgeseaError(f"{path}: no tag of {', '.join(taxonomy.coarse[:2])}, ... has a column with scores above 0")
+    return found
+
+
+def write_predictions(
+    path: Path, taxonomy: Taxonomy, clips: NDArray[np.str_], scores: NDArray[np.floating], level: Level
+) -> None:
+    """Write a table of predictions; what is read from it are the same scores to the last bit.
+
+    Of fine tags, (N, complete ones): see `Taxonomy.every_score`. Of coarse tags: all fine ones get 0.
+    """
+    values = np.asarray(scores, np.float64)
+    fine, coarse = np.zeros((len(clips), len(taxonomy.fine))), values
+    if level == "fine":
+        fine, coarse = taxonomy.every_score(values)
+    table = pd.DataFrame(np.hstack([fine, coarse]), clips, [*taxonomy.fine, *taxonomy.coarse])
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index_label=CLIP, lineterminator="\n")

@@ -8,8 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.bags import Bags, Targets
-from edgesea.tasks.context import ContextEncoding
+from edgesea.tasks.features import Bags, ContextEncoding, Targets
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.oversampling import label_set_smote, mlsmote
 

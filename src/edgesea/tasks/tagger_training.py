@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.bags import Bags, Targets
+from edgesea.tasks.features import Bags, Targets
 from edgesea.tasks.options import TaggingOptions
 
 Clips = tuple[Bags, Targets]
