@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from edgesea.sampling import sample
-from edgesea.sampling.dpp import log_det
 from edgesea.sampling.similarity import similarity_features
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
@@ -30,8 +29,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "kmeans": {"method": "kmeans"},
     "dpp": {"method": "dpp"},
     "dpp_div": {"method": "dpp_div"},
-    "dpp_div, centered_cosine": {"method": "dpp_div", "similarity": "centered_cosine"},
-    "dpp_div, rbf": {"method": "dpp_div", "similarity": "rbf"},
     "dpp_div, ridge 0.1": {"method": "dpp_div", "ridge": 0.1},
     "dpp_map": {"method": "dpp_map"},
     "dpp_div_map": {"method": "dpp_div_map"},
@@ -79,11 +76,12 @@ def main() -> None:
             values = []
             for seed in range(1 if method.endswith("_map") else arguments.draws):
                 path = Path(folder) / "subset.parquet"
-                sample(arguments.table, path, **options, size=arguments.size, frame="none", seed=seed)
+                sample(arguments.table, path, **options, size=arguments.size, stratum="none", seed=seed)
                 subset = Subset.load(path)
                 own = [place[key] for key in zip(subset.part.tolist(), subset.window.tolist(), strict=True)]
                 covered = len(set(cluster[own].tolist())) / arguments.clusters
-                values.append((log_det(rows[own], ridge=1e-6), covered))
+                log_det = np.linalg.slogdet(rows[own] @ rows[own].T + 1e-6 * np.eye(len(own)))[1]
+                values.append((log_det, covered))
             found[method] = dict(zip(("log_det", "coverage"), np.array(values).T, strict=True))
     rng = np.random.default_rng(0)
     print(f"{len(rows)} windows of {rows.shape[1]} dimensions, {arguments.size} chosen, {arguments.clusters} clusters,")

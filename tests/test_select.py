@@ -206,7 +206,7 @@ def test_a_trial_that_cannot_run_is_left_out(data: Path, table: Path, tmp_path: 
         ({"seed": -1}, r"seed must lie in 0 \.\.\. 4294967291, not -1"),
         ({"seed": 2**32 - 9, "repeats": 10}, r"seed must lie in 0 \.\.\. 4294967286, not"),
         ({"sample": {"size": 0}}, "sample: size must be at least 1, not 0"),
-        ({"sample": {"pool": 0, "method": "dpp"}}, "sample: pool must be at least 1, not 0"),
+        ({"sample": {"max_candidates": 0, "method": "dpp"}}, "sample: max_candidates must be at least 1, not 0"),
         ({"sample": {"sensors": 2}}, "to choose sensors, give their positions"),
         ({"sample": {"sensors": 2, "positions": "nowhere.csv"}}, "nowhere.csv"),
         ({"sample": {"time_zone": "Mars/North"}}, "unknown time zone 'Mars/North'"),

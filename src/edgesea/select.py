@@ -248,8 +248,8 @@ def _sized(reductions: Sequence[Options], most: int) -> Sequence[Options]:
 
 def _positions(options: Options) -> str:
     """Hash of the file of positions that a sampling uses, or nothing; a bad file or time zone is refused."""
-    from edgesea.sampling.frames import find_zone
     from edgesea.sampling.sensors import read_positions
+    from edgesea.sampling.strata import find_zone
 
     find_zone(options["time_zone"])
     if options.get("sensors") is None:

@@ -176,7 +176,7 @@ def test_a_subset_of_another_table_is_refused(small_table: Path, train_only_tabl
 def test_the_variance_explained_on_validation_windows_leaves_out_those_fitted_on(
     small_table: Path, tmp_path: Path
 ) -> None:
-    sample(small_table, tmp_path / "s", size=70, split="all", frame="none")
+    sample(small_table, tmp_path / "s", size=70, split="all", stratum="none")
     result = reduce(small_table, tmp_path / "phi", subset=tmp_path / "s", size=5)
     table, subset, phi = Table(small_table), Subset.load(tmp_path / "s"), load_reduction(tmp_path / "phi")
     fitted = set(zip(subset.part.tolist(), subset.window.tolist(), strict=True))
@@ -189,7 +189,7 @@ def test_the_variance_explained_on_validation_windows_leaves_out_those_fitted_on
     rows = (rows - phi.mean) / phi.scale  # type: ignore[attr-defined]
     share = np.square(rows @ phi.components.T).sum() / np.square(rows).sum()  # type: ignore[attr-defined]
     assert result["explained_variance_validate"] == pytest.approx(share, rel=1e-6)
-    sample(small_table, tmp_path / "all", size=90, split="all", frame="none")
+    sample(small_table, tmp_path / "all", size=90, split="all", stratum="none")
     result = reduce(small_table, tmp_path / "psi", subset=tmp_path / "all", size=5)
     assert result["explained_variance_validate"] is None
 
@@ -233,12 +233,8 @@ def test_an_earlier_reduction_is_replaced_also_half_of_one(small_table: Path, tm
 
 def test_what_is_no_subset_is_refused_in_words(small_table: Path, tmp_path: Path) -> None:
     part = small_table / "windows" / "part-00000.parquet"
-    for subset, message in (
-        (part, "part-00000.parquet: not a subset, but another Parquet file; make one: edgesea sample"),
-        (small_table, "table: not a subset, but a folder; make one: edgesea sample"),
-        (small_table / "table.json", "table.json: not a subset written by `edgesea sample`"),
-    ):
-        with pytest.raises(EdgeseaError, match=message):
+    for subset in (part, small_table, small_table / "table.json"):
+        with pytest.raises(EdgeseaError, match=subset.name + ": not a subset"):
             reduce(small_table, tmp_path / "phi", subset=subset, size=2)
 
 

@@ -27,7 +27,7 @@ def test_far_sensors_are_drawn_with_the_probabilities_of_the_k_dpp() -> None:
     weight = {s: float(np.linalg.det(kernel[np.ix_(s, s)])) for s in combinations(range(5), 3)}
     probability = {s: w / sum(weight.values()) for s, w in weight.items()}
     rng = np.random.default_rng(0)
-    drawn = [[names.index(s) for s in choose_sensors(names, PLACES, 3, rng)] for _ in range(2000)]
+    drawn = [[names.index(s) for s in choose_sensors(["", *names], PLACES, 3, rng)] for _ in range(2000)]
     assert set_p_value(drawn, probability) > 0.01
 
 
@@ -37,7 +37,9 @@ def test_positions_are_read_from_csv_and_parquet(tmp_path: Path) -> None:
     assert read_positions(tmp_path / "p.csv") == expected
     (tmp_path / "p.csv").write_text(" Sensor , Latitude,Longitude\n 3 ,40.7,-74.0\n12,40.8,-73.9\nspare,,\n")
     assert read_positions(tmp_path / "p.csv") == expected
-    columns = {"sensor": [3.0, 12.0], "latitude": [40.7, 40.8], "longitude": [-74.0, -73.9]}
+    (tmp_path / "p.csv").write_text("sensor,latitude,longitude\nNA,40.7,-74.0\n012,1,2\n")
+    assert list(read_positions(tmp_path / "p.csv")) == ["NA", "012"]
+    columns = {"sensor": [3.0, 12.0, None], "latitude": [40.7, 40.8, None], "longitude": [-74.0, -73.9, None]}
     pq.write_table(pa.table(columns), tmp_path / "p.parquet")
     assert read_positions(tmp_path / "p.parquet") == expected
 
@@ -49,46 +51,39 @@ def test_positions_of_the_real_annotations(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("content", "named"),
     [
-        ("sensor,latitude\na,1\n", "no column longitude or lon or lng; it has sensor, latitude"),
-        ("sensor,latitude,longitude\na,x,1\n", r"sensor a: \('x', '1'\) is no latitude and longitude"),
-        ("sensor,latitude,longitude\na,91,1\n", "is no latitude and longitude in degrees"),
-        ("sensor,latitude,longitude\na,nan,1\n", "is no latitude and longitude in degrees"),
-        ("sensor;latitude;longitude\na;1;1\n", "no column sensor .* .columns are separated by commas"),
-        ("sensor,latitude,longitude\na,1\n", "is no latitude and longitude in degrees"),
-        ("sensor,latitude,longitude\na,1,1\na,2,1\n", r"sensor a stands at \(1.0, 1.0\) and at \(2.0, 1.0\)"),
-        ("sensor,latitude,longitude\n", "no rows; needed: sensor, latitude, longitude"),
-        ("", "no rows"),
+        (b"sensor,latitude\na,1\n", "longitude"),
+        (b"sensor;latitude;longitude\na;1;1\n", "sensor;latitude"),
+        (b"sensor,latitude,longitude\na7,x,1\n", "sensor a7.* x"),
+        (b"sensor,latitude,longitude\na7,91,1\n", "sensor a7.* 91"),
+        (b"sensor,latitude,longitude\na7,nan,1\n", "sensor a7.* nan"),
+        (b"sensor,latitude,longitude\na7,1\n", "sensor a7"),
+        (b"sensor,latitude,longitude\na7,1,1\na7,2,1\n", r"sensor a7.*1\.0.*2\.0"),
+        (b"", ""),
+        ("sensor,latitude,longitude\n".encode("utf-16"), "UTF-8"),
+        (None, "sensor, latitude"),
     ],
 )
-def test_bad_positions_name_the_file_and_the_sensor(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "p.csv").write_text(text)
-    with pytest.raises(EdgeseaError, match=message) as error:
-        read_positions(tmp_path / "p.csv")
-    assert str(error.value).startswith(str(tmp_path / "p.csv"))
+def test_bad_positions_name_the_file_and_the_sensor(tmp_path: Path, content: bytes | None, named: str) -> None:
+    for path in (tmp_path / "p.csv", tmp_path / "p.parquet"):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(EdgeseaError, match=rf"{path}.*{named if path.suffix == '.csv' else ''}"):
+            read_positions(path)
 
 
-def test_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(EdgeseaError, match="no such file; it must name sensor, latitude and longitude"):
-        read_positions(tmp_path / "none.csv")
-    (tmp_path / "p.csv").write_bytes("sensor,latitude,longitude\n".encode("utf-16"))
-    with pytest.raises(EdgeseaError, match=r"p\.csv: not UTF-8; save it as CSV in UTF-8"):
-        read_positions(tmp_path / "p.csv")
-    (tmp_path / "p.parquet").write_text("no parquet")
-    with pytest.raises(EdgeseaError, match=r"p\.parquet: cannot be read"):
-        read_positions(tmp_path / "p.parquet")
+@pytest.mark.parametrize(
+    ("sensors", "count", "named"),
+    [(["", "a", "x", "y"], 2, "x, y.* a, b"), (["", "a", "b"], 3, "3 sensors.* 2"), ([""], 1, "sensor")],
+)
+def test_sensors_that_cannot_be_chosen(sensors: list[str], count: int, named: str) -> None:
+    with pytest.raises(EdgeseaError, match=named):
+        choose_sensors(sensors, PLACES, count, np.random.default_rng(0))
 
 
-def test_sensors_that_cannot_be_chosen() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(EdgeseaError, match="no position of x, y; the file of positions knows a, b, c, d, e"):
-        choose_sensors(["", "a", "x", "y"], PLACES, 2, rng)
-    with pytest.raises(EdgeseaError, match=r"sensors must lie in 1 ... 2 .those of the table., not 3"):
-        choose_sensors(["", "a", "b"], PLACES, 3, rng)
-    with pytest.raises(EdgeseaError, match="the table knows no sensors"):
-        choose_sensors([""], PLACES, 1, rng)
+def test_sensors_in_one_place_count_once() -> None:
     same = {"a": (1.0, 1.0), "b": (1.0, 1.0), "c": (2.0, 1.0)}
-    with pytest.raises(EdgeseaError, match="cannot choose 3 sensors: the 3 of the table stand in 2 places"):
-        choose_sensors(["a", "b", "c"], same, 3, rng)
-    assert choose_sensors(["", "a", "b", "c"], same, 2, rng)[-1] == "c"
+    with pytest.raises(EdgeseaError, match=r"3 sensors.* 2 places"):
+        choose_sensors(list(same), same, 3, np.random.default_rng(0))
+    assert choose_sensors(list(same), same, 2, np.random.default_rng(0))[-1] == "c"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,11 +11,13 @@ from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import k_dpp
 
 if TYPE_CHECKING:
-    from edgesea.sampling.frames import FrameIndex
-    from edgesea.sampling.methods import MethodSpec
+    from edgesea.sampling.strata import Strata
 
 __all__ = ["k_dpp", "sample", "used_options"]
 log = logging.getLogger(__name__)
+
+LEAST = {"size": 1, "max_candidates": 1, "clusters": 1, "sensors": 1, "ridge": 0, "seed": 0}
+ON_DISK = {"stratum": "frame", "strata": "frames", "max_candidates": "pool", "similarity_share": "mean_core"}
 
 
 def sample(
@@ -23,25 +26,24 @@ def sample(
     *,
     method: Literal["random", "spl", "dpp_div", "dpp", "dpp_div_map", "dpp_map", "kmeans"] = "random",
     size: int = 10000,
-    frame: Literal["day", "week", "month", "none"] = "day",
+    stratum: Literal["day", "week", "month", "none"] = "day",
     time_zone: str | None = None,
     split: Literal["train", "validate", "test", "all"] = "train",
-    similarity: Literal["cosine", "centered_cosine", "linear", "rbf"] = "cosine",
-    gamma: float | None = None,
+    similarity: Literal["cosine", "linear"] = "cosine",
     ridge: float = 1e-6,
     clusters: int | None = None,
     sensors: int | None = None,
     positions: Path | None = None,
-    pool: int = 20000,
+    max_candidates: int = 20000,
     seed: int = 0,
     workers: int = 2,
 ) -> dict[str, Any]:
     """Choose the windows of a table that the reduction will be fitted on.
 
-    Equally many are chosen from each frame: the windows of one sensor in one day (week, month), where the table knows
-    sensors and times. Frames with too few windows are taken whole; where it does not come out even, chance decides
-    which give one more. Windows without a sensor count as one sensor's, windows without a time as one period. Options
-    that the method does not use are ignored.
+    Equally many are chosen from each stratum: the windows of one sensor in one day (week, month), where the table has
+    sensors and times. Strata with too few windows are taken whole; remainders are assigned at random. Windows without a
+    sensor count as one sensor's, windows without a time as one period. Options that the method does not use are
+    ignored.
 
     Parameters
     ----------
@@ -56,134 +58,96 @@ def sample(
         replacement.
     size : int
         Number of windows; all, if the table has fewer.
-    frame : {"day", "week", "month", "none"}
-        Period in which to choose equally many; none: only sensors are told apart.
+    stratum : {"day", "week", "month", "none"}
+        Period in which to choose equally many; none: only sensors are distinguished.
     time_zone : str, optional
-        IANA name, as America/New_York, to which times with an offset (Z, +01:00) are converted before days are told
-        apart and levels are compared by the time of day; default: times are taken as they are written.
+        IANA name, e.g. America/New_York, to which times with an offset (Z, +01:00) are converted before they are
+        assigned to days and levels are compared by the time of day; default: local times as written.
     split : {"train", "validate", "test", "all"}
         Which windows may be chosen.
-    similarity : {"cosine", "centered_cosine", "linear", "rbf"}
-        Of the dpp methods. centered_cosine: after subtracting the frame's mean. rbf: exp(-gamma distance^2).
-    gamma : float, optional
-        Of rbf; default: 1 / the median squared distance.
+    similarity : {"cosine", "linear"}
+        Of the dpp methods: of the embeddings' directions alone, or their inner product.
     ridge : float
-        Of the dpp methods: added to the similarity of a window to itself. With a small one, a frame with fewer
+        Of the dpp methods: added to the similarity of a window to itself. With a small one, a stratum with fewer
         different windows than asked for is filled up uniformly; with 0, that is an error. The larger, the more windows
-        are drawn uniformly: see mean_core. (If more windows are asked of a frame than the embeddings have dimensions,
-        it is divided into random groups.)
+        are drawn uniformly: see similarity_share. (If more windows are asked of a stratum than the embeddings have
+        dimensions, it is divided into random groups.)
     clusters : int, optional
-        Of kmeans: clusters in a frame; default: as many as windows to choose there (one window each), at most 256.
+        Of kmeans: clusters in a stratum; default: as many as windows to choose there (one window each), at most 256.
         Fewer give the common sounds more weight.
     sensors : int, optional
         First choose so many sensors, far from each other: a k-DPP on their positions; default: all sensors.
     positions : Path, optional
         CSV or Parquet file with sensor, latitude and longitude (degrees), for `sensors`.
-    pool : int
-        Of a larger frame, the dpp and kmeans methods consider only so many windows, drawn uniformly, and at least four
-        times as many as are chosen. Time and memory of a frame grow with it.
+    max_candidates : int
+        Of a larger stratum, the dpp and kmeans methods consider only so many windows, drawn uniformly, and at least
+        four times as many as are chosen. Time and memory of a stratum grow with it.
     seed : int
         Seed of the random numbers.
     workers : int
-        Frames worked on at once.
+        Strata worked on at once.
 
     Returns
     -------
     dict
-        windows chosen, candidates, frames that gave any; of k-DPPs mean_core: the share of windows that similarity and
-        quality chose (the ridge drew the others uniformly), where there was a choice.
+        windows chosen, candidates, strata that gave any; of k-DPPs similarity_share: the share of windows that
+        similarity and quality chose (the ridge drew the others uniformly), where there was a choice.
 
     Raises
     ------
     EdgeseaError
         If there is no table, it has no windows in this split, or lacks what the method needs.
     """
-    from edgesea.sampling.choosing import choose_windows
-    from edgesea.sampling.frames import find_zone, index_frames
-    from edgesea.sampling.methods import METHODS
+    given = {name: value for name, value in locals().items() if name not in ("table", "out", "positions", "workers")}
+    from edgesea.sampling.methods import choose_windows, make_method
+    from edgesea.sampling.sensors import choose_sensors, read_positions
+    from edgesea.sampling.strata import Grouping, find_strata, find_zone, stratum_rng
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
 
+    options = used_options(given)
+    _check_out(Path(out))
     if workers < 1:
         raise EdgeseaError(f"workers must be at least 1, not {workers}")
-    if positions is not None and sensors is None:
-        raise EdgeseaError("positions are for choosing sensors: say how many, with sensors")
-    options = used_options(
-        {
-            "method": method,
-            "size": size,
-            "frame": frame,
-            "time_zone": time_zone,
-            "split": split,
-            "similarity": similarity,
-            "gamma": gamma,
-            "ridge": ridge,
-            "clusters": clusters,
-            "sensors": sensors,
-            "pool": pool,
-            "seed": seed,
-        }
-    )
-    _check_out(Path(out))
-    spec = METHODS[method]
+    if (sensors is None) != (positions is None):
+        raise EdgeseaError("give sensors (how many) and positions (a file with sensor, latitude, longitude) together")
     source = Table(table)
-    index = index_frames(source, None if split == "all" else split, frame, find_zone(time_zone))
-    if not len(index.sizes):
+    strata = find_strata(source, Grouping(stratum, None if split == "all" else split, find_zone(time_zone)))
+    if not strata.names:
         raise EdgeseaError(f"{table}: no windows in split {split!r}; it has {source.counts}")
-    _explain(index, spec, table)
-    if sensors is not None:
-        options["sensors"] = _sensors(index, sensors, positions, seed)
-        index = index.of_sensors(options["sensors"])
-    chosen = choose_windows(source, index, size, spec, options, workers)
-    info: dict[str, Any] = {
-        **options,
-        **({} if chosen.mean_core is None else {"mean_core": chosen.mean_core}),
-        "table": table_key(source.info),
-        "candidates": int(index.sizes.sum()),
-        "frames": chosen.frames,
-    }
-    Subset(chosen.part, chosen.window, info).save(Path(out))
-    reported: dict[str, Any] = {
-        key: info[key] for key in ("candidates", "frames", "sensors", "mean_core") if key in info
-    }
-    return {"subset": str(out), "windows": len(chosen.part), **reported}
+    chooser = make_method(method, options)
+    _log_unknown(strata, chooser.needs_levels)
+    if sensors is not None and positions is not None:
+        rng = stratum_rng(seed, ("", ""), "sensors")
+        options["sensors"] = choose_sensors(strata.sensors, read_positions(Path(positions)), sensors, rng)
+        log.info("sensors chosen by their positions: %s", ", ".join(options["sensors"]))
+        strata = strata.of_sensors(options["sensors"])
+    part, window, similarity_share = choose_windows(strata, size, chooser, seed, workers)
+    share = {} if similarity_share is None else {"similarity_share": similarity_share}
+    found = {"candidates": int(strata.sizes.sum()), "strata": min(size, int((strata.sizes > 0).sum()))}
+    info = {**options, **share, "table": table_key(source.info), **found}
+    Subset(part, window, {ON_DISK.get(name, name): value for name, value in info.items()}).save(Path(out))
+    chosen_sensors = {} if sensors is None else {"sensors": options["sensors"]}
+    return {"subset": str(out), "windows": len(part), **found, **chosen_sensors, **share}
 
 
 def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose the options that decide what `sample` chooses: two subsets that agree in these are equal.
+    """The options that decide what `sample` chooses: two subsets that agree in these are equal.
 
-    Parameters
-    ----------
-    options : mapping
-        Options of `sample` by name, ``method`` among them.
-
-    Returns
-    -------
-    dict
-        Without those that the method does not use.
-
-    Raises
-    ------
-    EdgeseaError
-        If the method is unknown, or a number that it uses is out of range.
+    Those that the method does not use are left out; a used number that is out of range is an error.
     """
-    from edgesea.sampling.methods import METHODS
+    from edgesea.sampling.methods import METHODS, option_names
 
     method = options["method"]
     if method not in METHODS:
         raise EdgeseaError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    of_some = {name for spec in METHODS.values() for name in spec.options}
-    unused = of_some - set(METHODS[method].options)
-    if options.get("similarity") != "rbf":
-        unused.add("gamma")
+    unused = set().union(*map(option_names, METHODS.values())) - option_names(METHODS[method])
     if options.get("sensors") is None:
         unused |= {"sensors", "positions"}
     used = {name: value for name, value in options.items() if name not in unused}
-    for name, least in (("size", 1), ("pool", 1), ("clusters", 1), ("sensors", 1), ("ridge", 0), ("seed", 0)):
+    for name, least in LEAST.items():
         if (value := used.get(name)) is not None and not least <= value < float("inf"):
             raise EdgeseaError(f"{name} must be at least {least}, not {value}")
-    if used.get("gamma") is not None and not 0 < used["gamma"] < float("inf"):
-        raise EdgeseaError(f"gamma must be above 0, not {used['gamma']}")
     return used
 
 
@@ -191,54 +155,29 @@ def _check_out(out: Path) -> None:
     """Refuse a place where no subset can be, or where something else is."""
     from edgesea.sampling.subset import Subset
 
-    if not out.name or out.is_dir():
-        raise EdgeseaError(f"{out}: a folder, where a file is to be; choose another name")
     check_file(out)
     if out.exists():
         try:
             Subset.load(out)
         except EdgeseaError:
-            raise EdgeseaError(f"{out}: holds something that is no subset; choose another name, or delete it") from None
+            raise EdgeseaError(f"{out}: exists and is not a subset; choose another name, or delete it") from None
 
 
-def _explain(index: "FrameIndex", spec: "MethodSpec", table: Path) -> None:
-    """Log what the table does not know, and what is done about it."""
-    if index.zone is not None and not index.with_offset:
-        log.warning("%s: no time in it has an offset from UTC, so that time_zone changes nothing", table)
-    if index.zone is None and index.in_utc and (spec.levels or index.length != "none"):
-        log.warning("%s: times are in UTC, and so are days and hours; give time_zone to have local ones", table)
-    if not any(index.sensors):
+def _log_unknown(strata: "Strata", needs_levels: bool) -> None:
+    """Log what is not known of the windows, and what follows from it."""
+    table, grouping, total = strata.table.path, strata.grouping, int(strata.sizes.sum())
+    if grouping.zone is not None and not strata.offsets - {None}:
+        log.warning("%s: no time in it has an offset from UTC, so time_zone changes nothing", table)
+    if grouping.zone is None and timedelta(0) in strata.offsets and (needs_levels or grouping.period != "none"):
+        log.warning("%s: times are in UTC, and so are days and hours; set time_zone to use local ones", table)
+    if strata.sensors == [""]:
         log.info("%s: no sensors known; all windows count as one sensor's", table)
-    total = int(index.sizes.sum())
-    if "" in index.sensors and len(index.sensors) > 1:
+    elif "" in strata.sensors:
         log.warning("%s: some windows have no sensor; they count as one sensor's", table)
-    if not index.untimed:
-        return
-    if spec.levels:
-        log.warning(
-            "%s: %d of %d windows have no time: their levels are ranked among each other, whatever the time of day",
-            table,
-            index.untimed,
-            total,
-        )
-    if index.length != "none":
-        log.log(
-            logging.INFO if index.untimed == total else logging.WARNING,
-            "%s: %d of %d windows have no time: those of a sensor count as one %s",
-            table,
-            index.untimed,
-            total,
-            index.length,
-        )
-
-
-def _sensors(index: "FrameIndex", count: int, positions: Path | None, seed: int) -> list[str]:
-    """Choose sensors by their positions."""
-    if positions is None:
-        raise EdgeseaError("to choose sensors, give their positions: a file with sensor, latitude and longitude")
-    from edgesea.sampling.frames import frame_rng
-    from edgesea.sampling.sensors import choose_sensors, read_positions
-
-    chosen = choose_sensors(index.sensors, read_positions(Path(positions)), count, frame_rng(seed, ("", ""), "sensors"))
-    log.info("sensors chosen by their positions: %s", ", ".join(chosen))
-    return chosen
+    if strata.untimed and needs_levels:
+        text = "%s: %d of %d windows have no time: their levels are ranked among each other, whatever the time of day"
+        log.warning(text, table, strata.untimed, total)
+    if strata.untimed and grouping.period != "none":
+        level = logging.INFO if strata.untimed == total else logging.WARNING
+        text = "%s: %d of %d windows have no time: those of a sensor count as one %s"
+        log.log(level, text, table, strata.untimed, total, grouping.period)

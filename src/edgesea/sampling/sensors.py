@@ -1,9 +1,7 @@
 """Choosing sensors by where they stand, before windows are chosen from them."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,118 +9,66 @@ from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import k_dpp
 from edgesea.sampling.similarity import position_features
 
-NAMES = {"sensor": ("sensor", "sensor_id"), "latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng")}
+COLUMNS = {"sensor": ("sensor", "sensor_id"), "latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng")}
+Position = tuple[float, float]  # latitude and longitude in degrees
 
 
-def read_positions(path: Path) -> dict[str, tuple[float, float]]:
-    """Positions of sensors, in degrees.
+def read_positions(path: Path) -> dict[str, Position]:
+    """Positions of sensors from a CSV or Parquet file with sensor (or sensor_id), latitude and longitude.
 
-    Parameters
-    ----------
-    path : Path
-        CSV or Parquet file with the columns sensor (or sensor_id), latitude and longitude. A sensor may have many rows,
-        as in SONYC-UST's annotations.csv, if they agree to a ten-thousandth of a degree (about 10 m).
-
-    Returns
-    -------
-    dict of str to (latitude, longitude)
-
-    Raises
-    ------
-    EdgeseaError
-        If the file or a column is missing, or a row is no position or contradicts another one.
+    A sensor may have many rows, as in SONYC-UST's annotations.csv, if they agree to a ten-thousandth of a degree
+    (about 10 m). Rows without a position are passed over: it is missing only if the table has this sensor.
     """
-    rows = _rows(path)
-    if not rows:
-        raise EdgeseaError(f"{path}: no rows; needed: sensor, latitude, longitude")
-    known_as = {str(name).strip().casefold(): name for name in rows[0]}
-    columns = {}
-    for wanted, names in NAMES.items():
-        present = [known_as[name] for name in names if name in known_as]
-        if not present:
+    import pandas as pd
+
+    try:
+        if path.suffix == ".parquet":
+            rows = pd.read_parquet(path).convert_dtypes()  # whole numbers stay whole in a column with gaps
+        else:
+            rows = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise EdgeseaError(f"{path}: no such file; it must have the columns sensor, latitude and longitude") from None
+    except (OSError, ValueError) as error:  # not UTF-8, no columns, not Parquet
+        raise EdgeseaError(f"{path}: cannot be read: {error}; give a CSV file in UTF-8, or a Parquet file") from error
+    names = {str(name).strip().casefold(): name for name in rows}
+    found = {column: next((names[each] for each in known if each in names), None) for column, known in COLUMNS.items()}
+    missing = [column for column, name in found.items() if name is None]
+    if missing:
+        raise EdgeseaError(f"{path}: no column {', '.join(missing)}; it has {', '.join(names)} (separated by commas)")
+    rows = rows[list(found.values())].set_axis(list(COLUMNS), axis=1).drop_duplicates()
+    rows = rows[rows["latitude"].notna() | rows["longitude"].notna()]
+    degrees = rows[["latitude", "longitude"]].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
+    positions: dict[str, Position] = {}
+    for given, (latitude, longitude) in zip(rows.itertuples(index=False), degrees.tolist(), strict=True):
+        sensor = str(given.sensor).strip()
+        if not (abs(latitude) <= 90 and -180 <= longitude <= 360):
             raise EdgeseaError(
-                f"{path}: no column {' or '.join(names)}; it has {', '.join(map(str, rows[0]))} (columns are separated "
-                "by commas)"
+                f"{path}: sensor {sensor}: latitude {given.latitude}, longitude {given.longitude} is not a position in "
+                "degrees; correct it"
             )
-        columns[wanted] = present[0]
-    positions: dict[str, tuple[float, float]] = {}
-    for row in rows:
-        sensor = _id(row[columns["sensor"]])
-        try:
-            here = float(row[columns["latitude"]]), float(row[columns["longitude"]])
-        except (TypeError, ValueError):
-            here = (np.nan, np.nan)
-        if not any(row[columns[name]] not in (None, "") for name in ("latitude", "longitude")):
-            continue  # it matters only if the table has this sensor
-        if not (abs(here[0]) <= 90 and -180 <= here[1] <= 360):
-            given = row[columns["latitude"]], row[columns["longitude"]]
-            raise EdgeseaError(f"{path}: sensor {sensor}: {given} is no latitude and longitude in degrees")
-        known = positions.setdefault(sensor, here)
-        if max(abs(known[0] - here[0]), abs(known[1] - here[1])) > 1e-4:
-            raise EdgeseaError(f"{path}: sensor {sensor} stands at {known} and at {here}")
+        known = positions.setdefault(sensor, (latitude, longitude))
+        if max(abs(known[0] - latitude), abs(known[1] - longitude)) > 1e-4:
+            raise EdgeseaError(f"{path}: sensor {sensor} is at {known} and at {latitude, longitude}; keep one of them")
     return positions
 
 
-def _id(value: Any) -> str:
-    """A sensor's id as a manifest has it: a column of whole numbers with gaps comes as floating-point numbers."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-
-
-def _rows(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet
-
-            rows: list[Mapping[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-            return rows
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise EdgeseaError(f"{path}: no such file; it must name sensor, latitude and longitude") from None
-    except UnicodeDecodeError:
-        raise EdgeseaError(f"{path}: not UTF-8; save it as CSV in UTF-8") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise EdgeseaError(f"{path}: cannot be read: {error}") from error
-
-
 def choose_sensors(
-    sensors: Sequence[str], positions: Mapping[str, tuple[float, float]], count: int, rng: np.random.Generator
+    sensors: Sequence[str], positions: Mapping[str, Position], count: int, rng: np.random.Generator
 ) -> list[str]:
-    """Draw sensors that stand far from each other: a k-DPP on exp(-distance / median distance).
+    """Draw sensors far from each other, in the order given: a k-DPP on exp(-distance / median distance).
 
-    Parameters
-    ----------
-    sensors : sequence of str
-        The sensors of a table; "" for windows without one, which are never chosen.
-    positions : mapping of str to (latitude, longitude)
-        In degrees.
-    count : int
-        How many.
-    rng : Generator
-        Source of randomness.
-
-    Returns
-    -------
-    list of str
-        In the order of `sensors`.
-
-    Raises
-    ------
-    EdgeseaError
-        If a sensor has no position, or fewer than `count` places are different.
+    "" stands for windows without a sensor, and is never chosen.
     """
     named = [sensor for sensor in sensors if sensor]
     if not named:
-        raise EdgeseaError("the table knows no sensors, so none can be chosen; extract it from a manifest with sensors")
-    lost = [sensor for sensor in named if sensor not in positions]
-    if lost:
-        raise EdgeseaError(f"no position of {_listed(lost)}; the file of positions knows {_listed(list(positions))}")
-    if not 1 <= count <= len(named):
-        raise EdgeseaError(f"sensors must lie in 1 ... {len(named)} (those of the table), not {count}")
+        raise EdgeseaError("the table has no sensors to choose; extract it with a manifest that has a column sensor")
+    missing = [sensor for sensor in named if sensor not in positions]
+    if missing:
+        raise EdgeseaError(f"no position of sensor {_listed(missing)}; there are positions of {_listed(positions)}")
     places = np.array([positions[sensor] for sensor in named])
-    different = len(np.unique(places, axis=0))
-    if count > different:
-        raise EdgeseaError(f"cannot choose {count} sensors: the {len(named)} of the table stand in {different} places")
+    most = len(np.unique(places, axis=0))
+    if count > most:
+        raise EdgeseaError(f"cannot choose {count} sensors: the {len(named)} of the table stand in {most} places")
     features = position_features(places[:, 0], places[:, 1])
     return [named[row] for row in k_dpp(features, count, rng=rng)]
 

@@ -26,49 +26,29 @@ def table_key(info: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Subset:
-    """Windows of a table, sorted by their place in it.
+    """Windows of a table, sorted by their place in it."""
 
-    Attributes
-    ----------
-    part, window : ndarray, (k,) int64
-        Part of the table and row in that part's windows.
-    info : dict
-        Method, options and the table's key.
-    """
-
-    part: NDArray[np.int64]
-    window: NDArray[np.int64]
-    info: dict[str, Any]
+    part: NDArray[np.int64]  # (k,): part of the table
+    window: NDArray[np.int64]  # (k,): row in that part's windows
+    info: dict[str, Any]  # method, options and the table's key
 
     def __len__(self) -> int:
         return len(self.part)
 
     def save(self, path: Path) -> None:
-        """Write as one Parquet file with the columns ``part`` and ``window``."""
+        """Write one Parquet file with the columns ``part`` and ``window``."""
         table = pa.table({"part": pa.array(self.part, pa.int32()), "window": pa.array(self.window, pa.int64())})
         with atomic_path(path) as temporary:
             pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(self.info)}), temporary)
 
     @classmethod
     def load(cls, path: Path) -> "Subset":
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        EdgeseaError
-            If the file is missing or no subset.
-        """
-        if path.is_dir():
-            raise EdgeseaError(f"{path}: not a subset, but a folder; make one: edgesea sample")
+        """Read what `save` wrote."""
         try:
-            table = pq.read_table(path)
-            if _KEY not in (table.schema.metadata or {}):
-                raise EdgeseaError(f"{path}: not a subset, but another Parquet file; make one: edgesea sample")
+            table = pq.ParquetFile(path).read()
             info = json.loads(table.schema.metadata[_KEY])
             return cls(table["part"].to_numpy().astype(np.int64), table["window"].to_numpy(), info)
         except FileNotFoundError:
             raise EdgeseaError(f"{path}: no such subset; make one: edgesea sample") from None
-        except EdgeseaError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EdgeseaError(f"{path}: not a subset written by `edgesea sample`: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:  # not Parquet, or of something else
+            raise EdgeseaError(f"{path}: not a subset; make one: edgesea sample") from error

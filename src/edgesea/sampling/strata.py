@@ -1,0 +1,217 @@
+"""Strata: the windows of one sensor in one day, week or month, from each of which a subset takes its share.
+
+A table is read twice: its small columns, to count the windows of each stratum, and then what a method needs, to hand
+out whole strata. A stratum is complete when as many windows have been seen as were counted. Incomplete strata take at
+most `BUDGET` bytes together, so memory depends on neither the size nor the order of a table; only where clips of many
+strata are mixed, parts of it are read more than once.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.errors import EdgeseaError
+from edgesea.sampling.dpp import Float64, Int64
+from edgesea.table.reader import Chunk, Table
+
+Period = Literal["day", "week", "month", "none"]
+Name = tuple[str, str]  # sensor and period, e.g. 2020-05-01, 2020-W18 or 2020-05; "" where unknown or not asked for
+
+DAY = 86400  # seconds
+EPOCH = datetime(1970, 1, 1)
+DAYS = 10**7  # more than the calendar has
+BUDGET = 1 << 30  # bytes of incomplete strata; one stratum is always read, however large
+SMALL_BYTES = 20  # of a window, without its embedding
+
+
+class StratumWindows(NamedTuple):
+    """The windows of a stratum that a method chooses from, in the order of the table."""
+
+    part: NDArray[np.int32]  # where each stands in the table: part, and row in the part
+    window: NDArray[np.int32]
+    level: NDArray[np.float32]  # dB
+    seconds_of_day: Float64  # local time; NaN where unknown
+    embeddings: NDArray[np.floating[Any]]  # (n, D) in the dtype of the table; (n, 0) for methods that need none
+
+    @property
+    def size(self) -> int:
+        return len(self.part)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How windows are assigned to strata."""
+
+    period: Period
+    split: str | None = None  # only windows of this split count; None: all
+    zone: ZoneInfo | None = None  # to which times with an offset (Z, +02:00) are converted; others are local already
+
+    def apply(self, chunk: Chunk, sample_rate: int) -> tuple[Int64, Float64, list[Name], Int64]:
+        """Windows of the split (m,), their `local_seconds` (m,), the strata they are in, and which of these (m,).
+
+        A window belongs to the day on which it starts; weeks begin on Monday (ISO 8601).
+        """
+        rows = chunk.select(self.split)
+        if not len(rows):
+            return rows, np.zeros(0), [], rows
+        seconds = local_seconds(chunk, sample_rate, self.zone)[rows]
+        sensors = list(dict.fromkeys(sensor or "" for sensor in chunk.sensors))
+        number = {sensor: index for index, sensor in enumerate(sensors)}
+        codes = DAYS * np.array([number[sensor or ""] for sensor in chunk.sensors], np.int64)[chunk.clip[rows]]
+        if self.period != "none":
+            days = np.floor(seconds / DAY) + EPOCH.toordinal()
+            codes += np.nan_to_num(days, nan=0).clip(max=date.max.toordinal()).astype(np.int64)
+        # Few sensors and days, which are then named one by one; several days may be one stratum.
+        codes, code = np.unique(codes, return_inverse=True)
+        each = [(sensors[code // DAYS], _period_name(code % DAYS, self.period)) for code in codes.tolist()]
+        unique = {name: index for index, name in enumerate(dict.fromkeys(each))}
+        return rows, seconds, list(unique), np.array([unique[name] for name in each], np.int64)[code]
+
+
+def _period_name(day: int, period: Period) -> str:
+    if not day:
+        return ""
+    year, week, _ = date.fromordinal(day).isocalendar()
+    name = date.fromordinal(day).isoformat()
+    return {"day": name, "week": f"{year}-W{week:02d}"}.get(period, name[:7])
+
+
+def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None) -> Float64:
+    """Local time at which each window of a chunk starts, in seconds since 1970-01-01 00:00; NaN where unknown."""
+    begins = np.full(len(chunk.times), np.nan)
+    for row, (time, offset) in enumerate(zip(chunk.times, chunk.offsets.tolist(), strict=True)):
+        if not time:
+            continue
+        # A long clip has a row every 64 windows, so a change to daylight saving time within it is not missed.
+        try:
+            moment = datetime.fromisoformat(time) + timedelta(seconds=offset / sample_rate)
+            if zone is not None and moment.tzinfo is not None:
+                moment = moment.astimezone(zone)
+        except OverflowError:
+            name = chunk.names[row]
+            raise EdgeseaError(f"{name}: time {time} is not in the years 1 to 9999; correct the manifest") from None
+        begins[row] = (moment.replace(tzinfo=None) - EPOCH).total_seconds()
+    seconds: Float64 = begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
+    return seconds
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Which strata a table has, and where their windows are."""
+
+    table: Table
+    grouping: Grouping
+    names: list[Name]  # sorted
+    sizes: Int64  # windows that may be chosen in each stratum
+    chunks: dict[tuple[int, int], list[int]]  # strata in each chunk (part, row group) that has any
+    untimed: int  # windows without a time
+    offsets: set[timedelta | None]  # from UTC, of the clips' times
+
+    @property
+    def sensors(self) -> list[str]:
+        """Sensors, sorted; "" stands for windows without one."""
+        return sorted({sensor for sensor, _ in self.names})
+
+    def of_sensors(self, sensors: Collection[str]) -> "Strata":
+        """The same strata, but those of other sensors have no windows to choose."""
+        return replace(self, sizes=np.where([sensor in sensors for sensor, _ in self.names], self.sizes, 0))
+
+    def read(
+        self, wanted: set[int], *, with_embeddings: bool, most: int | None = None, seed: int = 0
+    ) -> Iterator[tuple[int, StratumWindows]]:
+        """Yield (number, its windows) of some strata, each when it is complete.
+
+        Of a stratum with more than `most` windows only so many are read, drawn uniformly.
+        """
+        counts = self.sizes if most is None else np.minimum(self.sizes, most)
+        embedding_bytes = self.table.embedding_size * np.dtype(self.table.info["dtype"]).itemsize
+        needed = counts * (SMALL_BYTES + embedding_bytes * with_embeddings)
+        # In the order in which they begin, so that the strata of a batch are close to each other in the table.
+        order = np.array(list(dict.fromkeys(n for members in self.chunks.values() for n in members if n in wanted)))
+        batch = np.cumsum(needed[order]) // BUDGET
+        for each in np.unique(batch):
+            yield from self._read_batch(order[batch == each].tolist(), counts, with_embeddings, seed)
+
+    def _read_batch(
+        self, batch: list[int], counts: Int64, with_embeddings: bool, seed: int
+    ) -> Iterator[tuple[int, StratumWindows]]:
+        pieces: dict[int, list[StratumWindows]] = {number: [] for number in batch}
+        seen = dict.fromkeys(batch, 0)
+        drawn = {
+            n: np.sort(stratum_rng(seed, self.names[n], "pool").choice(self.sizes[n], counts[n], replace=False))
+            for n in batch
+            if counts[n] < self.sizes[n]
+        }
+        for (part, group), members in self.chunks.items():
+            if pieces.keys().isdisjoint(members):
+                continue
+            chunk = self.table.chunk(part, group)
+            rows, seconds, _, place = self.grouping.apply(chunk, self.table.sample_rate)
+            embeddings = self.table.embeddings(part, group) if with_embeddings else np.empty((len(chunk.clip), 0))
+            for index, number in enumerate(members):
+                if number not in pieces:
+                    continue
+                mine = np.flatnonzero(place == index)
+                first, seen[number] = seen[number], seen[number] + len(mine)
+                if number in drawn:
+                    low, high = np.searchsorted(drawn[number], [first, seen[number]])
+                    mine = mine[drawn[number][low:high] - first]
+                row = rows[mine]
+                places = np.full(len(row), part, np.int32), (row + chunk.first_window).astype(np.int32)
+                pieces[number].append(StratumWindows(*places, chunk.level[row], seconds[mine] % DAY, embeddings[row]))
+                if seen[number] == self.sizes[number]:
+                    yield number, StratumWindows(*map(np.concatenate, zip(*pieces.pop(number), strict=True)))
+
+
+def find_strata(table: Table, grouping: Grouping) -> Strata:
+    """Count the windows of each stratum in one pass over the small columns of a table."""
+    sizes: dict[Name, int] = {}
+    found: dict[tuple[int, int], list[Name]] = {}
+    offsets: set[timedelta | None] = set()
+    untimed = 0
+    for chunk in table.chunks():
+        rows, seconds, names, place = grouping.apply(chunk, table.sample_rate)
+        if not len(rows):
+            continue
+        untimed += int(np.isnan(seconds).sum())
+        offsets |= {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
+        for name, count in zip(names, np.bincount(place).tolist(), strict=True):
+            sizes[name] = sizes.get(name, 0) + count
+        found[chunk.part, chunk.group] = names
+    order = sorted(sizes)  # not as they appear, so that shares do not depend on the order of the clips
+    number = {name: index for index, name in enumerate(order)}
+    chunks = {place: [number[name] for name in names] for place, names in found.items()}
+    return Strata(table, grouping, order, np.array([sizes[name] for name in order]), chunks, untimed, offsets)
+
+
+def find_zone(name: str | None) -> ZoneInfo | None:
+    """Time zone of an IANA name, e.g. ``America/New_York``."""
+    try:
+        return None if name is None else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise EdgeseaError(f"unknown time zone {name!r}; give an IANA name, e.g. Europe/Berlin or UTC") from None
+
+
+def stratum_rng(seed: int, name: Name, purpose: str) -> np.random.Generator:
+    """Random numbers of one stratum, which do not depend on which other strata there are, nor on their order."""
+    digest = hashlib.blake2b(repr((name, purpose)).encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest, np.uint32).tolist()])
+
+
+def quotas(sizes: Int64, total: int, rng: np.random.Generator) -> Int64:
+    """Share `total` (at most ``sizes.sum()``) out as equally as the sizes allow; remainders are assigned at random."""
+    # The largest level to which all can be filled, by bisection.
+    low, high = 0, int(sizes.max(initial=0))
+    while low < high:
+        level = (low + high + 1) // 2
+        low, high = (level, high) if np.minimum(sizes, level).sum() <= total else (low, level - 1)
+    shares = np.minimum(sizes, low)
+    rest = rng.choice(np.flatnonzero(sizes > low), int(total - shares.sum()), replace=False)
+    shares[rest] += 1
+    return shares

@@ -1,0 +1,118 @@
+"""Methods on one stratum; k-DPPs have a file of their own."""
+
+from itertools import combinations, permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare, combine_pvalues, rankdata
+from set_frequencies import set_p_value
+
+from edgesea.errors import EdgeseaError
+from edgesea.sampling.methods import KMeans, Loud, relevance
+from edgesea.sampling.strata import StratumWindows
+
+DRAWS = 12_000
+
+
+def stratum(levels: Any, seconds: Any = 0.0, embeddings: np.ndarray | None = None) -> StratumWindows:
+    n = len(levels)
+    x = np.zeros((n, 0)) if embeddings is None else embeddings
+    row = np.arange(n, dtype=np.int32)
+    return StratumWindows(0 * row, row, np.array(levels, np.float32), np.broadcast_to(seconds, n).astype(float), x)
+
+
+def by_definition(weight: np.ndarray, k: int) -> dict[tuple[int, ...], float]:
+    """Add up the probabilities of all orders in which a set can be drawn."""
+
+    def ordered(order: tuple[int, ...]) -> float:
+        left, p = weight.sum(), 1.0
+        for i in order:
+            p, left = p * weight[i] / left, left - weight[i]
+        return float(p)
+
+    return {s: sum(map(ordered, permutations(s))) for s in combinations(range(len(weight)), k)}
+
+
+@pytest.mark.parametrize("levels", [[5, 4, 3, 2, 1], [1, 1, 7, 8, 7], [3, 3, 3]])
+def test_louder_windows_are_as_likely_as_their_ordered_draws(levels: list[float]) -> None:
+    windows, found = stratum(levels), []
+    for k in range(1, len(levels)):
+        expected = by_definition(relevance(windows), k)
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            found.append(set_p_value((Loud().choose(windows, k, rng)[0] for _ in range(DRAWS // 3)), expected))
+    assert combine_pvalues(found).pvalue > 0.01
+    assert min(found) > 0.01 / len(found)
+
+
+def test_wrong_samplers_would_be_found_out() -> None:
+    weights, rng = np.array([1, 0.8, 0.6, 0.4, 0.2]), np.random.default_rng(0)
+    expected = by_definition(weights, 2)
+    uniform = [rng.choice(5, 2, replace=False) for _ in range(DRAWS)]
+    # A tempting mistake: the set of k windows with probability proportional to the product of their weights.
+    product = {s: weights[list(s)].prod() for s in expected}
+    pairs, p = list(product), np.array(list(product.values()))
+    jointly = [pairs[i] for i in rng.choice(len(pairs), DRAWS, p=p / p.sum())]
+    for wrong in (uniform, jointly):
+        assert set_p_value(wrong, expected) < 1e-6
+
+
+def test_ranks_are_taken_within_two_hours() -> None:
+    levels, seconds = [40, 50, 60, 70, 10, 30, 20, 1, 2], [0, 7199.9, 100, 5000, 7200, 14399, 86399, np.nan, np.nan]
+    assert relevance(stratum(levels, seconds)).tolist() == [0.25, 0.5, 0.75, 1, 0.5, 1, 1, 0.5, 1]
+
+
+def test_equal_levels_share_their_mean_rank() -> None:
+    rng = np.random.default_rng(0)
+    levels, seconds = rng.integers(40, 60, 500).astype(np.float32), rng.uniform(0, 86400, 500)
+    found = relevance(stratum(levels, seconds))
+    for slot in range(12):
+        members = seconds // 7200 == slot
+        np.testing.assert_allclose(found[members], rankdata(levels[members]) / members.sum(), rtol=1e-15)
+    assert relevance(stratum(np.full(4, -30.0))).tolist() == [0.625] * 4
+
+
+def test_missing_levels_are_refused() -> None:
+    with pytest.raises(EdgeseaError, match="1 of 2"):
+        relevance(stratum([50, np.nan]))
+
+
+def clustered(*sizes: int) -> tuple[StratumWindows, np.ndarray]:
+    """Well separated clusters of these sizes, shuffled, and the label of each window."""
+    rng = np.random.default_rng(0)
+    label = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    x = 20 * rng.standard_normal((len(sizes), 16))[label] + rng.standard_normal((len(label), 16))
+    return stratum(np.zeros(len(label)), embeddings=x), label
+
+
+@pytest.mark.parametrize(
+    ("sizes", "k", "expected"),
+    [
+        ((1000, 50, 200, 12), 40, [10, 10, 10, 10]),
+        ((500, 400, 5), 45, [20, 20, 5]),  # a small cluster is taken whole, and the others give more
+    ],
+)
+def test_every_cluster_gives_equally_many(sizes: tuple[int, ...], k: int, expected: list[int]) -> None:
+    windows, label = clustered(*sizes)
+    chosen, _ = KMeans(clusters=len(sizes)).choose(windows, k, np.random.default_rng(0))
+    assert np.bincount(label[chosen]).tolist() == expected
+    assert len(set(chosen.tolist())) == k
+
+
+def test_windows_of_a_cluster_are_equally_likely() -> None:
+    windows, label = clustered(20, 30)
+    rng, draws = np.random.default_rng(1), 600
+    counts = sum(np.bincount(KMeans().choose(windows, 2, rng)[0], minlength=50) for _ in range(draws))
+    for each in (0, 1):
+        assert counts[label == each].sum() == draws
+        assert 0.001 < chisquare(counts[label == each]).pvalue < 0.999
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("x", [np.ones((30, 4)), np.repeat(np.eye(3), 10, axis=0), np.zeros((30, 1))])
+def test_duplicates_leave_fewer_clusters(x: np.ndarray) -> None:
+    chosen, _ = KMeans().choose(stratum(np.zeros(30), embeddings=x), 12, np.random.default_rng(0))
+    different = len(np.unique(x, axis=0))
+    assert len(set(chosen.tolist())) == 12
+    assert np.unique(x[chosen], axis=0, return_counts=True)[1].tolist() == [12 // different] * different
