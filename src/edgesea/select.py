@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.artifact import atomic_path, claim, file_state, versions, write_json
 from edgesea.audio.framing import Framing
+from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError
-from edgesea.pipeline import check_options
+from edgesea.pipeline import STAGES
 from edgesea.reduction import load_reduction
 from edgesea.reduction import used_options as used_by_reduce
 from edgesea.sampling import used_options as used_by_sample
@@ -224,7 +225,7 @@ def _expand(stage: str, grid: Mapping[str, Any] | str, used: Callable[[Options],
     found: dict[str, Options] = {}
     for combination in product(*values):
         given = dict(zip(grid, combination, strict=True))
-        options = check_options(stage, given, "select", withheld=SET_BY_SELECT)
+        options = checked_options(STAGES[stage].function, given, f"select: {stage}", fixed=STAGES[stage].fixed)
         try:
             own = {name: value for name, value in used(options).items() if name not in SET_BY_SELECT}
         except EdgeseaError as error:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from jsonargparse import capture_parser
 
 import edgesea
 from edgesea import EdgeseaError, EdgeseaWarning, cli, get_embedding, process_file
@@ -328,37 +327,6 @@ def test_inputs_are_files_and_folders(
     assert (tmp_path / "deep" / "below" / "deep.npz").is_file()
     assert cli.main(["embed", "/fake/path/to/file", str(weights)]) == 1
     assert capsys.readouterr().err == "edgesea: error: /fake/path/to/file: no such file or folder\n"
-
-
-def test_options_have_the_defaults_of_edgel3() -> None:
-    """test_parse_args."""
-    parser = capture_parser(lambda: cli.main(["demo"]))
-    options = parser.parse_args(cli._normalised(["embed", "chirp_44k.wav", "edgel3/sea-64"])).embed
-    assert [str(path) for path in options.inputs] == ["chirp_44k.wav"]
-    assert (options.model, options.out, options.suffix, options.hop) == ("edgel3/sea-64", None, "", 0.1)
-    assert (options.center, options.overwrite, options.quiet) == (True, False, False)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "-o out --suffix suffix --no-centering --hop-size 0.5 --quiet",  # edgel3
-        "--output-dir out -x suffix -n -t 0.5 -q -ow -ab 16",  # openl3
-        "--quiet --overwrite --no-audio-centering --audio-hop-size=0.5 --audio-batch-size 16 -o=out --suffix suffix",
-        "--quiet true --overwrite true --center false --hop 0.5 --batch_size 16 --out out --suffix suffix",
-        "--out=out --quiet=true --center=false --hop=0.5 --suffix=suffix --overwrite --recursive",
-    ],
-)
-def test_options_may_have_the_names_of_edgel3_and_openl3(words: str) -> None:
-    """test_parse_args, with all values set."""
-    parser = capture_parser(lambda: cli.main(["demo"]))
-    arguments = cli._translated(["embed", "chirp_44k.wav", "edgel3/sea-64", *words.split()])
-    options = parser.parse_args(cli._normalised(arguments)).embed
-    assert [str(path) for path in options.inputs] == ["chirp_44k.wav"]
-    assert (str(options.out), options.suffix, options.hop) == ("out", "suffix", 0.5)
-    assert (options.center, options.quiet, options.recursive) == (False, True, True)
-    assert options.overwrite == ("-ow" in words or "--overwrite" in words)
-    assert options.batch_size == (16 if "16" in words else 64)
 
 
 def test_a_folder_without_audio_is_an_error(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

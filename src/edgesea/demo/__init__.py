@@ -6,7 +6,7 @@ from typing import Any
 
 from edgesea.artifact import read_json, versions, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.pipeline import check_options, run_stages
+from edgesea.pipeline import checked_sections, run_stages
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> dict[str, Any]:
         },
         "evaluate": {"task": "sonyc_ust", "data": city, "hop": 1.0, "seed": seed, "tagging": TAGGING},
     }
-    sections = {name: check_options(name, section, "demo") for name, section in options.items()}
-    return run_stages(sections, folder)
+    return run_stages(checked_sections(options, "demo"), folder)
 
 
 def _city(folder: Path, seed: int) -> Path:

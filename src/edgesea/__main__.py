@@ -1,0 +1,7 @@
+"""`python -m edgesea`."""
+
+import sys
+
+from edgesea.cli import main
+
+sys.exit(main())
