@@ -21,9 +21,7 @@ def test_examples_have_only_options_that_there_are(path: Path) -> None:
 @pytest.mark.parametrize("mode", ["fine", "coarse"])
 def test_the_baseline_runs_on_a_city(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """The example as it is, but for the data, a teacher that needs no weights, and fewer epochs."""
-    city = make_city(
-        tmp_path / "data" / "sonyc_ust", sensors=3, days=1, clips_per_day=8, seconds=2.0, annotated=1.0, progress=False
-    )
+    city = make_city(tmp_path / "data" / "sonyc_ust", sensors=3, days=1, clips_per_day=8, seconds=2.0, annotated=1.0)
     example = yaml.safe_load(BASELINE.read_text())
     assert (example["model"], example["data"]) == ("openl3/env-mel256-512", "data/sonyc_ust")
     example["model"] = "spectral"
@@ -35,4 +33,4 @@ def test_the_baseline_runs_on_a_city(tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = read_json(written / "scores.json")
     assert result["tagging"]["context"]
     assert 0 < result["micro_auprc"] <= 1
-    assert cli.main(["score", str(written / "predictions.csv"), "--data", str(city.folder), "--resamples", "0"]) == 0
+    assert cli.main(["score", str(written / "predictions.csv"), "--data", str(city), "--resamples", "0"]) == 0

@@ -1,80 +1,164 @@
-"""The synthetic city on disk: audio, annotations and taxonomy as in SONYC-UST v2, a manifest, and the recipe."""
+"""The synthetic city: recordings of a few sensors, annotated as in SONYC-UST v2, and their manifest."""
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile
+import yaml
+from scipy import fft, signal
 from tqdm import tqdm
 
-from edgesea.artifact import atomic_path, versions, write_json
-from edgesea.demo.annotators import Row, annotate
-from edgesea.demo.plan import Plan, make_plans, seed_of
-from edgesea.demo.scene import Event, draw_events, levels, render
-from edgesea.demo.sensors import Sensor, make_sensor
-from edgesea.demo.taxonomy import ANNOTATION_COLUMNS, COARSE, coarse_of, taxonomy_yaml
-from edgesea.errors import EdgeseaError
+from edgesea.artifact import atomic_path, claim, versions
+from edgesea.demo.sounds import RATE, Rng, Signal, add, decay, make_sound, tone, unit
 
-MANIFEST_COLUMNS = ("path", "sensor", "time", "split", "level")
-RECIPE_COLUMNS = (
-    "audio_filename", "coarse", "source", "tag", "proximity", "onset", "duration", "level", "snr",
+# The fine tags of each coarse one; where there are several, the last is the uncertain one, X.
+TAXONOMY = {
+    "engine": "small-sounding-engine medium-sounding-engine large-sounding-engine engine-of-uncertain-size",
+    "machinery-impact": "rock-drill jackhammer hoe-ram pile-driver other-unknown-impact-machinery",
+    "non-machinery-impact": "non-machinery-impact",
+    "powered-saw": "chainsaw small-medium-rotating-saw large-rotating-saw other-unknown-powered-saw",
+    "alert-signal": "car-horn car-alarm siren reverse-beeper other-unknown-alert-signal",
+    "music": "stationary-music mobile-music ice-cream-truck music-from-uncertain-source",
+    "human-voice": "person-or-small-group-talking person-or-small-group-shouting large-crowd amplified-speech "
+    "other-unknown-human-voice",
+    "dog": "dog-barking-whining",
+}
+COARSE = {str(number): name for number, name in enumerate(TAXONOMY, 1)}
+FINE = {
+    f"{coarse}-{'X' if number == len(names) > 1 else number}": name
+    for coarse, names in zip(COARSE, map(str.split, TAXONOMY.values()), strict=True)
+    for number, name in enumerate(names, 1)
+}
+CONTEXT_COLUMNS = (
+    "split", "sensor_id", "audio_filename", "annotator_id", "borough", "block", "latitude", "longitude", "year",
+    "week", "day", "hour",
 )  # fmt: skip
+ANNOTATION_COLUMNS = (
+    *CONTEXT_COLUMNS,
+    *(f"{code}_{name}_{what}" for what in ("presence", "proximity") for code, name in FINE.items()),
+    *(f"{code}_{name}_presence" for code, name in COARSE.items()),
+)
+# Sources in a clip at the busiest hour, busy hours, seconds, dB louder than others, and shares of the fine tags. What
+# strikes or barks is loud for a moment only, so nobody would notice it at the level of the others.
+HABITS: dict[str, tuple[float, tuple[float, ...], tuple[float, float], float, tuple[float, ...]]] = {
+    "1": (0.90, (8, 13, 18), (5, 10), -1, (0.25, 0.4, 0.35)),
+    "2": (0.30, (10, 14.5), (5, 10), 5, (0.3, 0.4, 0.2, 0.1)),
+    "3": (0.24, (11, 18), (4, 9), 8, (1,)),
+    "4": (0.30, (9.5, 15), (5, 10), 2, (0.3, 0.4, 0.3)),
+    "5": (0.32, (8.5, 17.5), (5, 10), 3, (0.35, 0.1, 0.35, 0.2)),
+    "6": (0.33, (15, 20, 23), (7, 10), 3, (0.5, 0.25, 0.25)),
+    "7": (0.80, (12.5, 19), (5, 10), 0, (0.55, 0.2, 0.15, 0.1)),
+    "8": (0.25, (7, 12, 19.5), (4, 10), 7, (1,)),
+}
+ERROR = 0.1  # how often a volunteer misses or confuses a tag, or notes one that is not there
+VOLUNTEERS = 40
+VERIFIED = 0  # annotator_id of the truth
+FIRST_DAY = datetime(2019, 6, 5)
+PEAK = 0.9
 
 
 @dataclass(frozen=True)
-class City:
-    """Where the parts of a synthetic city lie.
+class Sensor:
+    """One sensor of the network and the place where it hangs."""
 
-    Attributes
-    ----------
-    folder : Path
-        Everything is below it.
-    audio : Path
-        Folder of the clips ``<sensor>_<number>.wav``, 16-bit mono.
-    manifest : Path
-        All clips: ``path`` (relative to `folder`), ``sensor``, ``time`` (ISO 8601, local), ``split`` (train or
-        validate), ``level`` (JSON list, dB SPL unweighted, one number per second).
-    annotations : Path
-        The labelled clips in the columns of SONYC-UST v2: three volunteers (id > 0) per clip; for the clips of validate
-        sensors also two team members (id < 0) and the verified truth (id 0).
-    taxonomy : Path
-        The tags, as in SONYC-UST's ``dcase-ust-taxonomy.yaml``.
-    recipe : Path
-        The true events of all clips, one per row: ``audio_filename``, ``coarse`` (name), ``source`` (fine code of what
-        sounds), ``tag`` (what can be told, maybe the X code), ``proximity``, ``onset`` and ``duration`` (s), ``level``
-        (dBFS, loudest 125 ms), ``snr`` (dB above the background).
-    config : Path
-        The arguments and versions that made the city, as JSON; written last.
-    """
+    place: dict[str, float]  # borough, block, latitude, longitude
+    level: float  # of the background at the busiest hour, dBFS
+    slope: float  # of its spectrum, dB per octave
+    hum: float  # share of mains hum in its amplitude
+    calibration: float  # dB SPL of a signal of RMS 1
+    response: Signal  # gain of microphone and housing in dB at 63 Hz, 125 Hz, ... 16 kHz
+    tail: Signal  # reverberation of the street, energy 1
 
-    folder: Path
 
-    @property
-    def audio(self) -> Path:
-        return self.folder / "audio"
+def make_sensor(rng: Rng) -> Sensor:
+    """Draw a sensor in Manhattan or Brooklyn."""
+    borough, latitude, longitude = ((1, 40.7295, -73.9939), (3, 40.6938, -73.9870))[rng.integers(2)]
+    place = {
+        "borough": borough,
+        "block": int(rng.integers(100, 2700)),
+        "latitude": round(latitude + rng.uniform(-0.012, 0.012), 5),
+        "longitude": round(longitude + rng.uniform(-0.008, 0.008), 5),
+    }
+    n = int(rng.uniform(0.4, 1.1) * RATE)
+    return Sensor(
+        place,
+        level=rng.uniform(-44, -40),
+        slope=rng.uniform(-5.2, -3.8),
+        hum=rng.uniform(0, 0.25),
+        calibration=rng.uniform(101, 107),
+        response=rng.standard_normal(9),
+        tail=unit(rng.standard_normal(n) * decay(n, n / RATE)) / np.sqrt(n),
+    )
 
-    @property
-    def manifest(self) -> Path:
-        return self.folder / "manifest.csv"
 
-    @property
-    def annotations(self) -> Path:
-        return self.folder / "annotations.csv"
+def activity(coarse: str, hour: float) -> float:
+    """How busy a coarse class is at an hour of the day, at most 1."""
+    distance = min(abs((hour - busy + 12) % 24 - 12) for busy in HABITS[coarse][1])
+    return float(0.08 + 0.92 * np.exp(-0.5 * (distance / 2.5) ** 2))
 
-    @property
-    def taxonomy(self) -> Path:
-        return self.folder / "dcase-ust-taxonomy.yaml"
 
-    @property
-    def recipe(self) -> Path:
-        return self.folder / "recipe.csv"
+def record(sensor: Sensor, time: datetime, seconds: float, rng: Rng) -> tuple[Signal, dict[str, str]]:
+    """What a sensor records, and the tags that a careful listener hears in it, with their proximities."""
+    n, hour = round(seconds * RATE), time.hour + time.minute / 60
+    frequencies = np.maximum(fft.rfftfreq(n, 1 / RATE), 20.0)
+    floor = sensor.level - 5 * (1 - activity("1", hour))
+    traffic = fft.irfft(fft.rfft(rng.standard_normal(n)) * np.maximum(frequencies, 100) ** (sensor.slope / 6.02), n)
+    hum = tone(60, [0.3, 1.0, 0.1, 0.5, 0.1, 0.2], n, rng)
+    mix = 10 ** (floor / 20) * unit((1 - sensor.hum) * unit(traffic) + sensor.hum * hum)
+    heard: dict[str, str] = {}
+    for coarse, (rate, _, (shortest, longest), louder, shares) in HABITS.items():
+        for _ in range(min(2, rng.poisson(rate * activity(coarse, hour)))):
+            code, near = f"{coarse}-{1 + rng.choice(len(shares), p=shares)}", rng.random() < 0.75
+            duration = min(seconds, rng.uniform(shortest, longest))
+            start = int(rng.uniform(0, seconds - 0.8 * duration) * RATE)
+            # Distance takes the treble and adds the reverberation of the street.
+            air = signal.butter(1, rng.uniform(5000, 7900) if near else rng.uniform(2000, 6000), fs=RATE, output="sos")
+            street = (rng.uniform(0.05, 0.25) if near else rng.uniform(0.2, 0.5)) * sensor.tail
+            street[0] += 1.0
+            sound = signal.sosfilt(air, signal.fftconvolve(make_sound(code, int(duration * RATE), rng), street))
+            loudest = max(np.sqrt(np.mean(part**2)) for part in np.array_split(sound, 1 + len(sound) // (RATE // 8)))
+            snr = max(-3, (rng.uniform(13, 22) if near else rng.uniform(-3, 14)) + louder)
+            add(mix, 10 ** ((floor + snr) / 20) / loudest * sound, start)
+            tag = f"{coarse}-X" if rng.random() < ERROR and len(shares) > 1 else code
+            heard[tag] = "near" if near or heard.get(tag) == "near" else "far"
+    octaves = np.log2(frequencies / 63)
+    clip = fft.irfft(fft.rfft(mix) * 10 ** (np.interp(octaves, np.arange(9), sensor.response) / 20), n)
+    return PEAK * np.tanh(clip / PEAK), heard
 
-    @property
-    def config(self) -> Path:
-        return self.folder / "synth.json"
+
+def noted(heard: dict[str, str], rng: Rng) -> dict[str, str]:
+    """What a volunteer notes of the tags that are heard."""
+    tags = {}
+    for tag, proximity in heard.items():
+        missed, confused, unsure = rng.random(3) < ERROR
+        if confused:
+            tag = str(rng.choice([code for code in FINE if code[0] == tag[0]]))
+        if not missed:
+            tags[tag] = "notsure" if unsure else proximity
+    if rng.random() < ERROR:
+        tags.setdefault(str(rng.choice(list(FINE))), "notsure")
+    return tags
+
+
+def annotation(annotator: int, tags: dict[str, str]) -> dict[str, object]:
+    """The annotation columns of one annotator; -1 where there is no proximity."""
+    coarse = {tag[0] for tag in tags}
+    row: dict[str, object] = {"annotator_id": annotator}
+    row |= {f"{code}_{name}_presence": int(code in tags) for code, name in FINE.items()}
+    row |= {f"{code}_{name}_proximity": tags.get(code, "-1") for code, name in FINE.items()}
+    return row | {f"{code}_{name}_presence": int(code in coarse) for code, name in COARSE.items()}
+
+
+def taxonomy_yaml() -> str:
+    """The taxonomy with the keys and nesting of SONYC-UST's ``dcase-ust-taxonomy.yaml``."""
+    fine: dict[int, dict[int | str, str]] = {int(coarse): {} for coarse in COARSE}
+    for code, name in FINE.items():
+        fine[int(code[0])][code[2] if code[2] == "X" else int(code[2])] = name
+    return yaml.safe_dump({"fine": fine, "coarse": {int(code): name for code, name in COARSE.items()}}, sort_keys=False)
 
 
 def make_city(
@@ -84,182 +168,52 @@ def make_city(
     days: int = 4,
     clips_per_day: int = 16,
     seconds: float = 10.0,
-    sample_rate: int = 16000,
     annotated: float = 0.6,
     seed: int = 0,
-    progress: bool = True,
-) -> City:
-    """Make a small data set that looks like SONYC-UST v2, from nothing.
+) -> Path:
+    """Make a small data set that looks like SONYC-UST v2, unless it is there already.
 
-    Sensors differ in place, background, microphone, and in what is heard there; the hour decides how loud the city is
-    and which sounds are likely. The last third of the sensors is kept for validation: their labelled clips have
-    split validate, as in SONYC-UST. Clips without labels stand for the unlabelled recordings of the same network: they
-    come from all sensors, one in ten for validation. Existing files of the same names are overwritten.
-
-    Parameters
-    ----------
-    out : Path
-        Folder to write to.
-    sensors : int
-        Number of sensors, at least 2.
-    days : int
-        Days of recording, from Wednesday, 5 June 2019.
-    clips_per_day : int
-        Clips per sensor and day, spread over the 24 hours.
-    seconds : float
-        Length of a clip.
-    sample_rate : int
-        Rate in Hz, at least 8000.
-    annotated : float
-        Share of the clips with annotations, 0 ... 1.
-    seed : int
-        The same seed and arguments give the same bytes; more days or sensors leave the other recordings as they are.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    City
-        The paths of what was written.
-
-    Raises
-    ------
-    EdgeseaError
-        If an argument is out of range, or `out` holds audio that would not belong to the city.
+    Sensors differ in place, background and microphone; the hour decides how loud the city is and which sounds are
+    likely. A share of the clips is `annotated`: by three volunteers (id > 0), and of the last third of the sensors,
+    which have split validate, also with the truth (id 0). Clips without labels stand for the unlabelled recordings of
+    the same network: they come from all sensors, one in ten for validation. The same arguments give the same bytes;
+    more days or sensors leave the other recordings as they are.
     """
-    config = {
-        "sensors": sensors,
-        "days": days,
-        "clips_per_day": clips_per_day,
-        "seconds": seconds,
-        "sample_rate": sample_rate,
-        "annotated": annotated,
-        "seed": seed,
-    }
-    _check(config)
-    city = City(Path(out))
-    plans = list(make_plans(sensors, days, clips_per_day, annotated, seed))
-    _prepare(city, plans)
-    places = [
-        make_sensor(index, sample_rate, np.random.default_rng(seed_of(seed, "sensor", index)))
-        for index in range(sensors)
-    ]
-    manifest: list[Mapping[str, object]] = []
-    recipe: list[Mapping[str, object]] = []
-    annotations: list[Mapping[str, object]] = []
-    for plan in tqdm(plans, desc="city", unit="clip", disable=not progress):
-        sensor = places[plan.sensor]
-        level, events = _record(city.audio / plan.name, plan, sensor, seconds, sample_rate)
-        manifest.append(_manifest_row(plan, level))
-        recipe.extend(_recipe_rows(plan, events))
-        if plan.annotated:
-            rng = np.random.default_rng(plan.seeds[2])
-            rows = annotate(events, verified=plan.split == "validate", seed=seed, rng=rng)
-            annotations.extend(_context(plan, sensor) | row for row in rows)
-    _write_csv(city.recipe, RECIPE_COLUMNS, recipe)
-    _write_csv(city.annotations, ANNOTATION_COLUMNS, annotations)
-    _write_csv(city.manifest, MANIFEST_COLUMNS, manifest)
-    city.taxonomy.write_text(taxonomy_yaml(), encoding="utf-8")
-    write_json(city.config, {**config, "versions": versions()})
-    return city
-
-
-def _check(config: Mapping[str, float]) -> None:
-    """Raise an `EdgeseaError` that names the first argument out of range."""
-    lowest = {
-        "sensors": 2,
-        "days": 1,
-        "clips_per_day": 1,
-        "seconds": 1.0,
-        "sample_rate": 8000,
-        "annotated": 0.0,
-        "seed": 0,
-    }
-    for name, least in lowest.items():
-        if not config[name] >= least:
-            raise EdgeseaError(f"{name} must be at least {least}, not {config[name]!r}")
-    if config["annotated"] > 1.0:
-        raise EdgeseaError(f"annotated must be a share of at most 1, not {config['annotated']!r}")
-
-
-def _prepare(city: City, plans: Iterable[Plan]) -> None:
-    """Make the folders; refuse those with other audio, which would be taken for a part of the city."""
-    city.audio.mkdir(parents=True, exist_ok=True)
-    strangers = {path.name for path in city.audio.iterdir()} - {plan.name for plan in plans}
-    if strangers:
-        raise EdgeseaError(f"{city.audio / min(strangers)} is not part of this city; choose an empty folder")
-    city.config.unlink(missing_ok=True)  # its presence means that the rest is complete
-
-
-def _record(
-    path: Path, plan: Plan, sensor: Sensor, seconds: float, sample_rate: int
-) -> tuple[list[float], list[Event]]:
-    """Write the audio of a clip; its sound levels (dB SPL, 1 Hz) and its events."""
-    wanted = draw_events(
-        sensor,
-        plan.hour,
-        weekend=plan.time.weekday() >= 5,
-        seconds=seconds,
-        rng=np.random.default_rng(plan.seeds[0]),
-    )
-    clip, events = render(
-        wanted,
-        sensor,
-        plan.hour,
-        samples=round(seconds * sample_rate),
-        sample_rate=sample_rate,
-        rng=np.random.default_rng(plan.seeds[1]),
-    )
-    pcm = np.round(clip * 32768.0).astype(np.int16)
-    soundfile.write(path, pcm, sample_rate, subtype="PCM_16")
-    return levels(pcm / 32768.0, sample_rate, sensor.calibration), events
-
-
-def _manifest_row(plan: Plan, level: list[float]) -> Mapping[str, object]:
-    return {
-        "path": f"audio/{plan.name}",
-        "sensor": plan.sensor,
-        "time": plan.time.isoformat(),
-        "split": plan.split,
-        "level": json.dumps(level),
-    }
-
-
-def _recipe_rows(plan: Plan, events: list[Event]) -> Iterator[Mapping[str, object]]:
-    for event in events:
-        yield {
-            "audio_filename": plan.name,
-            "coarse": COARSE[coarse_of(event.source)],
-            "source": event.source,
-            "tag": event.tag,
-            "proximity": event.proximity,
-            "onset": round(event.onset, 4),
-            "duration": round(event.duration, 4),
-            "level": round(event.level, 2),
-            "snr": round(event.snr, 2),
-        }
-
-
-def _context(plan: Plan, sensor: Sensor) -> Row:
-    """The columns of SONYC-UST's annotation file that say where and when (day 0 is Monday)."""
-    year, week, weekday = plan.time.isocalendar()
-    return {
-        "split": plan.split,
-        "sensor_id": plan.sensor,
-        "audio_filename": plan.name,
-        "borough": sensor.borough,
-        "block": sensor.block,
-        "latitude": f"{sensor.latitude:.5f}",
-        "longitude": f"{sensor.longitude:.5f}",
-        "year": year,
-        "week": week,
-        "day": weekday - 1,
-        "hour": plan.time.hour,
-    }
-
-
-def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    plan = {
+        "sensors": sensors, "days": days, "clips_per_day": clips_per_day, "seconds": seconds, "annotated": annotated,
+        "seed": seed, "edgesea": versions().get("edgesea"),
+    }  # fmt: skip
+    out = Path(out)
+    claim(out, plan, "city")
+    if (out / "manifest.csv").exists():  # it is written last
+        return out
+    (out / "audio").mkdir(exist_ok=True)
+    places = [make_sensor(np.random.default_rng([seed, 0, index])) for index in range(sensors)]
+    manifest, annotations = [], []
+    numbers = [(sensor, number) for sensor in range(sensors) for number in range(days * clips_per_day)]
+    for sensor, number in tqdm(numbers, desc="city", unit="clip", disable=None):
+        day, slot = divmod(number, clips_per_day)
+        rng = np.random.default_rng([seed, 1, sensor, day, slot])
+        time = FIRST_DAY + timedelta(days=day, seconds=int(86400 / clips_per_day * (slot + rng.random())))
+        labelled, held_out = rng.random(2) < (annotated, 0.1)
+        validate = sensor >= sensors - max(1, round(sensors / 3)) if labelled else held_out
+        clip, heard = record(places[sensor], time, seconds, rng)
+        name, split = f"{sensor:02d}_{number:06d}.wav", "validate" if validate else "train"
+        soundfile.write(out / "audio" / name, clip, RATE, subtype="PCM_16")
+        rms = [np.sqrt(np.mean(clip[start : start + RATE] ** 2)) for start in range(0, len(clip), RATE)]
+        level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
+        manifest.append([f"audio/{name}", sensor, time.isoformat(), split, json.dumps(level)])
+        if labelled:
+            week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
+            context = {"split": split, "sensor_id": sensor, "audio_filename": name, **places[sensor].place, **week}
+            volunteers = sorted(rng.choice(VOLUNTEERS, 3, replace=False) + 1)
+            rows = [annotation(volunteer, noted(heard, rng)) for volunteer in volunteers]
+            if validate:
+                rows.append(annotation(VERIFIED, dict.fromkeys(heard, "-1")))
+            annotations += [context | row for row in rows]
+    (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
+    pd.DataFrame(annotations, columns=list(ANNOTATION_COLUMNS)).to_csv(out / "annotations.csv", index=False)
+    columns = ["path", "sensor", "time", "split", "level"]
+    with atomic_path(out / "manifest.csv") as temporary:
+        pd.DataFrame(manifest, columns=columns).to_csv(temporary, index=False)
+    return out
