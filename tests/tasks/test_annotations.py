@@ -100,10 +100,10 @@ def test_votes_and_proximities_are_those_of_the_rules(tmp_path: Path, taxonomy: 
 
 
 def test_a_synthetic_city_is_read_by_the_rules(tmp_path: Path) -> None:
-    city = make_city(tmp_path, sensors=3, days=2, clips_per_day=4, seconds=1, sample_rate=8000, progress=False)
+    city = make_city(tmp_path, sensors=3, days=2, clips_per_day=4, seconds=1)
     taxonomy = read_taxonomy(tmp_path / "dcase-ust-taxonomy.yaml")
-    read = read_annotations(city.annotations, taxonomy)
-    with city.annotations.open(newline="") as file:
+    read = read_annotations(city / "annotations.csv", taxonomy)
+    with (city / "annotations.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     check(read, directly(rows, taxonomy))
     by_clip = {row["audio_filename"]: row for row in rows}

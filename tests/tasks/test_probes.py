@@ -109,17 +109,6 @@ def test_a_search_leaves_out_one_fold_at_a_time(kind: Classifier, features: Any)
     np.testing.assert_array_equal(again.predict(bags.rows), probe.predict(bags.rows))
 
 
-def test_every_forest_of_the_grid_can_be_trained() -> None:
-    """In place of the test above, which would take a minute."""
-    bags, labels, _ = problem()
-    grid = search_grid("random_forest", 6)
-    for depth, most in product(grid["max_depth"], grid["max_features"]):
-        probe = make_probe("random_forest", 0).set_params(
-            classifier__max_depth=depth, classifier__max_features=most, classifier__n_estimators=3
-        )
-        assert probe.fit(bags.means(), labels).score(bags.means(), labels) > 0.8
-
-
 def test_a_search_needs_two_folds_of_two_classes() -> None:
     bags, labels, folds = problem(30, classes=2)
     for own, among, fold in ((labels, np.ones_like(folds), 1), (np.where(folds == 2, labels, 0), folds, 2)):

@@ -24,7 +24,8 @@ def problem(clips: int = 100, seed: int = 0) -> tuple[Bags, Targets]:
     rows = np.repeat(labels, counts, 0) @ np.random.default_rng(99).standard_normal((3, 6))
     rows = 5 + 3 * (rows + rng.standard_normal(rows.shape))
     where = rng.uniform(0, 6, (clips, 5)).astype(int).astype(float)
-    return Bags(rows.astype(np.float32), counts, where), Targets(labels, np.ones(labels.shape, bool))
+    sensors = 5 + 2 * (np.arange(clips) % 12)
+    return Bags(rows.astype(np.float32), counts, where), Targets(labels, np.ones(labels.shape, bool), sensors)
 
 
 # ----------------------------------------------------------------- preparation
@@ -59,7 +60,7 @@ def test_context_follows_each_window() -> None:
     np.testing.assert_array_equal(found.rows[:, 6:], code[test.owner])
     for name, word in (("context", "latitude"), ("sensor_factor", "sensor_id"), ("proximity_factor", "_proximity")):
         with pytest.raises(EdgeseaError, match=f"{name}.*{word}"):
-            check_needs(targets, None, TaggingOptions(**{name: True}))  # type: ignore[arg-type]
+            check_needs(replace(targets, sensors=None), None, TaggingOptions(**{name: True}))  # type: ignore[arg-type]
 
 
 def test_a_tenth_of_the_clips_is_held_out() -> None:
@@ -115,7 +116,7 @@ def test_probabilities_are_the_mean_of_networks_with_consecutive_seeds() -> None
 @pytest.mark.parametrize("mode", ["mil", "framewise", "clip"])
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_tags_are_learned_in_every_mode_and_the_seed_alone_decides(mode: Any, optimizer: Any) -> None:
-    options = replace(FAST, target_mode=mode, optimizer=optimizer, patience=3)
+    options = replace(FAST, target_mode=mode, optimizer=optimizer, patience=3, sensor_factor=True)
     train, targets = problem(300)
     test, wanted = problem(100, seed=1)
     state = torch.manual_seed(1).get_state()
