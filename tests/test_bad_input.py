@@ -458,7 +458,7 @@ def test_embed_says_what_is_wrong(tmp_path, cli):
 def test_a_full_disk_while_training_is_named(small_disk):
     import torch
 
-    from edgesea.distill.train import AtomicCheckpoints
+    from edgesea.distill.trainer import AtomicCheckpoints
 
     with pytest.raises(OSError, match="No space left on device") as error:
         AtomicCheckpoints().save_checkpoint({"weights": torch.zeros(100_000)}, small_disk / "epoch-0001.ckpt")

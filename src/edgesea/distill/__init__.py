@@ -2,13 +2,17 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.artifact import claim, read_json, versions, write_json
-from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.errors import EdgeseaError
+
+if TYPE_CHECKING:
+    from edgesea.table.reader import Table
 
 log = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
+CHECKPOINTS = "checkpoints"
 
 
 def distill(
@@ -40,8 +44,8 @@ def distill(
 ) -> dict[str, Any]:
     """Train a student so that its embedding of a window comes close to the reduced embedding of the teacher.
 
-    Killed, it goes on from the last finished epoch when it is started again with the same options, with the same
-    result as if it had not been killed.
+    The same command resumes a killed training at the last finished epoch, with the same result as if it had not been
+    killed.
 
     Parameters
     ----------
@@ -105,19 +109,16 @@ def distill(
     EdgeseaError
         If table, reduction and options do not fit together, `out` holds another student, or training diverges.
     """
-    try:
-        from edgesea.distill import train as training
-        from edgesea.distill.data import OrderedWindows, ShuffledWindows, WindowSource
-        from edgesea.distill.module import Distiller, Objective
-    except ModuleNotFoundError as error:
-        raise missing_extra(str(error.name), "train") from error
+    from lightning import seed_everything
+
+    from edgesea.distill.data import OrderedWindows, ShuffledWindows, WindowSource
+    from edgesea.distill.module import Distiller, Objective
+    from edgesea.distill.trainer import fit, make_trainer, process_rank, resolve_precision
     from edgesea.models import resolve_device
-    from edgesea.models.base import file_digest
     from edgesea.models.student_config import StudentConfig
     from edgesea.models.student_files import model_card, save_student
     from edgesea.models.student_torch import Student
     from edgesea.reduction import load_reduction
-    from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
     from edgesea.table.reader import Table
 
     positive = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr, "devices": devices}
@@ -126,12 +127,12 @@ def distill(
             raise EdgeseaError(f"{name} must be positive, not {value}")
     if not 0 <= mask <= 1:
         raise EdgeseaError(f"mask must lie between 0 and 1, not {mask}")
-    source, phi = Table(table), load_reduction(reduction)
+    source, phi, folder = Table(table), load_reduction(reduction), Path(out)
     if phi.input_size != source.embedding_size:
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
-    train_windows, validation_windows = WindowSource(source, phi, "train"), WindowSource(source, phi, "validate")
+    train_source, validation_source = WindowSource(source, phi, "train"), WindowSource(source, phi, "validate")
     device_name = resolve_device(device)
-    actual_precision = training.resolve_precision(precision, device_name)
+    actual_precision = resolve_precision(precision, device_name)
     config = StudentConfig.named(
         student,
         embedding_size=phi.output_size,
@@ -144,53 +145,42 @@ def distill(
         hop_length=hop_length,
         fmax=fmax,
     )
-    reduction_info = read_json(Path(reduction) / REDUCTION_FILE)
-    plan = {
-        "table": {key: source.info[key] for key in ("manifest_sha256", "framing", "dtype")},
-        "teacher": source.info["teacher"],
-        "reduction": {
-            **{key: reduction_info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")},
-            "sha256": file_digest(Path(reduction) / ARRAYS_FILE),
-        },
-        "architecture": config.to_dict(),
-        "training": {
-            "epochs": epochs,
-            "epoch_size": epoch_size,
-            "batch_size": batch_size * devices,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "mask": mask,
-            "schedule": schedule,
-            "patience": 0 if schedule == "onecycle" else patience,
-            "keep": ("last" if schedule == "onecycle" else "best") if keep == "auto" else keep,
-            "precision": precision,
-            "seed": seed,
-        },
+    training: dict[str, Any] = {
+        "epochs": epochs,
+        "epoch_size": epoch_size,
+        "batch_size": batch_size * devices,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "mask": mask,
+        "schedule": schedule,
+        "patience": 0 if schedule == "onecycle" else patience,
+        "keep": ("last" if schedule == "onecycle" else "best") if keep == "auto" else keep,
+        "precision": precision,
+        "seed": seed,
     }
-    folder = Path(out)
-    finished = _claim(folder, plan)
-    if finished is not None:
+    plan = {**_inputs(source, Path(reduction)), "architecture": config.to_dict(), "training": training}
+    claim(folder, plan, "student of `edgesea distill`")
+    if (folder / RESULTS_FILE).exists():
+        log.info("%s is finished; nothing to do", folder)
+        finished: dict[str, Any] = read_json(folder / RESULTS_FILE)
         return finished
-    training.seed(seed)
+    seed_everything(seed, workers=True, verbose=False)
     network = Student(config)
-    rank, world = training.process_rank(devices)
-    train = ShuffledWindows(train_windows, batch_size, epoch_size, seed, rank, world)
-    validation = OrderedWindows(validation_windows, batch_size, rank, world)
+    rank, world = process_rank(devices)
+    train = ShuffledWindows(train_source, batch_size, epoch_size, seed, rank, world)
+    validation = OrderedWindows(validation_source, batch_size, rank, world)
     module = Distiller(network, Objective(lr, weight_decay, schedule, epochs, mask, seed), train, validation)
-    checkpoints = folder / "checkpoints"
-    options = plan["training"]
-    trainer = training.make_trainer(
-        checkpoints,
+    trainer = make_trainer(
+        folder / CHECKPOINTS,
         module,
-        patience=options["patience"],
+        patience=training["patience"],
         save_every=save_every,
         precision=actual_precision,
         devices=devices,
         device=device_name,
     )
-    scores = training.fit(module, trainer, checkpoints, options["keep"])
-    parameters = sum(p.numel() for p in network.parameters())
-    result = {"student": str(out), "parameters": parameters, **scores}
+    scores = fit(module, trainer, folder / CHECKPOINTS, training["keep"])
+    result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
     if trainer.is_global_zero:
         provenance = {**plan, "precision": actual_precision, "scores": scores, "versions": versions()}
         save_student(network.float(), folder, provenance, model_card(config, provenance))
@@ -198,11 +188,15 @@ def distill(
     return result
 
 
-def _claim(folder: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Claim the folder for this plan; returns the results if it is finished already."""
-    claim(folder, plan, "student of `edgesea distill`")
-    if not (folder / RESULTS_FILE).exists():
-        return None
-    log.info("%s is finished; nothing to do", folder)
-    result: dict[str, Any] = read_json(folder / RESULTS_FILE)
-    return result
+def _inputs(table: "Table", reduction: Path) -> dict[str, Any]:
+    """What a plan records of the table and the reduction."""
+    from edgesea.models.base import file_digest
+    from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
+
+    info = read_json(reduction / REDUCTION_FILE)
+    recorded = {key: info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")}
+    return {
+        "table": {key: table.info[key] for key in ("manifest_sha256", "framing", "dtype")},
+        "teacher": table.info["teacher"],
+        "reduction": {**recorded, "sha256": file_digest(reduction / ARRAYS_FILE)},
+    }

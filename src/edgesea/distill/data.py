@@ -18,17 +18,7 @@ BUFFER_BYTES = 512 << 20
 
 
 class WindowSource:
-    """The windows of one split with their targets phi(teacher embedding).
-
-    Parameters
-    ----------
-    table : Table
-        Where they come from.
-    phi : Reduction
-        Maps the teacher's embeddings to the targets.
-    split : str
-        Which windows.
-    """
+    """The windows of one split with their targets phi(teacher embedding)."""
 
     def __init__(self, table: Table, phi: Reduction, split: str) -> None:
         self.table, self.phi, self.split = table, phi, split
@@ -36,10 +26,8 @@ class WindowSource:
         self.chunks = [chunk for chunk in self.chunks if chunk[2]]
         self.windows = sum(count for *_, count in self.chunks)
         if not self.windows:
-            raise EdgeseaError(
-                f"{table.path}: no windows in split {split!r} (it has {table.counts}); the option validate of "
-                "`edgesea extract` decides which clips validate"
-            )
+            remedy = "the option validate of `edgesea extract` decides which clips validate"
+            raise EdgeseaError(f"{table.path}: no windows in split {split!r} (it has {table.counts}); {remedy}")
 
     @property
     def window_bytes(self) -> int:
@@ -59,22 +47,8 @@ class ShuffledWindows:
 
     In every pass over the table the chunks are put in random order and read into a buffer of up to `buffer_bytes`,
     whose windows are shuffled; the windows that do not fill the last batch of a pass are left out of it. An epoch of
-    `epoch_size` windows goes on where the last one ended. A table that fits in the buffer is read once.
-
-    Parameters
-    ----------
-    source : WindowSource
-        Where the windows come from.
-    batch_size : int
-        Windows in a batch of one process.
-    epoch_size : int or None
-        Windows in an epoch; None: one pass.
-    seed : int
-        Seed of the order.
-    rank, world : int
-        This process and the number of processes; each takes every `world`-th window of a batch of all.
-    buffer_bytes : int
-        Memory for the buffer.
+    `epoch_size` windows (None: one pass) begins where the last one ended. A table that fits in the buffer is read once.
+    `batch_size` is that of one process; each of `world` processes takes every `world`-th window of a batch of all.
     """
 
     def __init__(
@@ -145,6 +119,7 @@ class ShuffledWindows:
             held[:] = [(np.stack(kept), np.arange(len(kept)))] if kept else []
 
     def _buffers(self, order: list[int]) -> Iterator[tuple[int, ...]]:
+        """Chunks in the given order, cut into buffers."""
         members: list[int] = []
         total = 0
         for index in order:
@@ -158,12 +133,9 @@ class ShuffledWindows:
             yield tuple(members)
 
     def _load_buffer(self, members: tuple[int, ...]) -> tuple[Int16, Float32]:
-        if self._buffer is None or self._members != members:
-            self._buffer = None
-            self._members, self._buffer = members, self._read_buffer(members)
-        return self._buffer
-
-    def _read_buffer(self, members: tuple[int, ...]) -> tuple[Int16, Float32]:
+        if self._buffer is not None and self._members == members:
+            return self._buffer
+        self._buffer = None
         count = sum(self.source.chunks[i][2] for i in members)
         audio = np.empty((count, self.source.table.sample_framing.window), np.int16)
         targets = np.empty((count, self.source.phi.output_size), np.float32)
@@ -172,6 +144,7 @@ class ShuffledWindows:
             part, group, size = self.source.chunks[index]
             audio[first : first + size], targets[first : first + size] = self.source.load(part, group)
             first += size
+        self._members, self._buffer = members, (audio, targets)
         return audio, targets
 
 
@@ -190,10 +163,7 @@ class Epoch:
 
 
 class OrderedWindows:
-    """All windows of a source in the table's order, for validation; a sized iterable over batches.
-
-    Parameters are those of `ShuffledWindows`.
-    """
+    """All windows of a source in the table's order, for validation; a sized iterable over batches."""
 
     def __init__(self, source: WindowSource, batch_size: int, rank: int = 0, world: int = 1) -> None:
         self.source, self.batch_size, self.rank, self.world = source, batch_size, rank, world

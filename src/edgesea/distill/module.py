@@ -36,18 +36,7 @@ class Objective:
 def mask_spectrogram(spectrogram: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Set random bands and frames to zero, the mean of a normalised spectrogram (SpecAugment, Park et al., 2019).
 
-    Parameters
-    ----------
-    spectrogram : Tensor, (B, 1, bands, frames)
-        Normalised log-mel spectrograms.
-    share : float
-        Largest width of a mask as a share of the axis; each window gets two masks on either axis.
-    generator : Generator
-        Source of randomness (on the CPU).
-
-    Returns
-    -------
-    Tensor, (B, 1, bands, frames)
+    Each of the (B, 1, bands, frames) gets two masks on either axis, of a width of up to `share` of the axis.
     """
     batch = len(spectrogram)
     for axis in (2, 3, 2, 3):
@@ -65,12 +54,8 @@ class FitMeasure:
     """Sums over windows from which MSE, MAE, cosine similarity and R2 follow.
 
     R2 is the share of the target's variance that the student explains: ``1 - sum (t - y)^2 / sum (t - mean t)^2``, for
-    each dimension, and in total with both sums over all dimensions.
-
-    Parameters
-    ----------
-    size : int
-        Dimensions d.
+    each dimension, and in total with both sums over all dimensions. (torchmetrics takes sums below 1e-4 for zero in R2,
+    and stores every window for the cosine.)
     """
 
     def __init__(self, size: int) -> None:
@@ -85,20 +70,20 @@ class FitMeasure:
         self.scalars += torch.stack([torch.tensor(float(len(t)), dtype=torch.float64), (t - y).abs().sum(), cosine])
 
     def result(self) -> dict[str, Any]:
-        """mse, mae, cosine, r2 and r2_per_dimension."""
-        count = float(self.scalars[0])
+        """mse, mae, cosine, r2 and r2_per_dimension (None for a dimension whose target does not vary)."""
+        count, absolute, cosine = self.scalars.tolist()
         error, total, squared = self.per_dimension
         variance = squared - total.square() / count
-        size = len(error)
-        # A dimension whose target does not vary on these windows has no R2.
         varies = variance > 1e-9 * squared.clamp_min(1e-30)
-        per_dimension = torch.where(varies, 1.0 - error / variance.clamp_min(1e-30), torch.nan)
+        per_dimension = 1.0 - error / variance.clamp_min(1e-30)
         return {
-            "mse": float(error.sum()) / count / size,
-            "mae": float(self.scalars[1]) / count / size,
-            "cosine": float(self.scalars[2]) / count,
+            "mse": float(error.sum()) / count / len(error),
+            "mae": absolute / count / len(error),
+            "cosine": cosine / count,
             "r2": 1.0 - float(error.sum() / variance.sum()) if bool(varies.any()) else math.nan,
-            "r2_per_dimension": [None if math.isnan(value) else value for value in per_dimension.tolist()],
+            "r2_per_dimension": [
+                r2 if known else None for r2, known in zip(per_dimension.tolist(), varies, strict=True)
+            ],
         }
 
 
@@ -107,15 +92,6 @@ class Distiller(LightningModule):
 
     Learning-rate schedules are stepped here and not by the trainer, which saves its checkpoint before it steps
     ReduceLROnPlateau: a resumed run would differ from an uninterrupted one.
-
-    Parameters
-    ----------
-    student : Student
-        What is trained.
-    objective : Objective
-        Optimiser and schedule.
-    train, validation : ShuffledWindows, OrderedWindows
-        Batches of int16 audio (B, W) and targets (B, d).
     """
 
     def __init__(
@@ -123,7 +99,7 @@ class Distiller(LightningModule):
     ) -> None:
         super().__init__()
         self.student, self.objective = student, objective
-        self._train, self._validation = train, validation
+        self.train_windows, self._validation = train, validation
         self.history: list[dict[str, float]] = []  # one row an epoch
         self._scheduler: LRScheduler | ReduceLROnPlateau
         self._scheduler_state: dict[str, Any] | None = None
@@ -131,11 +107,9 @@ class Distiller(LightningModule):
         self.measure = FitMeasure(student.embedding_size)
 
     def train_dataloader(self) -> Epoch:
-        """Batches of the current epoch; asked for in every epoch."""
-        return self._train.epoch(self.current_epoch)
+        return self.train_windows.epoch(self.current_epoch)
 
     def val_dataloader(self) -> OrderedWindows:
-        """All validation windows."""
         return self._validation
 
     def forward(self, audio: Tensor) -> Tensor:
@@ -148,7 +122,6 @@ class Distiller(LightningModule):
         return self.student.embed_spectrogram(spectrogram)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Mean squared error of a batch."""
         audio, targets = batch
         loss = functional.mse_loss(self(audio).float(), targets)
         if not loss.detach() < DIVERGED * targets.square().mean().clamp_min(1.0):
@@ -158,7 +131,6 @@ class Distiller(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Start a new measurement."""
         self.measure = FitMeasure(self.student.embedding_size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -176,6 +148,7 @@ class Distiller(LightningModule):
         train = reduce(torch.tensor([self._loss_sum, max(1, self._loss_count)], device=self.device), reduce_op="sum")
         result = self.measure.result()
         self.log("val_mse", result["mse"], sync_dist=False)
+        self.log("epoch_number", float(self.current_epoch + 1))  # for the names of checkpoints
         if self.trainer.state.fn != "fit":
             return
         if not math.isfinite(result["mse"]):
@@ -189,7 +162,6 @@ class Distiller(LightningModule):
         self._loss_sum, self._loss_count = 0.0, 0
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Step the one-cycle schedule."""
         if isinstance(self._scheduler, OneCycleLR):
             self._scheduler.step()
 
@@ -202,7 +174,7 @@ class Distiller(LightningModule):
         kind = torch.optim.AdamW if options.weight_decay else torch.optim.Adam
         optimizer = kind(self.student.parameters(), lr=options.lr, weight_decay=options.weight_decay)
         if options.schedule == "onecycle":
-            steps = options.epochs * self._train.batches
+            steps = options.epochs * self.train_windows.batches
             self._scheduler = OneCycleLR(optimizer, max_lr=options.lr, total_steps=steps + 1, pct_start=0.3)
         else:
             self._scheduler = ReduceLROnPlateau(optimizer, factor=0.1, patience=5)

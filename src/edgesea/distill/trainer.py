@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
@@ -34,57 +34,47 @@ def resolve_precision(precision: str, device: str) -> str:
     if device == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if device == "cpu":
-        return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_avx512_bf16() else "32-true"
+        # mkldnn emulates bfloat16 where the processor lacks it, which is slower than single precision.
+        # (Older versions of torch cannot tell.)
+        fast = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
+        return "bf16-mixed" if fast and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
     return "32-true"
 
 
-def _has_avx512_bf16() -> bool:
-    cpu = torch.backends.cpu.get_cpu_capability()
-    flags = Path("/proc/cpuinfo")
-    known = flags.read_text() if flags.is_file() else ""
-    return cpu.startswith("AVX512") and ("avx512_bf16" in known or "amx_bf16" in known)
-
-
 class ProgressBar(Callback):
-    """One bar over all epochs, in windows."""
+    """One bar over all epochs, in windows, on standard error (Lightning's are for one epoch, on standard output)."""
 
-    def __init__(self) -> None:
-        self._bar: Any = None
+    _bar: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar where a resumed run stands."""
+        """Open the bar where a resumed run begins."""
         assert isinstance(pl_module, Distiller)
-        epoch_windows = len(pl_module.train_dataloader()) * pl_module._train.global_batch
-        done = pl_module.current_epoch * epoch_windows
-        total = (trainer.max_epochs or 0) * epoch_windows
+        self._batch = pl_module.train_windows.global_batch
+        epoch_windows = pl_module.train_windows.batches * self._batch
+        total, done = (trainer.max_epochs or 0) * epoch_windows, pl_module.current_epoch * epoch_windows
         hidden = None if trainer.is_global_zero else True
         self._bar = tqdm(total=total, initial=done, unit="window", desc="distill", disable=hidden, smoothing=0.05)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Advance by a batch."""
-        assert isinstance(pl_module, Distiller)
-        self._bar.update(pl_module._train.global_batch)
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._bar.update(self._batch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the epoch's result."""
         assert isinstance(pl_module, Distiller)
         row = pl_module.history[-1]
         self._bar.set_postfix_str(f"epoch {row['epoch']}, mse {row['train_mse']:.4g}, val R2 {row['val_r2']:.3f}")
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 class HistoryFile(Callback):
-    """Keeps ``metrics.csv`` equal to the module's history, also after a resume from an earlier epoch."""
+    """Keep ``metrics.csv`` equal to the module's history, also after a resume from an earlier epoch."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write all rows anew."""
         assert isinstance(pl_module, Distiller)
         if trainer.is_global_zero:
             with atomic_path(self._path) as temporary, temporary.open("w", newline="") as file:
@@ -93,29 +83,14 @@ class HistoryFile(Callback):
                 writer.writerows(pl_module.history)
 
 
-class KeptCheckpoints(Callback):
-    """Keeps the checkpoint of every so many epochs, numbered as in ``metrics.csv``."""
-
-    def __init__(self, folder: Path, every: int) -> None:
-        self._folder, self._every = folder, every
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, if it is time."""
-        assert isinstance(pl_module, Distiller)
-        epoch = len(pl_module.history)
-        if epoch % self._every == 0:
-            trainer.save_checkpoint(self._folder / f"epoch-{epoch:04d}.ckpt")
-
-
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints beside their final place: Lightning goes through /tmp, often another file system."""
+    """Write checkpoints beside their final place: Lightning goes through /tmp, often another file system."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write all of the checkpoint or none of it."""
         with atomic_path(Path(path)) as temporary:
             try:
                 torch.save(checkpoint, temporary)
-            except RuntimeError as error:  # torch does not tell a full disk from a bug of its own
+            except RuntimeError as error:  # torch does not distinguish a full disk from a bug
                 if shutil.disk_usage(temporary.parent).free > FULL_BYTES:
                     raise
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
@@ -138,27 +113,9 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def make_trainer(
-    folder: Path, module: Distiller, *, patience: int, save_every: int, precision: str, devices: Any, device: str
+    folder: Path, module: Distiller, *, patience: int, save_every: int, precision: str, devices: int, device: str
 ) -> Trainer:
-    """A trainer with the paper's early stopping, and checkpoints below `folder`.
-
-    Parameters
-    ----------
-    folder : Path
-        Gets ``last.ckpt``, ``best.ckpt`` and ``epoch-NNNN.ckpt``.
-    module : Distiller
-        What will be trained.
-    patience : int
-        Epochs without an improvement of the validation MSE by 1e-4 until training stops; 0: never.
-    save_every : int
-        Keep the checkpoint of every so many epochs; 0: none.
-    precision : str
-        Lightning's name: 32-true, bf16-mixed, 16-mixed.
-    devices : int or str
-        Number of devices, or auto.
-    device : str
-        cpu, cuda or mps.
-    """
+    """A trainer with early stopping, and best, last and every `save_every`-th epoch's checkpoint in `folder`."""
     keep: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
     callbacks: list[Callback] = [
         HistoryFile(folder.parent / "metrics.csv"),
@@ -168,9 +125,15 @@ def make_trainer(
     if patience:
         callbacks.append(EarlyStopping("val_mse", min_delta=1e-4, patience=patience, check_on_train_epoch_end=False))
     if save_every:
-        callbacks.append(KeptCheckpoints(folder, save_every))
+        numbered: dict[str, Any] = {"filename": "epoch-{epoch_number:04.0f}", "auto_insert_metric_name": False}
+        numbered |= {
+            "every_n_epochs": save_every,
+            "save_top_k": -1,
+            "monitor": "epoch_number",
+        }  # which tells it from last
+        callbacks.append(ModelCheckpoint(**numbered, **keep))
     callbacks.append(ModelCheckpoint(filename="last", **keep))  # the last to be written: it marks the epoch as done
-    distributed = devices not in (1, "1") and device != "mps"
+    distributed = devices != 1 and device != "mps"
     with quiet_lightning():
         return Trainer(
             accelerator={"cuda": "gpu"}.get(device, device),
@@ -190,27 +153,7 @@ def make_trainer(
 
 
 def fit(module: Distiller, trainer: Trainer, folder: Path, keep: str) -> dict[str, Any]:
-    """Train, or go on from ``last.ckpt``; leave the kept weights in the module and measure them.
-
-    Parameters
-    ----------
-    module, trainer : Distiller, Trainer
-        From `make_trainer`.
-    folder : Path
-        Where the checkpoints are.
-    keep : {"best", "last"}
-        Which epoch's weights become the student.
-
-    Returns
-    -------
-    dict
-        mse, mae, cosine, r2, r2_per_dimension on the validation windows, and the number of epochs run.
-
-    Raises
-    ------
-    EdgeseaError
-        If training diverged, or the checkpoint to keep cannot be read.
-    """
+    """Train, or resume from ``last.ckpt``; put the weights of the epoch to `keep` into the module and measure them."""
     path, checkpoint = _last_checkpoint(folder)
     with quiet_lightning(), _interruptible(trainer):
         if path is not None:
@@ -258,15 +201,8 @@ def _read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def seed(value: int) -> None:
-    """Seed torch (initial weights) and what Lightning's workers use."""
-    seed_everything(value, workers=True, verbose=False)
-
-
 def process_rank(devices: int) -> tuple[int, int]:
-    """Rank of this process and number of processes, before the process group exists (as launchers tell them)."""
-    import os
-
+    """Rank of this process and number of processes, before the process group exists, from the launcher's variables."""
     world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or devices) if devices > 1 else 1
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
     return (rank, world) if world > 1 else (0, 1)

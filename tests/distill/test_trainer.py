@@ -95,7 +95,7 @@ def test_killed_between_the_two_checkpoints_of_an_epoch(
         return atomic_path(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("edgesea.distill.train.atomic_path", interrupted_write)
+        patch.setattr("edgesea.distill.trainer.atomic_path", interrupted_write)
         with pytest.raises(Killed):
             distill(small_table, small_reduction, out, **TINY)  # type: ignore[arg-type]
     assert (out / "checkpoints" / "last.ckpt").exists() == (epoch > 1)
