@@ -26,7 +26,7 @@ COMMANDS = {
     "select": "edgesea.select:select",
     "distill": "edgesea.distill:distill",
     "embed": "edgesea.embed.files:embed",
-    "stream": "edgesea.embed.pcm:stream",
+    "stream": "edgesea.embed.stream:stream",
     "evaluate": "edgesea.tasks.evaluate:evaluate",
     "score": "edgesea.tasks.score:score",
     "run": "edgesea.pipeline:run",
@@ -192,7 +192,7 @@ def _page(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from edgesea.report import report
 
     try:
-        return report(arguments["out"], table=arguments["table"])
+        return report(arguments["out"])
     except Exception as error:
         log.warning("%s is finished, but its page is not: %s", arguments["out"], error)
         return {}

@@ -7,7 +7,7 @@ the libraries of FFmpeg: ``pip install 'mteb[audio]'``.
 import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,6 @@ try:
 except ImportError as error:
     raise missing_extra("mteb", "mteb") from error
 
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
-Float32 = NDArray[np.float32]
-
 # licence, home and training data (names of mteb's tasks) by the first part of the id
 PUBLISHED: dict[str, tuple[str, str, set[str] | None]] = {
     "edgel3": ("mit", "https://github.com/ksangeeta2429/edgel3", None),
@@ -43,57 +38,21 @@ PUBLISHED: dict[str, tuple[str, str, set[str] | None]] = {
 class Encoder(AbsEncoder):  # type: ignore[misc]  # mteb is not there when types are checked
     """A student or teacher as mteb expects it: one embedding a sound, the mean over windows that overlap by half.
 
-    The first window begins with the sound, the last is padded with zeros.
+    ``mteb.evaluate(edgesea.mteb.Encoder("edgel3/sea-64"), mteb.get_tasks(["ESC50"]))``. mteb stores results by the
+    model's name and the digest of its weights; a function has none: when it changes, evaluate it with ``cache=None``.
 
     Parameters
     ----------
     model : EmbeddingModel, path or str
-        A loaded model (`edgesea.load_student`, `edgesea.load_teacher`), on any device; or what one is loaded from, on
-        the CPU: a student's folder, .h5 file or id, or a teacher's id.
-
-    Attributes
-    ----------
-    model : EmbeddingModel
-        The student or teacher.
-    mteb_model_meta : ModelMeta
-        What is known of it; ``mteb_model_meta.model_copy(update={...})`` takes what is not. mteb keeps results by its
-        name and revision, the digest of the weights. A function or HEAR module has none: when it changes, give
-        `mteb.evaluate` the option ``cache=None``.
-
-    Raises
-    ------
-    EdgeseaError
-        If there is no such model, or it cannot be loaded.
-
-    Examples
-    --------
-    >>> import mteb
-    >>> from edgesea.mteb import Encoder
-    >>> mteb.evaluate(Encoder("edgel3/sea-64"), mteb.get_tasks(["ESC50"]))
+        A loaded model on any device (`edgesea.load_student`, `edgesea.load_teacher`), or what one is loaded from.
     """
 
     def __init__(self, model: ModelOrName) -> None:
         self.model = load_model(model)
         self.mteb_model_meta = _meta(self.model)
 
-    def encode(self, inputs: "DataLoader[Any]", *, show_progress_bar: bool = True, **options: Any) -> Float32:
-        """Embeddings (n_sounds, D) float32 of the sounds of mteb's data loader.
-
-        Parameters
-        ----------
-        inputs : DataLoader
-            Of rows whose ``audio`` has an ``array``, (samples,) or (channels, samples), and a ``sampling_rate`` in Hz.
-            Any rates and lengths; the sounds of a batch share batches of windows.
-        show_progress_bar : bool
-            Whether to show one.
-        **options
-            What else mteb tells encoders (task, split, prompt, ...), which changes nothing here.
-
-        Raises
-        ------
-        EdgeseaError
-            If there is no audio, or some of it cannot be used.
-        """
+    def encode(self, inputs: Any, *, show_progress_bar: bool = True, **options: Any) -> NDArray[np.float32]:
+        """Embeddings (n_sounds, D) float32 of the sounds of mteb's data loader; `options` are ignored."""
         columns = list(getattr(inputs.dataset, "features", ()))  # a `datasets.Dataset`
         if "audio" not in columns:
             raise EdgeseaError(f"{self.model.id} embeds audio, but the data has only {', '.join(columns)}")
@@ -120,14 +79,16 @@ def _meta(model: EmbeddingModel) -> ModelMeta:
     if Path(model.id).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # mteb wants owner/name, as of the Hub
         name = "edgesea/" + re.sub(r"[^\w.-]+", "-", model.id).strip("-")
     onnx = isinstance(model, OnnxStudent) or model.id.startswith("onnx:")
-    size = _parameters(model)
+    weights = model.parameters() if hasattr(model, "parameters") else None
+    size = None if weights is None else sum(array.numel() for array in weights)
+    size = parameter_count(model.config) if isinstance(model, OnnxStudent) else size
     return ModelMeta(
         name=name,
         revision=model.digest or f"edgesea-{versions().get('edgesea', 'unknown')}",
         n_parameters=size,
         memory_usage_mb=None if size is None else 4 * size / 2**20,
         embed_dim=model.embedding_size,
-        framework=["ONNX"] if onnx else ["PyTorch"] if hasattr(model, "parameters") else [],
+        framework=["ONNX"] if onnx else [] if weights is None else ["PyTorch"],
         license=licence,
         open_weights=True if licence else None,
         reference=home,
@@ -138,9 +99,3 @@ def _meta(model: EmbeddingModel) -> ModelMeta:
         use_instructions=False,
         **dict.fromkeys(("loader", "release_date", "languages", "public_training_code", "public_training_data")),
     )
-
-
-def _parameters(model: EmbeddingModel) -> int | None:
-    if isinstance(model, OnnxStudent):
-        return parameter_count(model.config)
-    return sum(value.numel() for value in model.parameters()) if hasattr(model, "parameters") else None

@@ -284,7 +284,7 @@ def _keep_winner(trial: Trial) -> None:
 
 
 def _report(out: Path, summary: Mapping[str, Any], errors: Mapping[str, str]) -> dict[str, Any]:
-    from edgesea.report import report
+    from edgesea.report import selection_page
 
     best = summary["trials"][summary["winner"]]
     result = {
@@ -300,7 +300,7 @@ def _report(out: Path, summary: Mapping[str, Any], errors: Mapping[str, str]) ->
         },
     }
     try:
-        return {**result, **report(out)}
+        return {**result, "report": str(selection_page(out))}
     except Exception as error:  # hours of work must not end in an error for the sake of a plot
         log.warning("the selection is finished, but its page is not: %s", error)
         return result

@@ -15,6 +15,7 @@ from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.parallel import in_processes
 from edgesea.reduction.base import REDUCTION_FILE
+from edgesea.report.selection import differing
 from edgesea.tasks.judge import Hidden, Judge, Score, classifier, from_list, listed
 
 if TYPE_CHECKING:
@@ -146,19 +147,10 @@ def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _differing(options: Sequence[Options]) -> list[str]:
-    """Names of options that differ between trials of the same method."""
-    values: dict[tuple[str, Any], set[str]] = {}
-    for own in options:
-        for name in own:
-            values.setdefault((name, own["method"]), set()).add(repr(own[name]))
-    return [name for (name, _), found in values.items() if len(found) > 1]
-
-
 def _names(trials: Sequence[Trial]) -> dict[str, str]:
     """Names of combinations for messages: methods, sizes, and the options in which they differ."""
     stages = [[trial.sample for trial in trials], [trial.reduce for trial in trials]]
-    shown = [{"size", *_differing(options)} for options in stages]
+    shown = [{"size", *differing(options)} for options in stages]
 
     def said(options: Options, names: set[str]) -> str:
         return ", ".join([options["method"], *(f"{name} {options[name]}" for name in options if name in names)])

@@ -156,7 +156,7 @@ def test_rows_that_are_embeddings_already_are_only_checked():
     found = list(embed_sources(None, [1.0, np.inf, 2.0], read, batch_size=8, workers=1))
     assert [item[:2] for item in found] == [
         *[(1.0, 0), (1.0, 1), (1.0, 2)],
-        *[(np.inf, 0), (np.inf, "an embedding holds NaN or Inf")],
+        *[(np.inf, 0), (np.inf, "the embeddings hold NaN or Inf")],
         *[(2.0, 0), (2.0, 1), (2.0, 2)],
     ]
     assert found[0][2].dtype == np.float16

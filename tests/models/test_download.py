@@ -1,4 +1,5 @@
 import http.server
+import re
 import subprocess
 import threading
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import file_digest
-from edgesea.models.download import fetch, git_blob_id
+from edgesea.models.download import GIT_BLOBS, cache_folder, fetch, git_blob_id
 
 CONTENT = bytes(range(256)) * 2000
 BLOB = "85ca3d5aeed19f818566b9244ef5ad7d1d11174a"
@@ -72,6 +73,24 @@ def contents(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir())
 
 
+def test_git_blob_id_is_that_of_git(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    expected = subprocess.run(["git", "hash-object", path], capture_output=True, text=True, check=True).stdout.strip()
+    assert git_blob_id(path) == expected == BLOB
+
+
+def test_cache_folder(monkeypatch, cache):
+    assert cache_folder() == cache
+    monkeypatch.delenv("EDGESEA_CACHE")
+    assert cache_folder().name == "edgesea"
+
+
+def test_published_ids_are_well_formed():
+    assert len(GIT_BLOBS) == len(set(GIT_BLOBS.values())) == 10
+    assert all(re.fullmatch("[0-9a-f]{40}", blob) for blob in GIT_BLOBS.values())
+
+
 def test_a_file_is_downloaded_once(server, cache):
     for _ in range(2):
         path = fetch(server.url("moved.h5.gz"), "weights.h5.gz", git_blob=BLOB)
@@ -79,8 +98,6 @@ def test_a_file_is_downloaded_once(server, cache):
         assert path.read_bytes() == CONTENT
     assert server.requests == ["/moved.h5.gz", "/weights.h5.gz"]
     assert contents(cache) == ["weights.h5.gz"]
-    assert git_blob_id(path) == BLOB == subprocess.check_output(["git", "hash-object", path], text=True).strip()
-    assert fetch("http://127.0.0.1:9/unused", "weights.h5.gz", git_blob=BLOB) == path  # also if put there by hand
 
 
 def test_parallel_downloads_do_not_disturb_each_other(server, cache):
@@ -99,7 +116,8 @@ def test_parallel_downloads_do_not_disturb_each_other(server, cache):
 
 def test_a_wrong_download_is_not_kept(server, cache):
     server.files["/weights.h5.gz"] = b"<html>sign in</html>"
-    with pytest.raises(EdgeseaError, match=f"{server.url('weights.h5.gz')}: .*{BLOB}.*weights=FILE"):
+    message = f"{server.url('weights.h5.gz')}: not the expected file: git blob id [0-9a-f]{{40}} instead of {BLOB}"
+    with pytest.raises(EdgeseaError, match=message + ".*weights=FILE"):
         fetch(server.url("weights.h5.gz"), "weights.h5.gz", git_blob=BLOB)
     assert contents(cache) == []
 
@@ -108,29 +126,39 @@ def test_a_wrong_download_is_not_kept(server, cache):
 def test_a_cached_file_that_changed_is_refused(server, cache, git_blob):
     path = fetch(server.url("weights.h5.gz"), "weights.h5.gz", git_blob=git_blob)
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(EdgeseaError, match=f"{path}: .*delete"):
+    with pytest.raises(EdgeseaError, match=re.escape(str(path)) + ".* instead of .*delete it to download it again"):
         fetch(server.url("weights.h5.gz"), "weights.h5.gz", git_blob=git_blob)
 
 
-def test_the_first_download_is_recorded_and_a_later_one_must_equal_it(server, cache):
+def test_the_first_download_is_recorded(server, cache):
     path = fetch(server.url("weights.h5.gz"), "weights.h5.gz")
-    assert (cache / "weights.h5.gz.sha256").read_text() == f"{file_digest(path)}  weights.h5.gz\n"
-    subprocess.run(["sha256sum", "--check", "weights.h5.gz.sha256"], cwd=cache, check=True, capture_output=True)
+    record = cache / "weights.h5.gz.sha256"
+    assert record.read_text() == f"{file_digest(path)}  weights.h5.gz\n"
+    subprocess.run(["sha256sum", "--check", record.name], cwd=cache, check=True, capture_output=True)
     assert fetch(server.url("weights.h5.gz"), "weights.h5.gz") == path
     assert len(server.requests) == 1
-    path.unlink()
+
+
+def test_a_later_download_must_equal_the_first(server, cache):
+    fetch(server.url("weights.h5.gz"), "weights.h5.gz").unlink()
     server.files["/weights.h5.gz"] = b"new"
-    with pytest.raises(EdgeseaError, match=r"sha256 .*weights\.h5\.gz\.sha256"):
+    with pytest.raises(EdgeseaError, match=r"not the expected file: sha256 .*if it was changed, delete .*\.sha256"):
         fetch(server.url("weights.h5.gz"), "weights.h5.gz")
     assert contents(cache) == ["weights.h5.gz.sha256"]
     (cache / "weights.h5.gz.sha256").unlink()
     assert fetch(server.url("weights.h5.gz"), "weights.h5.gz").read_bytes() == b"new"
 
 
+def test_a_file_put_into_the_cache_by_hand_needs_no_network(cache):
+    cache.mkdir()
+    (cache / "weights.h5.gz").write_bytes(CONTENT)
+    assert fetch("http://127.0.0.1:9/unused", "weights.h5.gz", git_blob=BLOB) == cache / "weights.h5.gz"
+
+
 def test_failed_downloads_name_the_url_and_the_remedy(server, cache):
     server.cut = True
     for url in (server.url("absent.h5.gz"), server.url("weights.h5.gz"), "http://127.0.0.1:9/closed", "no url"):
-        with pytest.raises(EdgeseaError, match=f"{url}: .*weights=FILE") as error:
+        with pytest.raises(EdgeseaError, match=re.escape(f"{url}: cannot be downloaded") + ".*weights=FILE") as error:
             fetch(url, "weights.h5.gz", git_blob=BLOB)
         assert str(cache / "weights.h5.gz") in str(error.value)
         assert contents(cache) == []
@@ -139,5 +167,5 @@ def test_failed_downloads_name_the_url_and_the_remedy(server, cache):
 def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGESEA_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(EdgeseaError, match="EDGESEA_CACHE"):
+    with pytest.raises(EdgeseaError, match=r"cannot be used .*EDGESEA_CACHE"):
         fetch(server.url("weights.h5.gz"), "weights.h5.gz")

@@ -101,7 +101,7 @@ def test_embeddings_of_openl3_are_imported_with_their_framing(tmp_path, hop, cen
 def test_what_embed_wrote_is_what_extract_gives(noise_folder, tmp_path, center, suffix):
     """Round trip with a real model; the hop is a whole number of samples at all rates."""
     extract(noise_folder, tmp_path / "extracted", hop=0.5, center=center, dtype="float32", validate=0.3)
-    embed([noise_folder], "spectral", hop=0.5, center=center, suffix=suffix)
+    embed([noise_folder], model="spectral", hop=0.5, center=center, suffix=suffix)
     options: dict[str, Any] = {"suffix": suffix, "center": center, "dtype": "float32", "validate": 0.3}
     import_table(noise_folder, tmp_path / "imported", **options, teacher="spectral")
     one, other = (windows_of(tmp_path / name) for name in ("extracted", "imported"))
@@ -211,7 +211,7 @@ def test_two_files_of_one_name_keep_their_own_embeddings(tmp_path):
     """As `embed` names them: x.npz for the first, x.wav.npz for the second."""
     write_noise(tmp_path / "in" / "x.flac", 2.0, seed=1)
     write_noise(tmp_path / "in" / "x.wav", 3.0, seed=2)
-    embed([tmp_path / "in"], "spectral", hop=0.5)
+    embed([tmp_path / "in"], model="spectral", hop=0.5)
     assert import_table(tmp_path / "in", tmp_path / "table")["skipped"] == 0
     assert {clip: len(found[0]) for clip, found in windows_of(tmp_path / "table").items()} == {"x.flac": 4, "x.wav": 6}
 

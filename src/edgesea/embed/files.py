@@ -1,34 +1,35 @@
 """Embeddings of audio files, with any student or teacher, as ``.npz`` files: ``embed``, `process_file`."""
 
-import hashlib
+import json
 import logging
 import os
 import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
-from edgesea.artifact import FULL
+from edgesea.artifact import FULL, atomic_path, check_file, differences, versions, walk
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import check_readable, checked_count, checked_flag, checked_hop
-from edgesea.embed.engine import FileEmbedding, embed_files
-from edgesea.embed.memory import DEFAULT_MODEL
-from edgesea.embed.results import is_there, model_provenance, result_paths, spelled, write_embedding
+from edgesea.audio.io import audio_suffixes, check_readable, checked_count, checked_flag, is_audio
+from edgesea.embed.engine import AudioEmbedding, embed_files
+from edgesea.embed.memory import DEFAULT_MODEL, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
-from edgesea.models import Backend, ModelOrName, load_model
-from edgesea.models.base import EmbeddingModel, window_of
+from edgesea.models import Backend, ModelOrName, is_teacher, load_model
+from edgesea.models.base import EmbeddingModel
+from edgesea.models.student_files import is_student
 
 log = logging.getLogger(__name__)
-ENDS = 2**16  # bytes
 
 
 def embed(
-    inputs: list[Path],
-    model: str = DEFAULT_MODEL,
+    audio: list[Path],
     *,
+    model: str = DEFAULT_MODEL,
     out: Path | None = None,
     weights: Path | None = None,
     hop: float = 0.1,
@@ -44,15 +45,14 @@ def embed(
 ) -> dict[str, Any]:
     """Embed audio files; each gives ``<name>[_suffix].npz`` with `embedding` (T, D) and `timestamps` (T,) in seconds.
 
-    edgesea embed AUDIO ... [MODEL] embeds files and folders. With --stdin it embeds raw PCM from standard input; see
-    edgesea stream.
+    Run again, it skips the results that are there. For raw PCM from standard input see edgesea stream.
 
     Parameters
     ----------
-    inputs : list of Path
-        Audio files, and folders that are searched for them.
+    audio : list of Path
+        Audio files, and folders that are searched for them. The last word may be the model.
     model : str
-        A student's folder, a published .h5 file, edgel3/sea-64 ..., or a teacher's id.
+        A student's folder, a published .h5 file, edgel3/sea-64 (128, 256, 512), or a teacher's id.
     out : Path, optional
         Folder for the results, which keep their place below the folder searched; default: beside each audio file.
     weights : Path, optional
@@ -66,8 +66,8 @@ def embed(
     recursive : bool
         Search the folders below a folder, too (openl3 and edgel3 do not).
     overwrite : bool
-        Embed everything, and replace what is there. Otherwise a result is kept if it was made of the same recording
-        with the same model, hop and centring; any other file of its name is an error.
+        Embed everything, and replace what is there. Otherwise a result of the same recording, model, hop and centring
+        is skipped, and any other file of its name is an error.
     batch_size : int
         Windows embedded at once; short files share a batch.
     workers : int
@@ -77,39 +77,32 @@ def embed(
     backend : {"auto", "torch", "onnx"}
         What computes a student: onnx on the CPU, torch (edgesea[train]) anywhere; auto: onnx unless there is a GPU.
     quiet : bool
-        Show no progress, and tell of nothing but errors.
+        Show no progress, and nothing but errors.
 
     Returns
     -------
     dict
-        files embedded, present (skipped because the result exists), failed (file: reason), windows.
-
-    Raises
-    ------
-    EdgeseaError
-        If an input or the model is missing, an option is invalid, or no file could be embedded.
-    OSError
-        If the disk is full.
+        files embedded, present (skipped), failed (file: reason), windows.
     """
-    options = _Options(checked_hop("hop", hop), center, batch_size, overwrite, workers, quiet)
-    targets = result_paths(inputs, out, suffix, recursive)
+    if len(audio) > 1 and model == DEFAULT_MODEL and _is_model(audio[-1]):
+        model, audio = str(audio[-1]), audio[:-1]
+    targets = result_paths(audio, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
-    failed: dict[str, str] = {}
-    files = present = windows = 0
-    for outcome in _outcomes(network, targets, options):
-        if outcome.error:
-            failed[str(outcome.path)] = outcome.error
-            log.error("%s: %s", outcome.path, outcome.error)
-        elif outcome.present:
-            present += 1
-        else:
-            files, windows = files + 1, windows + outcome.windows
-            for remark in [] if quiet else outcome.remarks:
-                log.warning("%s: %s", outcome.path, remark)
+    framing = framing_of(network, hop, center)
+    results = _write_results(network, targets, framing, batch_size, workers, overwrite)
+    files, windows, failed = 0, 0, {}
+    for file, embedding, error, found in tqdm(results, "embed", len(targets), unit="file", disable=quiet or None):
+        if error:
+            failed[str(file)] = error
+            log.error("%s: %s", file, error)
+        elif embedding is not None:
+            files, windows = files + 1, windows + len(embedding)
+        for warning in [] if quiet else found:
+            log.warning("%s: %s", file, warning)
     if len(failed) == len(targets):
-        path, reason = next(iter(failed.items()))
-        raise EdgeseaError(f"none of {len(targets)} files could be embedded (first: {path}: {reason})")
-    return {"files": files, "present": present, "failed": failed, "windows": windows}
+        first, reason = next(iter(failed.items()))
+        raise EdgeseaError(f"none of {len(targets)} files could be embedded (first: {first}: {reason})")
+    return {"files": files, "present": len(targets) - files - len(failed), "failed": failed, "windows": windows}
 
 
 def process_file(
@@ -135,30 +128,15 @@ def process_file(
     model, hop_size, center, batch_size
         As of `get_embedding`.
     overwrite : bool
-        Embed the file again, and replace what has the result's name (edgel3 always does, openl3 has this option).
-        Otherwise a result is kept if it was made of the same recording with the same model, hop and centring; any other
-        file of its name is an error.
+        Embed the file again and replace what has the result's name, as edgel3 does. Otherwise a result of the same
+        recording, model, hop and centring is skipped, and any other file of its name is an error.
 
     Returns
     -------
     Path
-        The result, also if it was there.
-
-    Raises
-    ------
-    EdgeseaError
-        If the file is missing, cannot be decoded, is empty or holds NaN or Inf; if the result cannot be written, or is
-        one of something else; as `get_embedding` for the options.
-    OSError
-        If the disk is full.
-
-    Warns
-    -----
-    EdgeseaWarning
-        If the audio is shorter than a window (zeros fill it up), or silent.
+        The result. EdgeseaError: the file cannot be used, the result cannot be written, or an argument is invalid.
     """
-    options = _Options(checked_hop("hop_size", hop_size), center, batch_size, overwrite, quiet=True)
-    return _process([path], output_dir, suffix, model, options)[0]
+    return process_files([path], output_dir, suffix, model, hop_size, center, batch_size, overwrite)[0]
 
 
 def process_files(
@@ -172,158 +150,135 @@ def process_files(
     overwrite: bool = False,
     workers: int = 2,
 ) -> list[Path]:
-    """Embed many audio files as `process_file` does, in shared batches and decoded ahead.
+    """Embed many audio files as `process_file` does, decoded ahead in `workers` threads and in shared batches.
 
-    Parameters
-    ----------
-    paths : sequence of paths
-        Audio files. Those whose results would have the same name keep their endings: ``<name>.flac.npz``.
-    output_dir, suffix, model, hop_size, center, batch_size, overwrite
-        As of `process_file`.
-    workers : int
-        Threads that decode ahead.
-
-    Returns
-    -------
-    list of Path
-        The result of each file.
-
-    Raises
-    ------
-    EdgeseaError, OSError
-        As `process_file`; if a file is there but cannot be used, after all others have been embedded.
-
-    Warns
-    -----
-    EdgeseaWarning
-        As `process_file`.
+    Files whose results would have one name keep their endings (``<name>.flac.npz``). If one cannot be used, that is an
+    error after all others have been embedded.
     """
     if isinstance(paths, str | Path):
         raise EdgeseaError(f"paths must be a list of files, not {str(paths)!r}; for one file there is process_file")
-    options = _Options(checked_hop("hop_size", hop_size), center, batch_size, overwrite, workers)
-    return _process(list(paths), output_dir, suffix, model, options)
-
-
-@dataclass(frozen=True)
-class _Options:
-    """How files are embedded; checked when it is made."""
-
-    hop: float
-    center: bool
-    batch_size: int
-    overwrite: bool
-    workers: int = 2
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        checked_flag("center", self.center)
-        checked_flag("overwrite", self.overwrite)
-        checked_count("batch_size", self.batch_size)
-        checked_count("workers", self.workers)
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of a file: embedded, present (its result was there), or failed with an error."""
-
-    path: Path
-    windows: int = 0
-    present: bool = False
-    error: str = ""
-    remarks: list[str] = field(default_factory=list)
-
-
-def _process(
-    paths: Sequence[Path | str],
-    output_dir: Path | str | None,
-    suffix: str | None,
-    model: ModelOrName,
-    options: _Options,
-) -> list[Path]:
-    files = [_audio_path(path) for path in paths]
-    targets = result_paths(files, output_dir, suffix or "")
+    if folder := next((path for path in paths if Path(path).is_dir()), None):
+        raise EdgeseaError(f"{folder}: a folder; name the files in it, or embed it: edgesea embed {folder}")
+    targets = result_paths(paths, output_dir, suffix or "")
+    network = load_model(model)
+    framing = framing_of(network, hop_size, center)
     failed = []
-    for outcome in _outcomes(load_model(model), targets, options):
-        if outcome.error:
-            failed.append(f"{outcome.path}: {outcome.error}")
-        if outcome.present:
-            log.info("%s: skipped, for %s exists", outcome.path, targets[outcome.path])
-        for remark in outcome.remarks:
-            warnings.warn(f"{outcome.path}: {remark}", EdgeseaWarning, stacklevel=3)
+    for path, _, error, found in _write_results(network, targets, framing, batch_size, workers, overwrite):
+        failed += [f"{path}: {error}"] if error else []
+        for warning in found:
+            warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
     if failed:
         others = f"{len(failed)} of {len(targets)} files could not be embedded: " if len(targets) > 1 else ""
         raise EdgeseaError(others + "; ".join(failed))
-    results = {spelled(path): target for path, target in targets.items()}  # a file may be named in several ways
-    return [results[spelled(path)] for path in files]
+    results = {_absolute(path): target for path, target in targets.items()}  # a file may be named in several ways
+    return [results[_absolute(path)] for path in paths]
 
 
-def _audio_path(path: Path | str) -> Path:
-    if not isinstance(path, str | Path):
-        raise EdgeseaError(f"expected the path of an audio file, not {path!r}")
-    found = Path(path)
-    if found.is_dir():
-        raise EdgeseaError(f"{found}: is a folder; name the files in it, or embed it: edgesea embed {found}")
+def _write_results(
+    model: EmbeddingModel,
+    targets: Mapping[Path, Path],
+    framing: Framing,
+    batch_size: int,
+    workers: int,
+    overwrite: bool,
+) -> Iterator[AudioEmbedding[Path]]:
+    """Embed the keys of `targets` and write the results to its values; one that is there comes without embedding."""
+    checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
+    made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
+    made_with = versions().get("edgesea", "unknown")
+    missing: dict[Path, dict[str, Any]] = {}  # with what their results are made of
+    for path, target in targets.items():
+        try:
+            check_readable(path)
+            check_file(target)
+            made_of = {"source": path.name, "bytes": path.stat().st_size, **made_by}
+            if overwrite or not _is_present(target, made_of):
+                missing[path] = {**made_of, "edgesea": made_with}
+            else:
+                yield AudioEmbedding(path, None)
+        except (EdgeseaError, OSError) as error:
+            yield AudioEmbedding(path, None, str(error).removeprefix(f"{path}: "))
+    for result in embed_files(model, list(missing), framing, batch_size, workers):
+        path, embedding = result.path, result.embedding
+        try:
+            if embedding is not None:
+                provenance, timestamps = np.array(json.dumps(missing[path])), framing.timestamps(len(embedding))
+                with atomic_path(targets[path]) as temporary, temporary.open("wb") as file:
+                    np.savez(file, embedding=embedding, timestamps=timestamps, provenance=provenance)
+            yield result
+        except OSError as error:
+            if error.errno in FULL:
+                raise  # the next one would not fit either
+            yield AudioEmbedding(path, None, f"{targets[path]}: {error.strerror or error}")
+
+
+def _is_present(path: Path, made_of: dict[str, Any]) -> bool:
+    """Whether a file is the result that is made of this; EdgeseaError if it is anything else."""
+    if not path.exists():
+        return False
+    remedy = "choose another folder or suffix, or overwrite it"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = dict(json.loads(file["provenance"].item()))
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise EdgeseaError(f"{path}: exists, and is not a result of edgesea; {remedy}") from error
+    # a student is the same if its weights are, whatever it is called
+    ignored = {"model"} if made_of["digest"] and not is_teacher(made_of["model"]) else set()
+    there, here = ({key: values[key] for key in made_of.keys() & found.keys() - ignored} for values in (found, made_of))
+    if there != here:
+        raise EdgeseaError(f"{path}: exists, made of other input ({'; '.join(differences(there, here))}); {remedy}")
+    return True
+
+
+def result_ending(suffix: str, ending: str = ".npz") -> str:
+    """What follows a recording's name in that of its embeddings: ``_suffix.npz``, ``.suffix.npz`` or ``.npz``."""
+    return ("" if suffix.startswith(".") or not suffix else "_") + suffix + ending
+
+
+def result_paths(
+    inputs: Sequence[Path | str], out: Path | str | None, suffix: str = "", recursive: bool = True
+) -> dict[Path, Path]:
+    """Every audio file of the inputs, once, and the path of its result; see `embed`.
+
+    Files that would have the same result all keep their endings: ``b.wav.npz`` and ``b.flac.npz``.
+    """
+    if any(sign in suffix for sign in ("/", os.sep, "\0")):
+        raise EdgeseaError(f"suffix must be a part of a file's name, not {suffix!r}; choose a folder with out=")
+    found: dict[str, tuple[Path, Path]] = {}  # by absolute name: the file, and the folder of its result
+    for given in map(Path, inputs):
+        for path in _audio_files(given, recursive):
+            place = path.parent.relative_to(given) if given.is_dir() else ""
+            found.setdefault(_absolute(path), (path, path.parent if out is None else Path(out, place)))
+    stems = Counter(_absolute(folder / path.stem) for path, folder in found.values())
+    targets: dict[Path, Path] = {}
+    sources: dict[str, Path] = {}
+    for path, folder in found.values():
+        base = path.stem if stems[_absolute(folder / path.stem)] == 1 else path.name
+        targets[path] = folder / (base + result_ending(suffix))
+        if (other := sources.setdefault(_absolute(targets[path]), path)) != path:
+            raise EdgeseaError(f"{path} and {other} would both give {targets[path]}; choose another folder for one")
+    return targets
+
+
+def _audio_files(given: Path, recursive: bool) -> list[Path]:
+    """The file itself, or the audio files of a folder in order of their names."""
+    if not given.exists():
+        raise EdgeseaError(f"{given}: no such file or folder")
+    if is_student(given):
+        raise EdgeseaError(f"{given}: a model, where a recording was expected; the model comes last")
+    if not given.is_dir():
+        return [given]
+    found = sorted(filter(is_audio, walk(given) if recursive else given.iterdir()))
+    if not found:
+        raise EdgeseaError(f"{given}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
     return found
 
 
-def _outcomes(model: EmbeddingModel, targets: Mapping[Path, Path], options: _Options) -> Iterator[_Outcome]:
-    """Embed the keys of `targets` and write what they give to its values; what is told of is written."""
-    framing = Framing(window_of(model), options.hop, bool(options.center))
-    made_by = model_provenance(model, framing.hop, framing.center)
-    todo: dict[Path, dict[str, Any]] = {}  # with what their results are made of
-    for path, target in targets.items():
-        try:
-            provenance = _recording(path) | made_by
-            if not options.overwrite and is_there(target, provenance):
-                yield _Outcome(path, present=True)
-            else:
-                todo[path] = provenance
-        except (EdgeseaError, OSError) as error:
-            yield _Outcome(path, error=_reason(error, target).removeprefix(f"{path}: "))
-    with tqdm(total=len(todo), unit="file", desc="embed", disable=options.quiet or None) as bar:
-        for result in embed_files(model, list(todo), framing, options.batch_size, options.workers):
-            bar.update()
-            yield _written(framing, result, targets[result.path], todo[result.path], options.overwrite)
+def _is_model(path: Path) -> bool:
+    """Whether the last word of `embed` is a model, and not one more recording or folder."""
+    return is_student(path) if path.exists() else path.suffix.lower() not in audio_suffixes()
 
 
-def _recording(path: Path) -> dict[str, Any]:
-    """What tells a recording from another one of its name, or from itself before it was changed, as JSON values.
-
-    Recorders on one schedule make files of equal names, sizes and times; what they heard is in the first and last 64
-    KiB as well, which are read soon also of a file of hours.
-    """
-    check_readable(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        for place in (0, max(0, status.st_size - ENDS)):
-            file.seek(place)
-            digest.update(file.read(ENDS))
-    told = {"source": path.name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-    return told | {"sha256_of_ends": digest.hexdigest()}
-
-
-def _written(
-    framing: Framing,
-    result: FileEmbedding,
-    target: Path,
-    provenance: Mapping[str, Any],
-    overwrite: bool,
-) -> _Outcome:
-    """Write the embeddings of a file, if there are any."""
-    if result.embedding is None:
-        return _Outcome(result.path, error=result.error)
-    try:
-        if not overwrite and is_there(target, provenance):  # by now, from another process
-            return _Outcome(result.path, present=True)
-        write_embedding(target, result.embedding, framing.timestamps(len(result.embedding)), provenance)
-    except (EdgeseaError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise  # the next one would not fit either
-        return _Outcome(result.path, error=_reason(error, target))
-    return _Outcome(result.path, len(result.embedding), remarks=list(result.warnings))
-
-
-def _reason(error: EdgeseaError | OSError, path: Path) -> str:
-    """What is wrong, without the name of a temporary file."""
-    return f"{path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+def _absolute(path: Path | str) -> str:
+    """One name for a path, however it is written; links are not followed, for they are names."""
+    return os.path.abspath(path)  # noqa: PTH100

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgesea.artifact import file_state
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import AudioFile
-from edgesea.embed.results import ENDING, name_end
+from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
 from edgesea.table.importing.arrays import EmbeddingFile
 from edgesea.table.importing.framing import Reference
@@ -22,7 +22,7 @@ ROUNDING = 2  # samples that resamplers may make more or less of the same audio
 
 def endings(suffix: str) -> tuple[str, ...]:
     """Endings of the files with embeddings, in the order in which they are preferred."""
-    return tuple(name_end(suffix) + ending for ending in (ENDING, ".npy", ".npy.gz"))
+    return tuple(result_ending(suffix, ending) for ending in (".npz", ".npy", ".npy.gz"))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,280 @@
+"""``embed``, `process_file` and `process_files`: which results are written, skipped and refused."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import write_noise
+from quick_model import BY_NAME, QUICK, of_file
+
+from edgesea import EdgeseaError, EdgeseaWarning, load_student, process_file, process_files
+from edgesea.embed.files import embed
+from edgesea.models.student_config import StudentConfig
+from edgesea.models.student_files import save_student
+from edgesea.models.student_torch import Student
+
+
+def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path) as file:
+        assert sorted(file.files) == ["embedding", "provenance", "timestamps"]
+        return file["embedding"], file["timestamps"]
+
+
+def made_of(path: Path) -> dict[str, object]:
+    with np.load(path) as file:
+        return dict(json.loads(file["provenance"].item()))
+
+
+def make_student(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    save_student(Student(StudentConfig(3, (4, 4))), folder, {}, "card")
+    return folder
+
+
+# --- what is written, and where
+
+
+def test_a_file_gives_what_edgel3_gives(shared_data, tmp_path):
+    folder = shared_data / "edgel3"
+    with np.load(folder / "chirp_8k_reference.npz") as reference:
+        soundfile.write(tmp_path / "chirp.wav", reference["audio"], 8000, subtype="FLOAT")
+        embed([tmp_path / "chirp.wav", folder / "edgel3_sea_ust_audio_emb_64.h5.gz"], hop=0.1, center=True)
+        embedding, timestamps = load(tmp_path / "chirp.npz")
+        assert embedding.dtype == np.float32
+        np.testing.assert_array_equal(timestamps, reference["timestamps"])
+        np.testing.assert_allclose(embedding, reference["embedding"], rtol=1e-4, atol=1e-3)
+
+
+def test_workers_batches_and_functions_do_not_change_the_result(noise_folder, tmp_path):
+    paths = sorted(noise_folder.glob("*.wav"))
+    embed([noise_folder], model=BY_NAME, out=tmp_path / "a", workers=1)
+    embed([noise_folder], model=BY_NAME, out=tmp_path / "b", workers=4, batch_size=3)
+    results = process_files([*paths, paths[0]], str(tmp_path / "c"), "many", QUICK, batch_size=7, workers=3)
+    assert results == [tmp_path / "c" / f"{path.stem}_many.npz" for path in [*paths, paths[0]]]
+    for path, result in zip(paths, results, strict=False):
+        expected = of_file(QUICK, path)
+        for found in (tmp_path / "a" / f"{path.stem}.npz", tmp_path / "b" / f"{path.stem}.npz", result):
+            np.testing.assert_array_equal(load(found)[0], expected)
+            np.testing.assert_array_equal(load(found)[1], 0.1 * np.arange(len(expected)))
+
+
+def test_results_are_beside_the_audio_or_keep_their_place_below_the_folder(tmp_path):
+    for place in ("x/a.wav", "y/a.wav", "a.wav", "a.flac"):
+        write_noise(tmp_path / "in" / place)
+    (tmp_path / "in" / ".hidden.wav").write_text("no audio")
+    assert embed([tmp_path / "in"], model=BY_NAME, out=tmp_path / "out", suffix="quick")["files"] == 4
+    results = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.npz")]
+    assert sorted(results) == ["a.flac_quick.npz", "a.wav_quick.npz", "x/a_quick.npz", "y/a_quick.npz"]
+    assert embed([tmp_path / "in"], model=BY_NAME, out=tmp_path / "flat", recursive=False)["files"] == 2
+    assert process_file(tmp_path / "in" / "x" / "a.wav", suffix=".x", model=QUICK) == tmp_path / "in" / "x" / "a.x.npz"
+
+
+def test_a_recording_has_one_result_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = write_noise(Path("x/a.wav"), 2.0), write_noise(Path("x/a.flac"), 4.0)
+    for order in ([first, second.absolute()], [second, first]):
+        results = process_files([*order, tmp_path / "x" / ".." / "x" / "a.wav"], model=BY_NAME)
+        assert {path.name: len(load(path)[0]) for path in results} == {"a.wav.npz": 16, "a.flac.npz": 36}
+    assert embed([first, second, Path("x"), Path("x/../x")], model=BY_NAME)["present"] == 2
+    with pytest.raises(EdgeseaError, match=r"a\.wav and .*a\.wav would both give"):
+        process_files([first, write_noise(Path("y/a.wav"))], "out", model=QUICK)
+
+
+@pytest.mark.parametrize("name", ["n" * 246 + ".wav", "é" * 122 + ".wav", "a\nb,c.wav", "caf\udce9.wav"])
+def test_odd_names_are_no_obstacle(tmp_path, name):
+    path = tmp_path / name
+    os.rename(write_noise(tmp_path / "a.wav"), path)  # noqa: PTH104
+    for key in ("files", "present"):
+        assert embed([tmp_path], model=BY_NAME)[key] == 1
+    load(path.with_suffix(".npz"))
+
+
+# --- what is skipped, and what is refused
+
+
+def test_a_second_call_embeds_only_what_is_missing(noise_folder):
+    first = embed([noise_folder], model=BY_NAME)
+    assert (first["files"], first["present"]) == (12, 0)
+    before = {path: path.stat().st_mtime_ns for path in noise_folder.glob("*.npz")}
+    (noise_folder / "clip00.npz").unlink()
+    second = embed([noise_folder], model=BY_NAME)
+    assert (second["files"], second["present"]) == (1, 11)
+    after = {path: path.stat().st_mtime_ns for path in noise_folder.glob("*.npz")}
+    assert [path.name for path in before if before[path] != after[path]] == ["clip00.npz"]
+    assert embed([noise_folder], model=BY_NAME, overwrite=True)["files"] == 12
+
+
+def test_a_result_of_an_older_version_is_recognised(tmp_path):
+    path = write_noise(tmp_path / "a.wav")
+    result = process_file(path, model=QUICK)
+    assert made_of(result).keys() == {"source", "bytes", "model", "digest", "hop", "center", "edgesea"}
+    old = {**made_of(result), "edgesea": "0.0.1", "modified_ns": 17, "sha256_of_ends": "ab12"}
+    del old["bytes"]
+    np.savez(result, embedding=np.zeros((1, 3)), timestamps=np.zeros(1), provenance=np.array(json.dumps(old)))
+    assert process_file(path, model=QUICK) == result
+    assert load(result)[0].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"hop": 0.2}, "hop: 0.1 there, 0.2 here"),
+        ({"center": False}, "center: True there, False here"),
+        ({"model": BY_NAME.replace("8000", "16000")}, f"model: {BY_NAME} there"),
+    ],
+)
+def test_a_result_of_other_options_is_neither_taken_nor_replaced_unasked(tmp_path, options, difference):
+    paths = [write_noise(tmp_path / "a.wav"), write_noise(tmp_path / "b.wav")]
+    embed([paths[0]], model=BY_NAME)
+    old = (tmp_path / "a.npz").read_bytes()
+    report = embed(paths, **{"model": BY_NAME, **options})
+    assert report["files"] == 1
+    assert f"{tmp_path}/a.npz" in report["failed"][str(paths[0])]
+    assert difference in report["failed"][str(paths[0])]
+    assert (tmp_path / "a.npz").read_bytes() == old
+    embed(paths, **{"model": BY_NAME, **options}, overwrite=True)
+    assert (tmp_path / "a.npz").read_bytes() != old
+
+
+def test_a_student_is_known_by_its_weights_and_not_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, folder = write_noise(Path("a.wav")), make_student(Path("student"))
+    made = process_file(path, model="student").stat().st_mtime_ns
+    for name in ("./student", str(tmp_path / "student"), folder, load_student("student", backend="torch")):
+        assert process_file(path, model=name).stat().st_mtime_ns == made
+    make_student(folder, seed=1)  # trained into the same folder
+    with pytest.raises(EdgeseaError, match=r"a\.npz.*digest"):
+        process_file(path, model="student")
+
+
+def test_a_result_of_another_recording_is_neither_taken_nor_replaced_unasked(tmp_path):
+    first, second = write_noise(tmp_path / "x" / "a.wav", 2.0), write_noise(tmp_path / "y" / "a.wav", 4.0)
+    target = process_file(first, tmp_path / "out", model=QUICK)
+    with pytest.raises(EdgeseaError, match=r"out/a\.npz.*bytes"):
+        process_file(second, tmp_path / "out", model=QUICK)
+    assert len(load(target)[0]) == 16
+    assert len(load(process_file(second, tmp_path / "out", model=QUICK, overwrite=True))[0]) == 36
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
+def test_what_is_not_a_result_is_neither_taken_nor_replaced_unasked(noise_folder, content):
+    (noise_folder / "clip01.npz").write_bytes(content)
+    np.savez(noise_folder / "clip02.npz", embedding=np.zeros((1, 2)), timestamps=np.zeros(1))  # openl3's
+    (noise_folder / "clip03.npz").mkdir()
+    report = embed([noise_folder], model=BY_NAME)
+    assert report["files"] == 9
+    assert [Path(path).name for path in report["failed"]] == ["clip01.wav", "clip02.wav", "clip03.wav"]
+    assert all(f"clip0{index}.npz" in reason for index, reason in enumerate(report["failed"].values(), 1))
+    assert (noise_folder / "clip01.npz").read_bytes() == content
+    again = embed([noise_folder], model=BY_NAME, overwrite=True)
+    assert [Path(path).name for path in again["failed"]] == ["clip03.wav"]
+    load(noise_folder / "clip01.npz")
+
+
+# --- bad files, and bad input
+
+
+def test_a_bad_file_does_not_end_the_others(tmp_path, caplog):
+    """Not one that cannot be decoded, nor one whose result cannot be written."""
+    for name in ("a.wav", "x/b.wav", "n" * 250 + ".wav"):
+        write_noise(tmp_path / "in" / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").write_text("in the way")
+    (tmp_path / "in" / "text.wav").write_text("no audio")
+    (tmp_path / "in" / "link.wav").symlink_to("nowhere.wav")
+    soundfile.write(tmp_path / "in" / "nan.wav", np.full(8000, np.nan, np.float32), 8000, subtype="FLOAT")
+    os.mkfifo(tmp_path / "pipe.wav")  # reading it would wait for a writer
+    report = embed([tmp_path / "in", tmp_path / "pipe.wav"], model=BY_NAME, out=tmp_path / "out", suffix="embedding")
+    assert report["files"] == 1
+    reasons = {Path(path).name[:5]: reason for path, reason in report["failed"].items()}
+    assert sorted(reasons) == ["b.wav", "nan.w", "nnnnn", "pipe.", "text."]
+    assert "out/x" in reasons["b.wav"]
+    assert "File name too long" in reasons["nnnnn"]
+    assert reasons["text."] == "cannot be decoded: Format not recognised"
+    assert reasons["nan.w"] == "holds NaN or Inf samples"
+    assert "pipe" in reasons["pipe."]
+    assert "in/link.wav" in caplog.text
+
+
+def test_process_files_embeds_the_good_ones_before_it_fails(tmp_path):
+    (tmp_path / "bad.wav").write_text("no audio")
+    good = [write_noise(tmp_path / f"{name}.wav") for name in "ab"]
+    with pytest.raises(EdgeseaError, match=r"^1 of 3 .*bad\.wav"):
+        process_files([good[0], tmp_path / "bad.wav", good[1]], model=QUICK)
+    assert (tmp_path / "a.npz").exists()
+    assert (tmp_path / "b.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["gone"], ["gone"]),
+        (["empty"], ["empty", ".flac"]),
+        (["bad.wav"], ["bad.wav", "cannot be decoded"]),
+        (["student", "a.wav", f"--model={BY_NAME}"], ["student", "model"]),
+        (["a.wav", "student", "--weights=gone.pt"], ["student", "weights"]),
+        (["a.wav", "invalid"], ["invalid"]),
+        (["a.wav", "--hop=0"], ["hop", "0"]),
+        (["a.wav", "--batch_size=0"], ["batch_size", "0"]),
+        (["a.wav", "--workers=-1"], ["workers", "-1"]),
+        (["a.wav", "--suffix=x/y"], ["suffix", "x/y"]),
+    ],
+)
+def test_bad_input(tmp_path, monkeypatch, refuses, options, words):
+    monkeypatch.chdir(tmp_path)
+    write_noise(Path("a.wav"))
+    Path("empty").mkdir()
+    Path("bad.wav").write_text("no audio")
+    make_student(Path("student"))
+    named = any(option.startswith("--model") or option in ("student", "invalid") for option in options)
+    refuses("embed", *options, *([] if named else [f"--model={BY_NAME}"]), words=words)
+    assert not list(tmp_path.glob("*.npz"))
+
+
+def test_process_file_checks_its_arguments(tmp_path):
+    path = write_noise(tmp_path / "a.wav")
+    for options, word in (
+        ({"hop_size": 0}, "hop"),
+        ({"center": "yes"}, "center"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"overwrite": "no"}, "overwrite"),
+        ({"suffix": "a\0"}, "suffix"),
+        ({"model": 64}, "model"),
+        ({"path": tmp_path}, str(tmp_path)),
+        ({"path": tmp_path / "gone.wav"}, "gone.wav"),
+    ):
+        with pytest.raises(EdgeseaError, match=word):
+            process_file(**{"path": path, "model": QUICK, **options})
+    with pytest.raises(EdgeseaError, match="list"):
+        process_files(str(path), model=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("audio", "rate", "expected"),
+    [
+        (np.zeros(80_000), 8000, ["silent"]),
+        (np.zeros(400), 8000, ["lasts 0.05 s", "silent"]),
+        (np.full(7999, 0.1), 8000, ["lasts 1 s, less than a window of 1 s"]),
+        (np.full(8000, 0.1), 8000, []),
+        (np.r_[np.zeros(479_999), 0.5], 48000, []),
+    ],
+)
+def test_short_and_silent_files_get_a_warning(tmp_path, caplog, audio, rate, expected):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, audio, rate)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        process_files([path], model=QUICK)
+    texts = [str(item.message) for item in found]
+    assert len(texts) == len(expected)
+    assert all(text.startswith(f"{path}: {start}") for text, start in zip(texts, expected, strict=True))
+    assert all(item.category is EdgeseaWarning and item.filename == __file__ for item in found)
+    embed([path], model=BY_NAME, overwrite=True, quiet=True)
+    assert not caplog.records
+    embed([path], model=BY_NAME, overwrite=True)
+    assert [record.getMessage() for record in caplog.records] == texts

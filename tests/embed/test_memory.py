@@ -1,0 +1,232 @@
+"""`get_embedding`: arrays of any kind, at any rate, alone or in lists."""
+
+import subprocess
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import write_noise
+from quick_model import QUICK, moments
+
+import edgesea
+from edgesea import EdgeseaError, EdgeseaWarning, get_embedding
+from edgesea.audio.framing import Framing
+from edgesea.models.foreign import FunctionModel
+
+
+def noise(samples: int, seed: int = 0, channels: int | None = None) -> np.ndarray:
+    shape = samples if channels is None else (samples, channels)
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, shape)
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("samples", [8000, 8001, 100_000])
+def test_embeddings_are_those_of_the_windows(center: bool, samples: int) -> None:
+    audio = noise(samples).astype(np.float32)
+    embedding, timestamps = get_embedding(audio, 8000, QUICK, hop_size=0.3, center=center, batch_size=7)
+    expected = moments(Framing(1.0, 0.3, center).at(8000).cut(audio))
+    assert (embedding.dtype, timestamps.dtype) == (np.float32, np.float64)
+    np.testing.assert_allclose(embedding, expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(timestamps, 0.3 * np.arange(len(expected)))
+
+
+@pytest.mark.parametrize(("rate", "channels", "seconds"), [(8000, 1, 3.0), (44100, 2, 25.3), (22050, 3, 12.0)])
+def test_samples_and_their_file_give_the_same_bits(tmp_path: Path, rate: int, channels: int, seconds: float) -> None:
+    path = write_noise(tmp_path / "a.wav", seconds, rate, channels=channels)
+    with np.load(edgesea.process_file(path, model="spectral")) as file:
+        for dtype in ("float64", "float32", "int16", "int32"):
+            audio, sr = soundfile.read(path, dtype=dtype)
+            embedding, timestamps = get_embedding(audio, sr, "spectral")
+            np.testing.assert_array_equal(embedding, file["embedding"])
+            np.testing.assert_array_equal(timestamps, file["timestamps"])
+
+
+def test_a_list_gives_what_each_array_gives_alone_and_shares_batches() -> None:
+    sizes = []
+
+    def record(windows: np.ndarray) -> np.ndarray:
+        sizes.append(len(windows))
+        return moments(windows)
+
+    rates = [8000, 44100, 16000, 48000]
+    audio = [noise(rate * (index + 1), index, index or None) for index, rate in enumerate(rates)]
+    model = FunctionModel("record", record, 8000, embedding_size=3)
+    embeddings, timestamps = get_embedding(audio, rates, model, batch_size=5)
+    assert [len(embedding) for embedding in embeddings] == [6, 16, 26, 36]
+    assert sizes == [5] * 16 + [4]
+    for index, (signal, rate) in enumerate(zip(audio, rates, strict=True)):
+        alone = get_embedding(signal, rate, QUICK)
+        np.testing.assert_allclose(embeddings[index], alone[0], rtol=1e-6)
+        np.testing.assert_array_equal(timestamps[index], alone[1])
+    assert get_embedding([], 8000, QUICK) == ([], [])
+
+
+class Lazy:
+    """An array in the making, as those of h5py and zarr."""
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        return noise(8000)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda audio: audio.astype(">f8"),
+        lambda audio: audio[::-1].copy()[::-1],
+        lambda audio: np.asfortranarray(np.stack([audio, audio], 1)),
+        lambda audio: np.ma.array(audio, mask=np.zeros(8000, bool)),
+        lambda audio: Lazy(),
+        lambda audio: torch.from_numpy(audio).requires_grad_(),
+        lambda audio: torch.from_numpy(np.stack([audio, audio], 1)).T.contiguous().T,
+    ],
+)
+def test_arrays_of_any_kind_are_understood(make: Callable[[np.ndarray], Any]) -> None:
+    audio = noise(8000)
+    np.testing.assert_array_equal(get_embedding(make(audio), 8000, QUICK)[0], get_embedding(audio, 8000, QUICK)[0])
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<i2", ">i2", ">i4", "i1", "u1", ">f4"])
+def test_samples_of_any_type_are_scaled(dtype: str) -> None:
+    audio = noise(8000)
+    kind, scale = np.dtype(dtype).kind, 2.0 ** (8 * np.dtype(dtype).itemsize - 1)
+    samples = (
+        audio.astype(dtype) if kind == "f" else np.round(audio * scale + (scale if kind == "u" else 0)).astype(dtype)
+    )
+    found, _ = get_embedding(samples, 8000, QUICK)
+    np.testing.assert_allclose(found, get_embedding(audio, 8000, QUICK)[0], atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sr": 8000.0},
+        {"sr": np.uint16(8000)},
+        {"sr": Fraction(8000)},
+        {"sr": np.array(8000)},  # as np.load gives it
+        {"sr": np.array([8000])},
+        {"hop_size": np.array(0.1)},
+        {"hop_size": Fraction(1, 10)},
+        {"center": np.bool_(True)},
+        {"batch_size": np.int32(32)},
+        {"batch_size": 10**30},
+    ],
+)
+def test_numbers_of_any_type_are_understood(options: dict[str, Any]) -> None:
+    audio = noise(8000)
+    expected, times = get_embedding(audio, 8000, QUICK)
+    embedding, timestamps = get_embedding(audio, **{"sr": 8000, "model": QUICK, **options})
+    np.testing.assert_array_equal(embedding, expected)
+    np.testing.assert_array_equal(timestamps, times)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"audio": np.zeros((0, 2))}, "audio is empty"),
+        ({"audio": np.ones((10, 10, 10))}, "(10, 10, 10)"),
+        ({"audio": np.float32(1.0)}, "shape (n,)"),
+        ({"audio": np.ones((2, 8000))}, "(2, 8000)"),
+        ({"audio": np.ones(8000, np.int64)}, "int64"),
+        ({"audio": np.array([None] * 8000)}, "object"),
+        ({"audio": [np.ones(8000), np.ma.masked_all(8000)]}, "audio[1] masks"),
+        ({"audio": torch.ones(8000, dtype=torch.bfloat16)}, "BFloat16"),
+        ({"audio": np.full(8000, 1e300)}, "audio holds NaN or Inf samples, the first at 0.000 s"),
+        ({"audio": np.full((8000, 2), 3e38, np.float32)}, "audio holds NaN or Inf"),
+        ({"audio": [[0.1, 0.2], [0.3]]}, "audio[0] must be an array"),
+        ({"audio": "a.wav"}, "not str"),
+        ({"audio": None}, "not NoneType"),
+        ({"sr": 0}, "sr must be a whole number"),
+        ({"sr": 44100.5}, "44100.5"),
+        ({"sr": "8000"}, "'8000'"),
+        ({"sr": [8000, 8000]}, "2 rates for 1 arrays"),
+        ({"hop_size": 0}, "hop must be a positive number of seconds, not 0"),
+        ({"hop_size": "a"}, "'a'"),
+        ({"hop_size": float("nan")}, "hop"),
+        ({"hop_size": True}, "hop"),
+        ({"hop_size": [0.1]}, "hop"),
+        ({"hop_size": 1e300}, "hop must be at most"),
+        ({"hop_size": 1e-6}, "shorter than a sample at 8000 Hz"),
+        ({"center": 1.5}, "center must be True or False, not 1.5"),
+        ({"center": None}, "center"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
+        ({"batch_size": 1.5}, "batch_size"),
+        ({"model": "invalid"}, "'invalid'"),
+        ({"model": "edgel3/sea-65"}, "edgel3/sea-65"),
+        ({"model": None}, "NoneType"),
+        ({"model": FunctionModel("broken", lambda windows: windows[:, :2] * np.nan, 8000)}, "broken gave NaN or Inf"),
+    ],
+)
+def test_bad_input(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(EdgeseaError) as error:
+        get_embedding(**{"audio": np.ones(8000), "sr": 8000, "model": QUICK, **options})
+    assert words in str(error.value)
+
+
+def test_a_path_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EdgeseaError, match="runs/student"):
+        get_embedding(np.ones(8000), 8000, model=Path("runs/student"))
+
+
+def test_a_process_ends_when_a_model_fails() -> None:
+    """Its traceback must not keep alive the threads that have windows for the model."""
+    code = """if True:
+        import numpy as np, edgesea
+        from edgesea.models.foreign import FunctionModel
+        def fail(windows):
+            raise KeyboardInterrupt
+        edgesea.get_embedding(np.ones(8000 * 600), 8000, FunctionModel("f", fail, 8000, embedding_size=2))
+    """
+    environment = {"PYTHONPATH": str(Path(edgesea.__file__).parents[1]), "PATH": ""}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=120)
+    assert b"KeyboardInterrupt" in ended.stderr
+
+
+def test_short_and_silent_audio_is_embedded_with_a_warning_at_the_call() -> None:
+    with pytest.warns(EdgeseaWarning) as found:
+        get_embedding([noise(8000), noise(4410), np.zeros(8000)], [8000, 44100, 8000], QUICK)
+    assert [str(warning.message) for warning in found] == [
+        "audio[1]: lasts 0.1 s, less than a window of 1 s; filled up with zeros",
+        "audio[2]: silent: all samples are zero",
+    ]
+    assert {warning.filename for warning in found} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        get_embedding(noise(8000), 8000, QUICK)
+
+
+def test_long_audio_is_not_copied() -> None:
+    """Ten minutes in double precision would take 211 MB, and in single precision 106 MB."""
+    audio = np.tile(np.random.default_rng(0).integers(-3000, 3000, 44100 * 60, np.int16), 10)
+    tracemalloc.start()
+    try:
+        embedding, _ = get_embedding(audio, 44100, QUICK, hop_size=1.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(embedding) == 601
+    assert peak < 40e6
+
+
+def test_inference_needs_no_torch(shared_data: Path) -> None:
+    code = """if True:
+        import sys
+        import edgesea
+        edgesea.get_embedding, edgesea.process_file, edgesea.EdgeseaWarning, edgesea.load_student
+        import numpy as np
+        embedding, _ = edgesea.get_embedding(np.random.default_rng(0).uniform(-1, 1, 16000), 16000, sys.argv[1])
+        assert embedding.shape == (6, 64)
+        heavy = {"torch", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib"} & set(sys.modules)
+        assert not heavy, heavy
+    """
+    weights = str(shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz")
+    environment = {"PYTHONPATH": str(Path(edgesea.__file__).parents[1]), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code, weights], check=True, env=environment)
