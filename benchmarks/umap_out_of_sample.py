@@ -5,22 +5,25 @@
 
 nearest: the fuzzy-weighted mean of the nearest references (edgesea's). regressor: a small network from the
 standardised embedding to the coordinates. umap-learn: its own transform, which moves the points by gradient descent
-and so depends on the batch. pca is there to compare with. Each is judged by the neighbours it keeps of the
-teacher's space, among the validation windows. Prints a Markdown table.
+and so depends on the batch. pca is there to compare with. Each is measured by the neighbours of the teacher's
+space that it preserves, among the validation windows. Prints a Markdown table.
 """
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import umap
 from numpy.typing import NDArray
 from sklearn.neural_network import MLPRegressor
 
-from edgesea.reduction.kept import knn_overlap, neighbor_ranks, pairwise_distances, trustworthiness
+from edgesea.reduction.base import Reduction
 from edgesea.reduction.pca import PCA
+from edgesea.reduction.quality import quality
 from edgesea.reduction.umap import Umap
 from edgesea.table.reader import Table
 
@@ -60,7 +63,6 @@ def main() -> None:
     table, rng = Table(arguments.table), np.random.default_rng(arguments.seed)
     train = draw(np.concatenate(list(table.iter_embeddings("train"))), arguments.windows, rng)
     validate = draw(np.concatenate(list(table.iter_embeddings("validate"))), MOST, rng)
-    teacher = neighbor_ranks(pairwise_distances((validate - train.mean(0)) / np.maximum(train.std(0), 1e-6)))
     print(
         f"{len(train)} training, {len(validate)} validation windows, {train.shape[1]} to {arguments.size} dimensions\n"
     )
@@ -68,13 +70,10 @@ def main() -> None:
     for name, apply in maps(train, arguments.size, arguments.seed).items():
         apply(validate[:100])  # compiles what is compiled
         begin = perf_counter()
-        reduced = apply(validate)
+        apply(validate)
         rate = len(validate) / (perf_counter() - begin)
-        ranks = neighbor_ranks(pairwise_distances(reduced))
-        scores = (
-            knn_overlap(teacher, ranks, NEIGHBORS),
-            *(trustworthiness(*pair, NEIGHBORS) for pair in ((teacher, ranks), (ranks, teacher))),
-        )
+        measured = quality(cast(Reduction, SimpleNamespace(transform=apply)), train, validate, neighbors=NEIGHBORS)
+        scores = [measured[key] for key in ("knn_overlap", "trustworthiness", "continuity")]
         print(f"| {name} | {' | '.join(f'{score:.3f}' for score in scores)} | {rate:,.0f} |")
 
 

@@ -1,49 +1,142 @@
+"""What all methods have in common: the registry, options, files, and what they refuse."""
+
 import inspect
-from typing import get_args, get_type_hints
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from edgesea.errors import EdgeseaError
-from edgesea.reduction import OPTIONS, _classes, reduce, used_options
-from edgesea.reduction.base import take
+from edgesea.reduction import load_reduction, reduce, used_options
+from edgesea.reduction.base import METHODS, Reduction, method_class
+from edgesea.reduction.pca import Linear
+from edgesea.table.reader import Table
 
+Float32 = NDArray[np.float32]
+GOLDEN = Path(__file__).parents[1] / "golden" / "reductions"  # written by edgesea before its methods were dataclasses
 EVERY = {name: parameter.default for name, parameter in inspect.signature(reduce).parameters.items()}
+LEARNED: dict[str, dict[str, Any]] = {  # umap: see test_umap.py
+    "pca": {"whiten": True},
+    "kernel_pca": {"gamma": 0.01, "landmarks": 25, "seed": 4},
+    "random_projection": {"seed": 4},
+}
 
 
-def test_the_methods_are_those_of_the_stage_and_each_has_a_class() -> None:
-    assert get_args(get_type_hints(reduce)["method"]) == tuple(OPTIONS)
-    assert {name: each.method for name, each in _classes().items()} == {name: name for name in OPTIONS}
+def normal(rows: int, size: int) -> Float32:
+    return np.random.default_rng(0).standard_normal((rows, size)).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", OPTIONS)
-def test_the_options_are_those_of_the_class_with_the_stages_defaults(method: str) -> None:
-    parameters = inspect.signature(_classes()[method]).parameters
-    assert set(parameters) == set(OPTIONS[method])
-    for name, parameter in parameters.items():
-        assert parameter.default in (inspect.Parameter.empty, EVERY[name]), name
+def fitted(method: str, rows: Float32, size: int = 3) -> Reduction:
+    phi = method_class(method)(**{"size": size, **LEARNED.get(method, {})} if method != "identity" else {})
+    phi.fit([rows[:20], rows[:0], rows[20:]])
+    return phi
 
 
-def test_every_option_of_the_stage_is_used_by_some_method() -> None:
-    used = {name for names in OPTIONS.values() for name in names}
-    assert used == set(EVERY) - {"table", "out", "subset", "method"}
+@dataclass(eq=False)
+class Liveliest(Linear):
+    """The dimensions that vary most, standardised: a method as anyone could add one."""
+
+    size: int
+    method = "liveliest"
+
+    def fit(self, rows: Iterable[Float32]) -> None:
+        order = np.argsort(-self.measure(rows).std)
+        self.components = np.eye(self.input_size)[order[: self.size]]
 
 
-def test_degree_and_coef0_are_used_by_the_polynomial_kernel_only() -> None:
+def test_a_new_method_takes_a_class_and_a_line(
+    small_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "liveliest", f"{__name__}:Liveliest")
+    result = reduce(small_table, tmp_path, method="liveliest", size=3)
+    sizes = (result["input_size"], result["output_size"], result["windows"])
+    assert (result["method"], *sizes, result["kept"]["windows"]) == ("liveliest", 512, 3, 60, 20)
+    rows = np.concatenate(list(Table(small_table).iter_embeddings("train"))).astype(np.float64)
+    best = np.argsort(-rows.std(0))[:3]
+    expected = (rows - rows.mean(0))[:, best] / rows.std(0)[best]
+    np.testing.assert_allclose(load_reduction(tmp_path).transform(rows), expected, atol=1e-5)
+
+
+def test_the_registry_and_the_stage_agree() -> None:
+    assert get_args(get_type_hints(reduce)["method"]) == tuple(METHODS)
+    options = [field for name in METHODS for field in fields(method_class(name))]
+    assert {field.name for field in options} == set(EVERY) - {"table", "out", "subset", "method"}
+    assert all(field.name == "size" or field.default == EVERY[field.name] for field in options)
+    assert all(method_class(name).method == name for name in METHODS)
     rbf, poly = (used_options("kernel_pca", {**EVERY, "kernel": kernel}) for kernel in ("rbf", "poly"))
     assert poly.keys() - rbf.keys() == {"degree", "coef0"}
-    assert tuple(poly) == OPTIONS["kernel_pca"]
-    assert used_options("identity", EVERY) == {}
-
-
-def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(EdgeseaError, match="unknown method 'magic'; known: pca, kernel_pca, umap"):
+    with pytest.raises(EdgeseaError, match=r"magic.*pca, kernel_pca, umap"):
         used_options("magic", EVERY)
 
 
-def test_arrays_of_another_shape_are_refused() -> None:
-    arrays = {"a": np.zeros((2, 3))}
-    assert take(arrays, "a", None, 3) is arrays["a"]
-    for shape in [(2,), (2, 4), (2, 3, 1)]:
-        with pytest.raises(ValueError, match=r"a \(2, 3\), not "):
-            take(arrays, "a", *shape)
+@pytest.mark.parametrize("name", [path.name for path in sorted(GOLDEN.iterdir()) if path.is_dir()])
+def test_reductions_of_earlier_versions_transform_as_they_did(name: str) -> None:
+    with np.load(GOLDEN / "expected.npz") as expected:
+        result = load_reduction(GOLDEN / name).transform(expected["rows"])
+        np.testing.assert_allclose(result, expected[name], 1e-6, 1e-6 * np.abs(expected[name]).max())
+
+
+@pytest.mark.parametrize("method", [*LEARNED, "identity"])
+def test_a_saved_reduction_transforms_alike_each_row_alone(method: str, tmp_path: Path) -> None:
+    rows, size = normal(60, 9), 9 if method == "identity" else 3
+    phi = fitted(method, rows)
+    phi.save(tmp_path, {"by": "test"}, {"trustworthiness": 1.0})
+    info = json.loads((tmp_path / "reduction.json").read_text())
+    assert info == {**phi.describe(), "kept": {"trustworthiness": 1.0}, "provenance": {"by": "test"}}
+    assert [info[name] for name in ("method", "input_size", "output_size", "windows")] == [method, 9, size, 60]
+    loaded, together = load_reduction(tmp_path), phi.transform(rows)
+    np.testing.assert_array_equal(loaded.transform(rows), together)
+    alone = np.concatenate([loaded.transform(rows[i : i + 1]) for i in range(60)])
+    np.testing.assert_allclose(alone, together, rtol=1e-6, atol=1e-6)
+    if method == "identity":
+        np.testing.assert_array_equal(together, rows)
+    empty = phi.transform(rows[:0].astype(np.float16))
+    assert (empty.shape, empty.dtype, together.dtype) == ((0, size), np.float32, np.float32)
+    for shape in [(4, 8), (4, 10), (9,), (2, 2, 9)]:
+        with pytest.raises(EdgeseaError, match=rf"{method}.*\(b, 9\)"):
+            phi.transform(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize(
+    ("rows", "size", "words"),
+    [
+        (normal(50, 6), 7, "size.*6.*7"),
+        (normal(50, 6), 0, "size.*6.*0"),
+        (normal(1, 6), 1, "two"),
+        (normal(0, 6), 1, "two"),
+        (np.full((9, 4), 1234.567, np.float32), 1, "same"),
+    ],
+)
+def test_what_cannot_be_reduced_is_refused(method: str, rows: Float32, size: int, words: str) -> None:
+    with pytest.raises(EdgeseaError, match=f"{method}.*{words}"):
+        fitted(method, rows, size)
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_damage_is_noticed(method: str, tmp_path: Path) -> None:
+    fitted(method, normal(60, 9)).save(tmp_path, {})
+    info = json.loads((tmp_path / "reduction.json").read_text())
+    arrays = load_file(tmp_path / "reduction.safetensors")
+
+    def refused(changed: dict[str, Any], left: dict[str, NDArray[Any]], words: str = "") -> None:
+        save_file(left, tmp_path / "reduction.safetensors")
+        (tmp_path / "reduction.json").write_text(json.dumps(changed))
+        with pytest.raises(EdgeseaError, match=f"{tmp_path.name}.*{words}"):
+            load_reduction(tmp_path)
+
+    for name in arrays:
+        refused(info, {key: value for key, value in arrays.items() if key != name}, name)
+    for name in {"method", "input_size", "output_size", "windows", *LEARNED[method]}:
+        refused({key: value for key, value in info.items() if key != name}, arrays, name)
+    for other in ({"output_size": 4}, {"input_size": 8}, {"method": "magic"}, {"method": "identity"}):
+        refused({**info, **other}, arrays)
+    (tmp_path / "reduction.safetensors").write_bytes(b"no arrays")
+    with pytest.raises(EdgeseaError, match=tmp_path.name):
+        load_reduction(tmp_path)

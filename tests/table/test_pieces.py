@@ -12,7 +12,7 @@ from edgesea.audio.framing import Framing
 from edgesea.audio.io import load_audio
 from edgesea.distill.data import WindowSource
 from edgesea.extract import extract
-from edgesea.reduction.identity import Identity
+from edgesea.reduction.pca import Identity
 from edgesea.table.manifest import ClipEntry
 from edgesea.table.pieces import PCM_SCALE, Piece, Rates, clip_pieces
 from edgesea.table.reader import Table

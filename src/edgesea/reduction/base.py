@@ -1,174 +1,129 @@
-"""The interface of a reduction phi: R^n -> R^d, the options of each method, and the files of one."""
+"""The interface of a reduction phi: R^n -> R^d, its two files, and the methods there are."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.artifact import atomic_path, write_json
+from edgesea.artifact import atomic_path, read_json, write_json
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-Arrays = dict[str, NDArray[Any]]
 REDUCTION_FILE, ARRAYS_FILE = "reduction.json", "reduction.safetensors"
+BLOCK = 1024  # rows that are transformed at once
 
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "pca": ("size", "whiten"),
-    "kernel_pca": ("size", "whiten", "kernel", "gamma", "degree", "coef0", "landmarks", "seed"),
-    "umap": ("size", "n_neighbors", "min_dist", "metric", "references", "seed"),
-    "random_projection": ("size", "seed"),
-    "identity": (),
+METHODS = {  # method -> its class; a new method needs one more line here
+    "pca": "edgesea.reduction.pca:PCA",
+    "kernel_pca": "edgesea.reduction.kernel_pca:KernelPCA",
+    "umap": "edgesea.reduction.umap:Umap",
+    "random_projection": "edgesea.reduction.pca:RandomProjection",
+    "identity": "edgesea.reduction.pca:Identity",
 }
-"""Method -> the options of `edgesea reduce` that it uses."""
+OPTIONS = METHODS
+if TYPE_CHECKING:
+    Method = str
+else:
+    Method = Literal[*METHODS]
 
 
-def used_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose the options that decide what a method does: two reductions that agree in these are equal.
-
-    Parameters
-    ----------
-    method : str
-        One of `OPTIONS`.
-    options : mapping
-        At least the options that are used.
-
-    Returns
-    -------
-    dict
-        Those that `OPTIONS` names, in its order; without ``degree`` and ``coef0`` unless the kernel is poly.
-
-    Raises
-    ------
-    KeyError
-        If one is missing.
-    EdgeseaError
-        If the method is unknown.
-    """
-    if method not in OPTIONS:
-        raise EdgeseaError(f"unknown method {method!r}; known: {', '.join(OPTIONS)}")
-    unused = ("degree", "coef0") if method == "kernel_pca" and options["kernel"] != "poly" else ()
-    return {name: options[name] for name in OPTIONS[method] if name not in unused}
-
-
+@dataclass(eq=False)
 class Reduction(ABC):
-    """phi.
+    """phi. A method is a dataclass whose fields are its options, named as those of `edgesea reduce`.
 
-    A class takes the options of its method as arguments, of the same names, and keeps them as attributes.
-
-    Parameters
-    ----------
-    size : int
-        d.
-
-    Attributes
-    ----------
-    method : str
-        Its name.
-    input_size, output_size : int
-        n and d.
-    windows : int
-        How many it was fitted on.
+    `fit` sets the sizes, the number of windows, and the arrays that are named in `saved`.
     """
 
     method: ClassVar[str]
+    saved: ClassVar[tuple[str, ...]] = ()  # arrays in reduction.safetensors; their names there lack a final "_"
+    input_size = output_size = windows = 0  # n, d, and how many windows it was fitted on
 
-    def __init__(self, size: int) -> None:
-        self.input_size, self.output_size, self.windows = 0, size, 0
+    def require(self, name: str, valid: bool, rule: str) -> None:
+        """Refuse the value of an option unless it is valid."""
+        if not valid:
+            raise EdgeseaError(f"{self.method}: {name} must be {rule}, not {getattr(self, name)!r}")
 
     @abstractmethod
     def fit(self, rows: Iterable[Float32]) -> None:
-        """Learn.
+        """Learn from batches (b, n). Every ``iter(rows)`` starts again; no batch has to be held after use."""
 
-        Parameters
-        ----------
-        rows : iterable of ndarray, (b, n) float32
-            Every ``iter(rows)`` starts again, as that of a list does. Each batch is discarded after use unless the
-            method's documentation says otherwise.
-
-        Raises
-        ------
-        EdgeseaError
-            If the embeddings cannot be reduced so.
-        """
-
-    @abstractmethod
     def transform(self, embeddings: NDArray[np.floating]) -> Float32:
-        """Apply phi to each row: (b, n) -> (b, d) float32, independent of the other rows."""
-
-    @abstractmethod
-    def arrays(self) -> Arrays:
-        """What ``reduction.safetensors`` holds."""
-
-    @abstractmethod
-    def set_arrays(self, arrays: Arrays) -> None:
-        """Take over what `arrays` returned; sizes and options are set.
-
-        Raises
-        ------
-        KeyError, ValueError
-            If an array is missing or of the wrong shape.
-        """
-
-    def report(self) -> dict[str, Any]:
-        """Method, sizes, options (those that it used), and what else is known of phi; JSON-ready."""
-        options = used_options(self.method, {**vars(self), "size": self.output_size})
-        options.pop("size", None)
-        sizes = {"input_size": self.input_size, "output_size": self.output_size}
-        return {"method": self.method, **sizes, **options, "windows": self.windows}
-
-    def save(self, folder: Path, provenance: dict[str, Any], kept: dict[str, Any] | None = None) -> None:
-        """Write ``reduction.json`` and ``reduction.safetensors``.
-
-        Parameters
-        ----------
-        folder : Path
-            Where to.
-        provenance, kept : dict
-            Where phi comes from and what it keeps; JSON-ready.
-        """
-        from safetensors.numpy import save
-
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
-        with atomic_path(folder / ARRAYS_FILE) as temporary:
-            temporary.write_bytes(save(arrays))
-        write_json(folder / REDUCTION_FILE, {**self.report(), "kept": kept, "provenance": provenance})
-
-    @classmethod
-    def restore(cls, info: dict[str, Any], arrays: Arrays) -> Self:
-        """Make the reduction that `save` wrote, from the content of its two files.
-
-        Raises
-        ------
-        KeyError, TypeError, ValueError
-            If a value is missing or of the wrong type or shape.
-        """
-        phi = cls(**used_options(cls.method, {**info, "size": int(info["output_size"])}))
-        phi.input_size, phi.output_size = int(info["input_size"]), int(info["output_size"])
-        phi.windows = int(info["windows"])
-        phi.set_arrays(arrays)
-        return phi
-
-    def check_shape(self, embeddings: NDArray[np.floating]) -> None:
-        """Refuse embeddings whose shape is not (b, n)."""
+        """Apply phi to each row, independent of the other rows: (b, n) -> (b, d) float32."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.input_size:
             raise EdgeseaError(
                 f"{self.method}: embeddings must have shape (b, {self.input_size}), not {embeddings.shape}"
             )
+        result = np.empty((len(embeddings), self.output_size), np.float32)
+        for first in range(0, len(embeddings), BLOCK):
+            result[first : first + BLOCK] = self._transform(embeddings[first : first + BLOCK])
+        return result
+
+    @abstractmethod
+    def _transform(self, embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The same for some rows of the right size, in any precision."""
+
+    def explained_variance(self, rows: Iterable[Float32]) -> float | None:
+        """Share of the standardised variance of batches that phi keeps; None if the method defines none."""
+        return None
+
+    @classmethod
+    def used_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the options that decide what phi is."""
+        return {field.name: options[field.name] for field in fields(cls)}
+
+    def describe(self) -> dict[str, Any]:
+        """Method, sizes, options, and what else is known of phi; JSON-ready."""
+        options = {name: value for name, value in self.used_options(vars(self)).items() if name != "size"}
+        sizes = {"input_size": self.input_size, "output_size": self.output_size}
+        return {"method": self.method, **sizes, **options, "windows": self.windows}
+
+    def save(self, folder: Path, provenance: dict[str, Any], quality: dict[str, Any] | None = None) -> None:
+        """Write ``reduction.json`` and ``reduction.safetensors``."""
+        from safetensors.numpy import save
+
+        arrays = {name.removesuffix("_"): np.ascontiguousarray(getattr(self, name)) for name in self.saved}
+        with atomic_path(folder / ARRAYS_FILE) as temporary:
+            temporary.write_bytes(save(arrays))
+        write_json(folder / REDUCTION_FILE, {**self.describe(), "kept": quality, "provenance": provenance})
 
 
-def take(arrays: Arrays, name: str, *shape: int | None) -> NDArray[Any]:
-    """Array of a name and shape (None: any size).
+def method_class(method: str) -> type[Reduction]:
+    """The class of a method."""
+    if method not in METHODS:
+        raise EdgeseaError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    found: type[Reduction] = resolve_name(METHODS[method])
+    return found
 
-    Raises
-    ------
-    KeyError, ValueError
-        If it is missing or has another shape.
-    """
-    array = arrays[name]
-    if array.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True)):
-        raise ValueError(f"{name} {array.shape}, not {shape}")
-    return array
+
+def used_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options of `edgesea reduce` that decide what a method does."""
+    return method_class(method).used_options(options)
+
+
+def load_reduction(folder: Path | str) -> Reduction:
+    """Load a reduction that `edgesea reduce` wrote; EdgeseaError if it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(folder)
+    if not (path / REDUCTION_FILE).is_file():
+        raise EdgeseaError(f"{path}: not a reduction ({REDUCTION_FILE} is missing); create one with `edgesea reduce`")
+    info = read_json(path / REDUCTION_FILE)
+    try:
+        arrays = load_file(path / ARRAYS_FILE)
+        phi = method_class(info["method"])(**used_options(info["method"], {**info, "size": info["output_size"]}))
+        phi.input_size, phi.output_size, phi.windows = info["input_size"], info["output_size"], info["windows"]
+        for name in phi.saved:
+            setattr(phi, name, arrays[name.removesuffix("_")])
+        if phi._transform(np.zeros((1, phi.input_size), np.float32)).shape[1] != phi.output_size:
+            raise ValueError(f"no arrays for {phi.output_size} dimensions")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise EdgeseaError(
+            f"{path}: {REDUCTION_FILE} and {ARRAYS_FILE} are damaged or do not match ({error}); reduce again"
+        ) from error
+    return phi

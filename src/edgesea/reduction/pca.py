@@ -1,104 +1,177 @@
-"""``pca``: standardisation and exact principal components from one pass, in memory that only the dimension sets."""
+"""Standardisation, with which learned methods begin, and ``pca``, ``random_projection`` and ``identity``."""
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.base import Arrays, Float32, Float64, take
-from edgesea.reduction.linear import Linear
+from edgesea.reduction.base import Float32, Float64, Reduction
 
+ROWS = 4096  # rows accumulated at once: enough for BLAS, small enough for a cache of doubles
 CUTOFF = 1e-12  # eigenvalues below this share of the largest are rounding noise
 
 
-class PCA(Linear):
-    """Principal components of standardised embeddings.
+class Moments:
+    """Count, mean and scatter of a stream of vectors, in double precision.
 
-    Each dimension is centred and divided by its standard deviation (those that do not vary, by 1), then projected on
-    the leading eigenvectors of the covariance. The sign of a component is such that its largest entry is positive.
-
-    Parameters
-    ----------
-    size : int
-        Dimensions d to keep.
-    whiten : bool
-        Scale the outputs to unit variance.
-
-    Attributes
-    ----------
-    components : ndarray, (d, n) float64
-        Divided by the outputs' standard deviation if whitened.
-    variance : ndarray, (n,) float64
-        Variances of all n components, as shares of the total.
+    The scatter is the matrix, sum of (x - mean)(x - mean)^T, or only its diagonal. Blocks are merged by the pairwise
+    update of Chan, Golub & LeVeque (1979), which does not cancel when the mean is large.
     """
 
-    method = "pca"
-    variance: Float64
+    def __init__(self, size: int, full: bool) -> None:
+        self.count = 0
+        self.mean: Float64 = np.zeros(size)
+        self.scatter: Float64 = np.zeros((size, size) if full else size)
 
-    def __init__(self, size: int, whiten: bool = False) -> None:
-        super().__init__(size)
-        self.whiten = whiten
+    def update(self, rows: NDArray[np.floating]) -> None:
+        """Add rows (b, n)."""
+        full = self.scatter.ndim == 2
+        for first in range(0, len(rows), ROWS):
+            block = rows[first : first + ROWS].astype(np.float64)
+            mean = block.mean(0)
+            block -= mean
+            total = self.count + len(block)
+            delta = mean - self.mean
+            moved = delta * (self.count * len(block) / total)
+            self.scatter += block.T @ block if full else np.square(block).sum(0)
+            self.scatter += np.outer(delta, moved) if full else delta * moved
+            self.mean += delta * (len(block) / total)
+            self.count = total
+
+    @property
+    def std(self) -> Float64:
+        """Standard deviation of each dimension; 0 of one that is constant up to rounding."""
+        std = np.sqrt((np.diag(self.scatter) if self.scatter.ndim == 2 else self.scatter) / self.count)
+        return np.where(std > 1e-7 * np.maximum(np.abs(self.mean), 1e-30), std, 0.0)
+
+
+class Standardised(Reduction):
+    """A reduction of embeddings whose dimensions are centred and divided by their standard deviations."""
+
+    saved: ClassVar[tuple[str, ...]] = ("mean", "scale")
+    size: int
+    mean: Float64
+    scale: Float64  # 1 for dimensions that do not vary
+
+    def measure(self, batches: Iterable[Float32], full: bool = False) -> Moments:
+        """Learn mean and scale from one pass; the moments returned are those before standardisation."""
+        moments: Moments | None = None
+        for batch in batches:
+            moments = moments or Moments(batch.shape[1], full)
+            moments.update(batch)
+        if moments is None or moments.count < 2:
+            raise EdgeseaError(f"{self.method}: at least two windows are needed")
+        self.input_size, self.output_size, self.windows = len(moments.mean), self.size, moments.count
+        self.require("size", 1 <= self.size <= self.input_size, f"in 1 ... {self.input_size}, the embedding's")
+        if not moments.std.any():
+            raise EdgeseaError(f"{self.method}: all windows have the same embedding; choose other windows")
+        self.mean, self.scale = moments.mean, np.where(moments.std > 0, moments.std, 1.0)
+        return moments
+
+    def standardise(self, embeddings: NDArray[np.floating]) -> Float64:
+        """(b, n) -> (b, n) float64."""
+        result: Float64 = (embeddings.astype(np.float64) - self.mean) / self.scale
+        return result
+
+
+class Linear(Standardised):
+    """Standardisation, then a matrix: phi(x) = C (x - mean) / scale."""
+
+    saved = (*Standardised.saved, "components")
+    components: Float64  # (d, n)
+
+    def _transform(self, embeddings: NDArray[np.floating]) -> Float64:
+        return np.asarray(self.standardise(embeddings) @ self.components.T)
+
+
+@dataclass(eq=False)
+class PCA(Linear):
+    """Projection of standardised embeddings on the leading eigenvectors of their covariance."""
+
+    size: int
+    whiten: bool = False  # scale the outputs to unit variance
+    method = "pca"
+    saved = (*Linear.saved, "variance")
 
     def fit(self, rows: Iterable[Float32]) -> None:
-        """Learn mean, scale and components.
-
-        Parameters
-        ----------
-        rows : iterable of ndarray, (b, n) float32
-            Seen once, each batch discarded after use.
-
-        Raises
-        ------
-        EdgeseaError
-            If there are no windows, a value is NaN or infinite, nothing varies, or d > n.
-        """
+        """Learn mean, scale and components in one pass; dimensions that do not vary contribute nothing."""
         moments = self.measure(rows, full=True)
         covariance = moments.scatter / (moments.count - 1) / np.outer(self.scale, self.scale)
-        covariance[~moments.varies] = covariance[:, ~moments.varies] = 0.0
-        values, vectors = principal_axes(covariance)
-        self.variance = values / values.sum()
-        rank = int(np.count_nonzero(values > values[0] * CUTOFF))
-        if self.output_size > rank:
-            raise EdgeseaError(f"pca: the {moments.count} windows span {rank} dimensions, not {self.output_size}")
-        self.components = vectors[: self.output_size]
-        if self.whiten:
-            self.components = self.components / np.sqrt(values[: self.output_size])[:, None]
+        constant = moments.std == 0
+        covariance[constant] = covariance[:, constant] = 0.0
+        source = f"pca: the {moments.count} windows"
+        self.components, self.variance = principal_components(covariance, self.size, self.whiten, source)
 
-    def report(self) -> dict[str, Any]:
-        """Windows seen, dimensions, and the share of the standardised variance that is kept."""
-        return {
-            **super().report(),
-            "explained_variance": float(self.variance[: self.output_size].sum()),
-            "explained_variance_ratio": self.variance.tolist(),
-        }
+    def describe(self) -> dict[str, Any]:
+        """Also the shares of the standardised variance in the components: in all of phi's, and in each of the n."""
+        explained = float(self.variance[: self.output_size].sum())
+        ratios = self.variance.tolist()
+        return {**super().describe(), "explained_variance": explained, "explained_variance_ratio": ratios}
 
-    def arrays(self) -> Arrays:
-        """mean, scale, components, variance: float64."""
-        return {**super().arrays(), "variance": self.variance}
-
-    def set_arrays(self, arrays: Arrays) -> None:
-        """Take over mean, scale, components and variance."""
-        super().set_arrays(arrays)
-        self.variance = take(arrays, "variance", self.input_size)
+    def explained_variance(self, rows: Iterable[Float32]) -> float | None:
+        """Share of the standardised variance that lies in the span of the components."""
+        basis = self.components / np.linalg.norm(self.components, axis=1, keepdims=True)
+        explained = total = 0.0
+        for standardised in map(self.standardise, rows):
+            total += float(np.square(standardised).sum())
+            explained += float(np.square(standardised @ basis.T).sum())
+        return explained / total if total else None
 
 
-def principal_axes(covariance: Float64) -> tuple[Float64, Float64]:
-    """Eigenvalues and eigenvectors of a covariance matrix, the largest first.
+@dataclass(eq=False)
+class RandomProjection(Linear):
+    """Standardisation, then a matrix of independent normal numbers with variance 1 / d.
 
-    Parameters
-    ----------
-    covariance : ndarray, (n, n) float64
-        Symmetric.
+    Squared distances are preserved on average, with a relative standard deviation of sqrt(2 / d): Johnson &
+    Lindenstrauss, "Extensions of Lipschitz mappings into a Hilbert space", 1984.
+    """
 
-    Returns
-    -------
-    values : ndarray, (n,) float64
-        At least 0.
-    vectors : ndarray, (n, n) float64
-        In rows; the largest entry of each is positive.
+    size: int
+    seed: int = 0
+    method = "random_projection"
+
+    def fit(self, rows: Iterable[Float32]) -> None:
+        """Learn mean and scale, and draw the matrix."""
+        self.measure(rows)
+        normal = np.random.default_rng(self.seed).standard_normal((self.output_size, self.input_size))
+        self.components = normal / np.sqrt(self.output_size)
+
+
+@dataclass(eq=False)
+class Identity(Reduction):
+    """phi(x) = x, for students of the teacher's full size."""
+
+    method = "identity"
+
+    def fit(self, rows: Iterable[Float32]) -> None:
+        """Find out how wide the embeddings are."""
+        for batch in rows:
+            self.input_size = self.output_size = batch.shape[1]
+            self.windows += len(batch)
+        if not self.windows:
+            raise EdgeseaError("identity: there are no windows")
+
+    def _transform(self, embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
+        return embeddings
+
+    def explained_variance(self, rows: Iterable[Float32]) -> float | None:
+        """All of it, if there are windows."""
+        return 1.0 if any(len(batch) for batch in rows) else None
+
+
+def principal_components(covariance: Float64, size: int, whiten: bool, source: str) -> tuple[Float64, Float64]:
+    """Leading eigenvectors in rows (d, n), and the shares (n,) of all in the variance.
+
+    The largest entry of an eigenvector is positive; whitened ones are divided by the standard deviation along them.
     """
     values, columns = np.linalg.eigh(covariance)
-    vectors = columns[:, ::-1].T
+    values, vectors = np.maximum(values[::-1], 0.0), columns[:, ::-1].T
+    rank = int(np.count_nonzero(values > values[0] * CUTOFF))
+    if size > rank:
+        raise EdgeseaError(f"{source} span {rank} dimensions, not {size}; lower size or choose more")
     largest = vectors[np.arange(len(vectors)), np.abs(vectors).argmax(1)]
-    return np.maximum(values[::-1], 0.0), vectors * np.sign(largest)[:, None]
+    components = (vectors * np.sign(largest)[:, None])[:size]
+    return components / np.sqrt(values[:size])[:, None] if whiten else components, values / values.sum()

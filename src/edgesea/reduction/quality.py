@@ -1,0 +1,102 @@
+"""What a reduction preserves of the teacher's space, measured on windows that it was not fitted on.
+
+The teacher's space is that of the embeddings standardised by mean and standard deviation of the windows fitted. Every
+measure compares two sets of points, so any reduction can be measured, also one that has no components. Equal windows
+(digital silence) count once in what compares neighbours and distances: which of them is nearest would be chance.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.reduction.base import Float32, Float64, Reduction
+from edgesea.reduction.pca import Moments
+from edgesea.reduction.windows import Windows, outside
+
+INSIDE, OUTSIDE = 20000, 5000  # windows at most, of those fitted on and of others, that are drawn
+COMPARED = 2000  # windows whose pairwise distances are compared: a few matrices of 32 MB
+RIDGE = 1e-12  # share of a reduced dimension's variance: what is below is rounding of phi's single precision
+
+
+def held_out_quality(phi: Reduction, fitted: Windows, seed: int) -> dict[str, Any] | None:
+    """The quality on validation windows that were not fitted on; if there are none, on such training windows."""
+    for split in ("validate", "train"):
+        others = Windows(fitted.table, outside(split, fitted.select))
+        if len(others):
+            rng = np.random.default_rng(seed)
+            inside, beside = fitted.draw(INSIDE, rng), others.draw(OUTSIDE, rng)
+            return {"split": split, "fitted_windows": len(inside), **quality(phi, inside, beside, seed=seed)}
+    return None
+
+
+def quality(phi: Reduction, inside: Float32, outside: Float32, *, neighbors: int = 10, seed: int = 0) -> dict[str, Any]:
+    """Measure what phi preserves, on teacher embeddings (n, D) inside and outside of what it was fitted on.
+
+    Returns
+    -------
+    dict
+        JSON-ready; what cannot be measured of so few windows is None.
+
+        windows, compared_windows, neighbors
+            How many are outside, how many different ones of them are compared, and the option.
+        explained_variance
+            Share of the standardised variance outside that a linear map of the reduced windows, fitted inside,
+            recovers. For principal components it is the share of the variance in their span.
+        trustworthiness, continuity
+            Few windows became neighbours that were far apart; few neighbours were torn apart: Venna & Kaski,
+            "Neighborhood preservation in nonlinear projection methods", ICANN 2001. In [0, 1].
+        knn_overlap, knn_overlap_chance
+            Mean share of the nearest neighbours in the teacher's space that are among the nearest in the reduced one
+            (Lee & Verleysen, Neurocomputing 2009: Q_NX), and what an unrelated space reaches.
+        distance_rank_correlation
+            Spearman's correlation of the distances of all pairs of windows.
+    """
+    from sklearn.linear_model import Ridge
+
+    chosen = np.random.default_rng(seed).permutation(len(outside))[:COMPARED]
+    chosen = chosen[np.sort(np.unique(outside[chosen], axis=0, return_index=True)[1])]
+    known, expected = _standardised(inside, outside)
+    reduced = phi.transform(outside)
+    fitted, predictors = _standardised(phi.transform(inside), reduced)
+    # Not LinearRegression: reduced dimensions may be constant, or depend on each other.
+    linear = Ridge(RIDGE * len(known), solver="cholesky").fit(fitted, known)
+    residual = np.square(expected - linear.predict(predictors)).sum()
+    return {
+        "windows": len(outside),
+        "compared_windows": len(chosen),
+        "neighbors": neighbors,
+        "explained_variance": float(1.0 - residual / np.square(expected).sum()),
+        # As precise as phi's output, not more.
+        **_compare(expected[chosen].astype(np.float32), reduced[chosen], neighbors),
+    }
+
+
+def _standardised(inside: Float32, outside: Float32) -> tuple[Float64, Float64]:
+    """Both by mean and standard deviation of the windows inside."""
+    moments = Moments(inside.shape[1], full=False)
+    moments.update(inside)
+    scale = np.where(moments.std > 0, moments.std, 1.0)
+    return (inside - moments.mean) / scale, (outside - moments.mean) / scale
+
+
+def _compare(teacher: NDArray[np.floating], reduced: NDArray[np.floating], neighbors: int) -> dict[str, Any]:
+    """The measures of neighbours and distances, of the same windows in both spaces."""
+    from scipy.spatial.distance import pdist
+    from scipy.stats import spearmanr
+    from sklearn.manifold import trustworthiness
+    from sklearn.neighbors import NearestNeighbors
+
+    count, spaces = len(teacher), (teacher.astype(np.float64), reduced.astype(np.float64))
+    names = ("trustworthiness", "continuity", "knn_overlap", "knn_overlap_chance", "distance_rank_correlation")
+    result: dict[str, Any] = dict.fromkeys(names)
+    distances = [pdist(rows) for rows in spaces]
+    if count > 2 and all(np.ptp(each) for each in distances):
+        result["distance_rank_correlation"] = float(spearmanr(*distances).statistic)
+    if count >= 2 * neighbors + 2:
+        near, reduced_near = (NearestNeighbors(n_neighbors=neighbors).fit(x).kneighbors_graph() for x in spaces)
+        result["trustworthiness"] = float(trustworthiness(*spaces, n_neighbors=neighbors))
+        result["continuity"] = float(trustworthiness(*spaces[::-1], n_neighbors=neighbors))
+        result["knn_overlap"] = float(near.multiply(reduced_near).sum() / (count * neighbors))
+        result["knn_overlap_chance"] = neighbors / (count - 1)
+    return result
