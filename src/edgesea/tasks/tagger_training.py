@@ -247,14 +247,11 @@ def predict(network: TagNetwork, bags: Bags, options: TaggingOptions) -> NDArray
     rows, counts = torch.from_numpy(bags.rows), torch.from_numpy(bags.counts)
     alpha: Tensor = network.alpha
     if options.target_mode == "framewise":
-        alpha = torch.zeros_like(alpha) if options.aggregation == "mean" else torch.ones_like(alpha)
+        alpha = torch.full_like(alpha, {"mean": 0.0, "softmax": 1.0, "max": 1e9}[options.aggregation])
     parts, first = [], 0
     for block in torch.split(counts, PREDICTED):
         last = first + int(block.sum())
         tags, present = by_clip(network(rows[first:last]).tags, block)
-        if options.target_mode == "framewise" and options.aggregation == "max":
-            parts.append(tags.masked_fill(~present[:, :, None], 0.0).amax(1))
-        else:
-            parts.append(auto_pool(tags, alpha, present))
+        parts.append(auto_pool(tags, alpha, present))
         first = last
     return torch.cat(parts).clamp(0.0, 1.0).double().numpy()
