@@ -9,7 +9,16 @@ import pytest
 import soundfile
 import yaml
 
-from edgesea.demo.city import ANNOTATION_COLUMNS, COARSE, FINE, activity, annotation, make_city, noted, taxonomy_yaml
+from edgesea.demo.city import (
+    ANNOTATION_COLUMNS,
+    COARSE,
+    FINE,
+    activity,
+    annotate,
+    annotation_row,
+    make_city,
+    taxonomy_yaml,
+)
 from edgesea.demo.sounds import RATE
 from edgesea.errors import EdgeseaError
 
@@ -86,7 +95,7 @@ def test_annotations_agree_with_themselves(city: Path) -> None:
 
 def test_volunteers_err_in_about_a_tenth() -> None:
     rng, heard = np.random.default_rng(0), {"1-2": "near", "5-X": "far"}
-    rows = pd.DataFrame([annotation(1, noted(heard, rng)) for _ in range(1000)])
+    rows = pd.DataFrame([annotation_row(1, annotate(heard, rng)) for _ in range(1000)])
     coarse = presence(rows, COARSE).mean()
     assert 0.85 < coarse["1"] < 0.93
     assert 0 < coarse["8"] < 0.02

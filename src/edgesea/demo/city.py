@@ -45,13 +45,13 @@ ANNOTATION_COLUMNS = (
 # Sources in a clip at the busiest hour, busy hours, seconds, dB louder than others, and shares of the fine tags. What
 # strikes or barks is loud for a moment only, so nobody would notice it at the level of the others.
 HABITS: dict[str, tuple[float, tuple[float, ...], tuple[float, float], float, tuple[float, ...]]] = {
-    "1": (0.90, (8, 13, 18), (5, 10), -1, (0.25, 0.4, 0.35)),
+    "1": (1.0, (8, 13, 18), (5, 10), -1, (0.25, 0.4, 0.35)),
     "2": (0.30, (10, 14.5), (5, 10), 5, (0.3, 0.4, 0.2, 0.1)),
-    "3": (0.24, (11, 18), (4, 9), 8, (1,)),
+    "3": (0.34, (11, 18), (4, 9), 8, (1,)),
     "4": (0.30, (9.5, 15), (5, 10), 2, (0.3, 0.4, 0.3)),
-    "5": (0.32, (8.5, 17.5), (5, 10), 3, (0.35, 0.1, 0.35, 0.2)),
-    "6": (0.33, (15, 20, 23), (7, 10), 3, (0.5, 0.25, 0.25)),
-    "7": (0.80, (12.5, 19), (5, 10), 0, (0.55, 0.2, 0.15, 0.1)),
+    "5": (0.42, (8.5, 17.5), (5, 10), 3, (0.35, 0.1, 0.35, 0.2)),
+    "6": (0.32, (15, 20, 23), (7, 10), 3, (0.5, 0.25, 0.25)),
+    "7": (1.05, (12.5, 19), (5, 10), 0, (0.55, 0.2, 0.15, 0.1)),
     "8": (0.25, (7, 12, 19.5), (4, 10), 7, (1,)),
 }
 ERROR = 0.1  # how often a volunteer misses or confuses a tag, or notes one that is not there
@@ -130,7 +130,7 @@ def record(sensor: Sensor, time: datetime, seconds: float, rng: Rng) -> tuple[Si
     return PEAK * np.tanh(clip / PEAK), heard
 
 
-def noted(heard: dict[str, str], rng: Rng) -> dict[str, str]:
+def annotate(heard: dict[str, str], rng: Rng) -> dict[str, str]:
     """What a volunteer notes of the tags that are heard."""
     tags = {}
     for tag, proximity in heard.items():
@@ -144,7 +144,7 @@ def noted(heard: dict[str, str], rng: Rng) -> dict[str, str]:
     return tags
 
 
-def annotation(annotator: int, tags: dict[str, str]) -> dict[str, object]:
+def annotation_row(annotator: int, tags: dict[str, str]) -> dict[str, object]:
     """The annotation columns of one annotator; -1 where there is no proximity."""
     coarse = {tag[0] for tag in tags}
     row: dict[str, object] = {"annotator_id": annotator}
@@ -207,9 +207,9 @@ def make_city(
             week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
             context = {"split": split, "sensor_id": sensor, "audio_filename": name, **places[sensor].place, **week}
             volunteers = sorted(rng.choice(VOLUNTEERS, 3, replace=False) + 1)
-            rows = [annotation(volunteer, noted(heard, rng)) for volunteer in volunteers]
+            rows = [annotation_row(volunteer, annotate(heard, rng)) for volunteer in volunteers]
             if validate:
-                rows.append(annotation(VERIFIED, dict.fromkeys(heard, "-1")))
+                rows.append(annotation_row(VERIFIED, dict.fromkeys(heard, "-1")))
             annotations += [context | row for row in rows]
     (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
     pd.DataFrame(annotations, columns=list(ANNOTATION_COLUMNS)).to_csv(out / "annotations.csv", index=False)
