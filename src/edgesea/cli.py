@@ -192,7 +192,7 @@ def _page(arguments: Mapping[str, Any]) -> dict[str, Any]:
     from edgesea.report import report
 
     try:
-        return report(arguments["out"])
+        return report(arguments["out"], table=arguments["table"])
     except Exception as error:
         log.warning("%s is finished, but its page is not: %s", arguments["out"], error)
         return {}

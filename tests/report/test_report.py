@@ -1,10 +1,10 @@
-"""The report of a tiny real run: a dozen noisy clips of two classes, two sensors and two days."""
+"""The page of a run: a tiny real one of a dozen noisy clips, and hand-written scores."""
 
 import csv
 import re
 import shutil
 from collections.abc import Callable
-from datetime import date, timedelta
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +15,64 @@ import yaml
 
 from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.models.student_config import StudentConfig, macs
 from edgesea.pipeline import read_config, run_stages
 from edgesea.reduction import load_reduction
 from edgesea.report import data, report
-from edgesea.report.data import sample_windows, summarise
-from edgesea.report.data_plots import _periods
-from edgesea.report.html import Html, element, integer, percent, table, text
-from edgesea.report.reduction import subset_sentence
-from edgesea.report.run import read_run
-from edgesea.report.svg import drawing, inline, label
+from edgesea.report.data import Counts, confusion, most_confused, read_run, sample_windows, summarise
+from edgesea.report.pages import duration, integer, percent
+from edgesea.tasks.options import ProbeOptions, TaggingOptions
 
 ODD_NAME, ODD_CLASS, ODD_SENSOR = "audio/<b>x</b>.wav", "hum & <i>$buzz$</i>", "<s1>"
-CLIPS = 12
-CITED = re.compile(r"https?://", re.IGNORECASE)
+NO_NETWORK = re.compile(r"<script|<link|<img|@import|url\((?!#)|\bon\w+=|https?://(?!www\.w3\.org)", re.IGNORECASE)
 
 
-def _make_task(folder: Path) -> None:
-    """ESC-50's layout, with a manifest beside it that knows sensors and times and names a clip that is not there."""
+def rows(html: str) -> list[list[str]]:
+    """Cells of all tables, with a bar for each tag."""
+    found = re.findall("<tr>(.*?)</tr>", html, re.DOTALL)
+    return [
+        [re.sub("(<[^>]*>)+", "|", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL)]
+        for row in found
+    ]
+
+
+def texts(html: str) -> list[str]:
+    """What is written in the figures."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", html)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on ESC-50's layout, with a manifest that knows sensors and times and names a clip that is not there."""
+    folder = tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(0)
-    (folder / "audio").mkdir(parents=True)
-    (folder / "meta").mkdir()
-    rows = [("path", "sensor", "time", "split", "kind")]
+    for name in ("audio", "meta"):
+        (folder / "task" / name).mkdir(parents=True)
+    clips = [("path", "sensor", "time", "split", "kind")]
     labels = [("filename", "fold", "category")]
-    for number in range(CLIPS):
+    for number in range(12):
         noise = rng.normal(size=16000 * 2)
         sound = np.cumsum(noise) / 100.0 if number % 2 else noise / 8.0
-        soundfile.write(folder / "audio" / f"{number}.wav", np.clip(0.05 * (1 + number) * sound, -1, 1), 16000)
-        split = "validate" if number % 3 == 2 else "train"
-        time, kind = f"2024-05-0{1 + number % 2}T08:00", ("hiss", ODD_CLASS)[number % 2]
-        rows.append((f"audio/{number}.wav", (ODD_SENSOR, "2")[number // 6], time, split, kind))
+        soundfile.write(folder / f"task/audio/{number}.wav", np.clip(0.05 * (1 + number) * sound, -1, 1), 16000)
+        split, kind = "validate" if number % 3 == 2 else "train", ("hiss", ODD_CLASS)[number % 2]
+        time = f"2024-05-0{1 + number % 2}T08:00"
+        clips.append((f"audio/{number}.wav", (ODD_SENSOR, "2")[number // 6], time, split, kind))
         labels.append((f"{number}.wav", str(1 + number // 6), kind))
-    rows.append((ODD_NAME, "2", "2024-05-01T09:00", "train", ""))
-    for path, content in ((folder / "manifest.csv", rows), (folder / "meta/esc50.csv", labels)):
-        with path.open("w", newline="", encoding="utf-8") as file:
+    clips.append((ODD_NAME, "2", "2024-05-01T09:00", "train", ""))
+    for path, content in (("task/manifest.csv", clips), ("task/meta/esc50.csv", labels)):
+        with (folder / path).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(content)
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    _make_task(folder / "task")
     sections: dict[str, dict[str, Any]] = {
-        "extract": {"source": str(folder / "task/manifest.csv"), "hop": 0.25, "device": "cpu"},
+        "extract": {
+            "source": str(folder / "task/manifest.csv"),
+            "hop": 0.25,
+            "device": "cpu",
+            "columns": {"label": "kind"},
+        },
         "sample": {"size": 20},
         "reduce": {"size": 4},
         "distill": {"filters": [2, 2, 2, 4], "epochs": 2, "batch_size": 16, "device": "cpu"},
         "evaluate": {"task": "esc50", "data": str(folder / "task"), "device": "cpu"},
     }
-    sections["extract"]["columns"] = {"label": "kind"}
     (folder / "config.yaml").write_text(yaml.safe_dump(sections), "utf-8")
     run_stages(read_config(folder / "config.yaml"), folder / "run")
     return folder / "run"
@@ -75,69 +84,64 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def _change_json(path: Path, change: Callable[[Any], Any]) -> None:
+def change(path: Path, change: Callable[[Any], Any]) -> None:
     content = read_json(path)
     change(content)
     write_json(path, content)
 
 
-def _has_overlap(run: Path) -> int:
-    """Whether enough windows lie outside the subset for the plot of neighbours."""
-    kept = read_json(run / "reduction" / "reduction.json").get("kept") or {}
-    return int(bool(kept.get("knn_overlap_curve")))
+def page(folder: Path) -> str:
+    assert report(folder) == {"report": str(folder / "report.html")}
+    return (folder / "report.html").read_text("utf-8")
 
 
-def test_the_pipeline_writes_the_report(finished: Path) -> None:
+def test_the_pipeline_writes_a_page_that_works_offline(finished: Path) -> None:
     html = (finished / "report.html").read_text("utf-8")
-    headings = re.findall("<h2>(.*?)</h2>", html)
-    assert headings == ["Result", "Data", "Reduction", "Training", "Task", "Provenance"]
-    assert html.count("<svg") == 9 + _has_overlap(finished)
-    assert len(html) < 1_500_000
-
-
-def test_page_needs_nothing_from_outside(finished: Path) -> None:
-    html = (finished / "report.html").read_text("utf-8")
-    assert not CITED.search(html)
-    assert not re.search(r"<script|<link|<img|@import|url\((?!#)|\bon\w+=", html)
+    assert re.findall("<h2>(.*?)</h2>", html) == ["Result", "Data", "Reduction", "Training", "Task", "Provenance"]
+    assert html.count("<svg") == 9
+    assert not NO_NETWORK.search(html)
     assert "default-src 'none'" in html
+    assert len(html) < 1_500_000
 
 
 def test_scores_are_those_of_the_results(finished: Path) -> None:
     html = (finished / "report.html").read_text("utf-8")
     results = read_json(finished / "results.json")
-    for system in ("teacher", "reduced", "student"):
-        assert f'<td class="number">{percent(results["evaluate"][system]["accuracy"], 1)}' in html
-        assert f'<span class="system {system}">' in html
-        low, high = (100 * end for end in results["evaluate"][system]["confidence"]["accuracy"])
-        assert f"<small>{low:.1f}\u2013{high:.1f}</small>" in html
-    share = percent(results["evaluate"]["student"]["accuracy"] / results["evaluate"]["teacher"]["accuracy"])
-    assert f"<small>{share} of teacher</small>" in html
+    teacher, reduced, student = (results["evaluate"][system] for system in ("teacher", "reduced", "student"))
+    for system, scores in (("teacher", teacher), ("reduced", reduced), ("student", student)):
+        low, high = (100 * end for end in scores["confidence"]["accuracy"])
+        cell = f"{percent(scores['accuracy'], 1)}|{low:.1f}\u2013{high:.1f}|"
+        if system != "teacher":
+            cell += f"{percent(scores['accuracy'] / teacher['accuracy'])} of teacher|"
+        assert [f"|{system}|", integer(scores["embedding_size"]), cell] in rows(html)
     assert f"<dd>{integer(results['distill']['parameters'])}</dd>" in html
     assert f"<dd>{results['distill']['r2']:.3f}</dd>".replace("-", "\u2212") in html
-    assert results["versions"]["torch"] in html
-    assert "sha256" in html
+    assert ["extract", duration(results["seconds"]["extract"])] in rows(html)
+    assert ["torch", results["versions"]["torch"]] in rows(html)
+    assert ["train", "8", "40", "66.7\u00a0%", "0.2 min"] in rows(html)
+    assert "The 20 windows of the subset were chosen by the method random from 40 windows (split train" in html
+    pairs = sorted((kind, system) for kind in student["accuracy_by_class"] for system in ("teacher", "student"))
+    assert len(pairs) == 4
+    assert {"hiss", "0", "20", "windows in the subset", "2024-05-01", "by label", "by level"} <= set(texts(html))
 
 
 def test_names_from_files_are_escaped(finished: Path) -> None:
     html = (finished / "report.html").read_text("utf-8")
-    assert "audio/&lt;b&gt;x&lt;/b&gt;.wav" in html
-    assert "hum &amp; &lt;i&gt;$buzz$&lt;/i&gt;" in html
-    assert "&lt;s1&gt;" in html
+    assert ["audio/&lt;b&gt;x&lt;/b&gt;.wav", "cannot be decoded: no such file"] in rows(html)
+    assert "hum &amp; &lt;i&gt;$buzz$&lt;/i&gt;" in texts(html)
+    assert "&lt;s1&gt;" in texts(html)
     assert not re.search("<b>|<i>|<s1>", html)
 
 
-def test_second_call_writes_the_same_bytes(run: Path) -> None:
+def test_a_second_call_writes_the_same_bytes(run: Path) -> None:
     first = (run / "report.html").read_bytes()
     (run / "report.html").unlink()
-    assert report(run) == {"report": str(run / "report.html")}
-    assert (run / "report.html").read_bytes() == first
+    assert page(run).encode() == first
 
 
-def test_run_without_a_task(run: Path) -> None:
-    _change_json(run / "results.json", lambda results: results.pop("evaluate"))
-    shutil.rmtree(run / "evaluate")
-    report(run)
-    html = (run / "report.html").read_text("utf-8")
+def test_a_run_without_a_task(run: Path) -> None:
+    change(run / "results.json", lambda results: results.pop("evaluate"))
+    html = page(run)
     assert "no section evaluate" in html
     assert "of the variance of its target" in html
     assert "<h2>Task</h2>" not in html
@@ -145,153 +149,228 @@ def test_run_without_a_task(run: Path) -> None:
 
 @pytest.mark.parametrize(("artifacts", "plots"), [(["table"], 6), (["subset.parquet", "reduction", "student"], 6)])
 def test_deleted_artifacts_are_left_out(run: Path, artifacts: list[str], plots: int) -> None:
-    plots += _has_overlap(run)
     for path in (run / artifact for artifact in artifacts):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    report(run)
-    html = (run / "report.html").read_text("utf-8")
-    assert len(re.findall("<h2>", html)) == 6
-    assert html.count("<svg") == plots
+    html = page(run)
+    assert (len(re.findall("<h2>", html)), html.count("<svg")) == (6, plots)
 
 
-def test_scores_that_are_missing_do_not_matter(run: Path) -> None:
-    def change(results: dict[str, Any]) -> None:
-        results["evaluate"]["student"]["accuracy"] = None
-        results["evaluate"]["student"]["accuracy_by_class"] = {"hiss": None, ODD_CLASS: 0.5}
+def test_missing_values_and_results_of_an_older_edgesea_are_shown(run: Path) -> None:
+    def older(results: dict[str, Any]) -> None:
+        student = results["evaluate"]["student"]
+        student |= {"accuracy": None, "accuracy_by_class": {"hiss": None, ODD_CLASS: 0.5}, "confidence": None}
+        for name in ("probe", "confusion", "class_accuracy", "fold_accuracy", "failed", "seed", "versions"):
+            del student[name]
         results["distill"]["r2_per_dimension"] = [None, -7.0, 0.5, 0.9]
         results["reduce"]["explained_variance_validate"] = None
 
-    _change_json(run / "results.json", change)
+    def with_curve(info: dict[str, Any]) -> None:
+        info["kept"] |= {"distance_correlation": 0.9, "distance_correlation_chance": 0.1, "explained_variance": 0.25}
+        info["kept"]["knn_overlap_curve"] = [{"neighbors": 5, "overlap": 0.5, "chance": 0.25}]
+
+    change(run / "results.json", older)
+    change(run / "reduction/reduction.json", with_curve)
     (run / "stages.json").unlink()  # else the results were those of another run
-    report(run)
-    assert "exceeds 0.5 in 1 of 4" in (run / "report.html").read_text("utf-8")
+    html = page(run)
+    assert "exceeds 0.5 in\n1 of 4" in html
+    assert ["variance recovered by a linear map", "0.250", ""] in rows(html)
+    assert ["5 nearest neighbours preserved", "50.0\u00a0%", "25.0\u00a0%"] in rows(html)
+    assert ["|student|", "4", "\u2013"] in rows(html)
+    assert ">nan" not in html
 
 
-def test_unfinished_runs_are_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(EdgeseaError, match="no such folder"):
-        report(tmp_path / "nowhere")
-    with pytest.raises(EdgeseaError, match="no run directory"):
-        report(run / "student")
-    _change_json(run / "stages.json", lambda stamps: stamps["stages"]["distill"].update(finished=False))
-    with pytest.raises(EdgeseaError, match=r"unfinished run \(distill\); finish it by running the same `edgesea run`"):
-        report(run)
-    (run / "results.json").unlink()
-    with pytest.raises(EdgeseaError, match="unfinished run"):
-        report(run)
-
-
-def test_results_of_an_earlier_run_are_refused(run: Path) -> None:
-    """What a killed second run leaves: its first stages are new, results.json is old."""
-    _change_json(run / "stages.json", lambda stamps: stamps["stages"]["extract"]["result"].update(windows=1))
-    with pytest.raises(EdgeseaError, match=r"unfinished run \(extract\)"):
-        report(run)
-
-
-def test_damaged_files_are_named(run: Path) -> None:
+def test_bad_input(run: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
+    refuses("report", tmp_path / "nowhere", words=[tmp_path / "nowhere", "results.json"])
+    refuses("report", run / "student", words=[run / "student"])
+    refuses("report", run / "reduction", f"--table={tmp_path}", words=[tmp_path])
     (run / "student/metrics.csv").write_text("epoch,lr\n1,x\n", "utf-8")
-    with pytest.raises(EdgeseaError, match=r"metrics\.csv: damaged"):
-        report(run)
+    refuses("report", run, words=[run / "student/metrics.csv", "x"])
+    change(run / "stages.json", lambda stamps: stamps["stages"]["extract"]["result"].update(windows=1))
+    refuses(
+        "report", run, words=[run, "unfinished run (extract)"]
+    )  # a killed second run leaves the results of the first
+    change(run / "stages.json", lambda stamps: stamps["stages"]["distill"].update(finished=False))
+    refuses("report", run, words=[run, "unfinished run", "distill"])
     (run / "results.json").write_text("[]", "utf-8")
-    with pytest.raises(EdgeseaError, match=r"results.json: not what edgesea wrote"):
-        report(run)
+    refuses("report", run, words=[run / "results.json"])
+    (run / "results.json").unlink()
+    refuses("report", run, words=[run, "unfinished run", "results.json"])
 
 
-def test_summary_counts_windows_and_subset(finished: Path) -> None:
+# ----------------------------------------------------------------- counts and samples
+
+
+def test_windows_and_subset_are_counted(finished: Path) -> None:
     files = read_run(finished)
     assert files.table is not None
     assert files.subset is not None
     counts = summarise(files.table, files.subset)
-    assert dict(counts.clips) == {"train": 8, "validate": 4}
-    assert dict(counts.windows) == files.table.counts
-    assert counts.sensors == ["2", ODD_SENSOR]
-    assert counts.days == ["2024-05-01", "2024-05-02"]
-    assert sum(chosen for _, chosen in counts.frames.values()) == len(files.subset) == 20
-    assert counts.levels.total() == counts.windows.total()
-    assert counts.chosen_levels.total() == 20
-    assert sum(chunk[3] for chunk in counts.chunks) == files.table.counts["validate"]
-
-
-def test_validation_curve_ends_at_what_reduce_reports(finished: Path) -> None:
-    files = read_run(finished)
-    assert files.table is not None
-    sample = sample_windows(files.table, summarise(files.table, None), load_reduction(finished / "reduction"))
-    assert sample is not None
-    assert sample.validation is not None
-    assert sample.validation_windows == files.table.counts["validate"]
-    np.testing.assert_allclose(sample.validation[-1], files.stage("reduce")["explained_variance_validate"], rtol=1e-12)
-    assert len(sample.points) == len(sample.level) == len(sample.sensors) == sum(files.table.counts.values())
-    assert set(sample.labels) == {"hiss", ODD_CLASS}
-
-
-def test_sample_is_bounded(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = read_run(finished)
-    assert files.table is not None
-    monkeypatch.setattr(data, "SAMPLE", 7)
-    sample = sample_windows(files.table, summarise(files.table, None), load_reduction(finished / "reduction"))
-    assert sample is not None
-    assert (sample.points.shape, sample.validation_windows) == ((7, 2), 7)
-
-
-def test_draw_covers_blocks_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "SAMPLE", 500)
-    blocks = data._draw([300, 0, 700], np.random.default_rng(0))
-    assert sum(map(len, blocks)) == 500
-    assert len(blocks[1]) == 0
-    assert 120 < len(blocks[0]) < 180
-    for block, size in zip(blocks, (300, 0, 700), strict=True):
-        assert len(set(block.tolist())) == len(block)
-        assert all(0 <= row < size for row in block)
-    assert data._draw([], np.random.default_rng(0)) == []
-
-
-def test_the_subset_is_described(finished: Path) -> None:
-    html = (finished / "report.html").read_text("utf-8")
-    assert "The 20 windows of the subset were chosen by the method random from 40 windows (split train" in html
-    info = {"method": "dpp", "candidates": 12345, "split": "train", "frame": "week", "seed": 3}
-    info |= {"mean_core": 0.934, "frames": 1040}
-    assert subset_sentence(info, 1000) == (
-        "The 1\u202f000 windows of the subset were chosen by the method dpp from 12\u202f345 windows (split train, "
-        "equally many of each of 1\u202f040 frames: sensor and week, seed 3). "
-        "The k-DPPs chose 93\u00a0% of them, the rest were drawn uniformly."
-    )
-    assert subset_sentence({**info, "mean_core": 1.0}, 1000).endswith("The k-DPPs chose 100\u00a0% of them.")
-    assert "(split all)." in subset_sentence({"method": "spl", "split": "all", "frame": "none"}, None)
+    splits = counts.strata.groupby("split").sum()
+    assert splits.clips.to_dict() == {"train": 8, "validate": 4}
+    assert splits.windows.to_dict() == files.table.counts
+    assert (counts.known("sensor"), counts.known("day")) == (["2", ODD_SENSOR], ["2024-05-01", "2024-05-02"])
+    assert counts.strata.subset.sum() == counts.levels["subset"].total() == len(files.subset) == 20
+    assert counts.levels["table"].total() == 60
+    grid, period = counts.by_period("subset")
+    assert (period, grid.to_numpy().sum(), list(grid.index)) == ("day", 20, ["2", ODD_SENSOR])
 
 
 def test_days_become_weeks_months_or_years() -> None:
-    frames = {("s", f"20{year}-{month:02d}-01"): [1, 1] for year in (10, 11) for month in range(1, 13)}
-    assert _periods(frames)[1] == "day"
-    many = {("s", (date(2024, 1, 1) + timedelta(day)).isoformat()): [1, 1] for day in range(100)}
-    names, unit = _periods(many)
-    assert (unit, names["2024-01-08"], len(set(names.values()))) == ("week", "2024-W02", 15)
-    decades = {("s", f"{year}-{month:02d}-01"): [1, 1] for year in range(2000, 2020) for month in range(1, 13)}
-    assert _periods(decades)[1] == "year"
+    import pandas as pd
+
+    def period(days: Any) -> tuple[str, list[str]]:
+        keys = [("train", sensor, day) for day in days for sensor in ("s", "")]
+        index = pd.MultiIndex.from_tuples(keys, names=["split", "sensor", "day"])
+        grid, name = Counts(pd.DataFrame({"windows": 1}, index), {}, []).by_period("windows")
+        assert grid.to_numpy().sum() == len(keys)
+        return name, list(grid.columns)
+
+    assert period([f"20{year}-{month:02d}-01" for year in (10, 11) for month in range(1, 13)])[0] == "day"
+    name, columns = period([str(day) for day in pd.date_range("2024-01-01", periods=100).date] + [""])
+    assert (name, columns[:2], len(columns)) == ("week", ["", "2024-W01"], 16)
+    assert period([f"{year}-{month:02d}-01" for year in range(2000, 2020) for month in range(1, 13)])[0] == "year"
 
 
-@pytest.mark.parametrize(("name", "millions"), [("sea-512", 636.5), ("sea-256", 159.6), ("sea-128", 131.3)])
-def test_macs_of_the_published_students(name: str, millions: float) -> None:
-    config = StudentConfig.named(name, head="relu_max")
-    assert round(macs(config) / 1e6, 1) == millions
+def test_the_map_shows_a_bounded_sample_of_the_tables_windows(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = read_run(finished).table
+    assert table is not None
+    phi, counts = load_reduction(finished / "reduction"), summarise(table, None)
+    known = {}
+    for chunk in table.chunks():
+        for window, point in enumerate(phi.transform(table.embeddings(chunk.part, chunk.group))):
+            clip = chunk.clip[window]
+            known[point[0].item()] = (chunk.level[window], chunk.splits[clip], chunk.sensors[clip], chunk.labels[clip])
+    for limit, expected in ((2000, 60), (7, 7)):
+        monkeypatch.setattr(data, "SAMPLE", limit)
+        sample = sample_windows(table, counts, phi)
+        assert sample is not None
+        assert len(sample) == sample.x.nunique() == expected
+        for row in sample.itertuples():
+            nearest = min(known, key=lambda x, row=row: abs(x - row.x))  # type: ignore[misc]
+            assert known[nearest] == (row.level, row.split, row.sensor, row.label)
 
 
-def test_html_escapes_all_but_html() -> None:
-    assert element("p", "a<b", Html("<i>c</i>"), title='"x"') == '<p title="&quot;x&quot;">a&lt;b<i>c</i></p>'
-    assert text("caf\udce9") == "caf?"
-    assert "<td>&lt;script&gt;</td>" in table(["a", "b"], [["x", "<script>"]], words=2)
-    assert integer(1234567) == "1\u202f234\u202f567"
+# ----------------------------------------------------------------- hand-written scores
+
+COUNTS = np.array([[18, 2, 0], [5, 10, 5], [0, 1, 9]])
+CLASSES = ["<b>dog</b>", "$cat$", "a hen with a name that is far too long for any axis"]
 
 
-def test_svg_takes_colours_and_fonts_from_the_page() -> None:
-    with drawing("test", 2.0, 1.0) as figure:
-        axes = figure.subplots()
-        axes.set_title("<t> $1$ 日本")
-        svg = inline(figure, 'a "test"')
-    assert svg.startswith('<svg class="plot" role="img" aria-label="a &quot;test&quot;"')
-    assert "var(--ink)" in svg
-    assert "&lt;t&gt; $1$ 日本" in svg
-    assert not re.search("#0a0b|font-family|DejaVu|<style|<metadata|http|<g id", svg)
+def single_label(counts: Any = COUNTS, classes: Any = CLASSES, **more: Any) -> dict[str, Any]:
+    counts = np.asarray(counts)
+    recalls = np.diag(counts) / np.maximum(counts.sum(1), 1)
+    return {
+        "task": "esc50",
+        "probe": asdict(ProbeOptions()),
+        "accuracy": float(np.trace(counts) / counts.sum()),
+        "class_accuracy": float(recalls.mean()),
+        "accuracy_by_fold": {"1": 0.5, "2": 0.75},
+        "accuracy_by_class": dict(zip(classes, recalls.tolist(), strict=True)),
+        "confusion": {
+            "classes": list(classes),
+            "columns": [*classes, "(none)"][: counts.shape[1]],
+            "counts": counts.tolist(),
+        },
+        "clips": int(counts.sum()),
+        "embedding_size": 8,
+        **more,
+    }
 
 
-def test_labels_keep_both_ends() -> None:
-    assert label("sonycnode-b827eb0fedda.sonyc", 13) == "sonycn….sonyc"
-    assert label("a\nb\udce9") == "a?b?"
+def tags(**options: Any) -> dict[str, Any]:
+    own = TaggingOptions(**options)
+    scores = {"micro_auprc": 0.8, "macro_auprc": None, "micro_f1": 0.7, "lwlrap": 0.9}
+    found = {
+        "task": "sonyc_ust",
+        "tagging": own.to_dict(),
+        "label_mode": own.label_mode,
+        **scores,
+        "confidence": {"micro_auprc": [0.7654, 0.8345], "macro_auprc": None, "lwlrap": [float("nan"), float("nan")]},
+        "class_auprc": {"engine": 0.5, "dog": None},
+        "train_clips": 13538,
+        "clips": 538,
+        "embedding_size": 8,
+    }
+    return {**found, "coarse": {**scores, "micro_auprc": 0.888}} if own.label_mode == "fine" else found
+
+
+def shown(folder: Path, **systems: dict[str, Any]) -> str:
+    """The page of a run that has nothing but results.json."""
+    results = {"config": {"evaluate": {}}, "extract": {}, "distill": {}, "evaluate": systems}
+    write_json(folder / "results.json", results)
+    return page(folder)
+
+
+def test_matrices_and_confusions_are_shown(tmp_path: Path) -> None:
+    student = single_label([[10, 10, 0], [2, 13, 5], [0, 0, 10]])
+    html = shown(tmp_path, teacher=single_label(), reduced=single_label(), student=student)
+    assert texts(html).count("predicted") == 2  # not of the reduced
+    assert {"$cat$ (20)", "18", "13"} <= set(texts(html))
+    assert ["&lt;b&gt;dog&lt;/b&gt;", "$cat$", "10", "50.0\u00a0%", "2"] in rows(html)
+    assert ["$cat$", "&lt;b&gt;dog&lt;/b&gt;", "2", "10.0\u00a0%", "5"] in rows(html)
+    assert ["student", "62.5", "17.7", "50.0", "75.0"] in rows(html)
+    assert not any(CLASSES[2] in text for text in texts(html))  # shortened
+    wide = single_label(np.hstack([COUNTS, [[1], [0], [0]]]))
+    assert "(none)" in texts(shown(tmp_path, student=wide))
+    big = single_label(np.eye(50, dtype=int) * 41, [f"class-{number}" for number in range(50)])
+    html = shown(tmp_path, teacher=big, student=big)
+    assert texts(html).count("class-7") == 5  # among the bars, and twice beside and below each matrix
+    assert "41" not in texts(html)  # nor do numbers fit
+
+
+def test_the_most_frequent_confusions_come_first() -> None:
+    counts = [[9, 3, 0, 50], [0, 4, 3, 0], [1, 0, 7, 0]]  # the last column is not a class
+    found = confusion({"confusion": {"classes": [*"abc"], "columns": [*"abc", "(none)"], "counts": counts}})
+    assert [pair[:3] for pair in most_confused(found, None)] == [["b", "c", 3], ["a", "b", 3], ["c", "a", 1]]
+    assert most_confused(found, None, 1)[0][3] == 3 / 7
+    assert confusion({}) is None
+    assert confusion({"confusion": {"classes": [], "counts": []}}) is None
+
+
+def test_tags_show_what_is_known_of_them(tmp_path: Path) -> None:
+    html = shown(tmp_path, teacher=tags(), student=tags())
+    micro = "0.800|0.765\u20130.835|100\u00a0% of teacher|"
+    expected = [micro, "\u2013", "0.700|100\u00a0% of teacher|", "0.900|100\u00a0% of teacher|"]
+    assert ["|student|", "8", *expected] in rows(html)
+    assert {"engine", "dog", "AUPRC"} <= set(texts(html))
+    assert "micro AUPRC on sonyc_ust (coarse tags) (0.800 of 0.800)" in html
+    fine = shown(tmp_path, student=tags(label_mode="fine"))
+    assert ["|student|", "0.888", "\u2013", "0.700", "0.900"] in rows(fine)
+    assert "AUPRC of the fine tags of each class" in fine
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (tags(eval_split="test", split_path=Path("to/mine.csv")), ["of the split test (from mine.csv)", "AutoPool"]),
+        (tags(members=5, context=True), ["the mean of 5 networks", "where and when a clip was recorded"]),
+        (tags(target_mode="framewise"), ["each window is"]),
+        (tags(monitor="validate"), ["the scores are optimistic"]),
+        (single_label(probe=asdict(ProbeOptions("mlp", search=True))), ["a network\non", "leaving out each"]),
+        (single_label(probe=asdict(ProbeOptions("svm", "statistics"))), ["a support vector machine", "median of"]),
+        (single_label(chosen={"1": {"C": 0.001, "<i>": None}}), ["C 0.001, &lt;i&gt; None"]),
+        (single_label(failed={"<u>.wav": "<script>"}), ["&lt;u&gt;.wav", "1 clips of the task could not be embedded"]),
+    ],
+)
+def test_the_protocol_is_described(tmp_path: Path, scores: dict[str, Any], words: list[str]) -> None:
+    html = shown(tmp_path, student=scores)
+    assert [word for word in words if word not in html] == []
+    optimistic = (scores.get("tagging") or {}).get("monitor") == "validate"
+    assert ("optimistic" in html) == optimistic
+    assert not re.search("<i>|<u>|<script", html)
+
+
+def test_hardly_any_scores_are_enough(tmp_path: Path) -> None:
+    nothing = {"accuracy": None, "accuracy_by_fold": {"1": None}, "accuracy_by_class": {"a": None}}
+    nothing |= {"class_auprc": {}, "confidence": None, "confusion": None, "chosen": None, "failed": None}
+    html = shown(tmp_path, student={"task": "esc50", "classifier": "mlp", "clips": 4, "embedding_size": 8, **nothing})
+    assert "<svg" not in html
+    assert "Task esc50: 4 clips evaluated." in html
+    one = shown(tmp_path, student=single_label([[4]], ["dog"], accuracy_by_fold={"1": 1.0}))
+    assert one.count("<svg") == 3
+
+
+def test_not_a_run_is_an_error(tmp_path: Path) -> None:
+    write_json(tmp_path / "results.json", {"parameters": 3})
+    with pytest.raises(EdgeseaError, match=r"results\.json"):
+        report(tmp_path)

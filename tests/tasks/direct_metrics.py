@@ -60,7 +60,9 @@ def area(counts: pd.DataFrame, ties: str, rising: bool = False) -> float:
         counts = counts[::-1]
     precision = (counts["TP"] / np.maximum(counts["TP"] + counts["FP"], 0.5)).tolist()
     recall = (counts["TP"] / np.maximum(counts["TP"] + counts["FN"], 0.5)).tolist()
-    order = introsort(recall) if ties == "published" else sorted(range(len(recall)), key=recall.__getitem__)
+    order = np.argsort(recall, kind="stable")
+    if ties == "published":  # numpy's introsort
+        order = np.argsort(np.array(recall, np.longdouble))
     return float(auc([0.0, *(recall[i] for i in order), 1.0], [1.0, *(precision[i] for i in order), 0.0]))
 
 
@@ -109,50 +111,3 @@ def direct_fine_scores(labels: np.ndarray, scores: np.ndarray, taxonomy: Taxonom
         arrays = labels[:, complete] == 1, scores[:, complete], vague, vague_scores
         tables.append(table(arrays[1], lambda t, arrays=arrays: fine_confusion(*arrays, t)))
     return scores_of(tables, taxonomy.names)
-
-
-def introsort(values: list[float]) -> list[int]:
-    """Indices in the order in which the introsort of numpy (until its vector code) leaves the values.
-
-    Quicksort with the median of three as the pivot, parked before the last place; of the two parts the larger waits on
-    a stack; parts of up to 16 values are sorted by insertion. Its fall-back, heapsort, is for depths that sorted lists
-    do not reach.
-    """
-    order, waiting = list(range(len(values))), [(0, len(values) - 1)]
-
-    def swap(i: int, j: int) -> None:
-        order[i], order[j] = order[j], order[i]
-
-    def less(i: int, j: int) -> bool:
-        return values[order[i]] < values[order[j]]
-
-    while waiting:
-        low, high = waiting.pop()
-        while high - low >= 16:
-            middle = low + (high - low) // 2
-            for first, second in ((low, middle), (middle, high), (low, middle)):
-                if less(second, first):
-                    swap(first, second)
-            pivot = values[order[middle]]
-            swap(middle, high - 1)
-            i, j = low + 1, high - 2
-            while True:
-                while values[order[i]] < pivot:
-                    i += 1
-                while pivot < values[order[j]]:
-                    j -= 1
-                if i >= j:
-                    break
-                swap(i, j)
-                i, j = i + 1, j - 1
-            swap(i, high - 1)
-            left, right = (low, i - 1), (i + 1, high)
-            shorter, longer = (left, right) if i - low < high - i else (right, left)
-            waiting.append(longer)
-            low, high = shorter
-        for i in range(low + 1, high + 1):
-            moved, j = order[i], i
-            while j > low and values[moved] < values[order[j - 1]]:
-                order[j], j = order[j - 1], j - 1
-            order[j] = moved
-    return order

@@ -42,15 +42,8 @@ def test_clips_are_scored_by_the_mean_of_their_windows(data: Path) -> None:
     assert result["accuracy"] == task.score(features, ProbeOptions(), None, 0)["accuracy"] > 0.9
     low, high = result["confidence"]["accuracy"]
     assert 0.5 < low <= result["accuracy"] <= high <= 1
-    assert {key: result[key] for key in ("task", "model", "window", "hop", "embedding_size", "clips", "failed")} == {
-        "task": "esc50",
-        "model": "spectral",
-        "window": 1.0,
-        "hop": 0.5,
-        "embedding_size": 512,
-        "clips": 20,
-        "failed": {},
-    }
+    wanted = {"task": "esc50", "model": "spectral", "window": 1.0, "hop": 0.5, "embedding_size": 512, "clips": 20}
+    assert {**result, **wanted, "failed": {}} == result
 
 
 def test_reduced_embeddings_are_reduced_by_the_window_and_then_averaged(data: Path, small_reduction: Path) -> None:
@@ -97,9 +90,7 @@ def test_tags_are_scored_on_the_verified_validation_clips(tagged: Path, tmp_path
     assert result["confidence"]["micro_f1"] == [1.0, 1.0]
     assert sorted(result["class_auprc"]) == ["engine", "music"]
     official = sonyc_ust_scores(written, tagged / "annotations.csv", tagged / "dcase-ust-taxonomy.yaml", mode)  # type: ignore[arg-type]
-    assert {name: result[name] for name in ("micro_auprc", "macro_auprc")} == {
-        name: official[name] for name in ("micro_auprc", "macro_auprc")
-    }
+    assert {**result, **official} == result | {"lwlrap": official["lwlrap"]}
 
 
 def test_the_results_file_says_what_is_returned(data: Path, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-import csv
 import itertools
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
@@ -12,7 +12,7 @@ from edgesea.audio.framing import Framing
 from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
-from edgesea.tasks.features import Bags, window_embeddings
+from edgesea.tasks.features import Bags
 from edgesea.tasks.folds import LAYOUTS, FoldTask, fold_scores
 from edgesea.tasks.options import ProbeOptions
 
@@ -78,6 +78,8 @@ def test_the_fold_under_test_is_never_trained_on(classifier: Any, features: Any,
     rows[np.repeat(task.folds == 2, 2)] = 1e3
     chosen = task.score(bags.with_rows(rows), probe, [2]).get("chosen")
     assert first.get("chosen") == other.get("chosen") == chosen
+    if classifier == "svm" and search:
+        assert set(chosen["2"]) == {"C", "gamma"}
 
 
 @pytest.mark.parametrize("search", [False, True])
@@ -87,13 +89,6 @@ def test_leaking_folds_would_be_noticed(search: bool) -> None:
     twice = task_of(np.tile(task.labels, 2), [*task.folds, *np.roll(task.folds, len(task.folds) // 3)])
     bags = bags_of(np.tile(identity(task), (2, 1)))
     assert twice.score(bags, ProbeOptions(search=search))["accuracy"] == 1.0
-
-
-def test_a_search_reports_what_it_chose_for_each_fold_tested() -> None:
-    task = made_of()
-    result = task.score(bags_of(informative(task)), ProbeOptions("svm", search=True), [1, 3])
-    assert list(result["chosen"]) == ["1", "3"]
-    assert set(result["chosen"]["1"]) == {"C", "gamma"}
 
 
 def test_scores_agree_with_scikit_learn() -> None:
@@ -168,22 +163,19 @@ def test_the_real_metadata_is_read(shared_data: Path) -> None:
 
 
 def test_a_real_clip_moved_to_another_fold_is_found(shared_data: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(shared_data / "esc10" / "meta" / "esc50.csv")
+    first, second = np.flatnonzero(rows["src_file"] == 17808)
+    rows.loc[second, "fold"] = rows.loc[first, "fold"] % 5 + 1
     (tmp_path / "meta").mkdir()
-    with (shared_data / "esc10" / "meta" / "esc50.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    lines = [line for line, row in enumerate(rows, 2) if row["src_file"] == "17808"]
-    rows[lines[1] - 2]["fold"] = str(int(rows[lines[0] - 2]["fold"]) % 5 + 1)
-    with (tmp_path / "meta" / "esc50.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    with pytest.raises(EdgeseaError, match=rf"esc50\.csv: line {lines[0]}, src_file: '17808'; line {lines[1]}"):
+    rows.to_csv(tmp_path / "meta" / "esc50.csv", index=False)
+    with pytest.raises(EdgeseaError, match=rf"esc50\.csv: line {first + 2}, src_file: '17808'; line {second + 2}"):
         FoldTask.load("esc50", tmp_path)
 
 
 def write_table(data: Path, text: str, name: str = "urbansound8k") -> Path:
-    (data / LAYOUTS[name].table).parent.mkdir(parents=True)
-    (data / LAYOUTS[name].table).write_text(text)
+    path = data / LAYOUTS[name][0]
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
     return data
 
 
@@ -219,23 +211,11 @@ def test_a_bad_row_is_refused_by_its_line(tmp_path: Path, row: str, words: list[
 def test_a_teacher_recognises_real_clips(shared_data: Path) -> None:
     """Two clips of each class in each of three folds, each clip a window: 0.99 of all 400 are recognised."""
     whole = FoldTask.load("esc50", shared_data / "esc10")
-    place = [
-        np.flatnonzero((whole.folds == fold) & (whole.labels == name))[:2]
-        for fold in (1, 2, 3)
-        for name in sorted(set(whole.labels))
-    ]
-    chosen = np.concatenate(place)
+    names = sorted(set(whole.labels))
+    groups = itertools.product((1, 2, 3), names)
+    chosen = np.concatenate([np.flatnonzero((whole.folds == f) & (whole.labels == name))[:2] for f, name in groups])
     task = FoldTask("esc50", [whole.paths[clip] for clip in chosen], whole.labels[chosen], whole.folds[chosen])
     model = load_model("efficientat/mn04", shared_data / "efficientat" / "mn04_as_mAP_432.pt")
     files = list(embed_files(model, task.paths, Framing(5.0, 5.0)))
     bags = Bags(np.concatenate([file.embedding[:1] for file in files]), np.ones(60, np.int64))  # type: ignore[index]
     assert task.score(bags)["accuracy"] > 0.9
-
-
-@pytest.mark.slow
-def test_a_logistic_probe_on_whole_clips_of_esc10_is_right_97_times_in_a_hundred(shared_data: Path) -> None:
-    task = FoldTask.load("esc50", shared_data / "esc10")
-    teacher = load_model("efficientat/mn04", shared_data / "efficientat" / "mn04_as_mAP_432.pt")
-    bags, failed = window_embeddings(teacher, task.paths, Framing(5.0, 5.0), 16, 2, None)
-    assert failed == {}
-    assert task.score(bags)["accuracy"] >= 0.97

@@ -1,23 +1,35 @@
-"""``report``: a run as one page to look at; also a reduction alone, and a model selection."""
+"""``report``: a run, a reduction or a model selection as one page to look at."""
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgesea.artifact import atomic_path, read_json
+from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError, missing_extra
 
-REPORT_FILE = "report.html"
-SELECTION_FILE = "select.json"
+if TYPE_CHECKING:
+    from edgesea.report.data import Counts, Run
+    from edgesea.table.reader import Table
+
+REDUCTION_FILE = "reduction.json"
+MEASURES = {  # key among the measures of a reduction -> name
+    "explained_variance": "variance recovered by a linear map",
+    "trustworthiness": "trustworthiness",
+    "continuity": "continuity",
+    "distance_rank_correlation": "rank correlation of distances",
+}
 
 
-def report(run: Path) -> dict[str, Any]:
-    """Write a run's results, data and training as one page that needs no network: RUN/report.html.
+def report(folder: Path, *, table: Path | None = None) -> dict[str, Any]:
+    """Write a page about a run, a reduction or a selection that works offline: FOLDER/report.html.
 
     Parameters
     ----------
-    run : Path
-        Run directory of `edgesea run`. Artifacts that were deleted from it to save space (table, student) are left out
-        of the report.
+    folder : Path
+        Run directory of `edgesea run`, folder of `edgesea reduce` or folder of `edgesea select`. Artifacts that were
+        deleted from a run to save space (table, student) are left out of its page.
+    table : Path, optional
+        Of a reduction: the table that it was fitted on, for a map of its windows; default: the one of its run.
 
     Returns
     -------
@@ -27,123 +39,181 @@ def report(run: Path) -> dict[str, Any]:
     Raises
     ------
     EdgeseaError
-        If `run` is no run directory, the run is not finished, or a file in it is damaged.
+        If `folder` is none of these, the run is not finished, a file is damaged, or the table has other embeddings.
     """
-    _require()
-    from edgesea.reduction import load_reduction
-    from edgesea.report.data import level_unit, sample_windows, summarise
-    from edgesea.report.reduction import reduction_section
-    from edgesea.report.run import REDUCTION, read_run
-    from edgesea.report.scores import result_section, summary, task_section
-    from edgesea.report.sections import data_section, provenance_section, training_section
-
-    folder = Path(run)
-    files = read_run(folder)
-    counts = None if files.table is None else summarise(files.table, files.subset)
-    sample = None
-    if files.table is not None and counts is not None and files.reduction:
-        sample = sample_windows(files.table, counts, load_reduction(folder / REDUCTION))
-    reduced = files.stage("reduce")
-    sections = [
-        ("Result", result_section(files)),
-        ("Data", data_section(files, counts)),
-        (
-            "Reduction",
-            reduction_section({**reduced, **files.reduction} if reduced else {}, sample, level_unit(files.table)),
-        ),
-        ("Training", training_section(files)),
-        ("Task", task_section(files)),
-        ("Provenance", provenance_section(files)),
-    ]
-    return {"report": str(_write(folder, folder.resolve().name, summary(files), sections))}
-
-
-def reduction_page(folder: Path, table: Path, subset: Path | None = None) -> Path:
-    """Write what a reduction keeps, with a map of the windows, as one page that needs no network: FOLDER/report.html.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the reduction.
-    table : Path
-        Folder of the table that it was fitted on.
-    subset : Path, optional
-        The subset that it was fitted on, for the page to say how it was chosen.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    EdgeseaError
-        If the reduction, the table or the subset is missing or damaged, or the table has other embeddings.
-    """
-    _require()
-    from edgesea.reduction import load_reduction
-    from edgesea.reduction.base import REDUCTION_FILE
-    from edgesea.report.data import level_unit, sample_windows, summarise
-    from edgesea.report.reduction import reduction_section, subset_sentence
-    from edgesea.sampling.subset import Subset
-    from edgesea.table.reader import Table
-
-    folder = Path(folder)
-    phi, info, source = load_reduction(folder), read_json(folder / REDUCTION_FILE), Table(table)
-    if phi.input_size != source.embedding_size:
-        raise EdgeseaError(
-            f"{folder}: reduces embeddings of {phi.input_size} dimensions, and those of {table} have "
-            f"{source.embedding_size}; give the table that it was fitted on"
-        )
-    chosen = None if subset is None else Subset.load(Path(subset))
-    about = f"{phi.method}: the embeddings of {source.info['teacher'].get('id')} reduced from {phi.input_size} to "
-    about += f"{phi.output_size} dimensions."
-    if chosen is not None:
-        about = f"{about} {subset_sentence(chosen.info, len(chosen))}"
-    sample = sample_windows(source, summarise(source, chosen), phi)
-    body = reduction_section(info, sample, level_unit(source))
-    return _write(folder, folder.resolve().name, about, [("Reduction", body)])
-
-
-def selection_page(folder: Path) -> Path:
-    """Write the scores of a model selection as one page that needs no network: FOLDER/report.html.
-
-    Parameters
-    ----------
-    folder : Path
-        With ``select.json``.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    EdgeseaError
-        If there is no ``select.json``, or it is not what `edgesea select` writes.
-    """
-    _require()
-    from edgesea.report.selection import read_selection, selection_sections, selection_summary
-
-    folder = Path(folder)
-    selection = read_selection(folder / SELECTION_FILE)
-    return _write(folder, folder.resolve().name, selection_summary(selection), selection_sections(selection))
-
-
-def _require() -> None:
     try:
-        import matplotlib  # noqa: F401
         import pyarrow  # noqa: F401
-        import yaml  # noqa: F401
+
+        from edgesea.report.data import SELECTION
+        from edgesea.report.pages import write_page
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train") from error
+    folder = Path(folder)
+    if (folder / REDUCTION_FILE).is_file():
+        kind, content = "reduction", _reduction(folder, table)
+    elif (folder / SELECTION).is_file():
+        kind, content = "selection", _selection(folder)
+    else:
+        kind, content = "run", _run(folder)
+    return {"report": write_page(folder / "report.html", kind, title=folder.resolve().name, **content)}
 
 
-def _write(folder: Path, title: str, summary: object, sections: list[tuple[str, Any]]) -> Path:
-    from edgesea.report.html import page
+def _run(folder: Path) -> dict[str, Any]:
+    """What run.jinja shows."""
+    import yaml
 
-    path = folder / REPORT_FILE
-    with atomic_path(path) as temporary:
-        temporary.write_text(page(title, summary, sections), "utf-8")
-    return path
+    from edgesea.models.student_config import StudentConfig, macs
+    from edgesea.report.data import METRICS, details, read_run, summarise
+    from edgesea.report.pages import duration
+    from edgesea.report.summary import shown_scores
+
+    run = read_run(folder)
+    counts = None if run.table is None else summarise(run.table, run.subset)
+    scores, architecture = run.scores, run.student.get("architecture")
+    ends = [
+        (METRICS[name], *(scores.get(own, {}).get(name) for own in ("teacher", "student")))
+        for name in shown_scores(scores)
+    ]
+    return {
+        "run": run,
+        "headline": next((own for own in ends if own[1] and own[2] is not None), None),
+        "coarse": {name: own["coarse"] for name, own in scores.items() if own.get("coarse")},
+        "macs": macs(StudentConfig.from_dict(architecture)) if architecture else None,
+        "counts": counts,
+        **_windows(run, counts),
+        **_preserved({**run.stage("reduce"), **run.reduction}, folder / "reduction", run.table, counts),
+        **_training(run),
+        **details(scores),
+        "failed": [pair for own in scores.values() for pair in (own.get("failed") or {}).items()],
+        "times": [(name, duration(seconds)) for name, seconds in run.results.get("seconds", {}).items()],
+        "digests": _digests(folder, run.table),
+        "config": [
+            yaml.safe_dump({name: options}, sort_keys=False, allow_unicode=True)
+            for name, options in run.results["config"].items()
+        ],
+    }
+
+
+def _windows(run: "Run", counts: "Counts | None") -> dict[str, Any]:
+    """Rows of the table of splits; what the plot of sensors and days shows, if these are known."""
+    from edgesea.report.pages import audio, integer, percent
+
+    if counts is None:
+        return {"splits": [], "grid": None}
+    found, hop = counts.strata.groupby("split").sum(), run.results["config"].get("extract", {}).get("hop")
+    splits = [
+        (split, integer(clips), integer(count), percent(count / found.windows.sum(), 1), audio(hop and count * hop))
+        for split, clips, count, _ in found.itertuples()
+    ]
+    column, what = ("windows", "windows") if run.subset is None else ("subset", "windows in the subset")
+    located = max(len(counts.known("sensor")), len(counts.known("day"))) > 1
+    return {"splits": splits, "grid": (*counts.by_period(column), what) if located else None}
+
+
+def _training(run: "Run") -> dict[str, Any]:
+    """The rule by which the student's weights were chosen, and the epoch that it chose."""
+    keep = run.student.get("provenance", {}).get("training", {}).get("keep", "best")
+    if run.history is None or run.history.empty:
+        return {"keep": keep, "epoch": None}
+    last, best = run.history.epoch.iloc[-1], run.history.epoch[run.history.val_mse.idxmin()]
+    return {"keep": keep, "epoch": int(last if keep == "last" else best)}
+
+
+def _digests(folder: Path, table: "Table | None") -> list[tuple[str, str]]:
+    rows = []
+    if table is not None:
+        teacher = table.info["teacher"]
+        rows.append((f"teacher {teacher['id']}", teacher.get("sha256") or "not recorded"))
+        rows.append(("table (clips, sizes, splits)", str(table.info.get("manifest_sha256"))))
+    for name in ("reduction/reduction.safetensors", "student/model.safetensors"):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                rows.append((name, hashlib.file_digest(file, "sha256").hexdigest()))
+    return rows
+
+
+def _reduction(folder: Path, table: Path | None) -> dict[str, Any]:
+    """What reduction.jinja shows."""
+    from edgesea.report.data import summarise
+    from edgesea.table.reader import Table
+
+    info, beside = read_json(folder / REDUCTION_FILE), folder.resolve().parent / "table"
+    if table is None and (beside / "table.json").is_file():
+        table = beside
+    source = None if table is None else Table(table)
+    if source is not None and info.get("input_size") != source.embedding_size:
+        raise EdgeseaError(
+            f"{folder}: reduces embeddings of {info.get('input_size')} dimensions, but those of {table} have "
+            f"{source.embedding_size}; give the table that it was fitted on"
+        )
+    provenance = info.get("provenance") or {}
+    return {
+        "teacher": (provenance.get("teacher") or {}).get("id", "?"),
+        "subset": provenance.get("subset"),
+        **_preserved(info, folder, source, None if source is None else summarise(source, None)),
+    }
+
+
+def _preserved(info: dict[str, Any], folder: Path, table: "Table | None", counts: "Counts | None") -> dict[str, Any]:
+    """What a reduction preserves: its measures, and a sample of windows for the map."""
+    import numpy as np
+
+    from edgesea.reduction import load_reduction
+    from edgesea.report.data import sample_windows
+    from edgesea.report.pages import decimal, percent
+
+    kept, sample = info.get("kept") or {}, None
+    measures = [(name, decimal(kept[key]), "") for key, name in MEASURES.items() if key in kept]
+    single = {
+        "neighbors": kept.get("neighbors"),
+        "overlap": kept.get("knn_overlap"),
+        "chance": kept.get("knn_overlap_chance"),
+    }
+    for own in kept.get("knn_overlap_curve") or [single] if kept else ():
+        name = f"{own['neighbors']} nearest neighbours preserved"
+        measures.append((name, percent(own["overlap"], 1), percent(own["chance"], 1)))
+    if table is not None and counts is not None and (folder / REDUCTION_FILE).is_file():
+        sample = sample_windows(table, counts, load_reduction(folder))
+    total = np.cumsum(info.get("explained_variance_ratio") or [])
+    needed = [(share, 1 + int(np.searchsorted(total, share - 1e-9))) for share in (0.5, 0.8, 0.9, 0.95, 0.99)]
+    return {
+        "info": info,
+        "measures": measures,
+        "needed": [(share, count) for share, count in needed if count <= len(total)],
+        "sample": sample,
+        "unit": "dB" if table is None else table.info.get("level", {}).get("unit", "dB"),
+    }
+
+
+def _selection(folder: Path) -> dict[str, Any]:
+    """What selection.jinja shows: all trials by score; columns of which nothing is known are left out."""
+    from edgesea.report.data import read_selection
+    from edgesea.report.pages import MISSING, decimal, duration, integer, percent, show
+
+    found = read_selection(folder)
+    metric, trials, chosen = found.metric, found.trials, found.chosen
+    if trials.empty:
+        return {"found": found}
+    ties = None
+    if chosen and chosen["standard_error"] == chosen["standard_error"]:
+        rivals = trials[trials.complete & (trials.index != found.winner)]
+        rivals = rivals[rivals.score >= chosen["score"] - chosen["standard_error"]]
+        ties = rivals.sort_values("dimensions", kind="stable").to_dict("records")
+    order = trials.sort_values(["complete", "score", "dimensions"], ascending=[False, False, True], kind="stable")
+    columns = {
+        "": ["★" if index == found.winner else "" if order.complete[index] else MISSING for index in order.index],
+        "sampling": order.sampling_text,
+        "reduction": order.reduction_text,
+        "classifier": order.classifier_text,
+        "dimensions": order.dimensions.map(integer),
+        metric.name: [show(metric, own) for own in order.score],
+        "std. error": [show(metric, own, unit=False) for own in order.standard_error],
+        "over seeds": [show(metric, own, unit=False) for own in order.score_std],
+        "of teacher": [percent(own / found.reference) if found.reference else "" for own in order.score],
+        "trust.": [decimal(own.get("trustworthiness")) for own in order.kept],
+        "neighbours preserved": [percent(own.get("knn_overlap")) for own in order.kept],
+        "time": [MISSING if own != own else duration(own) for own in order.seconds],
+    }
+    shown = {name: cells for name, cells in columns.items() if name == "" or {*cells} - {"", MISSING}}
+    rows = list(zip(*shown.values(), strict=True))
+    return {"found": found, "ties": ties, "head": list(shown), "rows": rows, "words": list(shown).index("dimensions")}

@@ -1,43 +1,72 @@
 """``tables``: the tables of the SEA paper, from the runs, selections and evaluations that exist."""
 
-import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from edgesea.artifact import atomic_path, check_file
 from edgesea.errors import EdgeseaError
-from edgesea.report.selection import EVERYTHING
-from edgesea.report.tables_data import Record, read_records
-from edgesea.report.tables_page import Entry, Place, Sheet, count, to_html, to_markdown
-from edgesea.report.tables_published import AUPRC, OUT_OF_DOMAIN, Published, read_published
-from edgesea.report.tables_systems import STUDENTS, TEACHER
-from edgesea.sampling.methods import METHODS
+from edgesea.report.data import Frame
+from edgesea.report.pages import integer, write_page
+from edgesea.report.scores import SONYC, STUDENTS, read_scores
 
-log = logging.getLogger(__name__)
-
+Figures = dict[tuple[str, str, str], str]  # table, row and column, as the paper calls them -> value
+PUBLISHED = Path(__file__).with_name("published.csv")
 TITLE = "Tables of the SEA paper"
-ABOUT = (
-    'Scores of our own, laid out as in Srivastava et al., "Specialized embedding approximation for edge intelligence: '
-    'a case study in urban sound classification", ICASSP 2021.'
+PAPER = (
+    'Srivastava et al., "Specialized embedding approximation for edge intelligence: a case study in urban sound '
+    'classification", ICASSP 2021'
 )
-PAPERS_TEACHER = "openl3/"  # of other teachers, the paper has no figures
-SONYC = "sonyc_ust"
-MEAN_OF_FOLDS = "urbansound8k"  # whose authors ask for it; the folds of the others are of equal size
-RECORDINGS = "the recordings that the judged clips were cut from, or the clips where those are not known"
-SHARED = (
-    "label_mode", "eval_split", "target_mode", "classifier", "features", "data", "folds", "clips", "hop", "center",
-    "edgesea",
-)  # fmt: skip
-HEAD = ("system", "dimensions", "parameters")
+ABOUT = {
+    "Table 1": "The models: parameters, weights and the largest activation, in float32.",
+    "Table 2": "SONYC-UST: area under the precision-recall curve (AUPRC). AVC: trained by audio-visual correspondence; "
+    "SEA: by specialised embedding approximation.",
+    "Table 3": "Accuracy on other data sets than the students were distilled for; of UrbanSound8K the mean over the "
+    "folds. In domain: the student was distilled from clips of the data set itself.",
+    "Table 4": "SONYC-UST by sampling and dimensions: of the reduced teacher, and of the student that approximates it.",
+}
+COLUMNS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
+    # table -> column of ours -> its title, and the columns of published figures beside it with what they are called
+    "1": {
+        "parameters_M": ("parameters (M)", {"parameters_M": ""}),
+        "size_MB": ("weights (MB)", {"size_MB": ""}),
+        "activation_MB": ("activation memory (MB)", {"activation_MB": ""}),
+    },
+    "2": {
+        "micro_auprc": ("micro AUPRC", {"avc_micro_auprc": "AVC, ", "sea_micro_auprc": "SEA, "}),
+        "macro_auprc": ("macro AUPRC", {"avc_macro_auprc": "AVC, ", "sea_macro_auprc": "SEA, "}),
+    },
+    "3": {
+        "urbansound8k": ("UrbanSound8K (%)", {"urbansound8k_accuracy": ""}),
+        "esc50": ("ESC-50 (%)", {"esc50_accuracy": ""}),
+        "esc10": ("ESC-10 (%)", {"esc10_accuracy": ""}),
+        SONYC: ("SONYC-UST (micro AUPRC)", {"sonyc_ust_micro_auprc": ""}),
+    },
+    "4": {
+        "micro_auprc": ("micro AUPRC", {"micro_auprc": ""}),
+        "macro_auprc": ("macro AUPRC", {"macro_auprc": ""}),
+        "macro_auprc_5_common": ("macro AUPRC, 5 common classes", {"macro_auprc_5_common": ""}),
+    },
+}
+COMMANDS = {  # table and column -> what makes their scores
+    ("Table 2", "micro_auprc"): "edgesea run examples/sonyc_ust.yaml, edgesea evaluate sonyc_ust DATA edgel3/sea-64"
+    " --out FILE",
+    ("Table 3", "urbansound8k"): "edgesea evaluate urbansound8k DATA RUN/student --out FILE; likewise the teacher",
+    ("Table 3", "esc50"): "edgesea evaluate esc50 DATA RUN/student --out FILE; likewise the teacher",
+    ("Table 4", "micro_auprc"): "edgesea select TABLE sonyc_ust DATA OUT",
+}
+SHARED = ("label_mode", "eval_split", "target_mode", "classifier", "features", "folds", "clips", "hop", "edgesea")
 
 
 def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | None = None) -> dict[str, Any]:
-    """Print the tables of the SEA paper from what has been run: teacher and students, out of domain, sampling.
+    """Print the tables of the SEA paper from what has been run, beside the published figures.
 
-    Scores that were made or judged in different ways, or by different versions of edgesea or of the libraries, are
-    never averaged: they get rows of their own, with the options in which they differ. Runs that differ in their seeds
-    only give a mean and a range.
+    Scores that were made or evaluated in different ways, or by different versions of edgesea or of the libraries, are
+    never averaged: they get rows of their own, and the options in which they differ are columns. Runs that differ in
+    their seeds only give a mean and a range.
 
     Parameters
     ----------
@@ -46,246 +75,212 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
     out : Path
         Where to write the tables: OUT.md and OUT.html.
     published : Path, optional
-        CSV file of the paper's figures, to stand beside ours, with the columns table (2, 3, 4), row, column and value
-        (0 ... 1). Rows of 2 and 3: teacher, sea-512, sea-256, sea-128, sea-64 (the paper's Student 0 to 3); columns of
-        2: micro_auprc, macro_auprc, of 3: urbansound8k (mean of the folds), esc50, esc10. Rows of 4: the methods of
-        `edgesea sample`; columns: reduced-64 or student-64, with any number of dimensions.
+        CSV file of other published figures, with the columns table (1 to 4), row, column and value (scores: 0 ... 1);
+        default: those of the paper. Rows of 1 to 3: teacher, sea-512, sea-256, sea-128, sea-64 (the paper's L3 and
+        Student 0 to 3); columns of 2: micro_auprc, macro_auprc, of 3: urbansound8k (mean of the folds), esc50, esc10.
+        Rows of 4: the methods of `edgesea sample`; columns: reduced-64 or student-64, with any number of dimensions.
 
     Returns
     -------
     dict
-        markdown, html: the files; text: the Markdown; scores: how many were read; missing: what is, and the commands;
-        left_out: scores that could not be shown, and why.
+        markdown, html: the files; text: the Markdown; scores: how many were read; missing: the commands that make what
+        is missing.
 
     Raises
     ------
     EdgeseaError
-        If a path is no finished run, selection or evaluation, if none has scores, or a published figure has no place.
+        If a path is not a finished run, selection or evaluation, if none has scores, or a published figure has no
+        place.
     """
-    figures = None if published is None else read_published(Path(published))
-    records = read_records(runs)
-    sheets = [_table_2(records, figures), _table_3(records, figures), *_table_4(records, figures)]
-    missing = [f"{sheet.heading}: {text}" for sheet in sheets for text in sheet.missing]
-    left_out = [f"{sheet.heading}: {text}" for sheet in sheets for text in sheet.left_out]
-    for line in left_out:
-        log.warning("not shown: %s", line)
-    if not records:
-        names = ", ".join(map(str, runs)) or "no runs given"
-        raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. To make them:", *missing]))
-    markdown, page = (_beside(Path(out), suffix) for suffix in (".md", ".html"))
-    check_file(markdown)
-    text = to_markdown(TITLE, ABOUT, sheets)
-    for path, content in ((markdown, text), (page, to_html(TITLE, ABOUT, sheets))):
-        with atomic_path(path) as temporary:
-            temporary.write_text(content, "utf-8")
-    told = {"scores": len(records), "missing": missing, "left_out": left_out}
-    return {"markdown": str(markdown), "html": str(page), **told, "text": text}
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    name = out.name.removesuffix(".md").removesuffix(".html")
+    figures = read_published(PUBLISHED if published is None else Path(published))
+    source = "Srivastava et al., ICASSP 2021" if published is None else f"as given in {Path(published).name}"
+    scores = read_scores(runs)
+    name = Path(out).name.removesuffix(".md").removesuffix(".html")
     if not name:
-        raise EdgeseaError(f"out: {out} has no name of a file; as --out tables")
-    return out.with_name(name + suffix)
+        raise EdgeseaError(f"out: {out} does not name a file, e.g. --out tables")
+    have = set() if scores.empty else {*zip(scores.table, scores.column, strict=True)}
+    missing = [f"{place[0]}: {command}" for place, command in COMMANDS.items() if place not in have]
+    if scores.empty:
+        names = ", ".join(map(str, runs)) or "no runs given"
+        raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. Make them with", *missing]))
+    scores = pd.concat([_models(), scores], ignore_index=True)
+    headings = [*ABOUT, *sorted({*scores.table} - {*ABOUT})]
+    sheets = [_sheet(heading, scores[scores.table == heading], figures, source) for heading in headings]
+    markdown, html = (Path(out).with_name(name + suffix) for suffix in (".md", ".html"))
+    check_file(markdown)
+    text = _markdown(sheets, missing)
+    with atomic_path(markdown) as temporary:
+        temporary.write_text(text, "utf-8")
+    write_page(html, "tables", title=TITLE, paper=PAPER, sheets=sheets, missing=missing)
+    return {"markdown": str(markdown), "html": str(html), "scores": len(scores), "missing": missing, "text": text}
 
 
-def _figures(published: Published | None, table: str) -> dict[tuple[str, str], float]:
-    return {(row, column): value for (own, row, column), value in (published or {}).items() if own == table}
-
-
-def _metrics(record: Record) -> dict[str, tuple[str, ...]]:
-    """The tables that a score belongs in, each with the metrics of which it shows those that there are.
-
-    Every score belongs in one. A reduction belongs among the samplings, unless it is not known how it was made.
-    """
-    sonyc, found = record.task == SONYC, {}
-    if record.system != "reduced" or not record.sampling:
-        accuracy = "fold_accuracy" if record.task == MEAN_OF_FOLDS else "accuracy"
-        found["Table 2" if sonyc else "Table 3"] = tuple(AUPRC) if sonyc else (accuracy,)
-    if record.system != TEACHER and record.sampling:
-        found["Table 4" if sonyc else f"As table 4: {record.task}"] = ("micro_auprc",) if sonyc else ("accuracy",)
+def read_published(path: Path) -> Figures:
+    """Published figures by table, row and column, all as they are called in the paper."""
+    needed = ["table", "row", "column", "value"]
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError) as error:
+        raise EdgeseaError(f"{path}: not a readable CSV file: {error}") from error
+    if absent := [name for name in needed if name not in frame]:
+        raise EdgeseaError(f"{path}: no column {', '.join(absent)}; needed: {', '.join(needed)}")
+    found: Figures = {}
+    for line, values in enumerate(frame[needed].itertuples(index=False), start=2):
+        table, row, column, value = (own.strip() for own in values)
+        place = _place(table, row, column)
+        if place is None or place in found:
+            reason = "given twice" if place else "no such place in the paper's tables"
+            raise EdgeseaError(f"{path}, line {line}: table {table}, row {row}, column {column}: {reason}")
+        if column != "input" and not (re.fullmatch(r"\d*\.?\d+", value) and (table == "1" or float(value) <= 1)):
+            raise EdgeseaError(f"{path}, line {line}: value must be a number in 0 ... 1, e.g. 0.725, not {value!r}")
+        found[place] = value
     return found
 
 
-def _belonging(records: Sequence[Record], heading: str) -> tuple[list[Record], tuple[str, ...]]:
-    """The scores that a table shows, and what is said of those that it cannot show."""
-    own = [(record, _metrics(record)[heading]) for record in records if heading in _metrics(record)]
-    shown = [record for record, metrics in own if not record.scores.keys().isdisjoint(metrics)]
-    left_out = (
-        f"{record.name} of {record.source}: no {' or '.join(metrics)} (it has {', '.join(record.scores) or 'no score'}"
-        "); if an earlier edgesea made it, evaluate again"
-        for record, metrics in own
-        if record.scores.keys().isdisjoint(metrics)
-    )
-    return shown, tuple(dict.fromkeys(left_out))
+def _place(table: str, row: str, column: str) -> tuple[str, str, str] | None:
+    """Table, row and column as the paper calls them (files may use edgesea's names); None if there is no such place."""
+    if made := re.fullmatch(r"(reduced|student)-([1-9]\d*)", column):
+        row, column = f"{made[1].replace('reduced', 'pca')}-{made[2]} {row}", "micro_auprc"
+    if table != "4":
+        row = {"teacher": "L3", **STUDENTS}.get(row, row)
+    if table == "2" and column in COLUMNS["2"]:
+        column = f"{'avc' if row == 'L3' else 'sea'}_{column}"
+    if table == "3" and column in COLUMNS["3"]:
+        column = f"{column}_accuracy"
+    columns = {"input": ""} if table == "1" else {}
+    for _, beside in COLUMNS.get(table, {}).values():
+        columns |= beside
+    rows = r"(pca|student)-\d+ \w+" if table == "4" else "L3|Student [0-3]"
+    return (table, row, column) if column in columns and re.fullmatch(rows, row) else None
 
 
-def _order(record: Record) -> tuple[Any, ...]:
-    """The teacher, reductions of it, Student 0 to 3 (each before its published weights), and others."""
-    if record.system != "student":
-        return (0, int(record.system != TEACHER), -record.dimensions if record.system != TEACHER else 0)
-    place = list(STUDENTS).index(record.key) if record.key else len(STUDENTS)
-    return (1, place, "published" in record.name, -record.dimensions)
+def _models() -> Frame:
+    """What table 1 shows of the four students: parameters, weights and the largest activation, in float32."""
+    from edgesea.models.student_config import StudentConfig, parameter_count
+
+    rows = []
+    for kind, name in STUDENTS.items():
+        config = StudentConfig.named(kind, head="relu_max")
+        parameters, activations = parameter_count(config), config.n_mels * config.frames() * config.filters[0]
+        values = {"parameters_M": parameters / 1e6, "size_MB": parameters * 4e-6, "activation_MB": activations * 4e-6}
+        system = {"table": "Table 1", "system": f"{name} ({kind})", "key": name, "order": f"2 {name}", "options": {}}
+        system["input"] = f"{config.n_mels}x{config.frames()}"
+        rows += [{**system, "column": column, "value": value} for column, value in values.items()]
+    return pd.DataFrame(rows)
 
 
-def _places(records: Sequence[Record], published: Mapping[tuple[str, str], float]) -> list[Place]:
-    """Rows of the paper's teacher and students, whether or not there are scores."""
-    places = [
-        Place((f"{name} ({key})", key.removeprefix("sea-"), ""), (1, index, False), key)
-        for index, (key, name) in enumerate(STUDENTS.items())
+def _sheet(heading: str, scores: Frame, figures: Figures, source: str) -> dict[str, Any]:
+    """A table ready to be written: a row for each system and combination of options that differ."""
+    number = heading.removeprefix("Table ")
+    given = COLUMNS.get(number, {"accuracy": ("accuracy (%)", {})})
+    words = ["system"] if number in ("1", "2", "3") else ["sampling", "system"]
+    numbers = {"1": ["input"], "2": ["dimensions", "parameters"], "3": ["dimensions", "parameters"]}
+    sizes = numbers.get(number, ["dimensions"])
+    options: Frame = pd.DataFrame(list(scores.options), scores.index)
+    cells = [scores[name] for name in (*words, *sizes, "column")]
+    differ = [  # values that differ anywhere, or that are known of some scores of a cell only: unknown is not equal
+        name
+        for name, own in options.items()
+        if own.nunique() > 1 or own.groupby(cells, dropna=False).nunique(dropna=False).max() > 1
     ]
-    shown = any(record.system == TEACHER for record in records)
-    if not shown or any(row == TEACHER for row, _ in published):
-        places.append(Place((TEACHER, "", ""), (0, 0, 0), TEACHER))
-    return places
+    index = ["order", "key", *words, *differ, *sizes]
+    frame = scores.join(options[differ])
+    frame[index] = frame[index].astype(object).where(frame[index].notna(), "")
+    # The same score may have been read twice, e.g. that of a teacher which several runs share.
+    frame = frame.drop_duplicates([*index, "column", "value", "seeds", "evaluated_with"])
+    titles = {name: title for name, (title, _) in given.items()}
+    titles |= {name: f"{name} (%)" for name in frame.column.unique() if name not in titles}
+    rows: dict[tuple[Any, ...], dict[str, str]] = {}
+    for (*names, column), group in frame.groupby([*index, "column"], sort=False):
+        rows.setdefault(tuple(names), {})[column] = _cell(group, titles[column])
+    present = {key for _, key, *_ in rows}
+    for row in dict.fromkeys(row for table, row, _ in figures if table == number and row not in present):
+        known = _published_row(row, figures.get((number, row, "input"), ""))
+        rows[tuple(known.get(name, "") for name in index)] = {}
+    columns: list[tuple[str, str]] = []  # title, and key in the cells of a row
+    for name, title in titles.items():
+        beside = given.get(name, ("", {}))[1]
+        beside = {own: what for own, what in beside.items() if any(place[::2] == (number, own) for place in figures)}
+        if beside or name in set(frame.column):
+            columns += [
+                (title, name),
+                *((f"published ({what}Table {number})", f"*{own}") for own, what in beside.items()),
+            ]
+        for (_, key, *_), texts in rows.items():
+            values = {own: figures.get((number, key, own)) for own in beside}
+            texts |= {f"*{own}": _number(float(value), title) for own, value in values.items() if value}
+    notes = _notes([text for own in rows.values() for text in own.values()], options.drop(columns=differ), differ)
+    return {
+        "heading": heading,
+        "about": ABOUT.get(heading, "Accuracy, the share of all clips, by sampling and dimensions."),
+        "head": [*words, *differ, *sizes, *(title for title, _ in columns)],
+        "rows": [
+            [
+                *(integer(name) if isinstance(name, int | float) else name for name in names),
+                *(own.get(k, "") for _, k in columns),
+            ]
+            for (_, _, *names), own in sorted(rows.items(), key=lambda row: [str(name) for name in row[0]])
+        ],
+        "words": len(words) + len(differ),
+        "notes": [*notes, *([f"Published: {source}."] if any(key[0] == "*" for _, key in columns) else [])],
+    }
 
 
-def _entry(record: Record, column: str, metric: str, *, scope: str = "", name: str = "") -> Entry:
-    """A score in a table of systems; `scope` stands before the names of options of the protocol."""
-    made = {**record.recipe, **({"sample.method": record.sampling} if record.sampling else {})}
-    known = record.key and (record.system != TEACHER or record.name.startswith(f"{TEACHER} ({PAPERS_TEACHER}"))
-    return Entry(
-        row=(name or record.name, count(record.dimensions), count(record.parameters)),
-        order=_order(record),
-        column=column,
-        value=record.scores[metric],
-        confidence=record.confidence.get(metric),
-        options={**made, **{f"{scope}{option}": value for option, value in record.protocol.items()}},
-        seeds=record.seeds,
-        judged_with=record.judged_with,
-        published=record.key if known and not name else None,
-    )
+def _published_row(row: str, spectrogram: str) -> dict[str, Any]:
+    """The cells that name a row of which there are published figures only."""
+    known: dict[str, Any] = {"key": row, "input": spectrogram}
+    if row == "L3":
+        return {**known, "order": "0", "system": "teacher (L3)"}
+    for kind, name in STUDENTS.items():
+        if row == name:
+            return {**known, "order": f"2 {row}", "system": f"{row} ({kind})", "dimensions": int(kind[4:])}
+    method, size, sampling = re.split("[- ]", row)
+    system = "student" if method == "student" else "reduced"
+    order = f"{int(size):06d} {sampling} {system}"
+    return {**known, "order": order, "sampling": sampling, "system": system, "dimensions": int(size)}
 
 
-def _table_2(records: Sequence[Record], published: Published | None) -> Sheet:
-    own, left_out = _belonging(records, "Table 2")
-    entries = [_entry(record, metric, metric) for record in own for metric in AUPRC if metric in record.scores]
-    figures = _figures(published, "2")
-    present = {record.key for record in own}
-    missing = []
-    if TEACHER not in present:
-        missing.append("the teacher: any edgesea run with evaluate.task sonyc_ust")
-    if lacking := [key for key in STUDENTS if key not in present]:
-        names, size = ", ".join(f"{STUDENTS[key]} ({key})" for key in lacking), lacking[-1].removeprefix("sea-")
-        missing.append(
-            f"{names}: edgesea run examples/sonyc_ust.yaml, with distill.student {lacking[-1]} and reduce.size {size}; "
-            f"with published weights: edgesea evaluate sonyc_ust DATA edgel3/{lacking[-1]} --out FILE.json"
-        )
-    return Sheet(
-        heading="Table 2",
-        about="SONYC-UST: area under the precision-recall curve.",
-        head=HEAD,
-        columns=AUPRC,
-        entries=entries,
-        places=_places(own, figures),
-        published=figures,
-        beside=published is not None,
-        shared=SHARED,
-        missing=tuple(missing),
-        left_out=left_out,
-    )
+def _number(value: float, title: str) -> str:
+    return f"{100 * value:.1f}" if "(%)" in title else f"{value:.2f}" if "(M" in title else f"{value:.3f}"
 
 
-def _table_3(records: Sequence[Record], published: Published | None) -> Sheet:
-    own, left_out = _belonging(records, "Table 3")
-    figures = _figures(published, "3")
-    tasks = [
-        *dict.fromkeys(
-            ["urbansound8k", "esc50", *sorted({*(column for _, column in figures), *(one.task for one in own)})]
-        )
-    ]
-    entries = []
-    for record in own:
-        name = f"{record.name}, in domain" if record.in_domain else ""
-        (metric,) = _metrics(record)["Table 3"]
-        entries.append(_entry(record, record.task, metric, scope=f"{record.task}: ", name=name))
-    present = {record.task for record in own}
-    missing = tuple(
-        f"{OUT_OF_DOMAIN[task]}: edgesea evaluate {task} DATA RUN/student --out FILE.json, and likewise the "
-        "teacher and edgel3/sea-64"
-        for task in ("urbansound8k", "esc50")
-        if task not in present and not (task == "esc50" and "esc10" in present)
-    )
-    about = "Accuracy (%) on other data sets than the students were distilled for: of UrbanSound8K the mean of the "
-    about += "folds' accuracies, as its authors ask; of the others the share of all clips."
-    if any(record.in_domain for record in own):
-        about += (
-            ' "In domain": the student was distilled from clips of the data set itself, so the score belongs elsewhere.'
-        )
-    return Sheet(
-        heading="Table 3",
-        about=about,
-        head=HEAD,
-        columns={task: OUT_OF_DOMAIN.get(task, task) for task in tasks},
-        entries=entries,
-        places=_places(own, figures),
-        published=figures,
-        beside=published is not None,
-        in_percent=True,
-        shared=tuple(f"{task}: {name}" for task in tasks for name in SHARED),
-        resampled=RECORDINGS,
-        missing=missing,
-        left_out=left_out,
-    )
+def _cell(scores: Frame, title: str) -> str:
+    """One score with its interval; of several, their mean, range and number."""
+    values = scores.value
+    mean, low, high = (_number(own, title) for own in (values.mean(), values.min(), values.max()))
+    if len(values) > 1:
+        return f"{mean} ({low} to {high}, {len(values)} runs)"
+    ends = [_number(own, title) for own in (scores.low.iloc[0], scores.high.iloc[0]) if pd.notna(own)]
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
 
 
-def _table_4(records: Sequence[Record], published: Published | None) -> list[Sheet]:
-    """Sampling x dimensions on SONYC-UST, as the paper has it, and on whatever other task there are scores of."""
-    headings = {heading: record.task for record in records for heading in _metrics(record)}
-    others = sorted(task for heading, task in headings.items() if heading.startswith("As table 4"))
-    figures = _figures(published, "4")
-    sheets = [_sampling_table("Table 4", SONYC, "micro_auprc", records, figures, published is not None)]
-    return sheets + [_sampling_table(f"As table 4: {task}", task, "accuracy", records, {}, False) for task in others]
+def _notes(texts: Iterable[str], same: Frame, differ: list[str]) -> list[str]:
+    """What stands below a table."""
+    shared = [f"{name} {own.dropna().iloc[0]}" for name, own in same.items() if name.split(": ")[-1] in SHARED]
+    joined = " ".join(texts)
+    notes = {
+        "[low, high]: 95 % confidence interval, by bootstrap over the evaluated clips, or their recordings.": "["
+        in joined,
+        "Runs that differ in nothing but their seeds: mean (lowest to highest, how many).": "runs)" in joined,
+        f"Same for all scores: {', '.join(shared)}.": bool(shared),
+        "Scores that differ in an option have rows of their own; they cannot be compared directly.": bool(differ),
+    }
+    return [text for text, applies in notes.items() if applies]
 
 
-def _sampling_table(
-    heading: str,
-    task: str,
-    metric: str,
-    records: Sequence[Record],
-    figures: Mapping[tuple[str, str], float],
-    beside: bool,
-) -> Sheet:
-    own, left_out = _belonging(records, heading)
-    methods = [*METHODS, EVERYTHING]
-    entries = []
-    for record in own:
-        options = {**record.recipe, **record.protocol}
-        if record.system == "student":
-            options["student"] = "as in the paper" if record.key else record.name
-        entries.append(
-            Entry(
-                row=(record.sampling, record.system),
-                order=(methods.index(record.sampling) if record.sampling in methods else len(methods), record.system),
-                column=str(record.dimensions),
-                value=record.scores[metric],
-                confidence=record.confidence.get(metric),
-                options=options,
-                seeds=record.seeds,
-                judged_with=record.judged_with,
-                published=f"{record.sampling} {record.system}" if record.system == "reduced" or record.key else None,
-            )
-        )
-    rows = {row: row.split() for row, _ in figures}
-    places = [Place((name, system), (methods.index(name), system), row) for row, (name, system) in rows.items()]
-    sizes = sorted({int(entry.column) for entry in entries} | {int(size) for _, size in figures})
-    missing = "reductions: edgesea select TABLE sonyc_ust DATA OUT; reductions and students: edgesea run "
-    missing += "examples/sonyc_ust.yaml, with each sample.method and reduce.size"
-    complete = task != SONYC or {record.system for record in own} == {"reduced", "student"}
-    shown = "micro AUPRC" if metric == "micro_auprc" else "accuracy (%), the share of all clips,"
-    return Sheet(
-        heading=heading,
-        about=f"{shown} by sampling and dimensions: of the reduced teacher, and of the student that approximates it.",
-        head=("sampling", "system"),
-        columns={str(size): f"{size} dimensions" for size in sizes},
-        entries=entries,
-        places=places,
-        published=figures,
-        beside=beside,
-        in_percent=metric == "accuracy",
-        shared=(*SHARED, "judged by", "reduce.method"),
-        resampled="the judged clips" if task == SONYC else RECORDINGS,
-        missing=() if complete else (missing,),
-        left_out=left_out,
-        words=2,
-    )
+def _markdown(sheets: Iterable[Mapping[str, Any]], missing: list[str]) -> str:
+    """All tables as Markdown (tables of GitHub's kind)."""
+    parts = [f"# {TITLE}", f"Scores of your runs beside those published in {PAPER}."]
+    for sheet in sheets:
+        rule = ["---" if place < sheet["words"] else "---:" for place in range(len(sheet["head"]))]
+        lines = [sheet["head"], rule, *([text or "-" for text in row] for row in sheet["rows"])]
+        parts += [f"## {sheet['heading']}", sheet["about"]]
+        parts.append("\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines))
+        parts.append("\n".join(f"* {_escaped(text)}" for text in sheet["notes"]))
+    parts += ["## Missing", "\n".join(f"* {_escaped(text)}" for text in missing)] if missing else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _escaped(text: str) -> str:
+    clean = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
+    return re.sub(r"([\\|<*`])", r"\\\1", clean)

@@ -1,286 +1,255 @@
-"""The sections about the result: the three systems' scores, and what the student costs."""
+"""Scores for the paper's tables, read from runs, selections and evaluations, with all options that decide them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from edgesea.models.student_config import StudentConfig, macs
-from edgesea.report.html import (
-    MISSING,
-    Html,
-    decimal,
-    element,
-    figure,
-    integer,
-    join,
-    note,
-    percent,
-    table,
-    tiles,
-)
-from edgesea.report.protocol import level, protocol
-from edgesea.report.run import RunFiles
-from edgesea.report.summary import interval, shown_scores
-from edgesea.report.task_plots import Confusion, class_plot, confusion_plot, fold_plot, is_numbered
+from edgesea.artifact import read_json
+from edgesea.errors import EdgeseaError
+from edgesea.report.data import EVERYTHING, RESULTS, SELECTION, SYSTEMS, Frame, read_results, read_selection
+from edgesea.report.summary import interval
 
-MOST_FAILED, MOST_CONFUSED = 20, 10
-INTERVALS = (
-    "Small: 95\u00a0% confidence intervals, by bootstrap over the clips judged, or their recordings; training is not "
-    "repeated."
-)
-COMPARED = ("teacher", "student")  # systems whose confusions are shown
+log = logging.getLogger(__name__)
+
+SONYC = "sonyc_ust"
+STUDENTS = {f"sea-{512 >> number}": f"Student {number}" for number in range(4)}
+COMMON = ("engine", "human-voice", "alert-signal", "machinery-impact", "non-machinery-impact")
+OFFICIAL = {SONYC: "micro_auprc", "urbansound8k": "fold_accuracy"}  # scores of table 3; of other tasks the accuracy
+ARCHITECTURE = {"filters": None, "n_mels": 64, "n_fft": 1024, "hop_length": 160, "fmax": None}
+LEFT_OUT = {  # options that do not decide a score, or are shown otherwise: as a row, a column or by their seeds
+    "extract": ("source", "root", "weights", "columns", "workers", "device", "batch_size", "part_clips", "max_skipped"),
+    "sample": ("seed", "workers", "method", "table", "candidates", "frames", "mean_core"),
+    "reduce": ("seed", "workers", "size", "input_size", "output_size", "windows", "kept", "provenance"),
+    "distill": ("seed", "student", "device", "devices", "save_every", *ARCHITECTURE),
+}
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A score of a task: its key in the results, its name, whether it is shown in percent, and what it means."""
-
-    key: str
-    name: str
-    in_percent: bool = False
-    meaning: str = ""
-
-    def show(self, value: float | None) -> str:
-        """The score as text."""
-        return percent(value, 1) if self.in_percent else decimal(value)
-
-    def interval(self, scores: Mapping[str, Any]) -> str:
-        """The confidence interval among a system's scores as text, without the unit; empty if there is none."""
-        ends = interval(scores, self.key) or ()
-        return "\u2013".join(decimal(end * self.best, 1 if self.in_percent else 3) for end in ends)
-
-    @property
-    def best(self) -> float:
-        """The highest score, in the unit shown."""
-        return 100.0 if self.in_percent else 1.0
-
-    @property
-    def axis(self) -> str:
-        """Name with unit."""
-        return f"{self.name} (%)" if self.in_percent else self.name
+def read_scores(paths: Iterable[Path]) -> Frame:
+    """All scores, one a row: the table and column that it belongs in, the system, options and seeds."""
+    rows: list[Row] = []
+    folders = (path.parent if path.name in (RESULTS, SELECTION) else path for path in map(Path, paths))
+    given = {path.resolve(): path for path in folders}
+    for place, path in given.items():
+        if place.parent.name == "evaluate" and place.parents[1] in given:
+            continue  # the results of the run hold these scores, too
+        read = _of_selection if (path / SELECTION).is_file() else _of_evaluation if path.suffix else _of_run
+        try:
+            found = list(read(path))
+        except EdgeseaError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise EdgeseaError(
+                f"{path}: damaged, or of another version of edgesea ({reason}); make it again"
+            ) from error
+        if not found:
+            log.warning("%s: no score that belongs in a table; evaluate again", path)
+        rows += found
+    return pd.DataFrame(rows)
 
 
-METRICS = (
-    Metric("accuracy", "accuracy", True),
-    Metric(
-        "fold_accuracy",
-        "fold accuracy",
-        True,
-        meaning="Fold accuracy: mean of the folds' accuracies, the official score of UrbanSound8K.",
-    ),
-    Metric("class_accuracy", "class accuracy", True, meaning="Class accuracy: mean of the classes' accuracies."),
-    Metric(
-        "micro_auprc",
-        "micro AUPRC",
-        meaning="AUPRC: area under the precision-recall curve; micro: of all classes together, macro: their mean.",
-    ),
-    Metric("macro_auprc", "macro AUPRC"),
-    Metric("micro_f1", "micro F1"),
-    Metric("lwlrap", "lwlrap", meaning="lwlrap: label-weighted label-ranking average precision."),
-)
-BY_CLASS = (Metric("accuracy_by_class", "accuracy", True), Metric("class_auprc", "AUPRC"))
-BY_FOLD = Metric("accuracy_by_fold", "accuracy", True)
+def _of_run(folder: Path) -> Iterator[Row]:
+    results = read_results(folder)
+    options = results["config"].get("evaluate") or {}
+    # What an older edgesea did not repeat in the scores of each system.
+    known = {name: options[name] for name in ("data", "center", "seed") if name in options}
+    for system, scores in (results.get("evaluate") or {}).items():
+        if system in SYSTEMS:
+            yield from _rows(system, {**known, "versions": results.get("versions"), **scores}, results)
 
 
-def summary(run: RunFiles) -> Html:
-    """The run in two sentences."""
-    extract, distill = run.stage("extract"), run.stage("distill")
-    teacher = run.results["config"].get("extract", {}).get("teacher", "?")
-    size = run.stage("reduce").get("output_size")
-    parameters = distill.get("parameters")
-    windows = (extract.get("windows_by_split") or {}).get("train", extract.get("windows"))
-    made = f"A student of {integer(parameters)} parameters that approximates the teacher "
-    trained = f", reduced to {size} dimensions, trained on {integer(windows)} windows. "
-    parts: list[object] = [made, element("code", teacher), trained]
-    for metric in METRICS:
-        scores = {system: own.get(metric.key) for system, own in run.scores.items()}
-        if scores.get("teacher") and scores.get("student") is not None:
-            shown = f"{metric.show(scores['student'])} of {metric.show(scores['teacher'])}"
-            parts += [
-                "It keeps ",
-                element("strong", _share(scores["student"], scores["teacher"])),
-                " of the teacher's ",
-            ]
-            return join([*parts, f"{metric.name} on {_task(run)} ({shown})."], "")
-    r2 = f"It explains {percent(distill.get('r2'), 1)} of the variance of its target on the validation windows."
-    return join([*parts, r2], "")
+def _of_evaluation(path: Path) -> Iterator[Row]:
+    """Of a JSON file; how a student or a reduction that lies in a run was made is read from the run."""
+    from edgesea.models import is_teacher
+
+    found = read_json(path)
+    if not isinstance(found, dict) or not {"task", "model", "embedding_size"} <= found.keys():
+        raise EdgeseaError(f"{path}: not a run, a folder of `edgesea select`, or a file of `edgesea evaluate --out`")
+    model, reduction = str(found["model"]), found.get("reduction")
+    system = "reduced" if reduction else "teacher" if is_teacher(model) else "student"
+    run = Path(str(reduction or model)).parent
+    results = read_results(run) if system != "teacher" and (run / RESULTS).is_file() else None
+    if results and reduction and results["config"]["extract"]["teacher"] != model:
+        results = None  # it reduced the embeddings of another model
+    return _rows(system, found, results)
 
 
-def _share(score: float | None, of: float | None) -> str:
-    return MISSING if score is None or not of else percent(score / of)
-
-
-def _task(run: RunFiles) -> str:
-    first = next(iter(run.scores.values()))
-    return f"{first.get('task', 'the task')}{f' ({level(first)})' if level(first) else ''}"
-
-
-def result_section(run: RunFiles) -> Html:
-    """The headline table and the student's costs."""
-    return join([_systems(run), _student(run)])
-
-
-def _systems(run: RunFiles) -> Html:
-    scores = run.scores
-    if not scores:
-        return note("The run has no section evaluate in its configuration, so there are no scores of a task.")
-    first = next(iter(scores.values()))
-    metrics = [metric for metric in METRICS if metric.key in shown_scores(scores)]
-    bounded = any(metric.interval(own) for metric in metrics for own in scores.values())
-    caption = [
-        protocol(first, (run.results["config"].get("evaluate") or {}).get("folds")),
-        *(metric.meaning for metric in metrics if metric.meaning),
-        *([INTERVALS] if bounded else []),
-        "reduced: the teacher's embedding after the reduction, which is what the student is trained to reproduce.",
-    ]
-    parts: list[object] = [_score_table(scores, join(caption, " "), sizes=True)]
-    coarse = {system: own["coarse"] for system, own in scores.items() if own.get("coarse")}
-    if coarse:
-        caption = ["The same predictions at the coarse level: a coarse tag is as likely as its likeliest fine tag."]
-        parts.append(_score_table(coarse, join(caption), sizes=False))
-    return join(parts)
-
-
-def _score_table(scores: Mapping[str, Mapping[str, Any]], caption: Html, sizes: bool) -> Html:
-    """Each system's scores with their intervals, and as shares of the teacher's."""
-    metrics = [metric for metric in METRICS if metric.key in shown_scores(scores)]
-    rows = []
-    for system, own in scores.items():
-        cells: list[object] = [_name(system), *([integer(own.get("embedding_size"))] if sizes else [])]
-        for metric in metrics:
-            value, reference = own.get(metric.key), scores.get("teacher", {}).get(metric.key)
-            share = "" if system == "teacher" or value is None or not reference else _share(value, reference)
-            below = [metric.interval(own), share and f"{share} of teacher"]
-            cells.append(join([metric.show(value), *(element("small", line) for line in below if line)], ""))
-        rows.append(cells)
-    head = ["system", *(["embedding size"] if sizes else []), *(metric.name for metric in metrics)]
-    return table(head, rows, caption=caption, class_="headline wide" if sizes else "headline")
-
-
-def _name(system: str) -> Html:
-    return element("span", system, class_=f"system {system}")
-
-
-def _student(run: RunFiles) -> Html:
-    own = run.stage("distill")
-    if not own:
-        return Html("")
-    parameters, architecture = own.get("parameters"), run.student.get("architecture")
-    items: list[tuple[object, object]] = [("parameters", integer(parameters))]
-    if parameters is not None:
-        items += [
-            ("weights, float32", f"{decimal(parameters * 4 / 1024, 1)} KiB"),
-            ("weights, int8", f"{decimal(parameters / 1024, 1)} KiB"),
-        ]
-    if architecture:
-        items.append(("MACs per window", f"{decimal(macs(StudentConfig.from_dict(architecture)) / 1e6, 1)} M"))
-    items += [("R2, validation", decimal(own.get("r2"))), ("cosine, validation", decimal(own.get("cosine")))]
-    explained = (
-        "The student. R2: share of its target's variance that it explains; cosine: mean cosine similarity with its "
-        "target; both on the validation windows. MACs: multiply-accumulates of the network, without the spectrogram. "
-        "int8: one byte per parameter."
-    )
-    return join([tiles(items), note(explained)])
-
-
-def task_section(run: RunFiles) -> Html:
-    """Scores by class and by fold, and which classes are confused."""
-    scores = run.scores
-    confusions = {system: found for system, own in scores.items() if (found := Confusion.read(own)) is not None}
-    clips = next(iter(confusions.values())).clips if confusions else {}
-    parts: list[object] = [_classes(scores, metric, clips) for metric in BY_CLASS]
-    folds = _details(scores, BY_FOLD)
-    if folds:
-        plot = figure(fold_plot(folds, BY_FOLD.axis, BY_FOLD.best), "Accuracy by test fold.")
-        parts.append(element("div", plot, _fold_table(folds), class_="pair"))
-    parts += [_confusions(confusions), _chosen(scores)]
-    failed = {name: reason for own in scores.values() for name, reason in (own.get("failed") or {}).items()}
-    if failed:
-        rows = list(failed.items())[:MOST_FAILED]
-        caption = f"{integer(len(failed))} clips of the task could not be embedded; they count as wrong."
-        parts.append(table(["clip", "reason"], rows, words=2, caption=caption))
-    return join(part for part in parts if part)
-
-
-def _classes(scores: Mapping[str, Mapping[str, Any]], metric: Metric, clips: Mapping[str, int]) -> Html:
-    """A score by class; the numbers of clips stand beside the classes if they differ."""
-    found = _details(scores, metric)
-    if not found:
-        return Html("")
-    sizes = {count for count in clips.values() if count}
-    caption = f"{metric.axis[0].upper()}{metric.axis[1:]} by class."
-    if metric.key == "class_auprc":
-        fine = any(own.get("label_mode") == "fine" for own in scores.values())
-        caption = f"AUPRC {'of the fine tags of each class' if fine else 'by class'}."
-        caption += " Without a bar: a class without a positive clip, or a score of 0."
-    elif sizes:
-        caption += " In brackets: clips of the class." if len(sizes) > 1 else f" Each has {integer(min(sizes))} clips."
-    return figure(class_plot(found, metric.axis, metric.best, clips if len(sizes) > 1 else None), caption)
-
-
-def _confusions(confusions: Mapping[str, Confusion]) -> Html:
-    """The matrices of teacher and student, and the confusions that the student makes most often."""
-    found = {system: confusions[system] for system in COMPARED if system in confusions}
-    if not found:
-        return Html("")
-    caption = (
-        "What the clips of each class (rows) were taken for (columns). The stronger the colour, the larger the share."
-    )
-    if is_numbered(found):
-        caption += " Numbers are clips."
-    if any(len(own.columns) > len(own.classes) for own in found.values()):
-        caption += " The last column: clips that could not be embedded."
-    parts: list[object] = [figure(confusion_plot(found), caption)]
-    student, teacher = found.get("student"), found.get("teacher")
-    pairs = student.most_frequent(MOST_CONFUSED) if student else []
-    if pairs:
-        theirs = {} if teacher is None else {pair[:2]: integer(pair[2]) for pair in teacher.most_frequent()}
-        rows = [
-            [name, other, integer(count), percent(share, 1), *([theirs.get((name, other), "0")] if teacher else [])]
-            for name, other, count, share in pairs
-        ]
-        head = ["class", "taken for", "clips", "of the class", *(["clips, teacher"] if teacher else [])]
-        parts.append(table(head, rows, words=2, caption="The student's most frequent confusions."))
-    return join(parts)
-
-
-def _chosen(scores: Mapping[str, Mapping[str, Any]]) -> Html:
-    """The classifiers' parameters that a search chose, by test fold; folded."""
-    chosen = {system: own["chosen"] for system, own in scores.items() if own.get("chosen")}
-    folds = list(dict.fromkeys(fold for own in chosen.values() for fold in own))
-    if not folds:
-        return Html("")
-    rows = [[fold, *(_parameters(own.get(fold) or {}) for own in chosen.values())] for fold in folds]
-    listing = table(["test fold", *map(_name, chosen)], rows, words=1 + len(chosen))
-    return element("details", element("summary", "Parameters of the classifier that were chosen in each fold"), listing)
-
-
-def _parameters(own: Mapping[str, Any]) -> str:
-    def show(value: Any) -> str:
-        if isinstance(value, list):
-            return " x ".join(map(show, value))
-        return f"{value:.3g}" if isinstance(value, float) else "none" if value is None else str(value)
-
-    return ", ".join(f"{name} {show(value)}" for name, value in own.items()) or MISSING
-
-
-def _details(scores: Mapping[str, Mapping[str, Any]], metric: Metric) -> dict[str, dict[str, float | None]]:
-    """Each system's scores by class or fold, in the unit shown; empty if there are none."""
-    return {
-        system: {name: None if value is None else value * metric.best for name, value in own[metric.key].items()}
-        for system, own in scores.items()
-        if any(value is not None for value in (own.get(metric.key) or {}).values())
+def _of_selection(folder: Path) -> Iterator[Row]:
+    """Rows of each seed of each trial."""
+    metric = read_selection(folder).metric.key
+    found, plan = read_json(folder / SELECTION), {}
+    if (folder / "plan.json").is_file():
+        plan = read_json(folder / "plan.json")
+    hidden = ("num_hidden_layers", "hidden_layer_size")  # chosen by the score
+    names = ("folds", "hold_out")
+    protocol = {
+        **(plan.get("framing") or {}),
+        **(plan.get("tagging") or {}),
+        **{k: plan[k] for k in names if k in plan},
     }
+    protocol |= {"data": f"clips {str(plan.get('clips'))[:8]}", "versions": {"edgesea": plan.get("edgesea")}}
+    made = {"table": str(plan.get("table"))[:8], "extract.teacher": (plan.get("teacher") or {}).get("id", "?")}
+    for trial in found["trials"]:
+        sample = trial.get("sample") or {"method": EVERYTHING}
+        name = f"reduced, best of {len(trial.get('scores') or ()) or '?'} classifiers of edgesea select"
+        system = {
+            "system": name,
+            "sampling": sample["method"],
+            "options": {**made, **_options("sample", sample), **_options("reduce", trial["reduce"])},
+        }
+        scores = {
+            "task": found["task"],
+            "embedding_size": trial["dimensions"],
+            "tagging": {key: value for key, value in protocol.items() if key not in hidden},
+        }
+        if trial["score"] is not None:
+            for seed, score in (trial.get("by_seed") or {"?": trial["score"]}).items():
+                yield from _rows("reduced", {**scores, metric: score}, None, {**system, "seeds": seed})
 
 
-def _fold_table(folds: Mapping[str, Mapping[str, float | None]]) -> Html:
-    rows = []
-    for system, own in folds.items():
-        values = np.array([value for value in own.values() if value is not None], float)
-        spread = decimal(values.std(ddof=1), 1) if len(values) > 1 else MISSING
-        numbers = [decimal(value, 1) for value in (values.mean(), values.min(), values.max())]
-        rows.append([_name(system), numbers[0], spread, *numbers[1:]])
-    head = ["system", "mean", "std. dev.", "lowest", "highest"]
-    return table(head, rows, caption="Accuracy (%) over the folds.")
+def _rows(kind: str, scores: Mapping[str, Any], results: Row | None, known: Row | None = None) -> Iterator[Row]:
+    """A row for each table and column that a system's scores belong in; `results`: of the run that made it."""
+    made: Row = {"key": "", "order": "1", "parameters": None, "sampling": "", "options": {}, "seeds": ""}
+    made |= known or _made(kind, scores, results)
+    names = (scores.get("confusion") or {}).get("classes") or scores.get("accuracy_by_class") or ()
+    task, size = str(scores["task"]), int(scores["embedding_size"])
+    if task == "esc50" and len(names) not in (0, 50):
+        task = "esc10" if len(names) == 10 else f"esc50, {len(names)} classes"
+    in_domain = results is not None and _in_domain(results["config"]["extract"], scores.get("data"))
+    coarse = scores.get("coarse")
+    for level in [scores, {**scores, **coarse, "label_mode": "coarse, by fine tags"}] if coarse else [scores]:
+        areas: Any = [(level.get("class_auprc") or {}).get(name) for name in COMMON]
+        common = {"macro_auprc_5_common": None if None in areas else sum(areas) / len(areas)}
+        for table, column, metric in _places(kind, task, made["sampling"]):
+            if (value := {**common, **level}.get(metric)) is None:
+                continue
+            low, high = interval(level, metric) or (None, None)
+            row = {
+                "table": table,
+                "column": column,
+                "value": float(value),
+                "low": low,
+                "high": high,
+                "dimensions": size,
+            }
+            row |= {**made, "evaluated_with": str(scores.get("seed"))}
+            scope = f"{task}: " if table == "Table 3" else ""
+            row["options"] = made["options"] | {f"{scope}{name}": own for name, own in _protocol(level).items()}
+            if table not in ("Table 2", "Table 3"):
+                method = "student" if kind == "student" else made["options"].get("reduce.method", "?")
+                row |= {"key": f"{method}-{size} {made['sampling']}", "order": f"{size:06d} {made['sampling']} {kind}"}
+                if kind == "student" and made["key"]:
+                    row["system"] = "student"
+            elif table == "Table 3" and in_domain and task != SONYC and kind != "teacher":
+                row |= {"system": f"{made['system']}, in domain", "key": ""}
+            yield row
+
+
+def _places(kind: str, task: str, sampling: str) -> Iterator[tuple[str, str, str]]:
+    """Tables, columns and metrics that scores belong in; a reduction belongs among the samplings, if its is known."""
+    if kind != "reduced" or not sampling:
+        if task == SONYC:
+            yield from (("Table 2", metric, metric) for metric in ("micro_auprc", "macro_auprc"))
+        yield "Table 3", task, OFFICIAL.get(task, "accuracy")
+    if kind != "teacher" and sampling:
+        metrics = ("micro_auprc", "macro_auprc", "macro_auprc_5_common") if task == SONYC else ("accuracy",)
+        yield from (("Table 4" if task == SONYC else f"As table 4: {task}", metric, metric) for metric in metrics)
+
+
+def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
+    """Name of a system, and how it was made."""
+    model = str(scores["model"])
+    if kind == "teacher":
+        return {"system": f"teacher ({model})", "key": "L3" if model.startswith("openl3/") else "", "order": "0"}
+    if kind == "student" and results is None:
+        return _published_student(model)
+    if results is None:
+        return {"system": f"reduced ({model})", **_reduction(Path(str(scores["reduction"])))}
+    config, extract = results["config"], results["extract"]
+    stages = [name for name in LEFT_OUT if config.get(name) and (name != "distill" or kind == "student")]
+    options = {key: value for name in stages for key, value in _options(name, config[name]).items()}
+    options["extract.source"] = "/".join(PurePath(str(config["extract"].get("source", ""))).parts[-3:])
+    options |= {f"extract.{name}": str(extract.get(name)) for name in ("clips", "windows")}
+    options["made by edgesea"] = str((results.get("versions") or {}).get("edgesea"))
+    made = {
+        "system": f"reduced ({model})",
+        "sampling": str((config.get("sample") or {}).get("method") or ""),
+        "options": options,
+        "seeds": str([config[name].get("seed") for name in stages]),
+    }
+    if kind == "reduced":
+        return made
+    student = config["distill"]
+    name, number = str(student["student"]), STUDENTS.get(str(student["student"]), "?")
+    changed = [
+        f"{key} {_text(student[key])}" for key, usual in ARCHITECTURE.items() if student.get(key) not in (None, usual)
+    ]
+    if f"sea-{scores['embedding_size']}" != name:
+        changed.append(f"{scores['embedding_size']} dimensions")
+    made |= {"system": f"{number} ({name})", "key": number, "order": f"2 {number}"}
+    if changed:  # not one of the paper's
+        made |= {"system": f"{name} with {', '.join(changed)}", "key": "", "order": "3"}
+    return made | {"parameters": results["distill"].get("parameters")}
+
+
+def _published_student(model: str) -> Row:
+    """Published weights; of any other student without a run, nothing is known but its name."""
+    kind = model.removeprefix("edgel3/")
+    if model == kind or kind not in STUDENTS:
+        return {"system": f"student {model}", "order": "3"}
+    from edgesea.models.student_config import StudentConfig, parameter_count
+
+    parameters = parameter_count(StudentConfig.named(kind, head="relu_max"))
+    name, number = f"{STUDENTS[kind]} ({model}, published weights)", STUDENTS[kind]
+    return {"system": name, "key": number, "order": f"2 {number} published", "parameters": parameters}
+
+
+def _reduction(folder: Path) -> Row:
+    """A reduction of no run, by its own file; if that is gone, nothing is known but its folder."""
+    info = read_json(folder / "reduction.json") if (folder / "reduction.json").is_file() else {}
+    provenance = info.get("provenance") or {}
+    if "subset" not in provenance:
+        return {"options": {"reduction": str(folder)}}
+    subset = provenance["subset"] or {"method": EVERYTHING, "table": provenance.get("table")}
+    phi = {key: value for key, value in info.items() if not key.startswith(("explained_", "feature_", "different_"))}
+    options = {"table": str(subset.get("table"))[:8], **_options("sample", subset), **_options("reduce", phi)}
+    seeds = str([subset.get("seed"), info.get("seed")])
+    return {"sampling": subset["method"], "options": options, "seeds": seeds}
+
+
+def _options(stage: str, options: Mapping[str, Any]) -> dict[str, str]:
+    return {f"{stage}.{name}": _text(value) for name, value in options.items() if name not in LEFT_OUT[stage]}
+
+
+def _protocol(scores: Mapping[str, Any]) -> dict[str, str]:
+    """All that decides how a system was evaluated, but for the seed."""
+    names = ("classifier", "label_mode", "data", "window", "hop", "center", "clips")
+    found = {**(scores.get("probe") or {}), **(scores.get("tagging") or {})}
+    found |= {name: scores[name] for name in names if name in scores}
+    if "accuracy_by_fold" in scores:
+        found["folds"] = list(scores["accuracy_by_fold"])
+    return {name: _text(value) for name, value in {**found, **(scores.get("versions") or {})}.items()}
+
+
+def _in_domain(extract: Mapping[str, Any], data: str | None) -> bool:
+    """Whether a run took its clips from the data set: from below it, or from a folder that holds it."""
+    source, root = Path(extract["source"]), extract.get("root")
+    manifest = source.suffix in (".csv", ".parquet")  # it may lie above a data set that it does not list
+    if data is None:
+        return False
+    target = Path(data).resolve()
+    places = [source.resolve(), *([Path(root).resolve()] if manifest and root else [])]
+    return any(own.is_relative_to(target) or (not manifest and target.is_relative_to(own)) for own in places)
+
+
+def _text(value: Any) -> str:
+    """The value of an option as tables show it."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_text(own)}" for name, own in value.items())
+    if isinstance(value, list | tuple):
+        return "-".join(map(_text, value)) or "none"
+    return "none" if value is None else "yes" if value is True else "no" if value is False else str(value)

@@ -81,13 +81,12 @@ def read_taxonomy(path: Path) -> Taxonomy:
         raise EdgeseaError(f"{path}: {error.strerror or error}; SONYC-UST has it beside its annotations") from error
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: {error}") from error
-    fine, parents, incomplete = zip(*rows, strict=True) if rows else ((), (), ())
-    if not coarse or set(parents) != set(range(len(coarse))):
+    if not coarse or {parent for _, parent, _ in rows} != set(range(len(coarse))):
         raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: each coarse tag needs fine tags")
+    fine, parents, incomplete = zip(*rows, strict=True)
     taxonomy = Taxonomy(tuple(coarse.values()), fine, np.array(parents, np.int64), np.array(incomplete, bool))
     # Scores are stored by name: of two coarse tags of one name, one would be lost.
-    repeated = any(len(set(tags)) < len(tags) for tags in (taxonomy.names, fine))
-    if repeated or not all(isinstance(name, str) for name in names):
+    if any(len(set(tags)) < len(tags) for tags in (taxonomy.names, fine)) or not all(isinstance(n, str) for n in names):
         raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: the names of tags must be words, all different")
     return taxonomy
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,22 +30,12 @@ NONE = "(none)"  # predicted for a clip that could not be embedded
 log = logging.getLogger(__name__)
 
 
-class Layout(NamedTuple):
-    """Where a data set with folds has what."""
-
-    table: str  # CSV file with one row a clip
-    audio: str  # file of a clip
-    file: str  # columns: name of the file, class, and the recording that it was cut from, which may be missing
-    label: str
-    recording: str
-
-
+# Of each task: its table, the file of a clip, and the columns of the file's name, the class, and the recording that it
+# was cut from, which may be missing.
 LAYOUTS = {
-    "esc50": Layout("meta/esc50.csv", "audio/{file}", "filename", "category", "src_file"),
-    "urbansound8k": Layout(
-        "metadata/UrbanSound8K.csv", "audio/fold{fold}/{file}", "slice_file_name", "class", "fsID"
-    ),
-}  # fmt: skip
+    "esc50": ("meta/esc50.csv", "audio/{file}", "filename", "category", "src_file"),
+    "urbansound8k": ("metadata/UrbanSound8K.csv", "audio/fold{fold}/{file}", "slice_file_name", "class", "fsID"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,46 +51,37 @@ class FoldTask:
     @classmethod
     def load(cls, name: str, data: Path) -> "FoldTask":
         """Read the data set of the task `name` from its folder."""
-        layout = LAYOUTS[name]
-        table = CsvTable.read(data / layout.table, [layout.file, "fold", layout.label])
-        files, labels, folds = table.rows[layout.file], table.rows[layout.label], table.numbers(["fold"])
-        table.check((folds >= 1) & (folds < 1e9) & (folds % 1 == 0), "a whole number from 1")
+        table_name, audio, file_column, label_column, source_column = LAYOUTS[name]
+        table = CsvTable.read(data / table_name, [file_column, "fold", label_column])
+        files, labels, numbers = table.rows[file_column], table.rows[label_column], table.numbers(["fold"])
+        table.check((numbers >= 1) & (numbers < 1e9) & (numbers % 1 == 0), "a whole number from 1")
         table.check(labels != "", "given")
         table.check((files != "") & ~files.duplicated(keep=False), "the name of a file, listed once")
-        numbers = folds["fold"].astype(np.int64)
-        recordings = table.rows.get(layout.recording, pd.Series("", files.index))
+        folds = numbers["fold"].astype(np.int64)
+        recordings = table.rows.get(source_column, pd.Series("", files.index, name=source_column))
         if unknown := int((recordings == "").sum()):
-            log.info(
-                "%s: %d of %d clips have no %s to check folds by", table.path, unknown, len(files), layout.recording
-            )
-        separate = numbers.groupby(recordings).transform("nunique") == 1
-        table.check(separate.rename(layout.recording) | (recordings == ""), "in one fold only; use the published table")
-        paths = [data / layout.audio.format(file=file, fold=fold) for file, fold in zip(files, numbers, strict=True)]
-        known = None if unknown else recordings.to_numpy(str)
-        return cls(name, paths, labels.to_numpy(str), np.array(numbers), known)
-
-    def without(self, folds: Sequence[int]) -> "FoldTask":
-        """The clips of all other folds, of which at least two must be left."""
-        left = sorted(self._present(folds) - set(folds))
-        if len(left) < 2:
-            raise EdgeseaError(f"hold_out: folds {left} are left; two are needed, one to train on and one to test")
-        rows = np.flatnonzero(np.isin(self.folds, left))
-        recordings = None if self.recordings is None else self.recordings[rows]
-        return FoldTask(self.name, [self.paths[row] for row in rows], self.labels[rows], self.folds[rows], recordings)
-
-    def _present(self, asked: Sequence[int]) -> set[int]:
-        """The folds of the data, which must include those asked for."""
-        present = set(self.folds.tolist())
-        if unknown := set(asked) - present:
-            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {sorted(present)}")
-        return present
+            log.info("%s: %d of %d clips have no %s to check folds by", table.path, unknown, len(files), source_column)
+        separate = folds.groupby(recordings).transform("nunique") == 1
+        table.check(separate.rename(source_column) | (recordings == ""), "in one fold only; use the published table")
+        paths = [data / audio.format(file=file, fold=fold) for file, fold in zip(files, folds, strict=True)]
+        return cls(name, paths, labels.to_numpy(str), np.array(folds), None if unknown else recordings.to_numpy(str))
 
     def tested(self, folds: Sequence[int] | None) -> list[int]:
-        """The folds to test, sorted: those given, or else all."""
-        present = sorted(self._present(folds or ()))
+        """The folds to test, sorted: those given, which must exist, or else all."""
+        present = sorted(set(self.folds.tolist()))
+        if unknown := set(folds or ()) - set(present):
+            raise EdgeseaError(f"folds {sorted(unknown)} do not exist; the data has {present}")
         if len(present) < 2:
             raise EdgeseaError(f"the data has only fold {present[0]}: nothing is left to train on when it is tested")
         return sorted(set(folds)) if folds else present
+
+    def without(self, folds: Sequence[int]) -> "FoldTask":
+        """The clips of all other folds, of which at least two must be left."""
+        rows = np.flatnonzero(~np.isin(self.folds, self.tested(folds)))
+        if len(left := np.unique(self.folds[rows])) < 2:
+            raise EdgeseaError(f"hold_out: folds {left} are left; two are needed, one to train on and one to test")
+        recordings = None if self.recordings is None else self.recordings[rows]
+        return FoldTask(self.name, [self.paths[row] for row in rows], self.labels[rows], self.folds[rows], recordings)
 
     def score(
         self,
@@ -125,12 +106,13 @@ class FoldTask:
         if probe.search:
             result["chosen"] = chosen
         if resamples:
+            groups = None if self.recordings is None else self.recordings[clips]
             result["confidence"] = confidence_intervals(
                 lambda own: _accuracies(truth[own], predicted[own], test_folds[own]),
                 len(truth),
                 resamples,
                 seed,
-                None if self.recordings is None else self.recordings[clips],
+                groups,
             )
         return {**result, "clips": len(truth)}
 
@@ -139,9 +121,9 @@ class FoldTask:
     ) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """The class predicted for each clip of the folds tested, -1 for none, and what was chosen for each fold."""
         predicted, chosen = np.full(len(truth), -1), {}
-        title = f"{self.name}: {probe.classifier}"
-        # Most probes take a second: no bar for those.
-        for fold in tqdm(tested, unit="fold", desc=title, disable=None, delay=5, leave=False):
+        for fold in tqdm(
+            tested, unit="fold", desc=f"{self.name}: {probe.classifier}", disable=None, delay=5, leave=False
+        ):
             train = np.flatnonzero((self.folds != fold) & bags.usable)
             test = np.flatnonzero((self.folds == fold) & bags.usable)
             if len(np.unique(truth[train])) < 2:

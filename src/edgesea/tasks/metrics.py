@@ -54,10 +54,10 @@ class Counts(NamedTuple):
     false_negatives: NDArray[np.int64]
 
 
-def validate(labels: Labels, scores: NDArray[np.floating]) -> None:
-    """Raise EdgeseaError unless labels (N, K) are 0 or 1 and scores (N, K) lie in [0, 1]."""
-    if labels.shape != scores.shape or labels.ndim != 2 or not labels.size:
-        raise EdgeseaError(f"labels {labels.shape} and scores {scores.shape} must have the same shape (clips, tags)")
+def validate(labels: Labels, scores: NDArray[np.floating], tags: int) -> None:
+    """Raise EdgeseaError unless labels (N, tags) are 0 or 1 and scores (N, tags) lie in [0, 1]."""
+    if labels.shape != scores.shape or labels.ndim != 2 or labels.shape[1] != tags or not labels.size:
+        raise EdgeseaError(f"labels {labels.shape} and scores {scores.shape} must have the shape (clips, {tags} tags)")
     if not ((labels == 0) | (labels == 1)).all():
         raise EdgeseaError("labels must be 0 or 1; leave out clips whose labels are not given")
     if not (scores.min() >= 0 and scores.max() <= 1):  # false of NaN
@@ -111,17 +111,12 @@ def pool(classes: Sequence[Counts]) -> Counts:
     return Counts(threshold[last], *summed)
 
 
-def precision_recall(counts: Counts) -> tuple[Float64, Float64]:
-    """Precision and recall, (M,) each, by decreasing threshold; 0 where they are 0 / 0."""
-    _, hits, wrong, missed = counts
-    return hits / np.maximum(hits + wrong, 1), hits / np.maximum(hits + missed, 1)
-
-
 def _area(counts: Counts, ties: Ties, rising: bool = False) -> float | None:
     """Area under the curve of some counts, which the challenge lists by `rising` threshold; None without positives."""
-    if not counts.true_positives[0] + counts.false_negatives[0]:
+    _, hits, wrong, missed = counts
+    if not hits[0] + missed[0]:
         return None
-    precision, recall = precision_recall(counts)
+    precision, recall = hits / np.maximum(hits + wrong, 1), hits / np.maximum(hits + missed, 1)
     if ties == "published":
         order = _published_order(recall, rising)
         precision, recall = precision[order], recall[order]
@@ -161,15 +156,8 @@ def tagging_scores(
     dict
         micro_auprc, micro_f1, macro_auprc, class_auprc (by name), lwlrap. A score without a positive label is None, F1
         without a hit is 0.
-
-    Raises
-    ------
-    EdgeseaError
-        If shapes or values are not as stated.
     """
-    validate(labels, scores)
-    classes = [confusion_counts(labels[:, [tag]], scores[:, [tag]]) for tag in range(labels.shape[1])]
-    return {**_class_scores(classes, names, ties), "lwlrap": lwlrap(labels, scores)[0]}
+    return _scores(labels, scores, np.arange(len(names)), np.zeros(len(names), bool), names, ties)
 
 
 def fine_scores(
@@ -190,27 +178,25 @@ def fine_scores(
     -------
     dict
         As of `tagging_scores`; class_auprc by coarse class.
-
-    Raises
-    ------
-    EdgeseaError
-        If shapes or values are not as stated.
     """
-    validate(labels, scores)
-    if labels.shape[1] != len(taxonomy.fine):
-        raise EdgeseaError(f"labels have {labels.shape[1]} columns, but the taxonomy has {len(taxonomy.fine)} tags")
+    return _scores(labels, scores, taxonomy.parent, taxonomy.incomplete, taxonomy.names, ties)
+
+
+def _scores(
+    labels: Labels,
+    scores: NDArray[np.floating],
+    parent: NDArray[np.integer],
+    incomplete: NDArray[np.bool_],
+    names: Sequence[str],
+    ties: Ties,
+) -> dict[str, Any]:
+    """Scores of tags by the classes that are their `parent`, (tags,)."""
+    validate(labels, scores, len(parent))
     classes = []
-    for number in range(len(taxonomy.coarse)):
-        below = taxonomy.parent == number
-        complete, vague = below & ~taxonomy.incomplete, below & taxonomy.incomplete
+    for number in range(len(names)):
+        complete, vague = (parent == number) & ~incomplete, (parent == number) & incomplete
         unsure = (labels[:, vague].max(1), scores[:, vague].max(1)) if vague.any() else ()
         classes.append(confusion_counts(labels[:, complete], scores[:, complete], *unsure))
-    ranked = lwlrap(labels[:, ~taxonomy.incomplete], scores[:, ~taxonomy.incomplete])[0]
-    return {**_class_scores(classes, taxonomy.names, ties), "lwlrap": ranked}
-
-
-def _class_scores(classes: Sequence[Counts], names: Sequence[str], ties: Ties) -> dict[str, Any]:
-    """Micro, macro and class scores of the classes' counts."""
     areas = {name: _area(counts, ties) for name, counts in zip(names, classes, strict=True)}
     known = [area for area in areas.values() if area is not None]
     pooled = pool(classes)
@@ -221,6 +207,7 @@ def _class_scores(classes: Sequence[Counts], names: Sequence[str], ties: Ties) -
         "micro_f1": float(2 * hits / (2 * hits + errors)) if hits else 0.0,
         "macro_auprc": float(np.mean(known)) if known else None,
         "class_auprc": areas,
+        "lwlrap": lwlrap(labels[:, ~incomplete], scores[:, ~incomplete])[0],
     }
 
 
@@ -258,8 +245,7 @@ def confidence_intervals(
 ) -> dict[str, list[float]]:
     """95 % confidence intervals of scores: percentile bootstrap (Efron, 1979).
 
-    They say how much the choice of test clips matters, not how much training does, and take clips, or their groups, for
-    independent.
+    They say how much the choice of test clips matters, not how much training does.
 
     Parameters
     ----------
@@ -268,10 +254,8 @@ def confidence_intervals(
         or NaN where a score does not exist.
     clips : int
         How many there are.
-    resamples : int
-        How often as many clips are drawn with replacement.
-    seed : int
-        Of the draws.
+    resamples, seed : int
+        How often as many clips are drawn with replacement, and seed of the draws.
     groups : ndarray, (clips,), optional
         What clips have in common, such as their recording: then whole groups are drawn, as many as there are.
 
@@ -299,8 +283,8 @@ def confidence_intervals(
             (np.arange(len(members)),), statistic, vectorized=False, n_resamples=resamples, batch=32,
             method="percentile", rng=np.random.default_rng(seed),
         ).bootstrap_distribution  # fmt: skip
-    intervals = {name: row[~np.isnan(row)] for name, row in zip(names, values, strict=True)}
-    return {name: np.quantile(row, [0.025, 0.975]).tolist() for name, row in intervals.items() if len(row)}
+    existing = {name: row[~np.isnan(row)] for name, row in zip(names, values, strict=True)}
+    return {name: np.quantile(row, [0.025, 0.975]).tolist() for name, row in existing.items() if len(row)}
 
 
 def sonyc_ust_scores(

@@ -57,14 +57,12 @@ def score(
     EdgeseaError
         If a file is unusable, or predictions and annotations are not of the same clips.
     """
-    predictions = Path(predictions)
-    place = predictions.parent if data is None else Path(data)
+    place = Path(predictions).parent if data is None else Path(data)
     truth = place if place.is_file() else place / "annotations.csv"
     if not truth.is_file():
         raise EdgeseaError(f"{truth}: no such file; give the folder of SONYC-UST, or its annotations, as --data")
     taxonomy = truth.parent / "dcase-ust-taxonomy.yaml"
-    scores = score_file(predictions, truth, taxonomy, split, split_path, ties, resamples)
-    result = {"ties": ties, **scores}
+    result = {"ties": ties, **score_file(Path(predictions), truth, taxonomy, split, split_path, ties, resamples)}
     if out is not None:
         write_json(Path(out), result)
     return result

@@ -1,0 +1,283 @@
+"""The figures of the pages: plain matplotlib, as SVG elements to be placed in a page."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from html import escape
+from io import StringIO
+from typing import Any, Concatenate, ParamSpec
+
+import matplotlib.style
+import numpy as np
+from markupsafe import Markup
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from edgesea.report.data import Counts, Frame, Metric, Selection, label, natural
+
+COLOURS = {"teacher": "#004488", "reduced": "#ddaa33", "student": "#bb5566"}  # as in style.css
+GREY, INK = "#8a93a1", "#1c2330"
+GROUPS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright scheme, for all eyes
+HALF, FULL = 4.8, 9.6  # inches of a figure in half of the page's width, and in all of it
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # the browser draws the text, in the font of style.css
+    "text.parse_math": False,  # a class or a sensor may be called $x$
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e6ea",
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+}
+Given = ParamSpec("Given")
+
+
+def svg(
+    width: float, height: float = 2.9
+) -> Callable[[Callable[Concatenate[Figure, Given], None]], Callable[Given, Markup]]:
+    """Make a function that draws on a figure (in inches) return an SVG element, with its docstring as description."""
+
+    def decorate(draw: Callable[Concatenate[Figure, Given], None]) -> Callable[Given, Markup]:
+        @wraps(draw)
+        def drawn(*arguments: Given.args, **options: Given.kwargs) -> Markup:
+            own = {**STYLE, "svg.hashsalt": draw.__name__}  # keeps the ids of the figures of a page apart
+            with matplotlib.style.context(["default", own]), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph .* missing")  # of the font used for measuring
+                figure, out = Figure(figsize=(width, height), layout="constrained"), StringIO()
+                draw(figure, *arguments, **options)
+                nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+                figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+            _, tag, rest = out.getvalue().partition("<svg ")
+            return Markup(f'{tag}role="img" aria-label="{escape(draw.__doc__ or "")}" {rest}')
+
+        return drawn
+
+    return decorate
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    """A legend above everything, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    rows = -(-len(labels) // 7)
+    figure.legend(handles, labels, loc="outside upper left", ncols=-(-len(labels) // max(rows, 1)))
+
+
+@svg(HALF)
+def levels(figure: Figure, counts: Counts, unit: str) -> None:
+    """Histogram of the levels of the windows of the table and of the subset."""
+    axes: Any = figure.subplots()
+    known = counts.levels["table"]
+    width = max(1, -(-(max(known) - min(known) + 1) // 60))  # dB in a bin
+    edges = np.arange(min(known), max(known) + width + 1, width)
+    for name, own in counts.levels.items():
+        if own:
+            found, _ = np.histogram(list(own), edges, weights=list(own.values()))
+            look = {"fill": True, "color": "#c9cdd4"} if name == "table" else {"color": "#cc7711", "linewidth": 1.8}
+            axes.stairs(100 * found / own.total(), edges, label=name, **look)
+    axes.set(xlabel=f"level of a window ({unit})", ylabel=f"windows (% in {width} dB)", ylim=(0, None))
+    _legend(figure, axes)
+
+
+@svg(HALF)
+def strata(figure: Figure, grid: Frame, period: str, what: str) -> None:
+    """Windows by sensor and time."""
+    figure.set_figheight(max(2.0, 1.3 + 0.17 * len(grid)))
+    axes = figure.subplots()
+    image = axes.imshow(grid.to_numpy(float), cmap="cividis", vmin=0, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(grid)), [label(name or "?", 16) for name in grid.index])
+    step = -(-grid.shape[1] // 10)
+    axes.set_xticks(range(0, grid.shape[1], step), [day or "?" for day in grid.columns[::step]], rotation=90)
+    axes.set(xlabel=period, ylabel="sensor")
+    axes.grid(visible=False)
+    bar = figure.colorbar(image, ax=axes, label=what, aspect=30)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+@svg(FULL, 4.2)
+def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
+    """Windows by their first two reduced dimensions, coloured by group and by level."""
+    kind = next((kind for kind in ("label", "sensor", "split") if sample[kind].any()), "split")
+    by_group, by_level = figure.subplots(1, 2, sharex=True, sharey=True)
+    frequent = [name for name, _ in Counter(sample[kind]).most_common(2 * len(GROUPS))]
+    others = sample[~sample[kind].isin(frequent)]
+    if len(others):
+        by_group.scatter(others.x, others.y, s=9, color=GREY, alpha=0.4, linewidths=0, label="others")
+    for place, name in enumerate(sorted(frequent, key=natural)):
+        own, look = (
+            sample[sample[kind] == name],
+            {"color": GROUPS[place % len(GROUPS)], "marker": "o^"[place // len(GROUPS)]},
+        )
+        by_group.scatter(own.x, own.y, s=9, alpha=0.65, linewidths=0, label=label(name or "unknown", 14), **look)
+    known = sample.level.dropna()
+    low, high = np.percentile(known, (1, 99)) if len(known) else (0, 1)
+    dots = by_level.scatter(sample.x, sample.y, s=9, c=sample.level, vmin=low, vmax=high, alpha=0.8, linewidths=0)
+    figure.colorbar(dots, ax=by_level, aspect=30, label=f"level ({unit})")
+    by_group.set(title=f"by {kind}", xlabel="reduced dimension 1", ylabel="reduced dimension 2")
+    by_level.set(title="by level", xlabel="reduced dimension 1")
+    _legend(figure, by_group)
+
+
+@svg(HALF, 3.0)
+def variance(figure: Figure, ratios: Sequence[float], size: int) -> None:
+    """Cumulative explained variance against the number of dimensions, with the chosen one marked."""
+    axes, explained = figure.subplots(), 100 * np.cumsum(ratios)
+    axes.plot(np.arange(1, len(explained) + 1), explained, color=GREY)
+    axes.plot([size], [explained[size - 1]], "o", color=COLOURS["student"])
+    axes.axvline(size, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(
+        title=f"{size} dimensions: {explained[size - 1]:.1f} %", xlabel="dimensions", ylabel="variance explained (%)"
+    )
+    axes.set(ylim=(0, 102), xlim=(1, max(2, len(explained))))
+
+
+@svg(FULL, 3.0)
+def training(figure: Figure, history: Frame, epoch: int) -> None:
+    """Loss, R2 and learning rate by epoch, with the epoch whose weights became the student."""
+    mse, r2, rate = figure.subplots(1, 3, width_ratios=(3, 3, 2))
+    look = {"marker": "o" if len(history) <= 30 else "", "markersize": 3.5}
+    mse.plot(history.epoch, history.train_mse, color=GREY, label="training", **look)
+    mse.plot(history.epoch, history.val_mse, color=COLOURS["student"], label="validation", **look)
+    mse.set(ylabel="mean squared error", ylim=(0, None))
+    r2.plot(history.epoch, history.val_r2, color=COLOURS["student"], **look)
+    r2.set(ylabel="R2", ylim=(np.clip(np.nanmin([0.0, *history.val_r2]), -1, 0), 1))  # R2 has no lower end
+    rate.step(history.epoch, history.lr, where="mid", color=INK, linewidth=1.2)
+    rate.set(ylabel="learning rate", yscale="log")
+    rate.yaxis.set_major_formatter("{x:g}")
+    for axes in (mse, r2, rate):
+        axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle="--", label="weights chosen")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    _legend(figure, mse)
+
+
+@svg(FULL, 2.4)
+def dimensions(figure: Figure, r2: Sequence[float | None]) -> None:
+    """R2 of each dimension of the student's embedding."""
+    axes, values = figure.subplots(), np.nan_to_num(np.clip(np.array(r2, float), -1, 1))
+    axes.bar(np.arange(1, len(values) + 1), values, 0.8 if len(values) <= 128 else 1, color=COLOURS["student"])
+    axes.set(xlabel="dimension of the embedding", ylabel="R2", xlim=(0.3, len(values) + 0.7))
+    axes.set_ylim(min(0.0, 1.05 * values.min()), 1)
+    axes.grid(visible=False, axis="x")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+
+
+@svg(FULL)
+def classes(figure: Figure, scores: Frame, metric: Metric, sizes: Any) -> None:
+    """Scores of each class, one bar for each system."""
+    columns = -(-len(scores) // 26)
+    rows = -(-len(scores) // columns)
+    figure.set_figheight(0.8 + rows * (0.42 if rows <= 12 else 0.34))
+    panels = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
+    for number, axes in enumerate(panels):
+        part = scores.iloc[number * rows : (number + 1) * rows]
+        _bars(axes.barh, part * metric.best)
+        clips = ["" if sizes is None or name not in sizes else f" ({sizes[name]})" for name in part.index]
+        names = [f"{label(name)}{count}" for name, count in zip(part.index, clips, strict=True)]
+        axes.set_yticks(range(len(part)), names)
+        axes.set(xlabel=metric.axis, xlim=(0, metric.best), ylim=(rows - 0.5, -0.5))
+        axes.grid(visible=False, axis="y")
+    _legend(figure, panels[0])
+
+
+@svg(HALF)
+def folds(figure: Figure, scores: Frame, metric: Metric) -> None:
+    """Scores of each test fold, one bar for each system."""
+    axes = figure.subplots()
+    _bars(axes.bar, scores * metric.best)
+    axes.set_xticks(range(len(scores)), [label(fold) for fold in scores.index])
+    axes.set(xlabel="test fold", ylabel=metric.axis, ylim=(0, metric.best))
+    axes.grid(visible=False, axis="x")
+    _legend(figure, axes)
+
+
+def _bars(draw: Any, scores: Frame) -> None:
+    thickness = 0.8 / scores.shape[1]
+    for number, (system, own) in enumerate(scores.items()):
+        places = np.arange(len(own)) + (number - (scores.shape[1] - 1) / 2) * thickness
+        draw(places, own.to_numpy(float), 0.9 * thickness, color=COLOURS[system], label=system)
+
+
+@svg(FULL)
+def confusions(figure: Figure, systems: Mapping[str, Frame]) -> None:
+    """Confusion matrices side by side; colours are shares of the class, numbers clips."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    size = max(own.shape[1] for own in systems.values())
+    figure.set_figheight(min(5.4, 2.2 + 0.45 * size))
+    panels = figure.subplots(1, 2)
+    for axes in panels[len(systems) :]:
+        axes.remove()
+    for axes, (system, counts) in zip(panels, systems.items(), strict=False):
+        rows = len(counts)
+        shares = counts.to_numpy() / np.maximum(counts.sum(axis=1), 1).to_numpy()[:, None]
+        square = np.pad(shares, ((0, counts.shape[1] - rows), (0, 0)))  # clips that were not embedded have no row
+        names = [label(name, 22) for name in counts.columns] if size <= 60 else None
+        colours = LinearSegmentedColormap.from_list(system, ["#ffffff", COLOURS[system]])
+        look: dict[str, Any] = {
+            "cmap": colours,
+            "im_kw": {"vmin": 0, "vmax": 1},
+            "text_kw": {"fontsize": 7, "clip_on": True},
+        }
+        shown = ConfusionMatrixDisplay(square, display_labels=names)
+        shown.plot(include_values=size <= 20, ax=axes, colorbar=False, xticks_rotation=90, **look)
+        for (row, column), text in np.ndenumerate(shown.text_[:rows] if size <= 20 else np.zeros((0, 0))):
+            text.set_text(counts.iat[row, column] or "")
+        axes.set(title=system, xlabel="predicted", ylabel="class", ylim=(rows - 0.5, -0.5))
+        axes.tick_params(labelsize=7 if size <= 30 else 4.5)
+        axes.grid(visible=False)
+
+
+@svg(FULL)
+def selection(figure: Figure, found: Selection) -> None:
+    """Score of each trial against its dimensions: a panel for each reduction, a colour for each sampling."""
+    trials, unit, chosen = found.trials[found.trials.score.notna()], found.metric.best, found.chosen
+    reductions, samplings = list(trials.reduction.unique()), list(trials.sampling.unique())
+    sizes = sorted(trials.dimensions.unique())
+    columns = min(len(reductions), 2 if len(reductions) == 4 else 3)
+    rows = -(-len(reductions) // columns)
+    figure.set_figheight(3.0 * rows + 1.2)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    ring = {"marker": "o", "linestyle": "", "markerfacecolor": "none", "markeredgecolor": INK}
+    for axes in panels[len(reductions) :]:
+        axes.remove()
+    for axes, reduction in zip(panels, reductions, strict=False):
+        for place, sampling in enumerate(samplings):
+            own = trials[(trials.reduction == reduction) & (trials.sampling == sampling)]
+            colour = (*GROUPS, GREY)[place % 7]
+            x = own.dimensions * 2 ** (0.08 * (place - (len(samplings) - 1) / 2))  # side by side, so that all are seen
+            best = own.score.groupby(x).max() * unit
+            axes.plot(best.index, best, color=colour, linewidth=1.2)
+            axes.plot(x, own.score * unit, "o", color=colour, markersize=4.5)
+            axes.plot([], [], "o-", color=colour, markersize=4.5, label=label(sampling, 16))
+            for errors, width in ((own.standard_error, 0.8), (own.score_std, 2.6)):
+                look = {"fmt": "none", "ecolor": colour, "elinewidth": width, "alpha": 0.55}
+                axes.errorbar(x, own.score * unit, errors.fillna(0) * unit, **look)
+            if chosen and found.winner in own.index:
+                axes.plot(x[found.winner], chosen["score"] * unit, markersize=12, **ring)
+        if found.reference is not None:
+            name = f"teacher, {found.reference_size} dimensions" if found.reference_size else "teacher"
+            axes.axhline(found.reference * unit, color=COLOURS["teacher"], linestyle="--", linewidth=1.2, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(title=label(reduction), xlim=(sizes[0] / 1.5, sizes[-1] * 1.5), xlabel="dimensions")
+    for axes in panels[::columns]:
+        axes.set_ylabel(found.metric.axis)
+    if chosen:
+        panels[0].plot([], [], markersize=9, label="chosen", **ring)
+    _legend(figure, panels[0])
