@@ -9,7 +9,6 @@ from conftest import write_noise
 from torch import Tensor
 
 from edgesea.distill.data import OrderedWindows, ShuffledWindows, WindowSource
-from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.reduction import load_reduction
 from edgesea.table.reader import Table
@@ -72,13 +71,6 @@ def test_an_epoch_has_every_window_once_but_for_the_incomplete_batch(
     assert len(seen) == 60  # it is not always the same four that are left out
 
 
-def test_several_chunks_and_buffers_are_in_use(source: WindowSource) -> None:
-    windows = small_buffers(source)
-    assert len(source.chunks) > 6
-    assert len({part for part, *_ in source.chunks}) > 2
-    assert len(list(windows._buffers(list(range(len(source.chunks)))))) >= 5
-
-
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_targets_stay_with_their_audio(
     source: WindowSource, places: dict[bytes, int], targets: np.ndarray, epoch: int
@@ -103,18 +95,6 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(
     assert first != sorted(first)
 
 
-def test_every_pass_reads_the_chunks_in_another_order(source: WindowSource, places: dict[bytes, int]) -> None:
-    first_batches = [order([next(iter(small_buffers(source).epoch(epoch)))], places) for epoch in range(8)]
-    assert len(set(chain.from_iterable(first_batches))) > 2 * 14  # more than one buffer, or even two
-
-
-def test_windows_of_different_chunks_mix_where_the_buffer_allows(
-    source: WindowSource, places: dict[bytes, int]
-) -> None:
-    positions = order(ShuffledWindows(source, 20, None, 0).epoch(0), places)
-    assert max(positions[:20]) - min(positions[:20]) > 40
-
-
 @pytest.mark.parametrize("size", [8, 16, 24, 40, 64, 120])
 def test_an_epoch_goes_on_where_the_last_one_ended(source: WindowSource, places: dict[bytes, int], size: int) -> None:
     passes = [position for epoch in range(5) for position in order(small_buffers(source).epoch(epoch), places)]
@@ -123,10 +103,6 @@ def test_an_epoch_goes_on_where_the_last_one_ended(source: WindowSource, places:
     count = len(passes) // size
     got = [position for epoch in range(count) for position in order(windows.epoch(epoch), places)]
     assert got == passes[: count * size]
-
-
-def test_an_epoch_smaller_than_a_batch_is_one_batch(source: WindowSource) -> None:
-    assert [len(audio) for audio, _ in small_buffers(source, 3).epoch(0)] == [8]
 
 
 def test_a_table_smaller_than_a_batch_is_one_batch(source: WindowSource) -> None:
@@ -156,13 +132,6 @@ def test_an_epoch_in_the_middle_of_a_pass_reads_only_what_it_needs(small_table: 
     source = CountingSource(Table(small_table), load_reduction(small_reduction), "train")
     list(small_buffers(source, 8).epoch(6))  # the seventh and last batch of the first pass
     assert 0 < source.loads < len(source.chunks) / 2
-
-
-def test_an_abandoned_epoch_does_not_disturb_the_next(source: WindowSource, places: dict[bytes, int]) -> None:
-    windows = small_buffers(source)
-    expected = order(small_buffers(source).epoch(1), places)
-    next(iter(windows.epoch(0)))
-    assert order(windows.epoch(1), places) == expected
 
 
 def test_memory_is_bounded_by_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,10 +173,3 @@ def test_validation_sees_every_window_once_in_order(small_table: Path, small_red
         rows += [(x.numpy().tobytes(), y.numpy().tobytes()) for batch in got for x, y in zip(*batch, strict=True)]
     wanted = [(x.tobytes(), y.tobytes()) for x, y in zip(audio, targets, strict=True)]
     assert (rows == wanted) if world == 1 else (sorted(rows) == sorted(wanted))
-
-
-def test_a_split_without_windows_is_refused(train_only_table: Path, small_reduction: Path) -> None:
-    with pytest.raises(
-        EdgeseaError, match=r"no windows in split 'validate'.*'train': 6.*validate of `edgesea extract`"
-    ):
-        WindowSource(Table(train_only_table), load_reduction(small_reduction), "validate")

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from edgesea.sampling.dpp import KDPP
 from edgesea.sampling.similarity import position_features, similarity_features
 
 
@@ -28,11 +27,3 @@ def test_positions_are_as_similar_as_they_are_near() -> None:
     assert distance[0, 3] == pytest.approx(0, abs=1e-6)
     by_default = position_features(latitude, longitude)
     assert np.isclose(by_default @ by_default.T, np.exp(-1)).any()
-
-
-def test_sensors_far_apart_are_chosen() -> None:
-    rng = np.random.default_rng(0)
-    place = np.repeat([[40.70, -74.00], [40.80, -73.90], [40.75, -74.10]], 5, axis=0) + rng.normal(0, 1e-3, (15, 2))
-    process = KDPP(position_features(place[:, 0], place[:, 1], scale_km=5), 3)
-    share = np.mean([len(set(process.sample(rng) // 5)) == 3 for _ in range(200)])
-    assert share > 0.85 > 3 * 25 / 91  # 125 of 455 triples by chance

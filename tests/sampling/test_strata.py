@@ -7,7 +7,7 @@ from made_table import write_table
 
 from edgesea.errors import EdgeseaError
 from edgesea.sampling import strata
-from edgesea.sampling.strata import Grouping, Strata, find_strata, find_zone, local_seconds, quotas, stratum_rng
+from edgesea.sampling.strata import Grouping, Strata, find_strata, find_zone, local_seconds, quotas
 from edgesea.table.reader import Table
 
 DAYS, CLIPS, WINDOWS = 6, 5, 7
@@ -87,19 +87,6 @@ def test_times_outside_of_the_calendar_name_the_clip(tmp_path: Path, time: str) 
         find_strata(one_clip(tmp_path, time), Grouping("day", None, find_zone("UTC")))
 
 
-def test_every_window_is_counted_in_its_stratum(small_table: Path) -> None:
-    table = Table(small_table)
-    expected: dict[tuple[str, str], int] = {}
-    for chunk in table.chunks():
-        for clip in chunk.clip:
-            if chunk.splits[clip] == "train":
-                name = (chunk.sensors[clip], chunk.times[clip][:10])
-                expected[name] = expected.get(name, 0) + 1
-    found = find_strata(table, Grouping("day", "train"))
-    assert dict(zip(found.names, found.sizes.tolist(), strict=True)) == expected
-    assert found.names == sorted(expected)
-
-
 def test_windows_without_sensor_or_time_have_strata_of_their_own(tmp_path: Path) -> None:
     clips = [
         {"embeddings": np.zeros((2, 2)), "sensor": "a", "time": "2020-05-01T10:00:00"},
@@ -111,17 +98,6 @@ def test_windows_without_sensor_or_time_have_strata_of_their_own(tmp_path: Path)
     expected = {("a", "2020-05-01"): 2, ("a", ""): 3, ("", "2020-05-01"): 4, ("", ""): 5}
     assert dict(zip(found.names, found.sizes.tolist(), strict=True)) == expected
     assert found.untimed == 8
-
-
-def test_random_numbers_of_a_stratum_depend_on_its_name_purpose_and_seed() -> None:
-    draws = {
-        stratum_rng(seed, name, purpose).integers(1 << 62)
-        for seed in (0, 1)
-        for name in (("a", "2020-05-01"), ("a", "2020-05-02"), ("b", "2020-05-01"), ("b\udcff", ""))
-        for purpose in ("pool", "choose")
-    }
-    assert len(draws) == 16
-    assert stratum_rng(1, ("a", "2020-05-01"), "pool").integers(1 << 62) in draws
 
 
 def mixed_strata(folder: Path, order: np.ndarray, period: strata.Period = "day") -> Strata:

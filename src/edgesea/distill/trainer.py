@@ -125,13 +125,16 @@ def make_trainer(
     if patience:
         callbacks.append(EarlyStopping("val_mse", min_delta=1e-4, patience=patience, check_on_train_epoch_end=False))
     if save_every:
-        numbered: dict[str, Any] = {"filename": "epoch-{epoch_number:04.0f}", "auto_insert_metric_name": False}
-        numbered |= {
-            "every_n_epochs": save_every,
-            "save_top_k": -1,
-            "monitor": "epoch_number",
-        }  # which tells it from last
-        callbacks.append(ModelCheckpoint(**numbered, **keep))
+        # Lightning tells callbacks apart by what they monitor, and counts epochs from 0.
+        numbered = ModelCheckpoint(
+            filename="epoch-{epoch_number:04.0f}",
+            monitor="epoch_number",
+            every_n_epochs=save_every,
+            save_top_k=-1,
+            auto_insert_metric_name=False,
+            **keep,
+        )
+        callbacks.append(numbered)
     callbacks.append(ModelCheckpoint(filename="last", **keep))  # the last to be written: it marks the epoch as done
     distributed = devices != 1 and device != "mps"
     with quiet_lightning():

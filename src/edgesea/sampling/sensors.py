@@ -1,6 +1,6 @@
 """Choosing sensors by where they stand, before windows are chosen from them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,16 +39,12 @@ def read_positions(path: Path) -> dict[str, Position]:
     rows = rows[rows["latitude"].notna() | rows["longitude"].notna()]
     degrees = rows[["latitude", "longitude"]].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
     positions: dict[str, Position] = {}
-    for given, (latitude, longitude) in zip(rows.itertuples(index=False), degrees.tolist(), strict=True):
-        sensor = str(given.sensor).strip()
+    for name, (latitude, longitude) in zip(rows["sensor"].astype(str).str.strip(), degrees.tolist(), strict=True):
         if not (abs(latitude) <= 90 and -180 <= longitude <= 360):
-            raise EdgeseaError(
-                f"{path}: sensor {sensor}: latitude {given.latitude}, longitude {given.longitude} is not a position in "
-                "degrees; correct it"
-            )
-        known = positions.setdefault(sensor, (latitude, longitude))
+            raise EdgeseaError(f"{path}: sensor {name}: {latitude, longitude} are not degrees of latitude, longitude")
+        known = positions.setdefault(name, (latitude, longitude))
         if max(abs(known[0] - latitude), abs(known[1] - longitude)) > 1e-4:
-            raise EdgeseaError(f"{path}: sensor {sensor} is at {known} and at {latitude, longitude}; keep one of them")
+            raise EdgeseaError(f"{path}: sensor {name} is at {known} and at {latitude, longitude}; keep one of them")
     return positions
 
 
@@ -64,15 +60,10 @@ def choose_sensors(
         raise EdgeseaError("the table has no sensors to choose; extract it with a manifest that has a column sensor")
     missing = [sensor for sensor in named if sensor not in positions]
     if missing:
-        raise EdgeseaError(f"no position of sensor {_listed(missing)}; there are positions of {_listed(positions)}")
+        raise EdgeseaError(f"no position of sensor {', '.join(missing[:8])}; add it to the file of positions")
     places = np.array([positions[sensor] for sensor in named])
     most = len(np.unique(places, axis=0))
     if count > most:
         raise EdgeseaError(f"cannot choose {count} sensors: the {len(named)} of the table stand in {most} places")
     features = position_features(places[:, 0], places[:, 1])
     return [named[row] for row in k_dpp(features, count, rng=rng)]
-
-
-def _listed(names: Iterable[str], most: int = 8) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
