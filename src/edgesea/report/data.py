@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 RESULTS, STAMPS, SELECTION = "results.json", "stages.json", "select.json"
 SYSTEMS = ("teacher", "reduced", "student")
+TRIAL = ("dimensions", "score", "score_std", "standard_error", "seconds")  # numbers of a trial of a selection
 EVERYTHING = "all windows"  # the sampling of a reduction that was fitted on the whole table
 SAMPLE, SAMPLE_CHUNKS = 2000, 24  # windows in the map, and chunks (about 32 MB each) that they are read from
 Frame = Any  # pandas.DataFrame; its stubs are stricter about names of columns than is of use here
@@ -103,8 +104,8 @@ def read_run(folder: Path) -> Run:
         results,
         Table(folder / "table") if (folder / "table" / "table.json").is_file() else None,
         Subset.load(subset) if subset.is_file() else None,
-        _optional_json(folder / "reduction" / "reduction.json"),
-        _optional_json(folder / "student" / "config.json"),
+        optional_json(folder / "reduction" / "reduction.json"),
+        optional_json(folder / "student" / "config.json"),
         metrics,
         [] if rows is None else rows[["clip", "reason"]].to_numpy().tolist(),
     )
@@ -115,7 +116,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not (folder / RESULTS).is_file() and not (folder / STAMPS).is_file():
         what = "not a run directory" if folder.is_dir() else "no such folder"
         raise EdgeseaError(f"{folder}: {what} ({RESULTS} is missing); create one with `edgesea run`")
-    results, stages = _optional_json(folder / RESULTS), _optional_json(folder / STAMPS).get("stages", {})
+    results, stages = optional_json(folder / RESULTS), optional_json(folder / STAMPS).get("stages", {})
     # A run that was changed and killed leaves the results of the earlier one behind.
     unfinished = [
         name
@@ -130,7 +131,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _optional_json(path: Path) -> dict[str, Any]:
+def optional_json(path: Path) -> dict[str, Any]:
+    """A mapping from a JSON file; empty if there is none."""
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
         raise EdgeseaError(f"{path}: not a file that edgesea wrote; delete it and run the same `edgesea run` again")
@@ -292,31 +294,24 @@ def read_selection(folder: Path) -> Selection:
     """Read the ``select.json`` of a folder."""
     path = folder / SELECTION
     found = read_json(path)
-    numbers = ("score", "score_std", "standard_error", "seconds")
     try:
-        given = found["trials"]
-        rows = [
-            {
-                "sampling": str((own.get("sample") or {}).get("method", EVERYTHING)),
-                "reduction": str(own["reduce"].get("method", "?")),
-                "classifier": "",
-                "dimensions": int(own["dimensions"]),
-                **{name: np.nan if own.get(name) is None else float(own[name]) for name in numbers},
-                "complete": bool(own.get("complete", True)),  # one that lacks a seed is never chosen
-                "kept": own.get("kept") or {},
-            }
-            for own in given
-        ]
-        trials = pd.DataFrame(rows)
-        for name, stage in (("sampling", "sample"), ("reduction", "reduce"), ("classifier", "classifier")):
-            options = [dict(own.get(stage) or {}) for own in given]
-            for own in options if stage == "reduce" else ():
-                own.pop("size", None)  # the dimensions
-            pairs = zip(trials.get(name, []), differing(options), strict=True)
+        given, winner, reference = found["trials"], found.get("winner"), found.get("reference") or {}
+        trials: Frame = pd.DataFrame(given, columns=[*TRIAL, "complete", "kept"])
+        trials["complete"] = trials.complete.fillna(True).astype(bool)  # one that lacks a seed is never chosen
+        trials["kept"] = [own or {} for own in trials.kept.where(trials.kept.notna(), None)]
+        for name in TRIAL:
+            trials[name] = pd.to_numeric(trials[name])
+        for name, options in (
+            ("sampling", [own.get("sample") or {"method": EVERYTHING} for own in given]),
+            ("reduction", [{**own["reduce"], "size": None} for own in given]),  # the dimensions
+            ("classifier", [own.get("classifier") or {} for own in given]),
+        ):
+            trials[name] = [str(own.get("method", "")) for own in options]
+            pairs = zip(trials[name], differing(options), strict=True)
             trials[f"{name}_text"] = [" ".join(filter(None, pair)) for pair in pairs]
-        winner, reference, metric = found.get("winner"), found.get("reference") or {}, str(found["metric"])
         if winner is not None:
-            rows[winner]
+            given[winner]
+        metric = str(found["metric"])
         return Selection(
             task=str(found["task"]),
             metric=METRICS.get(metric, Metric(metric, metric.replace("_", " "))),
@@ -332,10 +327,9 @@ def read_selection(folder: Path) -> Selection:
 
 def differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of each trial, as text, the options that differ among trials of its method."""
-    frame = pd.DataFrame([{"method": "", **own} for own in options]).astype(str)
-    if frame.empty:
+    if not options:
         return []
-    varied = frame.groupby("method").nunique().max() > 1
+    varied = pd.DataFrame([{"method": "", **own} for own in options]).astype(str).groupby("method").nunique().max() > 1
     names = varied.index[varied]
     return [", ".join(f"{name} {label(own[name])}" for name in names if own.get(name) is not None) for own in options]
 

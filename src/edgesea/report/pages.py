@@ -1,5 +1,6 @@
 """Pages from the templates of this folder: one file each, without scripts and without anything from the network."""
 
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePath
@@ -23,7 +24,7 @@ class _Environment(Environment):
 
 
 def write_page(path: Path, template: str, **content: Any) -> str:
-    """Render a template and write it atomically; returns the file's name."""
+    """Render a template and write it atomically; returns the file's name. What is Markdown has a name in .md."""
     html = _environment().get_template(f"{template}.jinja").render(content)
     with atomic_path(path) as temporary:
         temporary.write_text(html, "utf-8", "replace")  # odd bytes of file names become ?
@@ -36,13 +37,13 @@ def _environment() -> Environment:
 
     environment = _Environment(
         loader=PackageLoader("edgesea.report"),
-        autoescape=True,
+        autoescape=lambda name: "md" not in str(name),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
         finalize=lambda value: MISSING if value is None else value,
     )
-    formats = (integer, decimal, percent, audio, show, show_interval)
+    formats = (integer, decimal, percent, audio, show, show_interval, markdown)
     environment.filters |= {own.__name__: own for own in formats}
     environment.filters["basename"] = lambda path: PurePath(path).name
     environment.globals |= {
@@ -53,6 +54,12 @@ def _environment() -> Environment:
         "style": files(__package__).joinpath("style.css").read_text("utf-8"),
     }
     return environment
+
+
+def markdown(value: Any) -> str:
+    """Text for a cell of a table in Markdown."""
+    clean = " ".join(str(value).encode("utf-8", "replace").decode("utf-8").split())
+    return re.sub(r"([\\|<*`])", r"\\\1", clean)
 
 
 def integer(value: Any) -> str:

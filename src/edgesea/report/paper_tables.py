@@ -1,13 +1,12 @@
 """``tables``: the tables of the SEA paper, from the runs, selections and evaluations that exist."""
 
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from edgesea.artifact import atomic_path, check_file
+from edgesea.artifact import check_file
 from edgesea.errors import EdgeseaError
 from edgesea.report.data import Frame
 from edgesea.report.pages import integer, write_page
@@ -15,47 +14,34 @@ from edgesea.report.scores import SONYC, STUDENTS, read_scores
 
 Figures = dict[tuple[str, str, str], str]  # table, row and column, as the paper calls them -> value
 PUBLISHED = Path(__file__).with_name("published.csv")
-TITLE = "Tables of the SEA paper"
-PAPER = (
-    'Srivastava et al., "Specialized embedding approximation for edge intelligence: a case study in urban sound '
-    'classification", ICASSP 2021'
-)
-ABOUT = {
-    "Table 1": "The models: parameters, weights and the largest activation, in float32.",
-    "Table 2": "SONYC-UST: area under the precision-recall curve (AUPRC). AVC: trained by audio-visual correspondence; "
-    "SEA: by specialised embedding approximation.",
-    "Table 3": "Accuracy on other data sets than the students were distilled for; of UrbanSound8K the mean over the "
-    "folds. In domain: the student was distilled from clips of the data set itself.",
-    "Table 4": "SONYC-UST by sampling and dimensions: of the reduced teacher, and of the student that approximates it.",
-}
-COLUMNS: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
-    # table -> column of ours -> its title, and the columns of published figures beside it with what they are called
+COLUMNS = {  # table -> column of ours -> its title, and the columns of published figures that stand beside it
     "1": {
-        "parameters_M": ("parameters (M)", {"parameters_M": ""}),
-        "size_MB": ("weights (MB)", {"size_MB": ""}),
-        "activation_MB": ("activation memory (MB)", {"activation_MB": ""}),
+        "parameters_M": ("parameters (M)", ["parameters_M"]),
+        "size_MB": ("weights (MB)", ["size_MB"]),
+        "activation_MB": ("activation memory (MB)", ["activation_MB"]),
     },
     "2": {
-        "micro_auprc": ("micro AUPRC", {"avc_micro_auprc": "AVC, ", "sea_micro_auprc": "SEA, "}),
-        "macro_auprc": ("macro AUPRC", {"avc_macro_auprc": "AVC, ", "sea_macro_auprc": "SEA, "}),
+        "micro_auprc": ("micro AUPRC", ["avc_micro_auprc", "sea_micro_auprc"]),
+        "macro_auprc": ("macro AUPRC", ["avc_macro_auprc", "sea_macro_auprc"]),
     },
     "3": {
-        "urbansound8k": ("UrbanSound8K (%)", {"urbansound8k_accuracy": ""}),
-        "esc50": ("ESC-50 (%)", {"esc50_accuracy": ""}),
-        "esc10": ("ESC-10 (%)", {"esc10_accuracy": ""}),
-        SONYC: ("SONYC-UST (micro AUPRC)", {"sonyc_ust_micro_auprc": ""}),
+        "urbansound8k": ("UrbanSound8K (%)", ["urbansound8k_accuracy"]),
+        "esc50": ("ESC-50 (%)", ["esc50_accuracy"]),
+        "esc10": ("ESC-10 (%)", ["esc10_accuracy"]),
+        SONYC: ("SONYC-UST (micro AUPRC)", ["sonyc_ust_micro_auprc"]),
     },
     "4": {
-        "micro_auprc": ("micro AUPRC", {"micro_auprc": ""}),
-        "macro_auprc": ("macro AUPRC", {"macro_auprc": ""}),
-        "macro_auprc_5_common": ("macro AUPRC, 5 common classes", {"macro_auprc_5_common": ""}),
+        "micro_auprc": ("micro AUPRC", ["micro_auprc"]),
+        "macro_auprc": ("macro AUPRC", ["macro_auprc"]),
+        "macro_auprc_5_common": ("macro AUPRC, 5 common classes", ["macro_auprc_5_common"]),
     },
 }
+WORDS = {"1": ["system"], "2": ["system"], "3": ["system"]}  # what names a row, of other tables sampling and system
+NUMBERS = {"1": ["input"], "2": ["dimensions", "parameters"], "3": ["dimensions", "parameters"]}
 COMMANDS = {  # table and column -> what makes their scores
-    ("Table 2", "micro_auprc"): "edgesea run examples/sonyc_ust.yaml, edgesea evaluate sonyc_ust DATA edgel3/sea-64"
-    " --out FILE",
-    ("Table 3", "urbansound8k"): "edgesea evaluate urbansound8k DATA RUN/student --out FILE; likewise the teacher",
-    ("Table 3", "esc50"): "edgesea evaluate esc50 DATA RUN/student --out FILE; likewise the teacher",
+    ("Table 2", "micro_auprc"): "edgesea evaluate sonyc_ust DATA edgel3/sea-64 --out FILE, edgesea run sonyc_ust.yaml",
+    ("Table 3", "urbansound8k"): "edgesea evaluate urbansound8k DATA RUN/student --out FILE, and likewise the teacher",
+    ("Table 3", "esc50"): "edgesea evaluate esc50 DATA RUN/student --out FILE, and likewise the teacher",
     ("Table 4", "micro_auprc"): "edgesea select TABLE sonyc_ust DATA OUT",
 }
 SHARED = ("label_mode", "eval_split", "target_mode", "classifier", "features", "folds", "clips", "hop", "edgesea")
@@ -104,15 +90,21 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
         names = ", ".join(map(str, runs)) or "no runs given"
         raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. Make them with", *missing]))
     scores = pd.concat([_models(), scores], ignore_index=True)
-    headings = [*ABOUT, *sorted({*scores.table} - {*ABOUT})]
-    sheets = [_sheet(heading, scores[scores.table == heading], figures, source) for heading in headings]
+    headings = [f"Table {number}" for number in COLUMNS]
+    headings += sorted({*scores.table} - {*headings})
+    sheets = [_sheet(heading, scores[scores.table == heading], figures) for heading in headings]
     markdown, html = (Path(out).with_name(name + suffix) for suffix in (".md", ".html"))
     check_file(markdown)
-    text = _markdown(sheets, missing)
-    with atomic_path(markdown) as temporary:
-        temporary.write_text(text, "utf-8")
-    write_page(html, "tables", title=TITLE, paper=PAPER, sheets=sheets, missing=missing)
-    return {"markdown": str(markdown), "html": str(html), "scores": len(scores), "missing": missing, "text": text}
+    content = {"title": "Tables of the SEA paper", "sheets": sheets, "source": source, "missing": missing}
+    write_page(html, "tables", **content)
+    write_page(markdown, "tables.md", **content)
+    return {
+        "markdown": str(markdown),
+        "html": str(html),
+        "scores": len(scores),
+        "missing": missing,
+        "text": markdown.read_text("utf-8"),
+    }
 
 
 def read_published(path: Path) -> Figures:
@@ -147,9 +139,7 @@ def _place(table: str, row: str, column: str) -> tuple[str, str, str] | None:
         column = f"{'avc' if row == 'L3' else 'sea'}_{column}"
     if table == "3" and column in COLUMNS["3"]:
         column = f"{column}_accuracy"
-    columns = {"input": ""} if table == "1" else {}
-    for _, beside in COLUMNS.get(table, {}).values():
-        columns |= beside
+    columns = [own for _, beside in COLUMNS.get(table, {}).values() for own in beside] + ["input"] * (table == "1")
     rows = r"(pca|student)-\d+ \w+" if table == "4" else "L3|Student [0-3]"
     return (table, row, column) if column in columns and re.fullmatch(rows, row) else None
 
@@ -169,13 +159,11 @@ def _models() -> Frame:
     return pd.DataFrame(rows)
 
 
-def _sheet(heading: str, scores: Frame, figures: Figures, source: str) -> dict[str, Any]:
+def _sheet(heading: str, scores: Frame, figures: Figures) -> dict[str, Any]:
     """A table ready to be written: a row for each system and combination of options that differ."""
     number = heading.removeprefix("Table ")
-    given = COLUMNS.get(number, {"accuracy": ("accuracy (%)", {})})
-    words = ["system"] if number in ("1", "2", "3") else ["sampling", "system"]
-    numbers = {"1": ["input"], "2": ["dimensions", "parameters"], "3": ["dimensions", "parameters"]}
-    sizes = numbers.get(number, ["dimensions"])
+    given = COLUMNS.get(number, {"accuracy": ("accuracy (%)", [])})
+    words, sizes = WORDS.get(number, ["sampling", "system"]), NUMBERS.get(number, ["dimensions"])
     options: Frame = pd.DataFrame(list(scores.options), scores.index)
     cells = [scores[name] for name in (*words, *sizes, "column")]
     differ = [  # values that differ anywhere, or that are known of some scores of a cell only: unknown is not equal
@@ -199,30 +187,30 @@ def _sheet(heading: str, scores: Frame, figures: Figures, source: str) -> dict[s
         rows[tuple(known.get(name, "") for name in index)] = {}
     columns: list[tuple[str, str]] = []  # title, and key in the cells of a row
     for name, title in titles.items():
-        beside = given.get(name, ("", {}))[1]
-        beside = {own: what for own, what in beside.items() if any(place[::2] == (number, own) for place in figures)}
+        beside = [own for own in given.get(name, ("", []))[1] if any(place[::2] == (number, own) for place in figures)]
         if beside or name in set(frame.column):
-            columns += [
-                (title, name),
-                *((f"published ({what}Table {number})", f"*{own}") for own, what in beside.items()),
-            ]
-        for (_, key, *_), texts in rows.items():
-            values = {own: figures.get((number, key, own)) for own in beside}
-            texts |= {f"*{own}": _number(float(value), title) for own, value in values.items() if value}
-    notes = _notes([text for own in rows.values() for text in own.values()], options.drop(columns=differ), differ)
+            columns += [(title, name)]
+        for own in beside:
+            method = f"{own[:3].upper()}, " if number == "2" else ""
+            columns += [(f"published ({method}Table {number})", f"*{own}")]
+            for (_, key, *_), texts in rows.items():
+                if (number, key, own) in figures:
+                    texts[f"*{own}"] = _number(float(figures[number, key, own]), title)
+    same = options.drop(columns=differ).items()
     return {
         "heading": heading,
-        "about": ABOUT.get(heading, "Accuracy, the share of all clips, by sampling and dimensions."),
         "head": [*words, *differ, *sizes, *(title for title, _ in columns)],
         "rows": [
             [
-                *(integer(name) if isinstance(name, int | float) else name for name in names),
-                *(own.get(k, "") for _, k in columns),
+                *(own if isinstance(own, str) else integer(own) for own in names),
+                *(texts.get(key, "") for _, key in columns),
             ]
-            for (_, _, *names), own in sorted(rows.items(), key=lambda row: [str(name) for name in row[0]])
+            for (_, _, *names), texts in sorted(rows.items(), key=lambda row: [str(name) for name in row[0]])
         ],
         "words": len(words) + len(differ),
-        "notes": [*notes, *([f"Published: {source}."] if any(key[0] == "*" for _, key in columns) else [])],
+        "same": [f"{name} {own.dropna().iloc[0]}" for name, own in same if name.split(": ")[-1] in SHARED],
+        "differ": differ,
+        "cells": " ".join(text for texts in rows.values() for text in texts.values()),
     }
 
 
@@ -252,35 +240,3 @@ def _cell(scores: Frame, title: str) -> str:
         return f"{mean} ({low} to {high}, {len(values)} runs)"
     ends = [_number(own, title) for own in (scores.low.iloc[0], scores.high.iloc[0]) if pd.notna(own)]
     return f"{mean} [{', '.join(ends)}]" if ends else mean
-
-
-def _notes(texts: Iterable[str], same: Frame, differ: list[str]) -> list[str]:
-    """What stands below a table."""
-    shared = [f"{name} {own.dropna().iloc[0]}" for name, own in same.items() if name.split(": ")[-1] in SHARED]
-    joined = " ".join(texts)
-    notes = {
-        "[low, high]: 95 % confidence interval, by bootstrap over the evaluated clips, or their recordings.": "["
-        in joined,
-        "Runs that differ in nothing but their seeds: mean (lowest to highest, how many).": "runs)" in joined,
-        f"Same for all scores: {', '.join(shared)}.": bool(shared),
-        "Scores that differ in an option have rows of their own; they cannot be compared directly.": bool(differ),
-    }
-    return [text for text, applies in notes.items() if applies]
-
-
-def _markdown(sheets: Iterable[Mapping[str, Any]], missing: list[str]) -> str:
-    """All tables as Markdown (tables of GitHub's kind)."""
-    parts = [f"# {TITLE}", f"Scores of your runs beside those published in {PAPER}."]
-    for sheet in sheets:
-        rule = ["---" if place < sheet["words"] else "---:" for place in range(len(sheet["head"]))]
-        lines = [sheet["head"], rule, *([text or "-" for text in row] for row in sheet["rows"])]
-        parts += [f"## {sheet['heading']}", sheet["about"]]
-        parts.append("\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines))
-        parts.append("\n".join(f"* {_escaped(text)}" for text in sheet["notes"]))
-    parts += ["## Missing", "\n".join(f"* {_escaped(text)}" for text in missing)] if missing else []
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _escaped(text: str) -> str:
-    clean = " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
-    return re.sub(r"([\\|<*`])", r"\\\1", clean)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from html import escape
 from io import StringIO
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import matplotlib.style
@@ -21,27 +22,7 @@ COLOURS = {"teacher": "#004488", "reduced": "#ddaa33", "student": "#bb5566"}  # 
 GREY, INK = "#8a93a1", "#1c2330"
 GROUPS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright scheme, for all eyes
 HALF, FULL = 4.8, 9.6  # inches of a figure in half of the page's width, and in all of it
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # the browser draws the text, in the font of style.css
-    "text.parse_math": False,  # a class or a sensor may be called $x$
-    "font.size": 9.0,
-    "axes.titlesize": 9.0,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e6ea",
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "legend.frameon": False,
-    "legend.fontsize": 8.0,
-}
+STYLE = Path(__file__).with_name("style.mplstyle")  # no mathematics: a class may be called $x$; browsers draw the text
 Given = ParamSpec("Given")
 
 
@@ -53,8 +34,8 @@ def svg(
     def decorate(draw: Callable[Concatenate[Figure, Given], None]) -> Callable[Given, Markup]:
         @wraps(draw)
         def drawn(*arguments: Given.args, **options: Given.kwargs) -> Markup:
-            own = {**STYLE, "svg.hashsalt": draw.__name__}  # keeps the ids of the figures of a page apart
-            with matplotlib.style.context(["default", own]), warnings.catch_warnings():
+            salt = {"svg.hashsalt": draw.__name__}  # keeps the ids of the figures of a page apart
+            with matplotlib.style.context(["default", STYLE, salt]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Glyph .* missing")  # of the font used for measuring
                 figure, out = Figure(figsize=(width, height), layout="constrained"), StringIO()
                 draw(figure, *arguments, **options)

@@ -9,7 +9,17 @@ import pandas as pd
 
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
-from edgesea.report.data import EVERYTHING, RESULTS, SELECTION, SYSTEMS, Frame, read_results, read_selection
+from edgesea.models.student_config import StudentConfig, parameter_count
+from edgesea.report.data import (
+    EVERYTHING,
+    RESULTS,
+    SELECTION,
+    SYSTEMS,
+    Frame,
+    optional_json,
+    read_results,
+    read_selection,
+)
 from edgesea.report.summary import interval
 
 log = logging.getLogger(__name__)
@@ -80,35 +90,28 @@ def _of_evaluation(path: Path) -> Iterator[Row]:
 
 def _of_selection(folder: Path) -> Iterator[Row]:
     """Rows of each seed of each trial."""
-    metric = read_selection(folder).metric.key
-    found, plan = read_json(folder / SELECTION), {}
-    if (folder / "plan.json").is_file():
-        plan = read_json(folder / "plan.json")
-    hidden = ("num_hidden_layers", "hidden_layer_size")  # chosen by the score
-    names = ("folds", "hold_out")
+    metric, found = read_selection(folder).metric.key, read_json(folder / SELECTION)
+    plan: Row = optional_json(folder / "plan.json")
     protocol = {
         **(plan.get("framing") or {}),
         **(plan.get("tagging") or {}),
-        **{k: plan[k] for k in names if k in plan},
+        "data": f"clips {str(plan.get('clips'))[:8]}",
     }
-    protocol |= {"data": f"clips {str(plan.get('clips'))[:8]}", "versions": {"edgesea": plan.get("edgesea")}}
+    for name in ("num_hidden_layers", "hidden_layer_size"):  # chosen by the score
+        protocol.pop(name, None)
+    protocol |= {name: plan[name] for name in ("folds", "hold_out", "edgesea") if name in plan}
     made = {"table": str(plan.get("table"))[:8], "extract.teacher": (plan.get("teacher") or {}).get("id", "?")}
     for trial in found["trials"]:
         sample = trial.get("sample") or {"method": EVERYTHING}
-        name = f"reduced, best of {len(trial.get('scores') or ()) or '?'} classifiers of edgesea select"
-        system = {
-            "system": name,
+        known = {
+            "system": f"reduced, best of {len(trial.get('scores') or ()) or '?'} classifiers of edgesea select",
             "sampling": sample["method"],
             "options": {**made, **_options("sample", sample), **_options("reduce", trial["reduce"])},
         }
-        scores = {
-            "task": found["task"],
-            "embedding_size": trial["dimensions"],
-            "tagging": {key: value for key, value in protocol.items() if key not in hidden},
-        }
-        if trial["score"] is not None:
-            for seed, score in (trial.get("by_seed") or {"?": trial["score"]}).items():
-                yield from _rows("reduced", {**scores, metric: score}, None, {**system, "seeds": seed})
+        scores = {"task": found["task"], "embedding_size": trial["dimensions"], "tagging": protocol}
+        seeds = trial.get("by_seed") or {"?": trial["score"]}
+        for seed, score in seeds.items() if trial["score"] is not None else ():
+            yield from _rows("reduced", {**scores, metric: score}, None, {**known, "seeds": seed})
 
 
 def _rows(kind: str, scores: Mapping[str, Any], results: Row | None, known: Row | None = None) -> Iterator[Row]:
@@ -166,7 +169,12 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
     if kind == "teacher":
         return {"system": f"teacher ({model})", "key": "L3" if model.startswith("openl3/") else "", "order": "0"}
     if kind == "student" and results is None:
-        return _published_student(model)
+        number = STUDENTS.get(model.removeprefix("edgel3/"), "") if model.startswith("edgel3/") else ""
+        if not number:  # nothing is known but its name
+            return {"system": f"student {model}", "order": "3"}
+        parameters = parameter_count(StudentConfig.named(model.removeprefix("edgel3/"), head="relu_max"))
+        names = {"system": f"{number} ({model}, published weights)", "key": number, "order": f"2 {number} published"}
+        return {**names, "parameters": parameters}
     if results is None:
         return {"system": f"reduced ({model})", **_reduction(Path(str(scores["reduction"])))}
     config, extract = results["config"], results["extract"]
@@ -196,21 +204,9 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
     return made | {"parameters": results["distill"].get("parameters")}
 
 
-def _published_student(model: str) -> Row:
-    """Published weights; of any other student without a run, nothing is known but its name."""
-    kind = model.removeprefix("edgel3/")
-    if model == kind or kind not in STUDENTS:
-        return {"system": f"student {model}", "order": "3"}
-    from edgesea.models.student_config import StudentConfig, parameter_count
-
-    parameters = parameter_count(StudentConfig.named(kind, head="relu_max"))
-    name, number = f"{STUDENTS[kind]} ({model}, published weights)", STUDENTS[kind]
-    return {"system": name, "key": number, "order": f"2 {number} published", "parameters": parameters}
-
-
 def _reduction(folder: Path) -> Row:
     """A reduction of no run, by its own file; if that is gone, nothing is known but its folder."""
-    info = read_json(folder / "reduction.json") if (folder / "reduction.json").is_file() else {}
+    info = optional_json(folder / "reduction.json")
     provenance = info.get("provenance") or {}
     if "subset" not in provenance:
         return {"options": {"reduction": str(folder)}}
@@ -237,13 +233,12 @@ def _protocol(scores: Mapping[str, Any]) -> dict[str, str]:
 
 def _in_domain(extract: Mapping[str, Any], data: str | None) -> bool:
     """Whether a run took its clips from the data set: from below it, or from a folder that holds it."""
-    source, root = Path(extract["source"]), extract.get("root")
-    manifest = source.suffix in (".csv", ".parquet")  # it may lie above a data set that it does not list
     if data is None:
         return False
-    target = Path(data).resolve()
-    places = [source.resolve(), *([Path(root).resolve()] if manifest and root else [])]
-    return any(own.is_relative_to(target) or (not manifest and target.is_relative_to(own)) for own in places)
+    source, target = Path(extract["source"]).resolve(), Path(data).resolve()
+    if source.suffix in (".csv", ".parquet"):  # a manifest may lie above a data set that it does not list
+        return any(Path(own).resolve().is_relative_to(target) for own in (source, extract.get("root")) if own)
+    return source.is_relative_to(target) or target.is_relative_to(source)
 
 
 def _text(value: Any) -> str:
