@@ -120,6 +120,12 @@ def test_systems_evaluated_alone_are_known_by_their_run_or_file(first: Path, dat
         own: dict[str, Any] = {"size": 2, "method": "random_projection", "seed": seed}
         reduce(first / "table", tmp_path / f"phi{seed}", subset=first / "subset.parquet", **own)
         evaluate("esc50", data, "spectral", reduction=tmp_path / f"phi{seed}", out=tmp_path / f"{seed}.json", **QUIET)
+    copy = Path(shutil.copytree(first / "student", tmp_path / "copy"))  # of which nothing is known but its architecture
+    evaluate("esc50", data, str(copy), out=tmp_path / "c.json", **QUIET)
+    parameters = read_json(first / "results.json")["distill"]["parameters"]
+    assert of(made(tmp_path, "Table 3", tmp_path / "c.json"), f"student {copy}")[
+        "parameters"
+    ] == f"{parameters:,}".replace(",", " ")
     (row,) = made(tmp_path, GRID, tmp_path / "0.json", tmp_path / "1.json")
     assert (row["sampling"], row["dimensions"]) == ("random", "2")
     assert row["accuracy (%)"].endswith(", 2 runs)")
@@ -320,7 +326,7 @@ def test_both_files_hold_the_same_cells_and_escape_names(tmp_path: Path) -> None
             [cell.replace(r"\|", "|").replace(r"\*", "*").replace(" | ", "") for cell in row]
             for row in cells(result["text"], heading)
         ]
-        assert [[cell or "-" for cell in row] for row in plain] == expected
+        assert [[cell.replace("\u2013", "-") for cell in row] for row in plain] == expected
 
 
 @pytest.mark.parametrize(

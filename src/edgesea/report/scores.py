@@ -81,8 +81,9 @@ def _of_evaluation(path: Path) -> Iterator[Row]:
         raise EdgeseaError(f"{path}: not a run, a folder of `edgesea select`, or a file of `edgesea evaluate --out`")
     model, reduction = str(found["model"]), found.get("reduction")
     system = "reduced" if reduction else "teacher" if is_teacher(model) else "student"
-    run = Path(str(reduction or model)).parent
-    results = read_results(run) if system != "teacher" and (run / RESULTS).is_file() else None
+    place = Path(str(reduction or model))
+    in_run = place.name == ("reduction" if reduction else "student") and (place.parent / RESULTS).is_file()
+    results = read_results(place.parent) if system != "teacher" and in_run else None
     if results and reduction and results["config"]["extract"]["teacher"] != model:
         results = None  # it reduced the embeddings of another model
     return _rows(system, found, results)
@@ -131,22 +132,16 @@ def _rows(kind: str, scores: Mapping[str, Any], results: Row | None, known: Row 
             if (value := {**common, **level}.get(metric)) is None:
                 continue
             low, high = interval(level, metric) or (None, None)
-            row = {
-                "table": table,
-                "column": column,
-                "value": float(value),
-                "low": low,
-                "high": high,
-                "dimensions": size,
-            }
-            row |= {**made, "evaluated_with": str(scores.get("seed"))}
+            row = {"table": table, "column": column, "value": float(value), "low": low, "high": high}
+            row |= {**made, "dimensions": size, "evaluated_with": str(scores.get("seed"))}
             scope = f"{task}: " if table == "Table 3" else ""
             row["options"] = made["options"] | {f"{scope}{name}": own for name, own in _protocol(level).items()}
             if table not in ("Table 2", "Table 3"):
-                method = "student" if kind == "student" else made["options"].get("reduce.method", "?")
-                row |= {"key": f"{method}-{size} {made['sampling']}", "order": f"{size:06d} {made['sampling']} {kind}"}
-                if kind == "student" and made["key"]:
-                    row["system"] = "student"
+                row["order"] = f"{size:06d} {made['sampling']} {kind}"
+                if kind == "reduced":
+                    row["key"] = f"{made['options'].get('reduce.method')}-{size} {made['sampling']}"
+                elif made["key"]:  # one of the paper's
+                    row |= {"key": f"student-{size} {made['sampling']}", "system": "student"}
             elif table == "Table 3" and in_domain and task != SONYC and kind != "teacher":
                 row |= {"system": f"{made['system']}, in domain", "key": ""}
             yield row
@@ -170,8 +165,10 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
         return {"system": f"teacher ({model})", "key": "L3" if model.startswith("openl3/") else "", "order": "0"}
     if kind == "student" and results is None:
         number = STUDENTS.get(model.removeprefix("edgel3/"), "") if model.startswith("edgel3/") else ""
-        if not number:  # nothing is known but its name
-            return {"system": f"student {model}", "order": "3"}
+        if not number:  # how it was made is not known
+            own = optional_json(Path(model) / "config.json").get("architecture")
+            parameters = parameter_count(StudentConfig.from_dict(own)) if own else None
+            return {"system": f"student {model}", "order": "3", "parameters": parameters}
         parameters = parameter_count(StudentConfig.named(model.removeprefix("edgel3/"), head="relu_max"))
         names = {"system": f"{number} ({model}, published weights)", "key": number, "order": f"2 {number} published"}
         return {**names, "parameters": parameters}
