@@ -28,8 +28,9 @@ def make(folder: Path, days: int) -> None:
     from tqdm import tqdm
 
     from edgesea.artifact import write_json
+    from edgesea.table.clips import Piece
     from edgesea.table.manifest import ClipEntry
-    from edgesea.table.writer import PartWriter
+    from edgesea.table.writer import write_part
 
     rng = np.random.default_rng(0)
     mixing = rng.standard_normal((48, D)).astype(np.float32) * np.exp(-np.arange(48) / 12)[:, None].astype(np.float32)
@@ -39,7 +40,7 @@ def make(folder: Path, days: int) -> None:
     part = 0
     for sensor in tqdm(range(SENSORS), unit="sensor"):
         for week in weeks:
-            with PartWriter(folder, part, D, "float16") as writer:
+            with write_part(folder, part, D, "float16") as writer:
                 for day in week:
                     time_of = (date(2019, 1, 1) + timedelta(days=day)).isoformat() + "T00:00:00"
                     name = f"s{sensor:02d}/{time_of[:10]}.wav"
@@ -47,7 +48,7 @@ def make(folder: Path, days: int) -> None:
                     first = int(rng.integers(3 * WINDOWS))
                     x = rng.standard_normal((WINDOWS, 48), np.float32) @ mixing + noise[first : first + WINDOWS]
                     levels = rng.normal(60, 8, WINDOWS).astype(np.float32)
-                    writer.add(entry, 0, np.zeros(0, np.int16), starts, levels, x)  # type: ignore[arg-type]
+                    writer.add(Piece(entry, 0, np.zeros(0, np.int16), starts, levels), x)
             part += 1
     windows = SENSORS * days * WINDOWS
     info = {

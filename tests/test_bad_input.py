@@ -228,7 +228,7 @@ def test_nothing_but_broken_files(tmp_path, cli, refused):
     message = refused(tmp_path / "audio", tmp_path / "table", "--max_skipped", "1")
     assert message.startswith("3 of 3 clips cannot be used (first: 0.wav: cannot be decoded: Format not recognised)")
     assert len((tmp_path / "table" / "skipped.csv").read_text().splitlines()) == 4
-    assert message.endswith("; mend them or the options")  # raising max_skipped would not help
+    assert message.endswith("; repair them or the options")  # raising max_skipped would not help
     assert not (tmp_path / "table" / "table.json").exists()
     write_noise(tmp_path / "audio" / "1.wav")
     (tmp_path / "audio" / "2.wav").unlink()
@@ -241,7 +241,7 @@ def test_too_many_broken_files_can_be_accepted_later(good, tmp_path, cli, refuse
         make_text(good / f"{index}.wav")
     message = refused(good, tmp_path / "table")
     assert message.startswith("3 of 4 clips cannot be used")
-    assert message.endswith("raise max_skipped (0.5) to go on without them")
+    assert message.endswith("repair them or raise max_skipped (0.5)")
     assert cli("extract", good, tmp_path / "table", "--teacher", QUICK, "--max_skipped", "0.75")[0] == 0
     assert Table(tmp_path / "table").info["skipped"] == 3
 
@@ -260,11 +260,11 @@ def test_a_manifest_without_paths(good, tmp_path, refused):
         ("hop", ".nan", "hop must be a positive number of seconds, not nan"),
         ("hop", "1e-5", "window 1.0 s or hop 1e-05 s is shorter than a sample at 8000 Hz"),
         ("window", "0", "window must be a positive number of seconds, not 0.0"),
-        ("sample_rate", "0", "sample_rate must lie between 500 and 1000000 Hz, not 0"),
-        ("sample_rate", "100000000", "sample_rate must lie between 500 and 1000000 Hz, not 100000000"),
-        ("part_clips", "0", "part_clips must be at least 1, not 0"),
-        ("batch_size", "0", "batch_size must be at least 1, not 0"),
-        ("workers", "0", "workers must be at least 1, not 0"),
+        ("sample_rate", "0", "sample_rate must be a whole number from 500 to 1000000 Hz, not 0"),
+        ("sample_rate", "100000000", "sample_rate must be a whole number from 500 to 1000000 Hz, not 100000000"),
+        ("part_clips", "0", "part_clips must be a whole number of at least 1, not 0"),
+        ("batch_size", "0", "batch_size must be a whole number of at least 1, not 0"),
+        ("workers", "0", "workers must be a whole number of at least 1, not 0"),
         ("level_rate", "0", "level_rate must be a positive number of readings per second, not 0.0"),
         ("validate", "1.5", "validate: the share must lie in [0, 1), not 1.5"),
         ("validate", "half", "validate: 'half' is neither a share nor a condition column=value"),

@@ -1,24 +1,16 @@
 """``extract``: an audio folder or a manifest becomes a table of clips, windows and teacher embeddings."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from edgesea.audio.framing import Framing
+from edgesea.audio.io import checked_count, checked_rate
 from edgesea.errors import EdgeseaError
-from edgesea.table.manifest import ClipEntry, cut_parts, manifest_digest, read_manifest
-from edgesea.table.pieces import Piece, Rates, check_rate, clip_pieces
+from edgesea.table.manifest import cut_parts, manifest_digest, read_manifest
 
-if TYPE_CHECKING:
-    from edgesea.models.base import EmbeddingModel
-    from edgesea.table.building import Written
-
-Float32 = NDArray[np.float32]
 log = logging.getLogger(__name__)
 
 
@@ -101,15 +93,16 @@ def extract(
         If the source, the options or the teacher's weights are unusable, `out` holds another table, or too many clips
         had to be skipped.
     """
-    for name, value in (("part_clips", part_clips), ("batch_size", batch_size), ("workers", workers)):
-        if value < 1:
-            raise EdgeseaError(f"{name} must be at least 1, not {value}")
+    checked_count("part_clips", part_clips)
+    checked_count("batch_size", batch_size)
+    checked_count("workers", workers)
+    checked_rate("sample_rate", sample_rate)
     if not level_rate > 0:
         raise EdgeseaError(f"level_rate must be a positive number of readings per second, not {level_rate}")
-    check_rate("sample_rate", sample_rate)
+    from edgesea.embed.engine import embed_sources
     from edgesea.models import load_teacher
-    from edgesea.table.building import finish_table, write_parts
-    from edgesea.table.claiming import claim_table
+    from edgesea.table.clips import Rates, clip_pieces
+    from edgesea.table.writer import TableWriter
 
     framing = Framing(window, hop, center)
     framing.at(sample_rate)
@@ -136,66 +129,13 @@ def extract(
         "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
         "manifest_sha256": manifest_digest(entries),
     }
-    folder = Path(out)
-    claim_table(folder, plan)
-    rates = Rates(framing, sample_rate, model.sample_rate, level_rate, measured)
-    written = write_parts(
-        folder,
-        plan,
-        parts,
-        lambda entry: ((entry, piece) for piece in clip_pieces(entry, rates)),
-        lambda writer: _Batcher(model, batch_size, dtype, writer.add),
-        workers=workers,
-        task="extract",
-    )
-    return {**finish_table(folder, plan, len(entries), max_skipped), **_speed(written, hop)}
-
-
-def _speed(written: "Written", hop: float) -> dict[str, float]:
-    """Log and return how fast the windows went through."""
-    windows, seconds = written.windows, written.seconds
-    speed = {"windows_per_second": windows / seconds, "hours_per_hour": windows * hop / seconds}
-    if windows:
-        log.info(
-            "%d windows in %.1f s: %.1f windows/s, %.1f hours of audio per hour", windows, seconds, *speed.values()
-        )
-    return speed
-
-
-class _Batcher:
-    """Collects pieces of several clips until a batch is full, embeds it, and hands the pieces on in order.
-
-    Batches never reach over the end of a part, so a part's bytes do not depend on what was computed before it.
-    """
-
-    def __init__(self, model: "EmbeddingModel", size: int, dtype: str, sink: Callable[..., None]) -> None:
-        self._model, self._size, self._dtype, self._sink = model, size, dtype, sink
-        self._pending: list[tuple[ClipEntry, Piece]] = []
-        self._count = 0
-
-    def add(self, entry: ClipEntry, piece: Piece) -> None:
-        self._pending.append((entry, piece))
-        self._count += len(piece.starts)
-        if self._count >= self._size:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._pending:
-            return
-        windows = np.concatenate([piece.windows for _, piece in self._pending])
-        blocks = [self._model.embed(windows[i : i + self._size]) for i in range(0, len(windows), self._size)]
-        embeddings = np.concatenate(blocks)
-        first = 0
-        for entry, piece in self._pending:
-            last = first + len(piece.starts)
-            self._check(embeddings[first:last], entry.clip)
-            self._sink(entry, piece.offset, piece.pcm, piece.starts, piece.levels, embeddings[first:last])
-            first = last
-        self._pending, self._count = [], 0
-
-    def _check(self, embeddings: Float32, clip: str) -> None:
-        from edgesea.table.building import check_range
-
-        if not np.isfinite(embeddings).all():
-            raise EdgeseaError(f"teacher {self._model.id} gave NaN or Inf for a window of {clip}")
-        check_range(embeddings, self._dtype, self._model.id, clip)
+    table = TableWriter(Path(out), plan, "extract")
+    read = partial(clip_pieces, rates=Rates(framing, sample_rate, model.sample_rate, level_rate, measured))
+    for part, clips in table.missing(parts):
+        with table.part(part) as writer:
+            for result in embed_sources(model, clips, read, batch_size=batch_size, workers=workers):
+                table.store(writer, result)
+    speed = {"windows_per_second": table.speed, "hours_per_hour": table.speed * hop}
+    if table.windows:
+        log.info("%d windows: %.1f windows/s, %.1f hours of audio per hour", table.windows, *speed.values())
+    return {**table.finish(len(entries), max_skipped), **speed}

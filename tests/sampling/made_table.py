@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from edgesea.artifact import write_json
+from edgesea.table.clips import Piece
 from edgesea.table.manifest import ClipEntry
-from edgesea.table.writer import PartWriter
+from edgesea.table.writer import write_part
 
 
 def write_table(folder: Path, parts: Sequence[Sequence[Mapping[str, Any]]], dtype: str = "float32") -> Path:
@@ -17,15 +18,15 @@ def write_table(folder: Path, parts: Sequence[Sequence[Mapping[str, Any]]], dtyp
     rate, by_split, size = 100, dict.fromkeys(("train", "validate", "test"), 0), 0
     for number, clips in enumerate(parts):
         size = np.asarray(clips[0]["embeddings"]).shape[1]
-        with PartWriter(folder, number, size, dtype) as writer:
+        with write_part(folder, number, size, dtype) as writer:
             for index, clip in enumerate(clips):
                 embeddings = np.asarray(clip["embeddings"], np.float32)
                 count, split, name = len(embeddings), clip.get("split", "train"), f"{number}-{index}.wav"
                 own = {"sensor": clip.get("sensor"), "time": clip.get("time"), "split": split, "level": None}
                 entry = ClipEntry(clip=name, path=Path(name), label=None, **own)
                 levels = np.asarray(clip.get("levels", np.arange(count)), np.float32)
-                starts = range(0, count * rate, rate)
-                writer.add(entry, 0, np.zeros(count * rate, np.int16), starts, levels, embeddings)
+                piece = Piece(entry, 0, np.zeros(count * rate, np.int16), np.arange(count) * rate, levels)
+                writer.add(piece, embeddings)
                 by_split[split] += count
     info = {
         "teacher": {"id": "made", "sha256": None, "sample_rate": rate, "embedding_size": size},

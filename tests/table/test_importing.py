@@ -1,4 +1,4 @@
-"""What both kinds of sources have in common: which kind it is, resuming, and what follows."""
+"""What both kinds of sources have in common: which kind it is, resuming, what follows, and what is refused."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import TINY, kill_when, write_noise
+from stored import content, stamps
 
 import edgesea
 from edgesea.distill import distill
@@ -32,7 +33,7 @@ def make_shards(folder: Path, shards: int = 3, rows: int = 40, size: int = 16, r
             embedding = rng.standard_normal((rows, size)).astype(np.float32)
             embedding[5, 0] = np.nan
             file.create_dataset("l3_embedding", data=embedding, compression="gzip")
-    (folder / "9.h5").write_text("no shard")
+    (folder / "9.h5").write_text("not a shard")
     return {"audio_rate": rate, "part_clips": 25}
 
 
@@ -55,13 +56,6 @@ MAKERS = {"shards": make_shards, "pairs": make_pairs}
 def source(request, tmp_path) -> tuple[Path, dict[str, Any]]:
     """A folder of either kind, and the options for it."""
     return tmp_path / "in", MAKERS[request.param](tmp_path / "in")
-
-
-def content(table: Path) -> dict[str, bytes]:
-    return {path.relative_to(table).as_posix(): path.read_bytes() for path in table.rglob("*") if path.is_file()}
-
-
-# --- what follows
 
 
 def test_an_imported_table_goes_through_all_stages(source, tmp_path):
@@ -88,95 +82,74 @@ def test_workers_do_not_change_a_byte(source, tmp_path):
         import_table(folder, tmp_path / str(workers), **options, workers=workers)
     first = content(tmp_path / "1")
     assert len([name for name in first if name.startswith("clips/")]) >= 4
-    assert content(tmp_path / "2") == first
-    assert content(tmp_path / "4") == first
+    assert content(tmp_path / "2") == content(tmp_path / "4") == first
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))
-def test_a_killed_import_goes_on(tmp_path, kind):
+def test_a_killed_import_resumes(tmp_path, kind):
     options = make_shards(tmp_path / "in", 8, 80) if kind == "shards" else make_pairs(tmp_path / "in", 200)
     options["part_clips"] = 5
     code = (
         "from pathlib import Path; from edgesea.table.importing import import_table; "
         f"import_table(Path({str(tmp_path / 'in')!r}), Path({str(tmp_path / 'killed')!r}), **{options!r})"
     )
-    third = tmp_path / "killed" / "clips" / "part-00002.parquet"
-    kill_when([sys.executable, "-c", code], third.exists)
-    killed = {name for name in content(tmp_path / "killed") if name.endswith(".parquet")}
-    assert "table.json" not in content(tmp_path / "killed")
-    with pytest.raises(EdgeseaError, match="killed: unfinished table"):
+    kill_when([sys.executable, "-c", code], (tmp_path / "killed" / "clips" / "part-00002.parquet").exists)
+    with pytest.raises(EdgeseaError, match="unfinished"):
         Table(tmp_path / "killed")
-    complete = {name for name in killed if name.startswith("clips/")}
-    stamps = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in complete}
+    complete = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "clips").glob("part-*")}
     for out in ("killed", "whole"):
         import_table(tmp_path / "in", tmp_path / out, **options)
     whole = content(tmp_path / "whole")
     assert content(tmp_path / "killed") == whole
     assert 3 <= len(complete) < len([name for name in whole if name.startswith("clips/")])
-    for name, stamp in stamps.items():
-        assert (tmp_path / "killed" / name).stat().st_mtime_ns == stamp  # not written again
+    assert {path: path.stat().st_mtime_ns for path in complete} == complete  # not written again
 
 
-def test_a_finished_table_is_left_alone(source, tmp_path):
+def test_a_finished_table_is_left_alone_and_a_deleted_part_is_made_again(source, tmp_path):
     folder, options = source
     first = import_table(folder, tmp_path / "table", **options)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("*")}
+    before, written = stamps(tmp_path / "table"), content(tmp_path / "table")
     time.sleep(0.01)
     second = import_table(folder, tmp_path / "table", **options, workers=1)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "table").rglob("*")} == before
-    assert second["windows_per_second"] == 0
-    assert {key: second[key] for key in ("clips", "windows", "skipped")} == {
-        key: first[key] for key in ("clips", "windows", "skipped")
-    }
-
-
-def test_a_deleted_part_is_made_again(source, tmp_path):
-    folder, options = source
-    import_table(folder, tmp_path / "table", **options)
-    before = content(tmp_path / "table")
+    assert stamps(tmp_path / "table") == before
+    assert second == {**first, "windows_per_second": 0, "clipped": 0}
     (tmp_path / "table" / "clips" / "part-00001.parquet").unlink()
     import_table(folder, tmp_path / "table", **options)
-    assert content(tmp_path / "table") == before
+    assert content(tmp_path / "table") == written
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("dtype", "float32", "dtype: float16 there, float32 here"),
-        ("sample_rate", 4000, "sample_rate: 8000 there, 4000 here"),
-        ("teacher", "openl3/env-mel256-512", r"teacher\.id: imported there, openl3/env-mel256-512 here"),
-        ("validate", 0.5, "manifest_sha256: "),
-        ("part_clips", 7, "part_clips: .* there, 7 here"),
-    ],
-)
-def test_other_options_for_the_same_folder_are_refused(tmp_path, kind, option, value, message):
-    options = MAKERS[kind](tmp_path / "in")
-    import_table(tmp_path / "in", tmp_path / "table", **options)
-    with pytest.raises(EdgeseaError, match=f"table: holds a table made from other input or options .*{message}"):
-        import_table(tmp_path / "in", tmp_path / "table", **{**options, option: value})
-
-
-@pytest.mark.parametrize("name", ["0.h5", "c00.npz", "c00.wav"])
-def test_other_input_for_the_same_folder_is_refused(tmp_path, name):
-    options = make_shards(tmp_path / "in") if name.endswith(".h5") else make_pairs(tmp_path / "in")
-    import_table(tmp_path / "in", tmp_path / "table", **options)
-    if name == "0.h5":
-        with h5py.File(tmp_path / "in" / name, "a") as file:
+def test_other_options_or_input_for_the_same_folder_are_refused(tmp_path, kind):
+    folder, table = tmp_path / "in", tmp_path / "table"
+    options = MAKERS[kind](folder)
+    import_table(folder, table, **options)
+    others = {"dtype": "float32", "sample_rate": 4000, "teacher": "openl3/env-mel256-512", "part_clips": 7}
+    for option, value in others.items():
+        with pytest.raises(EdgeseaError, match=f"{option}.*{value} here"):
+            import_table(folder, table, **{**options, option: value})
+    with pytest.raises(EdgeseaError, match="manifest_sha256"):
+        import_table(folder, table, **options, validate=0.5)
+    if kind == "shards":
+        with h5py.File(folder / "0.h5", "a") as file:
             file["more"] = np.zeros(3)
-    elif name == "c00.npz":
-        np.savez(tmp_path / "in" / name, embedding=np.zeros((4, 16)), timestamps=np.arange(4) * 0.25)
     else:
-        write_noise(tmp_path / "in" / name, 9.0)
-    with pytest.raises(EdgeseaError, match=r"manifest_sha256: \w{28}\.\.\.\w{28} there"):
-        import_table(tmp_path / "in", tmp_path / "table", **options)
+        np.savez(folder / "c00.npz", embedding=np.zeros((4, 16)), timestamps=np.arange(4) * 0.25)
+    with pytest.raises(EdgeseaError, match="manifest_sha256"):
+        import_table(folder, table, **options)
 
 
-def test_a_table_that_was_extracted_is_refused(tmp_path):
-    options = make_pairs(tmp_path / "in")
-    extract(tmp_path / "in", tmp_path / "table", teacher="spectral")
-    with pytest.raises(EdgeseaError, match=r"framing\.center: False there, True here.*teacher\.id: spectral there"):
-        import_table(tmp_path / "in", tmp_path / "table", **options)
+def test_an_extracted_table_and_other_files_are_left_alone(source, tmp_path):
+    folder, options = source
+    write_noise(tmp_path / "audio" / "a.wav")
+    extract(tmp_path / "audio", tmp_path / "table")
+    with pytest.raises(EdgeseaError, match=r"teacher\.id: spectral there"):
+        import_table(folder, tmp_path / "table", **options)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    for place in (tmp_path / "mine", folder):
+        with pytest.raises(EdgeseaError, match=f"{place}: not empty"):
+            import_table(folder, place, **options)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
 def test_the_table_may_lie_in_the_folder_that_is_imported(source):
@@ -188,75 +161,57 @@ def test_the_table_may_lie_in_the_folder_that_is_imported(source):
 # --- what is refused
 
 
-def test_a_folder_of_both_kinds_is_refused(tmp_path):
-    make_shards(tmp_path / "in" / "a")
-    make_pairs(tmp_path / "in" / "b")
-    with pytest.raises(EdgeseaError, match=r"in: holds both HDF5 shards \(a/0\.h5\) and .* \(b/c00\.npz\); move one"):
-        import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000)
-
-
-@pytest.mark.parametrize("what", ["nothing", "audio", "hidden"])
-def test_a_folder_of_neither_kind_is_refused(tmp_path, what):
-    (tmp_path / "in").mkdir()
-    if what == "audio":
-        write_noise(tmp_path / "in" / "a.wav")
-    elif what == "hidden":
-        (tmp_path / "in" / ".a.h5").write_text("")
-        np.savez(tmp_path / "in" / ".a.npz", embedding=np.zeros((1, 2)))
-    message = r"in: neither HDF5 shards \(\.h5 \.hdf5\) nor embeddings \(x\.npz x\.npy x\.npy\.gz\); to embed audio"
-    with pytest.raises(EdgeseaError, match=message):
-        import_table(tmp_path / "in", tmp_path / "table")
-    assert not (tmp_path / "table").exists()
-
-
-def test_embeddings_without_any_audio_are_refused(tmp_path):
-    (tmp_path / "in").mkdir()
-    np.savez(tmp_path / "in" / "a.npz", embedding=np.zeros((1, 2)))
-    with pytest.raises(EdgeseaError, match="in: no audio file found"):
-        import_table(tmp_path / "in", tmp_path / "table")
-
-
-def test_paths_that_are_no_source_are_refused(tmp_path):
-    with pytest.raises(EdgeseaError, match="gone: no such file or folder"):
-        import_table(tmp_path / "gone", tmp_path / "table")
+def test_bad_input(tmp_path, refuses):
+    shards, pairs, both, empty = (tmp_path / name for name in ("shards", "pairs", "both", "empty"))
+    make_shards(shards)
+    make_pairs(pairs)
+    make_shards(both / "a")
+    make_pairs(both / "b")
+    write_noise(empty / "a.wav")
+    np.savez(empty / ".hidden.npz", embedding=np.zeros((1, 2)))
     (tmp_path / "x.txt").write_text("text")
-    with pytest.raises(EdgeseaError, match=r"x\.txt: neither a folder, nor a shard .* nor a manifest"):
-        import_table(tmp_path / "x.txt", tmp_path / "table")
-
-
-def test_an_output_folder_with_other_things_in_it_is_refused(source, tmp_path):
-    folder, options = source
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    with pytest.raises(EdgeseaError, match="mine: not empty and no table; choose another folder"):
-        import_table(folder, tmp_path / "mine", **options)
-    with pytest.raises(EdgeseaError, match="in: not empty and no table"):
-        import_table(folder, folder, **options)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("part_clips", 0, "part_clips must be positive, not 0"),
-        ("workers", -1, "workers must be positive, not -1"),
-        ("sample_rate", -8000, "sample_rate must lie between 500 and 1000000 Hz, not -8000"),
-        ("sample_rate", 100_000_000, "sample_rate must lie between 500 and 1000000 Hz, not 100000000"),
-        ("max_skipped", -0.1, r"max_skipped must lie between 0 and 1, not -0\.1"),
-    ],
-)
-def test_impossible_numbers_are_refused(source, tmp_path, option, value, message):
-    folder, options = source
-    with pytest.raises(EdgeseaError, match=message):
-        import_table(folder, tmp_path / "table", **{**options, option: value})
-    assert not (tmp_path / "table").exists()
+    (tmp_path / "lonely").mkdir()
+    np.savez(tmp_path / "lonely" / "a.npz", embedding=np.zeros((1, 2)))
+    rate = "--audio_rate=8000"
+    for source, options, words in [
+        (tmp_path / "gone", [], ["gone"]),
+        (tmp_path / "x.txt", [], ["x.txt"]),
+        (tmp_path / "lonely", [], ["lonely", "no audio"]),
+        (empty, [], [empty, ".h5", "x.npz", "edgesea extract"]),
+        (both, [rate], ["a/0.h5", "b/c00.npz"]),
+        (pairs, ["--part_clips=0"], ["part_clips", 0]),
+        (pairs, ["--workers=-1"], ["workers", -1]),
+        (pairs, ["--sample_rate=-8000"], ["sample_rate", -8000]),
+        (pairs, ["--max_skipped=-0.1"], ["max_skipped", -0.1]),
+        (pairs, ["--level_rate=-1.0"], ["level_rate", -1.0]),
+        (pairs, ["--hop=0.5"], ["c00.npz", "hop", 0.25, 0.5]),
+        (pairs, ["--hop=-0.5"], ["hop", -0.5]),
+        (pairs, ["--window=-1.0"], ["window", -1.0]),
+        (pairs, ["--suffix=emb"], ["x_emb.npz"]),
+        (pairs, ["--validate=fold=5"], ["fold=5", "manifest"]),
+        (pairs, [rate], ["audio_rate", 8000]),
+        (shards, [], ["audio_rate"]),
+        (shards, ["--audio_rate=-8000"], ["audio_rate", -8000]),
+        (shards, [rate, "--window=0.5"], ["0.h5", "window=0.5", "audio_rate=8000"]),
+        (shards, [rate, "--hop=0.5"], ["hop", 0.5]),
+        (shards, [rate, "--suffix=emb"], ["suffix", "emb"]),
+        (shards, [rate, "--validate=fold=5"], ["0.h5", "fold"]),
+        (shards, [rate, "--validate=half"], ["validate", "half"]),
+        (shards, [rate, "--validate=1.5"], ["validate", 1.5]),
+        (shards, [rate, "--audio_key=sound"], ["0.h5", "sound", "l3_embedding"]),
+    ]:
+        refuses("import", source, tmp_path / "table", *options, words=words)
+        assert not (tmp_path / "table").exists()
+    for columns in ({"loudness": "spl"}, {"path": "name"}, {"level": "spl"}):
+        with pytest.raises(EdgeseaError, match="|".join([*columns, *columns.values()])):
+            import_table(shards, tmp_path / "table", audio_rate=8000, columns=columns)
 
 
 def test_too_many_skipped_clips_end_the_import_and_are_listed(tmp_path):
     options = make_pairs(tmp_path / "in")
     for path in sorted((tmp_path / "in").glob("*.npz"))[:6]:
         path.unlink()
-    with pytest.raises(EdgeseaError, match=r"7 of 12 clips cannot be used \(first: c00\.wav: no embeddings .*raise"):
+    with pytest.raises(EdgeseaError, match=r"7 of 12 .*c00\.wav.*max_skipped"):
         import_table(tmp_path / "in", tmp_path / "table", **options)
     assert len((tmp_path / "table" / "skipped.csv").read_text().splitlines()) == 8
     assert import_table(tmp_path / "in", tmp_path / "table", **options, max_skipped=0.6)["clips"] == 5

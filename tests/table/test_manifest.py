@@ -1,7 +1,6 @@
 import hashlib
-import re
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_noise
@@ -10,7 +9,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.table.manifest import hash_split, manifest_digest, read_manifest
 
 
-def write_csv(folder, text):
+def write_csv(folder: Path, text: str) -> Path:
     path = folder / "manifest.csv"
     path.write_text(text)
     return path
@@ -34,37 +33,18 @@ def test_subfolders_named_like_splits_are_the_splits(tmp_path):
     for name in ("train/a.wav", "validate/deep/b.wav", "test/c.wav", "other/d.wav", "train.wav"):
         write_noise(tmp_path / name, 0.1)
     splits = {entry.clip: entry.split for entry in read_manifest(tmp_path, validate=0.0)}
-    assert splits == {
-        "train/a.wav": "train",
-        "validate/deep/b.wav": "validate",
-        "test/c.wav": "test",
-        "other/d.wav": "train",
-        "train.wav": "train",
-    }
+    validate, test = splits.pop("validate/deep/b.wav"), splits.pop("test/c.wav")
+    assert (validate, test, set(splits.values())) == ("validate", "test", {"train"})
 
 
-@pytest.mark.parametrize("name", [" a.wav", "a .wav", "\n.wav", "b/ c .wav", 'a"b,c.wav', "ü🎤.wav"])
-def test_names_are_kept_as_they_are(tmp_path, name):
+@pytest.mark.parametrize("name", [" a.wav", "a .wav", "\n.wav", "b/ c .wav", 'a"b,c.wav', "ü🎤.wav", "caf\udce9.wav"])
+def test_names_stay_as_they_are(tmp_path, name):
+    """Except for bytes that are not UTF-8, which Parquet cannot hold."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     (entry,) = read_manifest(tmp_path)
-    assert entry.clip == name
+    assert entry.clip == name.replace("\udce9", r"\xe9")
     assert entry.path.is_file()
-
-
-def test_bytes_that_are_no_utf8_are_spelled_out(tmp_path):
-    """Parquet holds UTF-8 only."""
-    (tmp_path / "caf\udce9.wav").touch()
-    (entry,) = read_manifest(tmp_path)
-    assert entry.clip == r"caf\xe9.wav"
-    assert entry.path.is_file()
-
-
-@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: (path.mkdir(), (path / "a.txt").touch())])
-def test_a_folder_without_audio_is_refused(tmp_path, make):
-    make(tmp_path / "empty")
-    with pytest.raises(EdgeseaError, match=r"empty: no audio file found \(endings: .*\.wav"):
-        read_manifest(tmp_path / "empty")
 
 
 # --- splits
@@ -78,72 +58,35 @@ def test_the_hash_split_never_changes():
     assert [name[4:7] for name in names if hash_split(name, 0.3) == "validate"] == golden
 
 
-def test_the_hash_split_gives_the_share():
+def test_the_hash_split_gives_the_share_and_grows_with_it():
     names = [f"sensor{index % 7}/{index}.wav" for index in range(5000)]
+    before: set[str] = set()
     for share in (0.0, 0.1, 0.25, 0.5):
-        found = np.mean([hash_split(name, share) == "validate" for name in names])
-        assert found == pytest.approx(share, abs=0.02)
-
-
-def test_a_larger_share_keeps_the_clips_of_a_smaller_one():
-    names = [f"{index}.wav" for index in range(500)]
-    assert {n for n in names if hash_split(n, 0.1) == "validate"} < {
-        n for n in names if hash_split(n, 0.2) == "validate"
-    }
-
-
-def test_a_condition_on_a_column_chooses_what_validates(tmp_path):
-    source = write_csv(tmp_path, "path,fold\na.wav,1\nb.wav,5\nc.wav,15\nd.wav,5\n")
-    splits = [entry.split for entry in read_manifest(source, validate="fold = 5")]
-    assert splits == ["train", "validate", "train", "validate"]
+        chosen = {name for name in names if hash_split(name, share) == "validate"}
+        assert len(chosen) / 5000 == pytest.approx(share, abs=0.02)
+        assert before <= chosen
+        before = chosen
 
 
 def test_a_split_in_the_manifest_goes_before_share_and_condition(tmp_path):
-    source = write_csv(tmp_path, "path,fold,split\na.wav,5,test\nb.wav,1,validate\nc.wav,5,\nd.wav,1,train\n")
-    assert [entry.split for entry in read_manifest(source, validate="fold=5")] == [
-        "test",
-        "validate",
-        "validate",
-        "train",
-    ]
-    assert [entry.split for entry in read_manifest(source, validate=0.0)] == ["test", "validate", "train", "train"]
-
-
-@pytest.mark.parametrize("validate", [-0.1, 1.0, float("nan"), "half"])
-def test_impossible_shares_are_refused(tmp_path, validate):
-    with pytest.raises(EdgeseaError, match="validate: "):
-        read_manifest(write_csv(tmp_path, "path\na.wav\n"), validate=validate)
-
-
-def test_conditions_need_their_column(tmp_path):
-    with pytest.raises(EdgeseaError, match=r"manifest\.csv: no column 'fold'; it has path, split"):
-        read_manifest(write_csv(tmp_path, "path,split\na.wav,train\n"), validate="fold=5")
-    write_noise(tmp_path / "a.wav", 0.1)
-    with pytest.raises(EdgeseaError, match="the condition 'fold=5' needs a manifest"):
-        read_manifest(tmp_path, validate="fold=5")
+    text = "path,fold,split\na.wav,5,test\nb.wav,1,validate\nc.wav,5,\nd.wav,1,train\ne.wav,15,\n"
+    source = write_csv(tmp_path, text)
+    by_fold = [entry.split for entry in read_manifest(source, validate="fold = 5")]
+    assert by_fold == ["test", "validate", "validate", "train", "train"]
+    assert [entry.split for entry in read_manifest(source, validate=0.0)] == ["test", "validate", *["train"] * 3]
 
 
 # --- manifests
 
 
-def test_labels_may_have_another_name_and_be_missing(tmp_path):
-    source = write_csv(tmp_path, "filename,category\na.wav,dog\nb.wav,\n")
-    entries = read_manifest(source, columns={"path": "filename", "label": "category"})
-    assert [entry.label for entry in entries] == ["dog", None]
-    assert [entry.label for entry in read_manifest(source, columns={"path": "filename"})] == [None, None]
-    pd.DataFrame({"path": ["a.wav", "b.wav"], "label": [7, 8]}).to_parquet(tmp_path / "manifest.parquet")
-    assert [entry.label for entry in read_manifest(tmp_path / "manifest.parquet")] == ["7", "8"]
-
-
 def test_the_digest_is_that_of_everything_but_labels(tmp_path):
-    def digest(text):
+    def digest(text: str) -> str:
         return manifest_digest(read_manifest(write_csv(tmp_path, text)))
 
     plain = digest("path,sensor\na.wav,s\n")
     assert digest("path,sensor,label\na.wav,s,dog\n") == plain
     assert digest("path,sensor\na.wav,t\n") != plain
-    # As before there were labels.
-    entry = ("a.wav", "s", None, "train", None, -1)
+    entry = ("a.wav", "s", None, "train", None, -1)  # as before there were labels
     assert plain == hashlib.sha256(repr(entry).encode()).hexdigest()
 
 
@@ -160,25 +103,28 @@ def test_a_clip_that_is_named_twice_counts_once(tmp_path):
     assert [(entry.clip, entry.sensor) for entry in read_manifest(source)] == [("a.wav", "first"), ("b.wav", None)]
 
 
-def test_spreadsheets_write_a_byte_order_mark(tmp_path):
-    (tmp_path / "manifest.csv").write_bytes(b"\xef\xbb\xbfpath,sensor\r\na.wav,s1\r\n")
+def test_what_spreadsheets_write(tmp_path):
+    """A byte order mark, a comma at the end of each line, an empty line; and no number or date is interpreted."""
+    (tmp_path / "manifest.csv").write_bytes(b"\xef\xbb\xbfpath,sensor,label,\r\n a.wav,007,NA,\r\n\r\n")
     (entry,) = read_manifest(tmp_path / "manifest.csv")
-    assert (entry.clip, entry.sensor) == ("a.wav", "s1")
+    assert (entry.clip, entry.sensor, entry.label) == ("a.wav", "007", "NA")
 
 
 def test_parquet_manifests_may_hold_dates_lists_and_numbers(tmp_path):
     frame = pd.DataFrame(
         {
             "path": ["a.wav", "b.wav"],
-            "sensor": [3, 4],
+            "sensor": pd.array([3, None], "Int64"),
             "time": [pd.Timestamp("2020-05-01T12:30:00"), pd.NaT],
             "level": [[50.0, 60.0], None],
+            "fold": [1, 5],
         }
     )
     frame.to_parquet(tmp_path / "manifest.parquet")
-    first, second = read_manifest(tmp_path / "manifest.parquet")
+    first, second = read_manifest(tmp_path / "manifest.parquet", columns={"label": "fold"}, validate="fold=5")
     assert (first.sensor, first.time, first.level) == ("3", "2020-05-01T12:30:00", (50.0, 60.0))
-    assert (second.sensor, second.time, second.level) == ("4", None, None)
+    assert (first.label, first.split) == ("1", "train")
+    assert (second.sensor, second.time, second.level, second.split) == (None, None, None, "validate")
 
 
 @pytest.mark.parametrize(
@@ -186,49 +132,30 @@ def test_parquet_manifests_may_hold_dates_lists_and_numbers(tmp_path):
     [("65.5", (65.5,)), ("[50, 60]", (50.0, 60.0)), ("50 60;70", (50.0, 60.0, 70.0)), ("", None), ("[]", None)],
 )
 def test_levels_are_numbers_or_lists(tmp_path, text, level):
-    source = write_csv(tmp_path, f'path,level\na.wav,"{text}"\n')
-    assert read_manifest(source)[0].level == level
+    assert read_manifest(write_csv(tmp_path, f'path,level\na.wav,"{text}"\n'))[0].level == level
 
 
 @pytest.mark.parametrize("text", ["loud", "[50, null]", "[50", "{}", "nan", "50 inf", '[""a""]'])
 def test_other_levels_are_refused(tmp_path, text):
-    source = write_csv(tmp_path, f'path,level\na.wav,"{text}"\n')
-    with pytest.raises(
-        EdgeseaError, match=r"manifest\.csv: a\.wav: level .* is neither a number nor a list of numbers"
-    ):
-        read_manifest(source)
+    with pytest.raises(EdgeseaError, match=r"manifest\.csv: a\.wav: level"):
+        read_manifest(write_csv(tmp_path, f'path,level\na.wav,"{text}"\n'))
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("source", "root", "columns", "condition"),
     [
-        ("", "the manifest has no rows"),
-        ("path\n", "the manifest has no rows"),
-        ("file,split\na.wav,train\n", "no column 'path'; it has file, split"),
-        ("path,split\na.wav,eval\n", "a.wav: split 'eval' is none of train, validate, test"),
-        ("path,time\na.wav,yesterday\n", "a.wav: time 'yesterday' is not ISO 8601, as 2019-05-01T13:45:00"),
-        ("path,sensor\n,s1\n", "a row has an empty path"),
-        ("sensor,path\ns1\n", "a row has an empty path"),
+        ("esc10/meta/esc50.csv", "esc10/audio", {"path": "filename", "label": "category"}, "fold=5"),
+        ("urbansound8k/metadata/UrbanSound8K.csv", "", {"path": "slice_file_name", "label": "class"}, "fold=10"),
+        ("sonyc_ust/annotations_eval.csv", "", {"path": "audio_filename", "sensor": "sensor_id"}, 0.1),
     ],
 )
-def test_what_is_wrong_with_a_manifest_is_said(tmp_path, text, message):
-    with pytest.raises(EdgeseaError, match=re.escape(f"manifest.csv: {message}")):
-        read_manifest(write_csv(tmp_path, text))
-
-
-def test_files_that_are_no_manifest_are_refused(tmp_path):
-    wav = write_noise(tmp_path / "a.wav")
-    with pytest.raises(EdgeseaError, match=r"a\.wav: not a CSV manifest"):
-        read_manifest(wav)
-    (tmp_path / "a.parquet").write_text("text")
-    with pytest.raises(EdgeseaError, match=r"a\.parquet: not a Parquet file"):
-        read_manifest(tmp_path / "a.parquet")
-    with pytest.raises(EdgeseaError, match="gone: no such file or folder"):
-        read_manifest(tmp_path / "gone")
-
-
-def test_unknown_columns_are_refused(tmp_path):
-    with pytest.raises(EdgeseaError, match="columns: unknown file; known: path, sensor, time, split, level, label"):
-        read_manifest(write_csv(tmp_path, "path\na.wav\n"), columns={"file": "path"})
-    with pytest.raises(EdgeseaError, match=r"manifest\.csv: no column 'place'; it has path"):
-        read_manifest(write_csv(tmp_path, "path\na.wav\n"), columns={"sensor": "place"})
+def test_published_manifests_can_be_used_as_they_are(shared_data, source, root, columns, condition):
+    entries = read_manifest(shared_data / source, shared_data / root, columns, condition)
+    frame = pd.read_csv(shared_data / source).drop_duplicates(columns["path"]).sort_values(columns["path"])
+    assert [entry.clip for entry in entries] == frame[columns["path"]].tolist()
+    known = [entry.label or entry.sensor for entry in entries]
+    assert known == frame[columns.get("label", "sensor_id")].astype(str).tolist()
+    if isinstance(condition, str):
+        assert [entry.split == "validate" for entry in entries] == (frame["fold"] == int(condition[5:])).tolist()
+    else:
+        assert [entry.split for entry in entries] == frame["split"].tolist()

@@ -5,8 +5,8 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
+from stored import clips_of, skipped, windows_of
 
 from edgesea.audio.level import a_weighted_level
 from edgesea.errors import EdgeseaError
@@ -38,24 +38,10 @@ def write_shard(path: Path, audio: np.ndarray, embedding: np.ndarray, **more: An
     return path
 
 
-def stored(table: Path) -> pd.DataFrame:
-    """One row for each window: clip, pcm, start, level, embedding, ..."""
-    frames = []
-    for part in sorted((table / "clips").iterdir()):
-        clips = pd.read_parquet(part)
-        windows = pd.read_parquet(table / "windows" / part.name)
-        frames.append(windows.join(clips, on="clip", lsuffix="_row"))
-    frame = pd.concat(frames, ignore_index=True)
-    frame["pcm"] = [np.frombuffer(pcm, "<i2") for pcm in frame["pcm"]]
-    return frame
-
-
-def skipped(table: Path) -> dict[str, str]:
-    frame = pd.read_csv(table / "skipped.csv")
-    return dict(zip(frame["clip"], frame["reason"], strict=True))
-
-
-# --- what is stored
+def stored(table: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Levels, embeddings and audio of all windows."""
+    _, levels, embeddings, audio = (np.concatenate(column) for column in zip(*windows_of(table).values(), strict=True))
+    return levels, embeddings, audio
 
 
 def test_rows_become_clips_of_one_window(tmp_path):
@@ -64,15 +50,13 @@ def test_rows_become_clips_of_one_window(tmp_path):
         write_shard(tmp_path / "in" / name, audio[index], embedding[index])
     result = import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000, teacher="openl3/env-mel256-512")
     assert (result["clips"], result["windows"], result["skipped"], result["clipped"]) == (10, 10, 0, 0)
-    rows = stored(tmp_path / "table")
-    assert rows["clip"].tolist() == [f"{name}#{row:06d}" for name in ("a.h5", "deep/b.hdf5") for row in range(5)]
-    np.testing.assert_array_equal(np.stack(rows["pcm"]), np.concatenate(audio))
-    np.testing.assert_array_equal(np.stack(rows["embedding"]), np.concatenate(embedding).astype(np.float16))
+    names = [f"{name}#{row:06d}" for name in ("a.h5", "deep/b.hdf5") for row in range(5)]
+    assert list(windows_of(tmp_path / "table")) == names
+    levels, embeddings, pcm = stored(tmp_path / "table")
+    np.testing.assert_array_equal(pcm, np.concatenate(audio))
+    np.testing.assert_array_equal(embeddings, np.concatenate(embedding).astype(np.float16))
     expected = a_weighted_level(np.concatenate(audio).astype(np.float32) / 32767, 8000)
-    np.testing.assert_allclose(rows["level"], expected, atol=1e-4)
-    assert np.ptp(expected) > 10
-    assert not rows["start"].any()
-    assert not rows["offset"].any()
+    np.testing.assert_allclose(levels, expected, atol=1e-4)
 
 
 def test_the_table_describes_itself_and_claims_no_weights(tmp_path):
@@ -83,116 +67,81 @@ def test_the_table_describes_itself_and_claims_no_weights(tmp_path):
     assert info["framing"] == {"window": 0.96, "hop": 0.96, "center": False}
     assert (info["sample_rate"], info["dtype"], info["parts"], info["windows"]) == (8000, "float32", 1, 5)
     assert info["level"] == {"unit": "dB(A) re full scale", "rate": None}
-    assert info["windows"] == sum(info["windows_by_split"].values())
-    assert Table(tmp_path / "table").sample_framing.window == 7680
-    np.testing.assert_array_equal(np.stack(stored(tmp_path / "table")["embedding"]), embedding_rows(5))
+    np.testing.assert_array_equal(stored(tmp_path / "table")[1], embedding_rows(5))
 
 
 @pytest.mark.parametrize("kind", ["int16", "float16", "float32", "float64"])
-@pytest.mark.parametrize("shape", ["(N, n)", "(N, 1, n)", "(N, n, 1)"])
-def test_dtypes_and_shapes_that_pipelines_write(tmp_path, kind, shape):
+@pytest.mark.parametrize("place", [(), 1, 2], ids=["(N, n)", "(N, 1, n)", "(N, n, 1)"])
+def test_dtypes_and_shapes_that_pipelines_write(tmp_path, kind, place):
     audio, embedding = audio_rows(3), embedding_rows(3)
     given = audio if kind == "int16" else (audio / 32767).astype(kind)
-    place = {"(N, n)": (), "(N, 1, n)": 1, "(N, n, 1)": 2}[shape]
     write_shard(tmp_path / "a.h5", np.expand_dims(given, place), np.expand_dims(embedding, place))
     import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000)
-    rows = stored(tmp_path / "table")
-    tolerance = 12 if kind == "float16" else 0  # 11 bits of at most 20000
-    np.testing.assert_allclose(np.stack(rows["pcm"]), audio, atol=tolerance, rtol=0)
-    np.testing.assert_array_equal(np.stack(rows["embedding"]), embedding.astype(np.float16))
+    _, embeddings, pcm = stored(tmp_path / "table")
+    np.testing.assert_allclose(pcm, audio, atol=12 if kind == "float16" else 0, rtol=0)  # 11 bits of at most 20000
+    np.testing.assert_array_equal(embeddings, embedding.astype(np.float16))
 
 
-@pytest.mark.parametrize("rate", [48000, 44100, 22050, 8000, 4000])
-def test_resampled_tones_keep_frequency_and_amplitude(tmp_path, rate):
-    time = np.arange(rate) / rate
-    tones = np.stack([0.5 * np.sin(2 * np.pi * hertz * time) for hertz in (300, 1000, 1700)])
+def test_audio_is_resampled_clipped_and_its_level_that_of_before(tmp_path):
+    """Tones keep frequency and amplitude; 5 kHz is heard by a teacher, but does not survive at 8 kHz."""
+    times = np.arange(48000) / 48000
+    tones = np.stack(
+        [scale * np.sin(2 * np.pi * hertz * times) for hertz, scale in ((1000, 0.5), (5000, 0.5), (50, 2))]
+    )
     write_shard(tmp_path / "a.h5", tones.astype(np.float32), embedding_rows(3))
-    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=rate)
-    for pcm, hertz in zip(stored(tmp_path / "table")["pcm"], (300, 1000, 1700), strict=True):
-        assert len(pcm) == 8000
-        spectrum = np.abs(np.fft.rfft(pcm / 32767 * np.hanning(8000)))
-        assert np.argmax(spectrum) == hertz
-        inside = pcm[500:-500] / 32767
-        np.testing.assert_allclose(np.sqrt(2 * np.mean(inside**2)), 0.5, rtol=0.01)
-
-
-def test_levels_are_those_of_the_audio_before_it_is_resampled(tmp_path):
-    """5 kHz is heard by a teacher, but does not survive at 8 kHz."""
-    tone = 0.5 * np.sin(2 * np.pi * 5000 * np.arange(48000) / 48000)
-    write_shard(tmp_path / "a.h5", tone[None].astype(np.float32), embedding_rows(1))
-    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=48000)
-    (row,) = stored(tmp_path / "table").itertuples()
-    assert row.level == pytest.approx(20 * np.log10(0.5) + 0.5, abs=0.1)  # A(5 kHz) = +0.5 dB, IEC 61672-1
-    assert np.abs(row.pcm[500:-500]).max() < 50
-
-
-def test_audio_beyond_full_scale_is_clipped_and_counted(tmp_path):
-    audio = np.full((2, 8000), 0.5, np.float32)
-    audio[1, 100:107], audio[1, 200] = 1.5, -3.0
-    write_shard(tmp_path / "a.h5", audio, embedding_rows(2))
-    assert import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000)["clipped"] == 8
-    first, second = stored(tmp_path / "table")["pcm"]
-    assert (first == 16384).all()
-    assert (second[100:107] == 32767).all()
-    assert second[200] == -32768
+    assert 5000 < import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=48000)["clipped"] < 5500
+    levels, _, pcm = stored(tmp_path / "table")
+    assert np.argmax(np.abs(np.fft.rfft(pcm[0] * np.hanning(8000)))) == 1000
+    assert np.sqrt(2 * np.mean((pcm[0, 500:-500] / 32767) ** 2)) == pytest.approx(0.5, rel=0.01)
+    np.testing.assert_allclose(levels[:2], 20 * np.log10(0.5) + np.array([0, 0.5]), atol=0.1)  # A(5 kHz) = +0.5 dB
+    assert np.abs(pcm[1, 500:-500]).max() < 50
+    assert (pcm[2].min(), pcm[2].max()) == (-32768, 32767)
 
 
 def test_what_other_data_sets_say_of_the_rows(tmp_path):
+    readings = np.array([[50.0, 60.0], [60.5, 60.5], [70.0, 80.0], [80.0, 80.0]])
     write_shard(
         tmp_path / "a.h5",
         audio_rows(4),
         embedding_rows(4),
         sensor_id=np.array([3, 3, 17, 4]),
         timestamp=np.array([1556712000.0, 1556712001.5, np.nan, 0.0]),
-        spl=np.array([50.0, 60.5, 70.0, 80.0]),
+        spl=readings,
         part=np.array([b"train", b"validate", b"test", b""]),
+        fold=np.array([1, 1, 1, 5]),
         **{"class": np.array(["dog", "", "jackhammer", "dog"], h5py.string_dtype())},
     )
     columns = {"sensor": "sensor_id", "time": "timestamp", "level": "spl", "split": "part", "label": "class"}
-    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000, columns=columns, validate=0.0)
-    rows = stored(tmp_path / "table").astype(object).replace({float("nan"): None})
+    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000, columns=columns, validate="fold=5")
+    rows = clips_of(tmp_path / "table")
     assert rows["sensor"].tolist() == ["3", "3", "17", "4"]
     times = [None if time is None else datetime.fromisoformat(time) for time in rows["time"]]
     day = datetime(2019, 5, 1, 12, 0, 0, tzinfo=UTC)
     assert times == [day, day.replace(second=1, microsecond=500000), None, datetime(1970, 1, 1, tzinfo=UTC)]
-    assert rows["level"].tolist() == [50.0, 60.5, 70.0, 80.0]
-    assert rows["split"].tolist() == ["train", "validate", "test", "train"]
+    assert rows["split"].tolist() == ["train", "validate", "test", "validate"]
     assert rows["label"].tolist() == ["dog", None, "jackhammer", "dog"]
+    expected = 10 * np.log10(np.mean(10 ** (readings / 10), axis=1))
+    np.testing.assert_allclose(stored(tmp_path / "table")[0], expected, atol=1e-4)
     assert Table(tmp_path / "table").info["level"]["unit"] == "dB SPL"
 
 
-def test_several_readings_of_the_level_are_averaged_as_energies(tmp_path):
-    readings = np.array([[50.0, 60.0, 70.0], [80.0, 80.0, 80.0]])
-    write_shard(tmp_path / "a.h5", audio_rows(2), embedding_rows(2), spl=readings)
-    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000, columns={"level": "spl"})
-    expected = 10 * np.log10(np.mean(10 ** (readings / 10), axis=1))
-    np.testing.assert_allclose(stored(tmp_path / "table")["level"], expected, atol=1e-4)
-
-
-def test_rows_validate_by_a_condition_a_folder_or_a_share(tmp_path):
-    write_shard(tmp_path / "fold" / "a.h5", audio_rows(4), embedding_rows(4), fold=np.array([1, 5, 2, 5]))
-    import_table(tmp_path / "fold", tmp_path / "by_fold", audio_rate=8000, validate="fold=5")
-    assert stored(tmp_path / "by_fold")["split"].tolist() == ["train", "validate", "train", "validate"]
-
-    for name in ("train", "validate", "test"):
-        write_shard(tmp_path / "folders" / name / "a.h5", audio_rows(2), embedding_rows(2))
-    import_table(tmp_path / "folders", tmp_path / "by_folder", audio_rate=8000)
-    assert Table(tmp_path / "by_folder").counts == {"test": 2, "train": 2, "validate": 2}
-
-    write_shard(tmp_path / "many" / "a.h5", audio_rows(400), embedding_rows(400))
-    import_table(tmp_path / "many", tmp_path / "by_share", audio_rate=8000, validate=0.25)
-    assert 70 <= Table(tmp_path / "by_share").counts["validate"] <= 130  # 100 +- 3.5 standard deviations
+def test_rows_validate_by_folder_or_share(tmp_path):
+    for name in ("train", "validate", "test", "other"):
+        write_shard(tmp_path / "in" / name / "a.h5", audio_rows(200, 500), embedding_rows(200))
+    import_table(tmp_path / "in", tmp_path / "table", audio_rate=500, sample_rate=500, validate=0.25)
+    counts = Table(tmp_path / "table").counts
+    assert counts["test"] == 200
+    assert 230 <= counts["validate"] <= 270  # 50 +- 3.3 standard deviations of the others
 
 
 def test_shards_are_read_in_bounded_memory(tmp_path):
     """The audio would take 192 MB, and 384 MB as floats."""
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as file:  # chunks that are not written take no room and read as zeros
+    with h5py.File(tmp_path / "a.h5", "w") as file:  # chunks that are not written take no room
         file.create_dataset("audio", (6000, 16000), np.int16, chunks=(64, 16000), fillvalue=1)
         file["l3_embedding"] = embedding_rows(6000)
     tracemalloc.start()
     try:
-        assert import_table(path, tmp_path / "table", audio_rate=16000)["windows"] == 6000
+        assert import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=16000)["windows"] == 6000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -202,101 +151,81 @@ def test_shards_are_read_in_bounded_memory(tmp_path):
 # --- what cannot be used
 
 
-@pytest.mark.parametrize(("where", "value"), [("audio", np.nan), ("audio", np.inf), ("embedding", np.nan)])
-def test_rows_with_nan_or_inf_are_skipped(tmp_path, where, value):
-    audio, embedding = (audio_rows(5) / 32767).astype(np.float32), embedding_rows(5)
-    {"audio": audio, "embedding": embedding}[where][3, 7] = value
-    write_shard(tmp_path / "a.h5", audio, embedding)
-    result = import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000)
-    assert (result["clips"], result["skipped"]) == (4, 1)
-    assert skipped(tmp_path / "table") == {"a.h5#000003": f"the {where} holds NaN or Inf"}
-    np.testing.assert_array_equal(
-        np.stack(stored(tmp_path / "table")["embedding"]), embedding[[0, 1, 2, 4]].astype(np.float16)
+def test_rows_that_cannot_be_used_are_skipped(tmp_path):
+    audio, embedding = (audio_rows(9) / 32767).astype(np.float32), embedding_rows(9)
+    audio[1, 7], audio[2, 7], embedding[3, 7] = np.nan, np.inf, np.nan
+    about = {
+        "level": np.array([50.0] * 4 + [np.nan] + [50.0] * 4),
+        "split": np.array([b"train"] * 5 + [b"valid"] + [b"test"] * 3),
+        "time": np.array([b"2019-05-01T13:45:00"] * 6 + [b"yesterday"] + [b""] * 2),
+    }
+    write_shard(tmp_path / "a.h5", audio, embedding, **about)
+    import_table(
+        tmp_path / "a.h5", tmp_path / "table", audio_rate=8000, columns={name: name for name in about}, max_skipped=0.9
     )
-
-
-@pytest.mark.parametrize(
-    ("column", "values", "reason"),
-    [
-        ("level", [50.0, np.nan, 50.0], "level .*nan.* is no number"),
-        ("split", [b"train", b"valid", b"train"], "split 'valid' is none of train, validate, test"),
-        ("time", [b"2019-05-01T13:45:00", b"yesterday", b""], "time 'yesterday' is neither ISO 8601 nor seconds since"),
-        ("time", [1.5e9, 1.5e18, 1.5e9], "time '1500000000000000000' is neither ISO 8601 nor seconds"),
-    ],
-)
-def test_rows_with_impossible_values_are_skipped(tmp_path, column, values, reason):
-    write_shard(tmp_path / "a.h5", audio_rows(3), embedding_rows(3), about=np.array(values))
-    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000, columns={column: "about"})
-    assert stored(tmp_path / "table")["clip"].tolist() == ["a.h5#000000", "a.h5#000002"]
-    assert list(skipped(tmp_path / "table")) == ["a.h5#000001"]
-    assert pd.Series(skipped(tmp_path / "table")).str.match(reason).all()
+    assert list(windows_of(tmp_path / "table")) == ["a.h5#000000", "a.h5#000007", "a.h5#000008"]
+    np.testing.assert_array_equal(stored(tmp_path / "table")[1], embedding[[0, 7, 8]].astype(np.float16))
+    words = ["audio", "audio", "embedding", "level", "'valid'", "'yesterday'"]
+    assert all(word in reason for word, reason in zip(words, skipped(tmp_path / "table").values(), strict=True))
 
 
 def bad_shard(path: Path, how: str) -> None:
+    audio, embedding = audio_rows(3), embedding_rows(3)
     if how == "truncated":
         write_shard(path, audio_rows(50), embedding_rows(50))
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif how == "text":
-        path.write_text("no HDF5")
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "lacking":
+    elif how in ("text", ""):
+        path.write_text(how)
+    else:
+        audio, embedding = {
+            "lacking": (audio, None),
+            "unequal": (audio, embedding_rows(4)),
+            "rowless": (audio[:0], embedding[:0]),
+            "int32": (audio.astype(np.int32), embedding),
+            "integers": (audio, embedding.astype(np.int16)),
+            "flat": (np.zeros(3), embedding),
+            "stereo": (np.zeros((3, 2, 8000), np.int16), embedding),
+            "scalar": (1.0, 1.0),
+        }[how]
         with h5py.File(path, "w") as file:
-            file["audio"] = audio_rows(3)
-            file["labels"] = np.zeros(3)
-    elif how == "unequal":
-        write_shard(path, audio_rows(3), embedding_rows(4))
-    elif how == "rowless":
-        write_shard(path, audio_rows(0), embedding_rows(0))
-    elif how == "int32":
-        write_shard(path, audio_rows(3).astype(np.int32), embedding_rows(3))
-    elif how == "integers":
-        write_shard(path, audio_rows(3), embedding_rows(3).astype(np.int16))
-    elif how == "flat":
-        with h5py.File(path, "w") as file:
-            file["audio"], file["l3_embedding"] = np.zeros(3), np.zeros((3, SIZE))
-    elif how == "stereo":
-        write_shard(path, np.zeros((3, 2, 8000), np.int16), embedding_rows(3))
-    elif how == "group":
-        with h5py.File(path, "w") as file:
-            file["audio/left"], file["l3_embedding"] = audio_rows(3), embedding_rows(3)
-    elif how == "scalar":
-        with h5py.File(path, "w") as file:
-            file["audio"], file["l3_embedding"] = 1.0, 1.0
+            file["audio"], file["l3_embedding" if embedding is not None else "labels"] = (
+                audio,
+                0 if embedding is None else embedding,
+            )
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"),
+    ("how", "words"),
     [
-        ("truncated", "cannot be read: .*truncated file"),
-        ("text", "cannot be read: .*file signature not found"),
-        ("empty", "cannot be read: "),
-        ("lacking", "no data set 'l3_embedding'; it has audio, labels: give embedding_key"),
-        ("unequal", "unequal numbers of rows: 3 in audio, 4 in l3_embedding"),
-        ("rowless", r"/audio has the shape \(0, 8000\), where"),
-        ("int32", "/audio is int32, where int16 or floating-point numbers are needed"),
-        ("integers", "/l3_embedding is int16, where floating-point numbers are needed"),
-        ("flat", r"/audio has the shape \(3,\), where"),
-        ("stereo", r"/audio has the shape \(3, 2, 8000\), where"),
-        ("group", "no data set 'audio'; it has audio, l3_embedding"),
-        ("scalar", r"/audio has the shape \(\), where"),
+        ("truncated", ["cannot be read"]),
+        ("text", ["cannot be read"]),
+        ("", ["cannot be read"]),
+        ("lacking", ["l3_embedding", "audio, labels"]),
+        ("unequal", ["3", "4 rows"]),
+        ("rowless", ["/audio", "(0, 8000)"]),
+        ("int32", ["/audio", "int32"]),
+        ("integers", ["/l3_embedding", "int16"]),
+        ("flat", ["/audio", "(3,)"]),
+        ("stereo", ["/audio", "(3, 2, 8000)"]),
+        ("scalar", ["cannot be read"]),
     ],
 )
-def test_shards_that_cannot_be_used_are_listed(tmp_path, how, reason):
+def test_shards_that_cannot_be_used_are_listed(tmp_path, how, words):
     (tmp_path / "in").mkdir()
     bad_shard(tmp_path / "in" / "b.h5", how)
     for seed, name in enumerate(("a.h5", "c.h5")):
         write_shard(tmp_path / "in" / name, audio_rows(3, seed=seed), embedding_rows(3, seed))
     result = import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000)
     assert (result["clips"], result["skipped"]) == (6, 1)
-    assert list(skipped(tmp_path / "table")) == ["b.h5"]
-    assert pd.Series(skipped(tmp_path / "table")).str.match(reason).all()
+    assert all(word in skipped(tmp_path / "table")["b.h5"] for word in words)
+    (tmp_path / "in" / "c.h5").write_text("text")
+    with pytest.raises(EdgeseaError, match=r"2 of 3 shards .*b\.h5.*max_skipped"):
+        import_table(tmp_path / "in", tmp_path / "other", audio_rate=8000)
 
 
 def test_rows_in_a_damaged_chunk_are_skipped(tmp_path):
     """The file opens, but what it compressed does not."""
-    audio, embedding = audio_rows(192), embedding_rows(192)
-    path = tmp_path / "a.h5"
+    audio, embedding, path = audio_rows(192), embedding_rows(192), tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         data = file.create_dataset("audio", data=audio, chunks=(64, 8000), compression="gzip")
         file["l3_embedding"] = embedding
@@ -304,75 +233,27 @@ def test_rows_in_a_damaged_chunk_are_skipped(tmp_path):
     content = bytearray(path.read_bytes())
     content[offset : offset + 2000] = bytes(2000)
     path.write_bytes(content)
-    result = import_table(path, tmp_path / "table", audio_rate=8000)
-    assert (result["clips"], result["skipped"]) == (128, 64)
+    import_table(path, tmp_path / "table", audio_rate=8000)
     assert list(skipped(tmp_path / "table")) == [f"a.h5#{row:06d}" for row in range(64, 128)]
     kept = np.r_[:64, 128:192]
-    np.testing.assert_array_equal(np.stack(stored(tmp_path / "table")["pcm"]), audio[kept])
-    np.testing.assert_array_equal(np.stack(stored(tmp_path / "table")["embedding"]), embedding[kept].astype(np.float16))
+    _, embeddings, pcm = stored(tmp_path / "table")
+    np.testing.assert_array_equal(pcm, audio[kept])
+    np.testing.assert_array_equal(embeddings, embedding[kept].astype(np.float16))
 
 
-def test_too_many_bad_shards_end_the_import(tmp_path):
-    write_shard(tmp_path / "in" / "a.h5", audio_rows(100), embedding_rows(100))
-    for name in ("b.h5", "c.h5"):
-        (tmp_path / "in" / name).write_text("no HDF5")
-    with pytest.raises(EdgeseaError, match=r"2 of 3 shards cannot be used \(first: .*b\.h5: .*raise max_skipped"):
-        import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000)
-    assert not (tmp_path / "table").exists()
-    assert import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000, max_skipped=0.7)["skipped"] == 2
-
-
-@pytest.mark.parametrize(
-    ("audio", "embedding", "message"),
-    [
-        (audio_rows(2), embedding_rows(2, size=6), r"a\.h5 has 12 dimensions, .*b\.h5 has 6"),
-        (audio_rows(2, 16000), embedding_rows(2), r"a\.h5 has 8000 samples a row, .*b\.h5 has 16000"),
-    ],
-)
-def test_shards_that_do_not_fit_together_are_both_named(tmp_path, audio, embedding, message):
+@pytest.mark.parametrize(("rate", "size"), [(8000, 6), (16000, 12)])
+def test_shards_that_do_not_fit_together_are_both_named(tmp_path, rate, size):
     write_shard(tmp_path / "in" / "a.h5", audio_rows(2), embedding_rows(2))
-    write_shard(tmp_path / "in" / "b.h5", audio, embedding)
-    with pytest.raises(EdgeseaError, match=message):
+    write_shard(tmp_path / "in" / "b.h5", audio_rows(2, rate), embedding_rows(2, size=size))
+    with pytest.raises(EdgeseaError, match=rf"a\.h5 .*12 .*8000.*b\.h5 .*{size} .*{rate}"):
         import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "audio_rate: needed in Hz, because HDF5 shards do not tell"),
-        ({"audio_rate": -8000}, "audio_rate must lie between 500 and 1000000 Hz, not -8000"),
-        ({"audio_rate": 8000, "window": 0.5}, r"rows of 8000 samples last 1 s at audio_rate=8000, not window=0\.5"),
-        ({"audio_rate": 8000, "hop": 0.5}, r"hop=0\.5 is of no use for HDF5 shards"),
-        ({"audio_rate": 8000, "center": True}, "center=True is of no use"),
-        ({"audio_rate": 8000, "suffix": "emb"}, "suffix=emb is of no use"),
-        ({"audio_rate": 8000, "columns": {"loudness": "spl"}}, "columns: unknown loudness; known for shards: sensor,"),
-        ({"audio_rate": 8000, "columns": {"path": "name"}}, "columns: unknown path"),
-        ({"audio_rate": 8000, "columns": {"level": "spl"}}, "1 of 1 shards .*no data set 'spl'; it has audio"),
-        (
-            {"audio_rate": 8000, "validate": "fold=5"},
-            "no data set 'fold'; it has .*: give another name in columns or validate.*mend them or the options",
-        ),
-        ({"audio_rate": 8000, "validate": "half"}, "validate: 'half' is neither a share nor a condition"),
-        ({"audio_rate": 8000, "validate": 1.5}, r"validate: the share must lie in \[0, 1\), not 1.5"),
-        (
-            {"audio_rate": 8000, "audio_key": "sound"},
-            "1 of 1 shards .*no data set 'sound'; it has audio, l3_embedding: give audio_key",
-        ),
-        ({"audio_rate": 8000, "sample_rate": -1}, "sample_rate must lie between 500 and 1000000 Hz, not -1"),
-    ],
-)
-def test_options_that_do_not_fit_shards_are_refused(tmp_path, options, message):
-    write_shard(tmp_path / "in" / "a.h5", audio_rows(2), embedding_rows(2))
-    with pytest.raises(EdgeseaError, match=message):
-        import_table(tmp_path / "in", tmp_path / "table", **options)
-    assert not (tmp_path / "table").exists()
 
 
 def test_embeddings_too_large_for_half_precision_are_refused(tmp_path):
     embedding = embedding_rows(3)
     embedding[1, 2] = 7e4
     write_shard(tmp_path / "a.h5", audio_rows(3), embedding)
-    with pytest.raises(EdgeseaError, match=r"gave 70000 for a window of a\.h5#000001, too .*choose dtype=float32"):
+    with pytest.raises(EdgeseaError, match=r"a\.h5#000001.*70000.*dtype=float32"):
         import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000)
     import_table(tmp_path / "a.h5", tmp_path / "single", audio_rate=8000, dtype="float32")
-    np.testing.assert_array_equal(np.stack(stored(tmp_path / "single")["embedding"]), embedding)
+    np.testing.assert_array_equal(stored(tmp_path / "single")[1], embedding)

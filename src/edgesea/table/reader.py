@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +13,40 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from edgesea.artifact import read_json
-from edgesea.audio.framing import Framing, SampleFraming
+from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.table.schema import CLIPS, SKIPPED_KEY, TABLE_FILE, WINDOWS, part_path
 
 Float32 = NDArray[np.float32]
 
-NEEDED = ("parts", "sample_rate", "teacher", "framing")  # of a table's plan
-FINISHED = ("dtype", "part_clips", "manifest_sha256", "windows", "windows_by_split")  # of table.json, besides
+CLIPS, WINDOWS = "clips", "windows"
+TABLE_FILE = "table.json"
+SKIPPED_FILE = "skipped.csv"
+SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
+OPEN_FILES = 64
+
+
+def part_path(table: Path, kind: str, part: int) -> Path:
+    """The file of a part of ``clips`` or ``windows``."""
+    return table / kind / f"part-{part:05d}.parquet"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The unit of reading: row group `group` of part `part`, with all columns but audio and embeddings.
-
-    Attributes
-    ----------
-    part, group : int
-        Where it stands in the table.
-    first_clip, first_window : int
-        Row in the part of its first clip row and of its first window.
-    clip : ndarray, (windows,) int
-        Row of each window's clip, counted from `first_clip`.
-    start : ndarray, (windows,) int
-        First sample of each window in its clip.
-    level : ndarray, (windows,) float32
-        Levels in dB.
-    names, sensors, times, splits, labels : ndarray of object, (clips,)
-        What the clip rows say; None where they do not.
-    offsets : ndarray, (clips,) int
-        First sample of each clip row's audio in the clip.
-    """
+    """The unit of reading: row group `group` of part `part`, with all columns but audio and embeddings."""
 
     part: int
     group: int
-    first_clip: int
-    first_window: int
-    clip: NDArray[np.int64]
-    start: NDArray[np.int64]
-    level: Float32
-    names: NDArray[np.object_]
+    first_clip: int  # row in the part of the first clip row
+    first_window: int  # and of the first window
+    clip: NDArray[np.int64]  # (windows,) row of each window's clip, counted from `first_clip`
+    start: NDArray[np.int64]  # (windows,) first sample of each window in its clip
+    level: Float32  # (windows,) dB
+    names: NDArray[np.object_]  # (clips,) what the clip rows say; None where they do not
     sensors: NDArray[np.object_]
     times: NDArray[np.object_]
     splits: NDArray[np.object_]
     labels: NDArray[np.object_]
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.int64]  # (clips,) first sample of each clip row's audio in the clip
 
     def select(self, split: str | None) -> NDArray[np.int64]:
         """Windows (indices in the chunk) of one split, or of all."""
@@ -67,20 +56,7 @@ class Chunk:
 
 
 class Table:
-    """A finished table on disk.
-
-    Parameters
-    ----------
-    path : path
-        Its folder.
-    info : dict, optional
-        What ``table.json`` will say, for a table whose parts are all there but which is not finished.
-
-    Raises
-    ------
-    EdgeseaError
-        If there is no finished table, or ``table.json`` is damaged.
-    """
+    """A finished table in the folder `path`; `info` replaces the ``table.json`` that is not written yet."""
 
     def __init__(self, path: Path | str, info: dict[str, Any] | None = None) -> None:
         self.path = Path(path)
@@ -88,30 +64,35 @@ class Table:
             unfinished = (self.path / CLIPS).is_dir()
             remedy = "finish it by running the same command again" if unfinished else "make one: edgesea extract"
             raise EdgeseaError(f"{self.path}: {'unfinished table' if unfinished else 'no table here'}; {remedy}")
-        self.info: dict[str, Any] = _read_info(self.path / TABLE_FILE) if info is None else info
-        self.parts: int = self.info["parts"]
-        self.sample_rate: int = self.info["sample_rate"]
-        self.embedding_size: int = self.info["teacher"]["embedding_size"]
-        self.framing = Framing(**self.info["framing"])
-        self.sample_framing: SampleFraming = self.framing.at(self.sample_rate)
+        try:
+            self.info: dict[str, Any] = read_json(self.path / TABLE_FILE) if info is None else info
+            self.parts: int = self.info["parts"]
+            self.sample_rate: int = self.info["sample_rate"]
+            self.embedding_size: int = self.info["teacher"]["embedding_size"]
+            self.framing = Framing(**self.info["framing"])
+            self.sample_framing = self.framing.at(self.sample_rate)
+            if info is None:
+                self.counts: dict[str, int] = dict(self.info["windows_by_split"])  # windows of each split
+                self.embedding_dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
+        except (LookupError, TypeError, ValueError) as error:  # EdgeseaError is a ValueError
+            raise EdgeseaError(
+                f"{self.path / TABLE_FILE}: damaged ({type(error).__name__}: {error}); delete it, then run "
+                "the command that made the table again: it is written anew from the parts"
+            ) from error
         self._files: dict[tuple[str, int], pq.ParquetFile] = {}
 
     def _file(self, kind: str, part: int) -> pq.ParquetFile:
         if (kind, part) not in self._files:
-            if len(self._files) > 64:
+            if len(self._files) > OPEN_FILES:
                 self._files.clear()
-            try:
-                self._files[kind, part] = pq.ParquetFile(part_path(self.path, kind, part))
-            except (OSError, ValueError) as error:
-                raise _damaged(self.path, kind, part, error) from error
+            with _reading(self.path, kind, part) as path:
+                self._files[kind, part] = pq.ParquetFile(path)
         return self._files[kind, part]
 
     def _read(self, kind: str, part: int, group: int, columns: list[str]) -> pa.Table:
         file = self._file(kind, part)
-        try:
+        with _reading(self.path, kind, part):
             return file.read_row_group(group, columns)
-        except (OSError, ValueError) as error:
-            raise _damaged(self.path, kind, part, error) from error
 
     def chunk_ids(self) -> Iterator[tuple[int, int]]:
         """(part, row group) of every chunk, in order."""
@@ -121,30 +102,32 @@ class Table:
 
     def chunk(self, part: int, group: int) -> Chunk:
         """Read the small columns of one chunk."""
-        clips_file, windows_file = self._file(CLIPS, part), self._file(WINDOWS, part)
         clips = self._read(CLIPS, part, group, ["clip", "sensor", "time", "split", "label", "offset"])
         windows = self._read(WINDOWS, part, group, ["clip", "start", "level"])
-        first_clip = sum(clips_file.metadata.row_group(i).num_rows for i in range(group))
-        first_window = sum(windows_file.metadata.row_group(i).num_rows for i in range(group))
-        names, sensors, times, splits = (
-            clips[name].to_numpy(zero_copy_only=False).astype(object) for name in ("clip", "sensor", "time", "split")
+        first_clip, first_window = (
+            sum(self._file(kind, part).metadata.row_group(i).num_rows for i in range(group))
+            for kind in (CLIPS, WINDOWS)
         )
-        # A part that was written before there were labels lacks the column; pyarrow passes over names it cannot find.
-        known = "label" in clips.column_names
-        labels = clips["label"].to_numpy(zero_copy_only=False).astype(object) if known else np.full(len(names), None)
+
+        def column(name: str) -> NDArray[np.object_]:
+            if name not in clips.column_names:  # parts that were written before there were labels
+                return np.full(len(clips), None)
+            values: NDArray[np.object_] = clips[name].to_numpy(zero_copy_only=False).astype(object)
+            return values
+
         return Chunk(
-            part=part,
-            group=group,
-            first_clip=first_clip,
-            first_window=first_window,
+            part,
+            group,
+            first_clip,
+            first_window,
             clip=windows["clip"].to_numpy().astype(np.int64) - first_clip,
             start=windows["start"].to_numpy(),
             level=windows["level"].to_numpy(),
-            names=names,
-            sensors=sensors,
-            times=times,
-            splits=splits,
-            labels=labels,
+            names=column("clip"),
+            sensors=column("sensor"),
+            times=column("time"),
+            splits=column("split"),
+            labels=column("label"),
             offsets=clips["offset"].to_numpy(),
         )
 
@@ -167,13 +150,7 @@ class Table:
                 yield self.embeddings(chunk.part, chunk.group)[rows].astype(np.float32)
 
     def audio(self, chunk: Chunk, rows: NDArray[np.int64]) -> NDArray[np.int16]:
-        """Cut the windows `rows` of a chunk out of its clips.
-
-        Returns
-        -------
-        ndarray, (len(rows), W) int16
-            Zero where a window reaches over the beginning of its clip.
-        """
+        """The windows `rows` (n, W) of a chunk; zero where one reaches over the beginning of its clip."""
         column = self._read(CLIPS, chunk.part, chunk.group, ["pcm"])["pcm"]
         pcm = [np.frombuffer(value.as_buffer(), "<i2") for value in column]
         result = np.zeros((len(rows), self.sample_framing.window), np.int16)
@@ -184,60 +161,27 @@ class Table:
             out[max(0, -begin) : max(0, -begin) + len(audio)] = audio
         return result
 
-    @cached_property
-    def embedding_dtype(self) -> np.dtype[Any]:
-        """The dtype that embeddings are stored in: float16 or float32."""
-        dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
-        return dtype
 
-    @cached_property
-    def counts(self) -> dict[str, int]:
-        """Number of windows of each split."""
-        return dict(self.info["windows_by_split"])
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    """What ``table.json`` says, if it is all there."""
-    remedy = "delete it, then run the command that made the table again: it is written anew from the parts"
+@contextmanager
+def _reading(table: Path, kind: str, part: int) -> Iterator[Path]:
+    """Name the file of a part, and the remedy, if it cannot be read."""
+    path = part_path(table, kind, part)
     try:
-        info = read_json(path)
-    except EdgeseaError as error:
-        raise EdgeseaError(f"{error}; {remedy}") from error
-    if not isinstance(info, dict):
-        raise EdgeseaError(f"{path}: does not describe a table; {remedy}")
-    missing = [name for name in (*NEEDED, *FINISHED) if name not in info]
-    if missing:
-        raise EdgeseaError(f"{path}: incomplete, without {', '.join(missing)}; {remedy}")
-    kinds = {"parts": int, "sample_rate": int, "teacher": dict, "framing": dict, "windows_by_split": dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(info[name], kind)]
-    if not wrong and "embedding_size" not in info["teacher"]:
-        wrong = ["teacher"]
-    if not wrong and set(info["framing"]) != {"window", "hop", "center"}:
-        wrong = ["framing"]
-    if wrong:
-        raise EdgeseaError(f"{path}: {wrong[0]} is {info[wrong[0]]!r}, which describes no table; {remedy}")
-    return info
-
-
-def _damaged(table: Path, kind: str, part: int, error: Exception) -> EdgeseaError:
-    reason = " ".join(str(error).split())  # pyarrow ends some texts with a new line
-    clips = part_path(table, CLIPS, part)  # without it, the part counts as missing
-    which = "it" if kind == CLIPS else str(clips)
-    return EdgeseaError(
-        f"{part_path(table, kind, part)}: cannot be read: {reason}; delete {which}, then run the command that made the "
-        "table again: it makes this part anew"
-    )
+        yield path
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())  # pyarrow ends some texts with a new line
+        raise EdgeseaError(
+            f"{path}: cannot be read: {reason}; delete {part_path(table, CLIPS, part)}, then run the command that made "
+            "the table again: it makes this part anew"
+        ) from error
 
 
 def part_skipped(table: Path, part: int) -> list[tuple[str, str]] | None:
     """What a finished part left out, as (clip, reason); None if the part is not there."""
-    path = part_path(table, CLIPS, part)
-    if not path.exists():
+    if not part_path(table, CLIPS, part).exists():
         return None
-    try:
+    with _reading(table, CLIPS, part) as path:
         metadata = pq.read_metadata(path).metadata or {}
-    except (OSError, ValueError) as error:
-        raise _damaged(table, CLIPS, part, error) from error
     return [(clip, reason) for clip, reason in json.loads(metadata.get(SKIPPED_KEY, b"[]"))]
 
 

@@ -3,7 +3,7 @@
 Run in an environment of its own:
 
     python -m venv /tmp/tfenv && /tmp/tfenv/bin/pip install tensorflow-cpu tf_keras kapre h5py
-    /tmp/tfenv/bin/python benchmarks/openl3_golden.py [--keras-files FOLDER]
+    /tmp/tfenv/bin/python tests/models/make_openl3_golden.py [--keras-files FOLDER]
 
 The spectrogram is computed by ``tf.signal`` in double precision with librosa's mel filters, and compared with the layer
 of kapre (single precision), which OpenL3 itself uses. With ``--keras-files`` the networks, including kapre's layer, are
@@ -12,7 +12,6 @@ also stored by Keras' own ``save_weights`` and ``save``.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"  # Keras 2, the one that kapre and the published files know
@@ -22,10 +21,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from kapre.composed import get_melspectrogram_layer, get_stft_magnitude_layer
-
-FOLDER = Path(__file__).parents[1] / "tests" / "models"
-sys.path.insert(0, str(FOLDER))
-from openl3_random import VARIANTS, random_layers, windows  # noqa: E402
+from openl3_random import VARIANTS, random_layers, windows
 
 POOLS = {"mel256-512": (32, 24), "mel128-6144": (4, 8), "linear-512": (32, 24)}
 
@@ -122,7 +118,7 @@ def main() -> None:
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             save_by_keras(variant, folder)
-    np.savez_compressed(FOLDER / "openl3_golden.npz", **golden)
+    np.savez_compressed(Path(__file__).with_name("openl3_golden.npz"), **golden)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""What a table holds, in a form that tests can compare."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from edgesea.table.reader import Table
+
+
+def content(table: Path) -> dict[str, bytes]:
+    """Every file of a table."""
+    return {path.relative_to(table).as_posix(): path.read_bytes() for path in table.rglob("*") if path.is_file()}
+
+
+def stamps(table: Path) -> dict[Path, int]:
+    """When each was written."""
+    return {path: path.stat().st_mtime_ns for path in table.rglob("*")}
+
+
+def windows_of(table: Path) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each clip starts, levels, embeddings, and the audio of its windows."""
+    source, result = Table(table), {}
+    for chunk in source.chunks():
+        audio = source.audio(chunk, np.arange(len(chunk.clip)))
+        embeddings = source.embeddings(chunk.part, chunk.group)
+        for name in dict.fromkeys(chunk.names):
+            rows = chunk.names[chunk.clip] == name
+            result[str(name)] = chunk.start[rows], chunk.level[rows], embeddings[rows], audio[rows]
+    return result
+
+
+def clips_of(table: Path) -> pd.DataFrame:
+    """The rows of clips, None where nothing is known."""
+    return pd.read_parquet(table / "clips").astype(object).replace({float("nan"): None})
+
+
+def skipped(table: Path) -> dict[str, str]:
+    """The reason for each clip that was left out."""
+    frame = pd.read_csv(table / "skipped.csv")
+    return dict(zip(frame["clip"], frame["reason"], strict=True))
+
+
+def as_pcm(audio: np.ndarray) -> np.ndarray:
+    """Audio as it is stored."""
+    return np.rint(audio * 32767).clip(-32768, 32767).astype(np.int16)
