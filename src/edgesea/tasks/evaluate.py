@@ -41,7 +41,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Embed the clips of a task, train a classifier on the embeddings, and score it.
 
-    `edgesea evaluate PREDICTIONS.csv` scores predictions of SONYC-UST that any system has made; see `edgesea score`.
+    `edgesea score` scores a file of predictions of SONYC-UST that any system has made.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def evaluate(
     out : Path, optional
         JSON file for the scores.
     predictions : Path, optional
-        Of sonyc_ust: CSV file for the predictions of the judged clips, in the challenge's layout.
+        Of sonyc_ust: CSV file for the predictions of the test clips, in the challenge's layout.
     weights : Path, optional
         A teacher's weight file.
     reduction : Path, optional
@@ -69,16 +69,16 @@ def evaluate(
     probe : ProbeOptions
         Of esc50 and urbansound8k: the classifier.
     folds : list of int, optional
-        Of these too: test only these folds, as [1, 2], each with all others as training.
+        Of these too: test only these folds, e.g. [1, 2], each with all others as training.
     tagging : TaggingOptions
-        Of sonyc_ust: the classifier, and what is learned and judged.
+        Of sonyc_ust: the classifier, what it learns and which clips test it.
     resamples : int
-        Bootstrap resamples for 95 % confidence intervals, of the judged clips, or of their recordings where these are
+        Bootstrap resamples for 95 % confidence intervals, of the test clips, or of their recordings where these are
         known; 0: none.
     seed : int
         Seed of the classifier.
     cache : Path, optional
-        Folder where embeddings are kept, to be used again with the same model, clips and framing.
+        Folder where embeddings are stored, to be reused with the same model, clips and framing.
     batch_size : int
         Windows embedded at once.
     workers : int
@@ -102,9 +102,9 @@ def evaluate(
     if resamples < 0:
         raise EdgeseaError(f"resamples must be at least 0, not {resamples}")
     check_seed(seed, tagging.members)
-    for file in (out, predictions):
-        if file is not None:
-            check_file(Path(file))
+    out, predictions = (None if file is None else Path(file) for file in (out, predictions))
+    for file in filter(None, (out, predictions)):
+        check_file(file)
     from edgesea.models import load_model
     from edgesea.reduction import load_reduction
     from edgesea.tasks.features import window_embeddings
@@ -124,26 +124,14 @@ def evaluate(
     if isinstance(source, FoldTask):
         options, scores = {"probe": asdict(probe)}, source.score(bags, probe, folds, seed, resamples=resamples)
     else:
-        file = None if predictions is None else Path(predictions)
         options = {"tagging": tagging.to_dict()}
-        scores = source.score(bags, seed, resamples=resamples, predictions=file)
-    result = {
-        "task": task,
-        "model": network.id,
-        **options,
-        "data": str(data),
-        "reduction": None if reduction is None else str(reduction),
-        "window": framing.window,
-        "hop": hop,
-        "center": center,
-        "seed": seed,
-        **scores,
-        "embedding_size": bags.rows.shape[1],
-        "failed": failed,
-        "versions": versions(),
-    }
+        scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
+    given = {"window": framing.window, "hop": hop, "center": center, "seed": seed}
+    result = {"task": task, "model": network.id, **options, "data": str(data)}
+    result |= {"reduction": None if reduction is None else str(reduction), **given, **scores}
+    result |= {"embedding_size": bags.rows.shape[1], "failed": failed, "versions": versions()}
     if out is not None:
-        write_json(Path(out), result)
+        write_json(out, result)
     return result
 
 

@@ -118,12 +118,7 @@ class ContextEncoding:
 
 
 def window_embeddings(
-    model: EmbeddingModel,
-    paths: Sequence[Path],
-    framing: Framing,
-    batch_size: int,
-    workers: int,
-    cache: Path | None,
+    model: EmbeddingModel, paths: Sequence[Path], framing: Framing, batch_size: int, workers: int, cache: Path | None
 ) -> tuple[Bags, dict[str, str]]:
     """Embed clips, except for those in the cache of an earlier call with the same model, clips and framing.
 

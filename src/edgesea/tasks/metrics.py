@@ -192,6 +192,7 @@ def _scores(
 ) -> dict[str, Any]:
     """Scores of tags by the classes that are their `parent`, (tags,)."""
     validate(labels, scores, len(parent))
+    ranked = ~incomplete if incomplete.any() else slice(None)  # a view of all columns costs nothing
     classes = []
     for number in range(len(names)):
         complete, vague = (parent == number) & ~incomplete, (parent == number) & incomplete
@@ -207,7 +208,7 @@ def _scores(
         "micro_f1": float(2 * hits / (2 * hits + errors)) if hits else 0.0,
         "macro_auprc": float(np.mean(known)) if known else None,
         "class_auprc": areas,
-        "lwlrap": lwlrap(labels[:, ~incomplete], scores[:, ~incomplete])[0],
+        "lwlrap": lwlrap(labels[:, ranked], scores[:, ranked])[0],
     }
 
 

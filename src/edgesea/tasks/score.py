@@ -35,7 +35,7 @@ def score(
         The data set's folder (annotations.csv, dcase-ust-taxonomy.yaml), or a CSV file of annotations with the taxonomy
         beside it: the published annotations, or a table with one row per clip. Default: the predictions' folder.
     split : {"validate", "test"}
-        Split whose verified clips are judged: those whose labels are all given.
+        Split whose verified clips are scored: those whose labels are all given.
     split_path : Path, optional
         CSV file with other splits, as of `edgesea evaluate --tagging.split_path`.
     ties : {"threshold", "published"}
