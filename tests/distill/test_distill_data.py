@@ -96,7 +96,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 40, 64, 120])
-def test_an_epoch_goes_on_where_the_last_one_ended(source: WindowSource, places: dict[bytes, int], size: int) -> None:
+def test_an_epoch_begins_where_the_last_one_ended(source: WindowSource, places: dict[bytes, int], size: int) -> None:
     passes = [position for epoch in range(5) for position in order(small_buffers(source).epoch(epoch), places)]
     windows = small_buffers(source, size)
     assert len(windows.epoch(0)) == size // 8

@@ -46,7 +46,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     if schedule == "plateau":
         expected = small_student
     else:
-        options["mask"] = 0.2  # the masks, too, must go on where they were
+        options["mask"] = 0.2  # the masks must resume, too
         expected = tmp_path / "uninterrupted"
         distill(small_table, small_reduction, expected, **options)  # type: ignore[arg-type]
     killed = tmp_path / "killed"
@@ -59,7 +59,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     assert_same_training(killed, expected)
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(
+def test_ctrl_c_ends_with_130_and_the_same_command_resumes(
     small_table: Path, small_reduction: Path, small_student: Path, tmp_path: Path
 ) -> None:
     words = arguments(small_table, small_reduction, tmp_path / "s", TINY)

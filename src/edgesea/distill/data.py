@@ -1,6 +1,7 @@
 """Batches of (window, target) from a table: shuffled over its parts, resumable at any epoch, in flat memory."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -158,8 +159,7 @@ class Epoch:
         return self._windows.batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batches in prefetch([lambda: self._windows.iterate(self._epoch)], workers=1):
-            yield from batches
+        return chain.from_iterable(prefetch([lambda: self._windows.iterate(self._epoch)], workers=1))
 
 
 class OrderedWindows:
@@ -183,5 +183,4 @@ class OrderedWindows:
                 yield torch.from_numpy(audio[batch]), torch.from_numpy(targets[batch])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batches in prefetch([self._iterate], workers=1):
-            yield from batches
+        return chain.from_iterable(prefetch([self._iterate], workers=1))

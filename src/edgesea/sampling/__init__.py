@@ -17,6 +17,7 @@ __all__ = ["k_dpp", "sample", "used_options"]
 log = logging.getLogger(__name__)
 
 LEAST = {"size": 1, "max_candidates": 1, "clusters": 1, "sensors": 1, "ridge": 0, "seed": 0}
+# Names in the file, which are older than the options'
 ON_DISK = {"stratum": "frame", "strata": "frames", "max_candidates": "pool", "similarity_share": "mean_core"}
 
 
