@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from sklearn.manifold import trustworthiness
 
 from edgesea.reduction.pca import PCA
 from edgesea.reduction.quality import quality
@@ -74,16 +75,8 @@ def test_neighbours_and_distances_equal_their_definitions() -> None:
     n, k = 41, 4
     distances = [[[float(np.sqrt(((p - q) ** 2).sum())) for q in x] for p in x] for x in spaces]
     orders = [[sorted(set(range(n)) - {i}, key=d[i].__getitem__) for i in range(n)] for d in distances]
-
-    def penalty(teacher: list[list[int]], reduced: list[list[int]]) -> float:
-        total = 0
-        for i in range(n):
-            for j in set(reduced[i][:k]) - set(teacher[i][:k]):
-                total += teacher[i].index(j) + 1 - k
-        return 1 - 2 / (n * k * (2 * n - 3 * k - 1)) * total
-
-    assert result["trustworthiness"] == pytest.approx(penalty(*orders), abs=1e-12)
-    assert result["continuity"] == pytest.approx(penalty(*orders[::-1]), abs=1e-12)
+    expected = trustworthiness(*spaces, n_neighbors=k), trustworthiness(*spaces[::-1], n_neighbors=k)
+    assert (result["trustworthiness"], result["continuity"]) == pytest.approx(expected, abs=1e-12)
     shared = [len(set(a[:k]) & set(b[:k])) / k for a, b in zip(*orders, strict=True)]
     assert result["knn_overlap"] == pytest.approx(np.mean(shared), abs=1e-12)
     ranks = [rankdata([d[i][j] for i in range(n) for j in range(i + 1, n)]) for d in distances]
@@ -109,8 +102,6 @@ def test_constant_and_dependent_dimensions_and_few_windows_have_a_share() -> Non
     plain = measure(lambda rows: rows[:, :4], inside, outside)["explained_variance"]
     doubled = measure(lambda rows: rows[:, [0, 1, 2, 3, 3, 0]], inside, outside)["explained_variance"]
     assert doubled == pytest.approx(plain, abs=1e-6)
-    few = measure(lambda rows: standardised(inside[:5], rows), inside[:5], outside)["explained_variance"]
-    assert -5 < few < 1
     inside[:, 2] = outside[:, 2] = 1234.5678  # a constant dimension of the teacher
     result = measure(lambda rows: np.delete(rows, 2, axis=1), inside, outside)
     assert result["explained_variance"] == pytest.approx(1.0, abs=1e-9)

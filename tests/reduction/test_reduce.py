@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from sklearn.decomposition import PCA as SklearnPCA  # noqa: N811
 from sklearn.preprocessing import StandardScaler
 
 from edgesea.reduction import load_reduction, reduce
+from edgesea.reduction.base import METHODS, method_class
 from edgesea.reduction.quality import quality
 from edgesea.reduction.windows import Windows, in_subset
 from edgesea.sampling import sample
@@ -64,19 +66,9 @@ def test_without_validation_windows_training_windows_left_over_measure_it(
     assert reduce(train_only_table, tmp_path / "psi", size=2)["kept"] is None
 
 
-def test_the_number_of_windows_it_is_measured_on_is_bounded(
-    small_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edgesea.reduction.quality.INSIDE", 33)
-    monkeypatch.setattr("edgesea.reduction.quality.OUTSIDE", 11)
-    found = [reduce(small_table, tmp_path / "phi", size=2, seed=seed)["kept"] for seed in (0, 0, 1)]
-    assert (found[0]["fitted_windows"], found[0]["windows"]) == (33, 11)
-    assert found[0] == found[1] != found[2]
-
-
-@pytest.mark.parametrize("method", ["pca", "kernel_pca", "random_projection", "identity"])
+@pytest.mark.parametrize("method", METHODS)
 def test_options_that_a_method_does_not_use_do_not_matter(small_table: Path, tmp_path: Path, method: str) -> None:
-    used = {"pca": {"whiten"}, "kernel_pca": {"whiten", "kernel", "gamma", "landmarks"}}.get(method, set())
+    used = {field.name for field in fields(method_class(method))} - {"degree", "coef0"}
     other: dict[str, Any] = {"whiten": True, "kernel": "poly", "gamma": -1.0, "degree": 0, "coef0": -2.0}
     other |= {"landmarks": 0, "n_neighbors": 0, "min_dist": 7.0, "metric": "magic", "references": -1}
     unused = {name: value for name, value in other.items() if name not in used}

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,7 @@ from scipy.spatial.distance import cdist
 from sklearn.preprocessing import StandardScaler
 
 from edgesea.errors import EdgeseaError
-from edgesea.reduction import load_reduction, reduce
-from edgesea.reduction.umap import Umap, memberships
+from edgesea.reduction.umap import Umap
 
 Float32 = NDArray[np.float32]
 CENTRES = np.random.default_rng(42).standard_normal((4, 20)) * 4
@@ -83,18 +82,6 @@ def test_references_are_a_random_share_and_equal_windows_are_one() -> None:
     assert (silent.windows, silent.describe()["different_references"]) == (300, 240)
 
 
-def test_the_stage(small_table: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"method": "umap", "size": 2, "n_neighbors": 6, "metric": "cosine"}
-    result = reduce(small_table, tmp_path / "phi", **options)
-    assert (result["windows"], result["output_size"], result["n_neighbors"]) == (60, 2, 6)
-    assert (result["kept"]["split"], result["kept"]["windows"]) == ("validate", 20)
-    assert result["explained_variance_validate"] is None
-    rows = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
-    first = load_reduction(tmp_path / "phi").transform(rows)
-    reduce(small_table, tmp_path / "phi", **options, whiten=True, kernel="poly", landmarks=7)
-    np.testing.assert_array_equal(load_reduction(tmp_path / "phi").transform(rows), first)
-
-
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
@@ -108,18 +95,24 @@ def test_what_cannot_be_reduced_is_refused(rows: Float32, options: dict[str, Any
         fitted(rows, **options)
 
 
-def test_memberships_of_equal_distances_are_equal() -> None:
-    np.testing.assert_array_equal(memberships(np.full((2, 15), 7.0)), 1.0)
-    # Ten at the same distance already sum to more than log2(15); the others count for nothing.
-    weight = memberships(np.array([[1.0] * 10 + [2.0] * 5]))
-    np.testing.assert_array_equal(weight[0, :10], 1.0)
-    assert weight[0, 10:].max() < 1e-6
-
-
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(EdgeseaError, match=r"umap-learn.*edgesea\[umap\]"):
         fitted(clusters()[0])
+
+
+def test_cuml_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnGPU:
+        def __init__(self, *, n_components: int, **options: Any) -> None:
+            self.size = n_components
+
+        def fit_transform(self, points: Float32) -> Float32:
+            return points[:, : self.size]
+
+    monkeypatch.setitem(sys.modules, "cuml", ModuleType("cuml"))
+    monkeypatch.setitem(sys.modules, "cuml.manifold", SimpleNamespace(UMAP=OnGPU))
+    phi = fitted(clusters()[0])
+    np.testing.assert_array_equal(phi.coordinates, phi.points[:, :3])
 
 
 def test_the_number_of_threads_of_torch_stays() -> None:

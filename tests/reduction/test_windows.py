@@ -15,29 +15,6 @@ def training(chunk: Chunk) -> NDArray[np.int64]:
     return chunk.select("train")
 
 
-class CountingTable(Table):
-    """Remembers which chunks' embeddings were read."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.read: list[tuple[int, int]] = []
-
-    def embeddings(self, part: int, group: int) -> NDArray[np.floating]:
-        self.read.append((part, group))
-        return super().embeddings(part, group)
-
-
-@pytest.fixture
-def table(small_table: Path) -> CountingTable:
-    return CountingTable(small_table)
-
-
-@pytest.fixture
-def subset(small_table: Path, tmp_path: Path) -> Subset:
-    sample(small_table, tmp_path / "s", size=20, seed=3)
-    return Subset.load(tmp_path / "s")
-
-
 def positions(rows: NDArray[np.float32], table: Table) -> list[int]:
     """Where rows stand among all windows of the table."""
     known = {row.tobytes(): i for i, row in enumerate(np.concatenate(list(table.iter_embeddings(None))))}
@@ -45,54 +22,49 @@ def positions(rows: NDArray[np.float32], table: Table) -> list[int]:
     return [known[row.tobytes()] for row in rows]
 
 
-def chosen_positions(subset: Subset, table: Table) -> list[int]:
-    """The same for a subset, by counting the windows of the parts before."""
-    sizes = np.zeros(table.parts, np.int64)
-    for chunk in table.chunks():
-        sizes[chunk.part] += len(chunk.clip)
-    return (np.concatenate([[0], np.cumsum(sizes)])[subset.part] + subset.window).tolist()
-
-
-def test_a_subset_is_iterated_again_and_again_reading_only_its_chunks(table: CountingTable, subset: Subset) -> None:
+def test_the_windows_of_a_subset_and_what_is_outside_of_it(
+    small_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample(small_table, tmp_path / "s", size=20, seed=3)
+    table, subset = Table(small_table), Subset.load(tmp_path / "s")
+    read, embeddings = [], table.embeddings
+    monkeypatch.setattr(table, "embeddings", lambda *chunk: read.append(chunk) or embeddings(*chunk))
     windows = Windows(table, in_subset(subset))
-    assert table.read == []
+    assert read == []
     first, second = (np.concatenate(list(windows)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert (first.dtype, len(windows), len(first)) == (np.float32, 20, 20)
-    assert len(table.read) == 2 * len(set(table.read)) < 2 * len(list(table.chunks()))
-    assert positions(first, table) == chosen_positions(subset, table)
-
-
-def test_a_split_and_what_is_outside_of_the_subset(table: CountingTable, subset: Subset) -> None:
-    train = np.concatenate(list(table.iter_embeddings("train")))
-    np.testing.assert_array_equal(np.concatenate(list(Windows(table, training))), train)
+    assert len(read) == 2 * len(set(read)) < 2 * len(list(table.chunks()))  # chunks without such windows are not read
+    sizes = np.zeros(table.parts + 1, np.int64)
+    for chunk in table.chunks():
+        sizes[chunk.part + 1] += len(chunk.clip)
+    chosen = (np.cumsum(sizes)[subset.part] + subset.window).tolist()
+    assert positions(first, table) == chosen
     rest = positions(np.concatenate(list(Windows(table, outside("train", in_subset(subset))))), table)
-    assert sorted(rest + chosen_positions(subset, table)) == positions(train, table)
+    train = np.concatenate(list(Windows(table, training)))
+    assert sorted(rest + chosen) == positions(train, table)
+    np.testing.assert_array_equal(train, np.concatenate(list(table.iter_embeddings("train"))))
     assert len(Windows(table, outside("validate", in_subset(subset)))) == 20
     assert len(Windows(table, outside("train", training))) == 0
 
 
-def test_a_draw_is_uniform_without_repetition_and_reads_each_chunk_at_most_once(table: CountingTable) -> None:
-    train, draws = Windows(table, training), 200
-    counts = np.zeros(90)
+def test_a_draw_is_uniform_without_repetition(small_table: Path) -> None:
+    table, draws = Table(small_table), 200
+    train, counts = Windows(table, training), np.zeros(90)
     for seed in range(draws):
-        table.read.clear()
-        drawn = train.draw(15, np.random.default_rng(seed))
-        assert len(table.read) == len(set(table.read))
-        where = positions(drawn, table)
+        where = positions(train.draw(15, np.random.default_rng(seed)), table)
         assert where == sorted(set(where))
         counts[where] += 1
-    inside = positions(np.concatenate(list(train)), table)
+    everything = train.draw(1000, np.random.default_rng(0))
+    np.testing.assert_array_equal(everything, np.concatenate(list(train)))
+    inside = positions(everything, table)
     assert counts.sum() == counts[inside].sum() == 15 * draws
     assert abs(counts[inside] - draws / 4).max() < 4.5 * np.sqrt(draws / 4 * 3 / 4)
+    assert Windows(table, outside("train", training)).draw(5, np.random.default_rng(0)).shape == (0, 512)
 
 
-def test_a_draw_of_more_than_there_are_takes_all_and_nan_is_refused(
-    table: CountingTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, rng = Windows(table, training), np.random.default_rng(0)
-    np.testing.assert_array_equal(train.draw(1000, rng), np.concatenate(list(train)))
-    assert Windows(table, lambda chunk: chunk.select("nothing")).draw(5, rng).shape == (0, 512)
+def test_nan_is_refused(small_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = Windows(Table(small_table), training)
     monkeypatch.setattr(Table, "embeddings", lambda *_: np.full((90, 512), np.nan, np.float16))
-    with pytest.raises(EdgeseaError, match=table.path.name):
+    with pytest.raises(EdgeseaError, match=small_table.name):
         list(train)

@@ -68,7 +68,7 @@ class Reduction(ABC):
         """The same for some rows of the right size, in any precision."""
 
     def explained_variance(self, rows: Iterable[Float32]) -> float | None:
-        """Share of the standardised variance of batches that phi keeps; None if the method defines none."""
+        """Share of the standardised variance of batches that phi preserves; None if the method has no such share."""
         return None
 
     @classmethod

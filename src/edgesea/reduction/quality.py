@@ -33,24 +33,13 @@ def held_out_quality(phi: Reduction, fitted: Windows, seed: int) -> dict[str, An
 def quality(phi: Reduction, inside: Float32, outside: Float32, *, neighbors: int = 10, seed: int = 0) -> dict[str, Any]:
     """Measure what phi preserves, on teacher embeddings (n, D) inside and outside of what it was fitted on.
 
-    Returns
-    -------
-    dict
-        JSON-ready; what cannot be measured of so few windows is None.
-
-        windows, compared_windows, neighbors
-            How many are outside, how many different ones of them are compared, and the option.
-        explained_variance
-            Share of the standardised variance outside that a linear map of the reduced windows, fitted inside,
-            recovers. For principal components it is the share of the variance in their span.
-        trustworthiness, continuity
-            Few windows became neighbours that were far apart; few neighbours were torn apart: Venna & Kaski,
-            "Neighborhood preservation in nonlinear projection methods", ICANN 2001. In [0, 1].
-        knn_overlap, knn_overlap_chance
-            Mean share of the nearest neighbours in the teacher's space that are among the nearest in the reduced one
-            (Lee & Verleysen, Neurocomputing 2009: Q_NX), and what an unrelated space reaches.
-        distance_rank_correlation
-            Spearman's correlation of the distances of all pairs of windows.
+    Returns a JSON-ready dictionary; what so few windows do not give is None. windows and compared_windows: how many are
+    outside, and how many different ones of them are compared. explained_variance: share of the standardised variance
+    outside that a linear map of the reduced windows, fitted inside, recovers; for principal components, that in their
+    span. trustworthiness and continuity, in [0, 1]: few windows became neighbours that were far apart, and few
+    neighbours were torn apart (Venna & Kaski, ICANN 2001). knn_overlap: mean share of the nearest neighbours of the
+    teacher's space that are among the nearest in the reduced one (Lee & Verleysen, Neurocomputing 2009: Q_NX), and
+    knn_overlap_chance: that of an unrelated space. distance_rank_correlation: Spearman's, of all pairs' distances.
     """
     from sklearn.linear_model import Ridge
 

@@ -54,9 +54,8 @@ class Umap(Standardised):
         self.require("size", self.size < self.windows - 1, f"below the number of windows ({self.windows}) less 1")
         points = np.concatenate([self._prepare(batch) for batch in batches])
         del batches
-        model = estimator(
-            self.n_neighbors, self.size, min_dist=self.min_dist, metric=self.metric, random_state=self.seed
-        )
+        options = {"min_dist": self.min_dist, "metric": self.metric, "random_state": self.seed}
+        model = estimator(n_neighbors=self.n_neighbors, n_components=self.size, **options)  # cuML takes names only
         log.info("umap: laying out %d windows by %s", len(points), estimator.__module__)
         # numba sets the number of OpenMP's threads for the whole process, and so for torch; the former one comes back.
         with threadpool_limits(threadpool_info()), warnings.catch_warnings():
