@@ -1,6 +1,5 @@
 import tracemalloc
 from fractions import Fraction
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -84,32 +83,13 @@ def test_windows_are_counted_as_defined(window, hop, center, length):
     assert [framing.start(index) for index in range(length + 2)] == [end - window for end in ends]
 
 
-@pytest.mark.parametrize(
-    ("length", "count"),
-    [(0, 1), (1, 1), (7999, 1), (8000, 1), (8001, 2), (12000, 2), (12001, 3), (80000, 19)],
-)
-def test_number_of_windows(length, count):
-    """1 + ceil(max(0, L - W) / H) with W = 8000 and H = 4000."""
-    assert Framing(1.0, 0.5).at(8000).count(length) == count
-
-
-@pytest.mark.parametrize(("length", "count"), [(0, 1), (4000, 1), (4001, 2), (8000, 2), (80000, 20)])
-def test_centring_counts_the_padding_as_part_of_the_clip(length, count):
-    """1 + ceil(max(0, L + W // 2 - W) / H)."""
-    assert Framing(1.0, 0.5, center=True).at(8000).count(length) == count
-
-
 def test_a_clip_is_covered_and_padded_with_zeros():
     framing = SampleFraming(window=4, hop=3, pad=0)
     assert framing.cut(ramp(6)).tolist() == [[1, 2, 3, 4], [4, 5, 6, 0]]
     assert framing.cut(ramp(2)).tolist() == [[1, 2, 0, 0]]
     assert framing.cut(ramp(0)).tolist() == [[0, 0, 0, 0]]
-
-
-def test_a_centred_clip_begins_with_half_a_window_of_zeros():
-    framing = SampleFraming(window=4, hop=2, pad=2)
-    assert framing.cut(ramp(5)).tolist() == [[0, 0, 1, 2], [1, 2, 3, 4], [3, 4, 5, 0]]
-    assert [framing.start(k) for k in range(3)] == [-2, 0, 2]
+    centred = SampleFraming(window=4, hop=2, pad=2)
+    assert centred.cut(ramp(5)).tolist() == [[0, 0, 1, 2], [1, 2, 3, 4], [3, 4, 5, 0]]
 
 
 def test_timestamps_are_multiples_of_the_hop():
@@ -118,31 +98,17 @@ def test_timestamps_are_multiples_of_the_hop():
     assert Framing(1.0, 0.1, center=True).at(8000).start(7) + 4000 == middle == 0.7 * 8000
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
-def test_lengths_must_be_positive_numbers(bad):
-    with pytest.raises(EdgeseaError, match="window must be a positive number of seconds"):
-        Framing(bad, 1.0)
-    with pytest.raises(EdgeseaError, match="hop must be a positive number of seconds"):
-        Framing(1.0, bad)
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), "1", True, 1e10, 10**400])
+def test_lengths_that_no_recording_has_are_refused(bad):
+    for name in ("window", "hop"):
+        with pytest.raises(EdgeseaError, match=name):
+            Framing(**{name: bad})
 
 
-@pytest.mark.parametrize("huge", [1e300, 1e18, 10**400])
-def test_lengths_that_no_recording_has_are_refused(huge):
-    with pytest.raises(EdgeseaError, match=r"window must be at most 3600 s"):
-        Framing(huge, 1.0)
-    with pytest.raises(EdgeseaError, match=r"hop must be at most 1e\+09 s"):
-        Framing(1.0, huge)
-
-
-def test_a_window_below_one_sample_is_refused():
-    with pytest.raises(EdgeseaError, match=r"window 1e-300 s or hop 1\.0 s is shorter than a sample at 8000 Hz"):
-        Framing(1e-300, 1.0).at(8000)
-
-
-def test_a_hop_below_one_sample_is_refused():
-    for hop in (5e-5, 0.999 / 8000, 1e-300):
-        with pytest.raises(EdgeseaError, match=rf"hop {hop} s is shorter than a sample at 8000 Hz"):
-            Framing(1.0, hop).at(8000)
+@pytest.mark.parametrize(("window", "hop"), [(1e-300, 1.0), (1.0, 5e-5), (1.0, 0.999 / 8000), (1.0, 1e-300)])
+def test_lengths_below_one_sample_are_refused(window, hop):
+    with pytest.raises(EdgeseaError, match="8000 Hz"):
+        Framing(window, hop).at(8000)
     assert Framing(1.0, 1 / 8000).at(8000).hop == 1
 
 
@@ -206,30 +172,6 @@ def test_an_eager_cutter_gives_every_window_with_its_last_sample(case):
     pieces += cutter.finish()
     assert all(1 <= piece.count <= size for piece in pieces)
     np.testing.assert_array_equal(np.concatenate([piece_windows(p, framing) for p in pieces]), framing.cut(audio))
-
-
-def test_single_samples_are_joined_while_they_wait():
-    cutter = PieceCutter(SampleFraming(window=5000, hop=5000, pad=0), 1)
-    for sample in np.split(ramp(4000), 4000):
-        assert not list(cutter.feed(sample))
-        assert len(cutter._buffer) < 300
-
-
-def test_a_long_chunk_is_cut_in_time_that_grows_with_its_length():
-    """Ten thousand pieces of a signal of 80 MB, which is not copied for each of them."""
-    cutter = PieceCutter(SampleFraming(window=2000, hop=2000, pad=0), 1)
-    start = perf_counter()
-    assert sum(1 for _ in cutter.feed(np.zeros(20_000_000, np.float32))) == 9999
-    assert perf_counter() - start < 5.0
-
-
-def test_a_cutter_holds_no_more_than_a_piece():
-    framing = SampleFraming(window=100, hop=50, pad=0)
-    cutter = PieceCutter(framing, 4)
-    for _ in range(1000):
-        for piece in cutter.feed(ramp(30)):
-            assert len(piece.audio) == 3 * 50 + 100
-    assert sum(map(len, cutter._buffer)) <= 3 * 50 + 100
 
 
 @pytest.mark.parametrize("hop", [1, 37, 100, Fraction(2205, 16)])

@@ -6,7 +6,16 @@ import pytest
 import soundfile
 import soxr
 
-from edgesea.audio.io import AudioFile, Resampler, audio_suffixes, is_audio, load_audio
+from edgesea.audio.io import (
+    AudioFile,
+    Resampler,
+    as_samples,
+    audio_suffixes,
+    first_invalid,
+    is_audio,
+    load_audio,
+    to_mono,
+)
 from edgesea.errors import EdgeseaError
 
 
@@ -14,61 +23,37 @@ def sine(rate: int, hz: float = 1000.0, seconds: float = 2.0, amplitude: float =
     return (amplitude * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
-def tone(audio: np.ndarray, rate: int, hz: float) -> tuple[float, float]:
-    """(frequency of the strongest bin, amplitude at `hz`) of the middle second."""
-    middle = audio[len(audio) // 2 - rate // 2 :][:rate].astype(np.float64)
-    spectrum = np.abs(np.fft.rfft(middle)) * 2 / rate
-    return float(spectrum.argmax()), float(spectrum[round(hz)])
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.int32, np.float64])
+def test_pcm_is_scaled_to_one(kind):
+    full, middle = (2 ** (8 * np.dtype(kind).itemsize - 1), 128 * (kind == np.uint8)) if kind != np.float64 else (1, 0)
+    values = np.array([-1.0, 0.0, 0.5])
+    samples = (values * full + middle).astype(kind)
+    for audio in (samples, samples[:, None], np.stack([samples, samples], 1)):
+        assert to_mono(as_samples("x", audio)).tolist() == values.tolist()
+    assert first_invalid(np.array([0, np.nan, np.inf], np.float32)) == 1
+
+
+@pytest.mark.parametrize("audio", ["abc", bytearray(4), [[1.0], [1.0, 2.0]], np.zeros((1, 1, 1)), np.int64([1])])
+def test_what_is_not_samples_is_refused(audio):
+    with pytest.raises(EdgeseaError, match="the chunk"):
+        as_samples("the chunk", audio)
 
 
 @pytest.mark.parametrize(("ending", "error"), [("wav", 1e-4), ("flac", 1e-4), ("ogg", 0.05), ("mp3", 0.05)])
-def test_formats_are_decoded(tmp_path, ending, error):
-    path = tmp_path / f"tone.{ending}"
-    soundfile.write(path, sine(16000), 16000)
-    audio = load_audio(path, 16000)
+@pytest.mark.parametrize("rate", [16000, 8000, 48000])
+def test_formats_are_decoded_and_resampled(tmp_path, ending, error, rate):
+    soundfile.write(tmp_path / f"tone.{ending}", sine(16000), 16000)
+    audio = load_audio(tmp_path / f"tone.{ending}", rate)
     assert audio.dtype == np.float32
-    frequency, amplitude = tone(audio, 16000, 1000)
-    assert frequency == 1000
-    assert amplitude == pytest.approx(0.5, rel=error)
-
-
-def test_integers_are_scaled_to_one(tmp_path):
-    path = tmp_path / "int16.wav"
-    soundfile.write(path, np.array([-32768, -1, 0, 1, 16384], np.int16), 8000)
-    assert load_audio(path, 8000).tolist() == [-1.0, -1 / 32768, 0.0, 1 / 32768, 0.5]
+    spectrum = np.abs(np.fft.rfft(audio[len(audio) // 2 - rate // 2 :][:rate])) * 2 / rate
+    assert spectrum.argmax() == 1000
+    assert spectrum[1000] == pytest.approx(0.5, rel=max(error, 1e-3))
 
 
 def test_channels_are_averaged(tmp_path):
     channels = np.random.default_rng(0).uniform(-1, 1, (8000, 8)).astype(np.float32)
     soundfile.write(tmp_path / "eight.wav", channels, 8000, subtype="FLOAT")
     np.testing.assert_allclose(load_audio(tmp_path / "eight.wav", 8000), channels.mean(1), atol=1e-7)
-
-
-@pytest.mark.parametrize("source", [44100, 192000, 11025, 8000])
-@pytest.mark.parametrize("target", [8000, 16000, 48000])
-def test_resampling_keeps_frequency_amplitude_and_length(tmp_path, source, target):
-    path = tmp_path / "tone.wav"
-    soundfile.write(path, sine(source), source, subtype="FLOAT")
-    audio = load_audio(path, target)
-    assert abs(len(audio) - 2 * target) <= 1
-    frequency, amplitude = tone(audio, target, 1000)
-    assert frequency == 1000
-    assert amplitude == pytest.approx(0.5, rel=1e-3)
-
-
-def test_what_the_lower_rate_cannot_hold_is_removed(tmp_path):
-    path = tmp_path / "high.wav"
-    soundfile.write(path, sine(44100, hz=6000), 44100, subtype="FLOAT")
-    assert np.abs(load_audio(path, 8000)[400:-400]).max() < 1e-3
-
-
-@pytest.mark.parametrize(("source", "target"), [(44100, 8000), (192000, 32000), (8000, 48000), (22050, 16000)])
-def test_a_stream_of_chunks_is_resampled_like_the_whole(source, target):
-    audio = np.random.default_rng(1).uniform(-1, 1, source * 3 + 17).astype(np.float32)
-    resampler = Resampler(source, target)
-    chunks = np.split(audio, [1, 500, source, source + 3, 2 * source])
-    parts = [resampler.feed(chunk) for chunk in chunks] + [resampler.feed(np.zeros(0, np.float32), last=True)]
-    np.testing.assert_allclose(np.concatenate(parts), soxr.resample(audio, source, target), atol=1e-6)
 
 
 @pytest.mark.parametrize("target", [8000, 48000])
@@ -110,47 +95,28 @@ def test_names_need_not_be_utf8(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "reason"),
+    ("name", "content", "words"),
     [
         ("text.wav", b"hello " * 100, "Format not recognised"),
         ("text.mp3", b"hello " * 100, "Format not recognised"),
         ("empty.wav", b"", "Format not recognised"),
-        ("empty.mp3", b"", "Format not recognised"),
+        ("gone.wav", None, "no such file"),
+        ("nan.wav", (np.append(sine(8000), np.nan), 8000), "NaN"),
+        ("inf.wav", (np.append(-np.inf, sine(8000)), 8000), "Inf"),
+        ("none.wav", (np.zeros(0), 8000), "no samples"),
+        ("slow.wav", (np.zeros(1000), 100), "100 Hz"),
+        ("fast.wav", (np.zeros(1000), 2_000_000), "2000000 Hz"),
     ],
 )
-def test_what_is_no_audio_is_refused(tmp_path, name, content, reason):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(EdgeseaError, match=f"{name}: cannot be decoded: {reason}"):
+def test_unusable_files_are_refused(tmp_path, name, content, words):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content:
+        soundfile.write(tmp_path / name, *content, subtype="FLOAT")
+    with pytest.raises(EdgeseaError, match=f"{name}: .*{words}"):
         load_audio(tmp_path / name, 8000)
-
-
-def test_missing_files_and_folders_are_refused(tmp_path):
-    with pytest.raises(EdgeseaError, match=r"gone\.wav: cannot be decoded: no such file"):
-        load_audio(tmp_path / "gone.wav", 8000)
-    with pytest.raises(EdgeseaError, match="cannot be decoded: is a folder"):
+    with pytest.raises(EdgeseaError, match="is a folder"):
         load_audio(tmp_path, 8000)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused(tmp_path, bad):
-    audio = sine(8000)
-    audio[-1] = bad
-    soundfile.write(tmp_path / "bad.wav", audio, 8000, subtype="FLOAT")
-    with pytest.raises(EdgeseaError, match=r"bad\.wav: holds NaN or Inf samples"):
-        load_audio(tmp_path / "bad.wav", 8000)
-
-
-def test_a_file_without_samples_is_refused(tmp_path):
-    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 8000)
-    with pytest.raises(EdgeseaError, match="holds no samples"):
-        load_audio(tmp_path / "none.wav", 8000)
-
-
-@pytest.mark.parametrize("rate", [100, 2_000_000])
-def test_implausible_rates_are_refused(tmp_path, rate):
-    soundfile.write(tmp_path / "odd.wav", np.zeros(1000, np.float32), rate)
-    with pytest.raises(EdgeseaError, match=f"implausible sample rate of {rate} Hz"):
-        load_audio(tmp_path / "odd.wav", 8000)
 
 
 @pytest.mark.parametrize("share", [0.97, 0.5, 0.1])

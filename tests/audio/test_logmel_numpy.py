@@ -70,14 +70,6 @@ def test_other_front_ends_are_those_in_torch(settings, window):
     assert (settings.bands, settings.frames(window)) == expected.shape[1:]
 
 
-def test_separate_windows_share_nothing():
-    windows = np.stack([sound(1.0), np.zeros(RATE, np.float32), sound(2.0)[RATE:]])
-    result = OverlappingLogMel(SEA)(windows)
-    assert result.dtype == np.float32
-    np.testing.assert_allclose(result, in_torch(SEA, windows), rtol=0, atol=1e-5)
-    assert not result[1].any()
-
-
 def test_nothing_gives_nothing():
     front_end = OverlappingLogMel(SEA)
     assert front_end(np.zeros((0, RATE), np.float32)).shape == (0, 64, 50)

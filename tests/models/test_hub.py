@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,15 +17,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.numpy import load_file, save_file
 
 import edgesea
 from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.hub import from_pretrained, push_to_hub, student_card
+from edgesea.hub import push_to_hub, student_card
 from edgesea.models import download, load_model
-from edgesea.models.student_config import FILTERS, StudentConfig, macs
-from edgesea.models.student_files import model_card, save_student, without_folders
+from edgesea.models.student_config import StudentConfig
+from edgesea.models.student_files import save_student, without_folders
 from edgesea.models.student_torch import Student
 
 CONFIG = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
@@ -95,139 +93,64 @@ def test_the_card_says_what_the_student_is(run):
     assert "someone" not in card
 
 
-def test_the_code_in_the_card_runs(run):
-    card = student_card(run / "student", str(run / "student"))
+# --- names
+
+
+def test_what_is_not_known_is_left_out_and_the_code_in_the_card_runs(tmp_path):
+    card = student_card(save(tmp_path / "student", {}), str(tmp_path / "student"), domain="street corners in Oslo")
+    assert "license" not in card
+    found = facts(card)
+    assert found["trained on"] == "street corners in Oslo"
+    assert not {"teacher", "reduction", "student", "R2 on validation clips"} & found.keys()
+    assert not re.search(r"None|nan|\{|\}", card.replace("load_student", ""))
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     names = {"windows": np.zeros((2, 8000), np.float32)}
     exec(code, names)
     assert names["embeddings"].shape == (2, 5)
 
 
-def test_what_is_not_known_is_left_out(tmp_path):
-    card = student_card(save(tmp_path / "student", {}), "owner/name", domain="street corners in Oslo")
-    assert "license" not in card
-    found = facts(card)
-    assert found["trained on"] == "street corners in Oslo"
-    assert not {"teacher", "reduction", "student", "R2 on validation clips"} & found.keys()
-    assert not re.search(r"None|nan|\{|\}", card.replace("load_student", ""))
-
-
-def test_the_card_of_distill_needs_no_run():
-    card = model_card(StudentConfig.named("sea-512", head="relu_max"), PROVENANCE)
-    assert facts(card)["parameters"] == "4 688 066"
-    assert 'load_student("PATH")' in card
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"), [("sea-512", 636.5), ("sea-256", 159.6), ("sea-128", 131.3), ("sea-64", 122.4)]
-)
-def test_multiplications_of_the_published_students(name, millions):
-    assert macs(StudentConfig.named(name, head="relu_max")) / 1e6 == pytest.approx(millions, abs=0.05)
-    linear = StudentConfig.named(name)
-    head = 2 * FILTERS[name][-1] * linear.embedding_size
-    assert macs(linear) - macs(StudentConfig.named(name, head="relu_max")) == head
-
-
-def test_multiplications_are_those_that_torch_counts():
-    from torch.utils.flop_counter import FlopCounterMode
-
-    config = StudentConfig(7, (3, 4, 5), "linear", 16000, 40, 512, 200, 7000.0, 0.96)
-    student = Student(config).eval()
-    spectrogram = student.spectrogram(torch.zeros(1, round(config.window * config.sample_rate)))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        student.embed_spectrogram(spectrogram.float())
-    assert counter.get_total_flops() == 2 * macs(config)
-
-
-def test_scores_of_another_run_are_not_taken(run, caplog):
-    results = {**RESULTS, "distill": {"mse": 1.0}}
-    write_json(run / "results.json", results)
-    assert "accuracy" not in student_card(run / "student", "owner/name")
-    with pytest.raises(EdgeseaError, match=r"results\.json: not the results of the run that made .*student"):
-        student_card(run / "student", "owner/name", run=run)
-
-
-def test_a_run_elsewhere_is_named(run, tmp_path):
-    moved = (run / "student").rename(tmp_path / "elsewhere")
+def test_scores_are_those_of_the_run_that_made_the_student(run, tmp_path):
+    moved = save(tmp_path / "elsewhere")
     assert "accuracy" not in student_card(moved, "owner/name")
     assert "accuracy" in student_card(moved, "owner/name", run=run)
-    with pytest.raises(EdgeseaError, match=r"gone/results\.json: no such file"):
+    with pytest.raises(EdgeseaError, match=r"gone/results\.json"):
         student_card(moved, "owner/name", run=tmp_path / "gone")
-
-
-def test_a_damaged_student_gets_no_card(run):
-    with pytest.raises(EdgeseaError, match="gone: no such folder"):
+    write_json(run / "results.json", {**RESULTS, "distill": {"mse": 1.0}})
+    assert "accuracy" not in student_card(run / "student", "owner/name")
+    with pytest.raises(EdgeseaError, match=r"results\.json: .*student"):
+        student_card(run / "student", "owner/name", run=run)
+    with pytest.raises(EdgeseaError, match="gone"):
         student_card(run / "gone", "owner/name")
-    config = read_json(run / "student" / "config.json")
-    config["architecture"]["filters"] = [4, 8]
-    write_json(run / "student" / "config.json", config)
-    with pytest.raises(EdgeseaError, match="were trained with"):
-        student_card(run / "student", "owner/name")
-    weights = run / "student" / "model.safetensors"
-    save_file(load_file(weights), weights)  # without the architecture
-    with pytest.raises(EdgeseaError, match="these are the weights of another model"):
-        student_card(run / "student", "owner/name")
 
 
 # --- names
 
 
-@pytest.mark.parametrize("name", ["owner/name", "o-w.n_er/na-m.e_", "owner/name@v1.0", "owner/name@refs/pr/1"])
-def test_names_of_the_hub(name):
-    assert download.is_hub_id(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "name",
-        "edgel3/sea-64",
-        "efficientat/mn04",
-        "openl3/env-mel256-512",
-        "a/b/c",
-        "/a/b",
-        "./a",
-        "../a",
-        "a/",
-        "a b/c",
-    ],
-)
-def test_names_of_other_things(name):
-    assert not download.is_hub_id(name)
-
-
-def test_a_folder_that_is_here_goes_before_the_hub(tmp_path, monkeypatch):
+def test_names_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save(tmp_path / "owner" / "name")
-    assert not download.is_hub_id("owner/name")
-    assert edgesea.load_student("owner/name").id == "owner/name"
-    with pytest.raises(EdgeseaError, match="no student here"):
-        edgesea.load_student(Path("owner/gone"))  # a Path is never a name of the Hub
+    (tmp_path / "runs").mkdir()
+    for name in ("o-w.n_er/na-m.e_", "owner/name@refs/pr/1", "run/cty", "runs/cty@main"):
+        assert download.is_hub_id(name)
+    ours = ["edgel3/sea-64", "efficientat/mn04", "openl3/env-mel256-512", "runs/cty"]
+    for name in (*ours, "name", "a/b/c", "/a/b", "./a", "../a", "a/", "a b/c"):
+        assert not download.is_hub_id(name)
 
 
-def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+def test_what_is_here_goes_before_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    (tmp_path / "runs").mkdir()
-    for load in (edgesea.load_student, load_model):
-        with pytest.raises(
-            EdgeseaError, match=r"^runs/cty: no student here \(no such file or folder\); .*owner/name@main"
-        ):
-            load("runs/cty")
-    assert download.is_hub_id("run/cty")
-    assert download.is_hub_id("runs/cty@main")
-    (tmp_path / "runs").rmdir()
-    (tmp_path / "runs").touch()
-    assert download.is_hub_id("runs/cty")
+    save(tmp_path / "owner" / "name")
+    assert edgesea.load_student("owner/name").id == "owner/name"
+    for load, name in ((edgesea.load_student, Path("owner/gone")), (load_model, "owner/gone")):
+        with pytest.raises(EdgeseaError, match="owner/gone: no student here"):
+            load(name)
 
 
 def test_without_the_library_its_extra_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    remedy = r"huggingface-hub is not installed; it comes with: pip install 'edgesea\[hub\]'"
-    with pytest.raises(EdgeseaError, match=f"owner/name: looks like a model on the Hugging Face Hub.*{remedy}"):
-        from_pretrained("owner/name")
-    with pytest.raises(EdgeseaError, match=remedy):
-        push_to_hub(run / "student", "owner/name")
+    for call in (lambda: edgesea.from_pretrained("owner/name"), lambda: push_to_hub(run / "student", "owner/name")):
+        with pytest.raises(EdgeseaError, match=r"owner/name: .*edgesea\[hub\]"):
+            call()
 
 
 # --- upload and download
@@ -280,27 +203,23 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if "owner/name" not in path or not self.commits:
             self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
-            return
-        resolve = re.fullmatch(r"/owner/name/resolve/(\w+)/(.+)", path)
-        if resolve is None:
+        elif resolve := re.fullmatch(r"/owner/name/resolve/(\w+)/(.+)", path):
+            content = self.commits[int(resolve[1], 16) - 1][resolve[2]]
+            etag = f'"{hashlib.sha1(content).hexdigest()}"'
+            self.answer(content, ETag=etag, X_Repo_Commit=resolve[1], Accept_Ranges="none")
+        elif path.endswith("/gone"):
+            self.answer({"error": "Invalid rev id"}, 404, X_Error_Code="RevisionNotFound")
+        else:
             revision = path.rpartition("/")[2]
-            if revision == "gone":
-                self.answer({"error": "Invalid rev id"}, 404, X_Error_Code="RevisionNotFound")
-                return
             number = len(self.commits) if revision == "main" else int(revision, 16)
             files = self.commits[number - 1]
-            if "/tree/" in path:
-                blobs = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
-                self.answer([{"type": "file", "path": n, "size": len(files[n]), "oid": o} for n, o in blobs.items()])
-                return
             siblings = [{"rfilename": name} for name in files]
-            self.answer(
-                {"id": "owner/name", "sha": f"{number:040x}", "siblings": siblings, "tags": [], "private": False}
-            )
-            return
-        content = self.commits[int(resolve[1], 16) - 1][resolve[2]]
-        etag = f'"{hashlib.sha1(content).hexdigest()}"'
-        self.answer(content, ETag=etag, X_Repo_Commit=resolve[1], Accept_Ranges="none")
+            entries = [
+                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for name, content in files.items()
+            ]
+            info = {"id": "owner/name", "sha": f"{number:040x}", "siblings": siblings, "tags": [], "private": False}
+            self.answer(entries if "/tree/" in path else info)
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -326,12 +245,23 @@ def python(code: str, hub: type[Hub] | None, cache: Path, *arguments: object, **
 
 
 PUSH = "from edgesea import push_to_hub\nprint(push_to_hub(sys.argv[1], 'owner/name', **json.loads(sys.argv[2])))"
+DIGEST = "print(edgesea.from_pretrained(sys.argv[1], 'cpu').digest)"
 LOAD = """
 student = edgesea.load_student(sys.argv[1], 'cpu')
 assert not {'torch', 'lightning'} & set(sys.modules)
 print(student.id)
 np.save(sys.argv[2], student.embed(np.load(sys.argv[3])))
 """
+
+
+@pytest.fixture
+def push(hub, tmp_path):
+    """Push the student of a run; returns the error."""
+
+    def push(student: Path, **options: object) -> str:
+        return python(PUSH, hub, tmp_path / "a", student, json.dumps(options)).stderr
+
+    return push
 
 
 @needs_hub
@@ -356,11 +286,6 @@ def test_a_student_comes_back_from_the_hub_as_it_was_pushed(run, hub, tmp_path):
     assert done.stdout.strip() == "owner/name"
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
 
-    (tmp_path / "found.npy").unlink()
-    done = python(LOAD, None, *load[2:])  # from the cache, without the Hub
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
-
 
 @pytest.mark.parametrize(
     ("text", "public"),
@@ -370,122 +295,74 @@ def test_a_student_comes_back_from_the_hub_as_it_was_pushed(run, hub, tmp_path):
         ("hear:package.module:/home/me/x.pt", "hear:package.module:x.pt"),
         ("hear:edgesea.hear:efficientat/mn04@/home/me/x.pt", "hear:edgesea.hear:efficientat/mn04@x.pt"),
         ("/data/table", "table"),
-        *(
-            (text, text)
-            for text in ("openl3/env-mel256-512", "hear:edgesea.hear:edgel3/sea-64", "https://x.org/a", "a/b")
-        ),
+        *((text, text) for text in ("openl3/env-mel256-512", "hear:edgesea.hear:edgel3/sea-64", "https://x.org/a")),
     ],
 )
 def test_where_files_lie_is_not_published(text, public):
-    assert without_folders({"teacher": {"id": text}, "n": [1, text, None]}) == {
-        "teacher": {"id": public},
-        "n": [1, public, None],
-    }
+    assert without_folders({"id": text, "n": [1, text, None]}) == {"id": public, "n": [1, public, None]}
 
 
 @needs_hub
-def test_the_teachers_place_is_not_pushed(run, hub, tmp_path):
-    save(run / "student", {**PROVENANCE, "teacher": {"id": "onnx:/home/me/x.onnx@8000", "embedding_size": 384}})
-    done = python(PUSH, hub, tmp_path / "a", run / "student", "{}")
-    assert done.returncode == 0, done.stderr
-    (files,) = hub.commits
-    assert not any(b"/home/me" in content for content in files.values())
-    assert b"# Student of onnx:x.onnx@8000" in files["README.md"]
-
-
-@needs_hub
-def test_an_edited_configuration_is_refused_at_either_end(run, hub, tmp_path):
-    config = read_json(run / "student" / "config.json")
-    assert python(PUSH, hub, tmp_path / "a", run / "student", "{}").returncode == 0
-    config["architecture"]["sample_rate"] = 16000
-    write_json(run / "student" / "config.json", config)
-    done = python(PUSH, hub, tmp_path / "a", run / "student", "{}")
-    assert 'config.json: it has "sample_rate": 16000, but the weights' in done.stderr
-    assert len(hub.commits) == 1
-    hub.commits[0]["config.json"] = (run / "student" / "config.json").read_bytes()  # edited on the website
-    done = python("edgesea.load_student('owner/name')", hub, tmp_path / "b")
-    assert 'config.json: it has "sample_rate": 16000, but the weights' in done.stderr
-
-
-@needs_hub
-def test_a_network_that_swallows_packets_does_not_keep_one_waiting(run, hub, tmp_path):
-    assert python(PUSH, hub, tmp_path / "a", run / "student", "{}").returncode == 0
-    code = "print(edgesea.load_student('owner/name', 'cpu').digest)"
-    expected = python(code, hub, tmp_path / "b").stdout
+def test_a_network_that_swallows_packets_does_not_block(run, hub, push, tmp_path):
+    push(run / "student")
+    expected = python(DIGEST, hub, tmp_path / "b", "owner/name").stdout
     assert expected
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         changes = {"HF_ENDPOINT": address, "HF_HUB_ETAG_TIMEOUT": "1"}
-        began = time.monotonic()
-        done = python(code, hub, tmp_path / "b", **changes)  # from the cache
-        assert done.stdout == expected, done.stderr
-        done = python(code, hub, tmp_path / "c", **changes)
-        assert re.search(r"EdgeseaError: owner/name: no such folder here, and it cannot be fetched", done.stderr)
-        assert time.monotonic() - began < 60  # two processes that each wait a second
+        assert python(DIGEST, hub, tmp_path / "b", "owner/name", **changes).stdout == expected  # from the cache
+        assert "EdgeseaError: owner/name: " in python(DIGEST, hub, tmp_path / "c", "owner/name", **changes).stderr
 
 
 @needs_hub
-def test_the_cache_is_used_only_where_the_hub_does_not_answer_and_only_if_it_is_whole(run, hub, tmp_path):
-    assert python(PUSH, hub, tmp_path / "a", run / "student", "{}").returncode == 0
-    code = "print(edgesea.load_student('owner/name', 'cpu').digest)"
-    assert python(code, hub, tmp_path / "b").returncode == 0
-    hub.commits.clear()  # the repository was deleted
-    done = python(code, hub, tmp_path / "b")
-    assert re.search(r"EdgeseaError: owner/name: no such folder here, and it cannot be fetched .*404", done.stderr)
-    assert python(code, None, tmp_path / "b").returncode == 0
-    (weights,) = (tmp_path / "b").rglob("snapshots/*/model.safetensors")
-    weights.unlink()
-    done = python(code, None, tmp_path / "b")
-    assert re.search(r"EdgeseaError: owner/name: no such folder here, and it cannot be fetched", done.stderr)
+def test_only_sound_students_are_pushed_and_loaded_and_no_paths(run, hub, push, tmp_path):
+    student = run / "student"
+    (tmp_path / "card.md").write_text("---\nlicense: mit\n---\n# Mine, naïvely\n", "utf-8")
+    assert "EdgeseaError: gone.md" in push(student, card="gone.md")
+    config = read_json(student / "config.json")
+    config["provenance"]["teacher"]["id"] = "onnx:/home/me/x.onnx@8000"  # of an older version
+    write_json(student / "config.json", config)
+    push(student)
+    assert not any(b"/home/me" in content for content in hub.commits[0].values())
+    assert b"# Student of onnx:x.onnx@8000" in hub.commits[0]["README.md"]
+    push(student, card=str(tmp_path / "card.md"))
+    assert hub.commits[1]["README.md"] == (tmp_path / "card.md").read_bytes()
+    config["architecture"]["sample_rate"] = 16000
+    write_json(student / "config.json", config)
+    assert re.search(r'EdgeseaError: .*config\.json: .*"sample_rate": 16000', push(student))
+    (student / "model.safetensors").write_bytes(b"nothing")
+    assert re.search(r"EdgeseaError: .*model\.safetensors", push(student))
+    assert len(hub.commits) == 2
+    for content in (b'{"model_type": "bert"}', (student / "config.json").read_bytes()):  # edited on the website
+        hub.commits[1]["config.json"] = content
+        assert re.search(r"EdgeseaError: .*config\.json: ", python(DIGEST, hub, tmp_path / "b", "owner/name").stderr)
 
 
 @needs_hub
-def test_a_revision_is_an_older_student(run, hub, tmp_path):
+def test_refusals_of_the_hub_are_reported(run, hub, tmp_path):
+    done = python(PUSH, hub, tmp_path / "a", run / "student", "{}", HF_TOKEN="wrong")
+    assert re.search(r"EdgeseaError: \S+student: .*owner/name: .*401.*HF_TOKEN", done.stderr)
+    for hub_or_none, reason in ((hub, "404"), (None, "")):
+        done = python(DIGEST, hub_or_none, tmp_path / "b", "owner/name")
+        assert re.search(rf"EdgeseaError: owner/name: .*{reason}", done.stderr)
+
+
+@needs_hub
+def test_a_revision_is_an_older_student_and_the_cache_serves_only_where_the_hub_does_not_answer(
+    run, hub, push, tmp_path
+):
     for seed in (1, 2):
         torch.manual_seed(seed)
         save_student(Student(CONFIG), run / "student", PROVENANCE, "card")
-        assert python(PUSH, hub, tmp_path / "a", run / "student", "{}").returncode == 0
-    code = "print(edgesea.from_pretrained('@'.join(['owner/name', *sys.argv[1:]])).digest)"
-    digests = [python(code, hub, tmp_path / "b", *words).stdout.strip() for words in ([], ["main"], [f"{1:040x}"])]
-    expected = [hashlib.sha256(hub.commits[number]["model.safetensors"]).hexdigest() for number in (1, 1, 0)]
-    assert digests == expected
-    assert expected[0] != expected[2]
-    done = python(code, hub, tmp_path / "b", "gone")
-    assert re.search(r"EdgeseaError: owner/name@gone: no such folder here, and it cannot be fetched", done.stderr)
-
-
-@needs_hub
-def test_a_card_of_ones_own_is_pushed_instead(run, hub, tmp_path):
-    (tmp_path / "card.md").write_text("---\nlicense: mit\n---\n# Mine, naïvely\n", "utf-8")
-    done = python(PUSH, hub, tmp_path / "a", run / "student", json.dumps({"card": str(tmp_path / "card.md")}))
-    assert done.returncode == 0, done.stderr
-    assert hub.commits[0]["README.md"] == (tmp_path / "card.md").read_bytes()
-    done = python(PUSH, hub, tmp_path / "a", run / "student", json.dumps({"card": "gone.md"}))
-    assert "EdgeseaError: gone.md: no such file" in done.stderr
-    assert len(hub.commits) == 1
-
-
-@needs_hub
-def test_what_the_hub_refuses_is_said(run, hub, tmp_path):
-    done = python(PUSH, hub, tmp_path / "a", run / "student", "{}", HF_TOKEN="wrong")
-    assert re.search(r"EdgeseaError: \S+student: cannot be uploaded to owner/name: .*401.*HF_TOKEN", done.stderr)
-    done = python("edgesea.load_student('owner/name')", hub, tmp_path / "b")
-    assert re.search(r"EdgeseaError: owner/name: no such folder here, and .*Hub: .*404.*owner/name", done.stderr)
-    done = python("edgesea.load_student('owner/name')", None, tmp_path / "b")
-    assert re.search(r"EdgeseaError: owner/name: no such folder here, and it cannot be fetched", done.stderr)
-
-
-@needs_hub
-def test_a_damaged_student_is_not_pushed(run, hub, tmp_path):
-    (run / "student" / "model.safetensors").write_bytes(b"nothing")
-    done = python(PUSH, hub, tmp_path / "a", run / "student", "{}")
-    assert "EdgeseaError" in done.stderr
-    assert "model.safetensors: cannot be read" in done.stderr
-    assert not hub.created
-
-
-@needs_hub
-def test_a_repository_of_something_else_is_no_student(hub, tmp_path):
-    hub.commits.append({"config.json": b'{"model_type": "bert"}', "model.safetensors": b""})
-    done = python("edgesea.load_student('owner/name')", hub, tmp_path)
-    assert re.search(r"EdgeseaError: .*config\.json: not the configuration of an edgesea student", done.stderr)
+        push(run / "student")
+    expected = [hashlib.sha256(commit["model.safetensors"]).hexdigest() for commit in hub.commits]
+    assert expected[0] != expected[1]
+    for name, digest in (("", expected[1]), ("@main", expected[1]), (f"@{1:040x}", expected[0])):
+        assert python(DIGEST, hub, tmp_path / "b", f"owner/name{name}").stdout.strip() == digest
+    assert "owner/name@gone" in python(DIGEST, hub, tmp_path / "b", "owner/name@gone").stderr
+    hub.commits.clear()  # the repository was deleted
+    assert "404" in python(DIGEST, hub, tmp_path / "b", "owner/name").stderr
+    assert python(DIGEST, None, tmp_path / "b", "owner/name").stdout.strip() == expected[1]
+    for weights in (tmp_path / "b").rglob("snapshots/*/model.safetensors"):
+        weights.unlink()
+    assert "EdgeseaError: owner/name: " in python(DIGEST, None, tmp_path / "b", "owner/name").stderr

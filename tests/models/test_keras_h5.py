@@ -30,16 +30,12 @@ def assert_layers(found, expected):
 
 
 @pytest.mark.parametrize("full_model", [False, True])
-def test_layers_are_read_in_topological_order(tmp_path, full_model):
+@pytest.mark.parametrize("zipped", [False, True])
+def test_layers_are_read_in_topological_order(tmp_path, full_model, zipped):
     path = write_keras_h5(tmp_path / "model.h5", [FRONT_END, *LAYERS], full_model)
+    if zipped:
+        path.write_bytes(gzip.compress(path.read_bytes()))
     assert_layers(read_keras_h5(path), [FRONT_END, *LAYERS])
-
-
-def test_gzip_is_recognised_by_content(tmp_path):
-    path = write_keras_h5(tmp_path / "plain.h5", LAYERS)
-    zipped = tmp_path / "zipped"
-    zipped.write_bytes(gzip.compress(path.read_bytes()))
-    assert_layers(read_keras_h5(zipped), LAYERS)
 
 
 def test_names_as_bytes_in_pieces_and_without_suffix(tmp_path):
@@ -58,28 +54,27 @@ def test_names_as_bytes_in_pieces_and_without_suffix(tmp_path):
 def test_layers_of_a_nested_model_are_separate(tmp_path):
     """Keras stores a nested model as one layer, with the trainable arrays of all its layers first."""
     path = tmp_path / "model.h5"
-    names = ["z_conv/kernel", "z_conv/bias", "a_norm/gamma", "a_norm/beta", "a_norm/moving_mean"]
-    names.append("a_norm/moving_variance")
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = ["body"]
         group = file.create_group("body")
-        group.attrs["weight_names"] = [f"{name}:0" for name in names]
+        group.attrs["weight_names"] = [f"{layer}/{key}:0" for layer, arrays in LAYERS for key in arrays]
         for layer, arrays in LAYERS:
             for key, array in arrays.items():
                 group[f"{layer}/{key}:0"] = array
     assert_layers(read_keras_h5(path), LAYERS)
 
 
-def damaged(path: Path, kind: str) -> Path:
+def damaged(path: Path, kind: str) -> None:
     content = write_keras_h5(path, LAYERS).read_bytes()
-    if kind == "missing":
+    if kind == "gone":
         path.unlink()
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
     elif kind == "text":
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "truncated":
-        path.write_bytes(content[: len(content) // 2])
+    elif kind in ("truncated", "empty"):
+        path.write_bytes(content[: len(content) // 2 if kind == "truncated" else 0])
     elif kind == "truncated gzip":
         path.write_bytes(gzip.compress(content)[:-100])
     elif kind == "damaged gzip":
@@ -88,60 +83,29 @@ def damaged(path: Path, kind: str) -> Path:
         path.write_bytes(zipped)
     elif kind == "gzip of text":
         path.write_bytes(gzip.compress(b"not HDF5"))
-    elif kind == "folder":
-        path.unlink()
-        path.mkdir()
-    elif kind == "missing group":
+    elif kind == "bomb":
+        path.write_bytes(gzip.compress(bytes(2**20 + 1)))
+    else:
         with h5py.File(path, "a") as file:
-            del file["a_norm"]
-    return path
+            if kind == "other HDF5":
+                del file.attrs["layer_names"]
+            elif kind == "no group":
+                del file["a_norm"]
+            else:  # a chunked HDF5 array takes no room in the file before it is written
+                del file["z_conv/z_conv/bias:0"]
+                file.create_dataset("z_conv/z_conv/bias:0", (2**30,), np.float32, chunks=(2**20,))
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("missing", "no such weight file"),
-        ("text", "not a readable HDF5 file"),
-        ("empty", "not a readable HDF5 file"),
-        ("truncated", "not a readable HDF5 file"),
-        ("truncated gzip", "damaged or incomplete gzip file"),
-        ("damaged gzip", "damaged or incomplete gzip file"),
-        ("gzip of text", "not a readable HDF5 file"),
-        ("folder", "cannot be read"),
-        ("missing group", "not a readable HDF5 file"),
-    ],
-)
-def test_damaged_files_are_named(tmp_path, kind, message):
-    path = damaged(tmp_path / "weights.h5", kind)
-    with pytest.raises(EdgeseaError, match=message) as error:
-        read_keras_h5(path)
-    assert str(error.value).startswith(str(path))
+KINDS = ["gone", "folder", "text", "truncated", "empty", "truncated gzip", "damaged gzip", "gzip of text", "bomb"]
 
 
-def test_decompressed_size_is_bounded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [*KINDS, "other HDF5", "no group", "4096 MB"])
+def test_damaged_files_are_named(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(keras_h5, "MAX_BYTES", 2**20)
-    path = tmp_path / "bomb.h5.gz"
-    path.write_bytes(gzip.compress(bytes(2**20 + 1)))
-    with pytest.raises(EdgeseaError, match="larger than 1 MB"):
-        read_keras_h5(path)
-
-
-def test_claimed_array_size_is_bounded(tmp_path):
-    """A chunked HDF5 array takes no room in the file before it is written."""
-    path = write_keras_h5(tmp_path / "bomb.h5", LAYERS)
-    with h5py.File(path, "a") as file:
-        del file["z_conv/z_conv/bias:0"]
-        file.create_dataset("z_conv/z_conv/bias:0", (2**30,), np.float32, chunks=(2**20,))
-    with pytest.raises(EdgeseaError, match="z_conv/bias:0 claims 4096 MB"):
-        read_keras_h5(path)
-
-
-def test_other_hdf5_files_are_refused(tmp_path):
-    path = tmp_path / "data.h5"
-    with h5py.File(path, "w") as file:
-        file["layers/conv2d/vars/0"] = CONV["kernel"]  # as in Keras 3
-    with pytest.raises(EdgeseaError, match=r"data.h5: .*layer_names"):
-        read_keras_h5(path)
+    damaged(tmp_path / "weights.h5", kind)
+    words = {"4096 MB": "4096 MB", "bomb": "1 MB", "other HDF5": "layer_names"}.get(kind, "")
+    with pytest.raises(EdgeseaError, match=rf"weights\.h5: .*{words}"):
+        read_keras_h5(tmp_path / "weights.h5")
 
 
 def test_keras_to_torch_computes_what_keras_computes():
@@ -155,28 +119,21 @@ def test_keras_to_torch_computes_what_keras_computes():
     column = {key: array[:, None, None] for key, array in NORM.items()}
     expected = (expected - column["moving_mean"]) / np.sqrt(column["moving_variance"] + 1e-3)
     np.testing.assert_allclose(result, expected * column["gamma"] + column["beta"], rtol=1e-5)
-
-
-def test_convolution_without_bias():
     state = keras_to_torch([("conv", {"kernel": CONV["kernel"]})], ["body.0"], Path("file"))
-    assert {name: tuple(array.shape) for name, array in state.items()} == {"body.0.weight": (3, 2, 3, 5)}
+    assert {name: array.shape for name, array in state.items()} == {"body.0.weight": (3, 2, 3, 5)}
 
 
 @pytest.mark.parametrize(
-    ("layers", "message"),
+    ("layers", "words"),
     [
-        ([], r"0 layers with weights \(none\) instead of 2"),
-        (LAYERS * 3, r"6 layers with weights \(z_conv, a_norm, z_conv, a_norm, \.\.\.\) instead of 2"),
-        ([LAYERS[0], ("dense", {"kernel": np.ones((3, 4)), "bias": np.ones(4)})], r"layer 'dense' is neither"),
-        (
-            [LAYERS[0], ("norm", {"gamma": np.ones(3), "beta": np.ones(3)})],
-            r".*gamma float64 \(3,\)",
-        ),
-        ([LAYERS[0], ("odd", {**CONV, "recurrent_kernel": np.ones(3)})], r"layer 'odd' is neither"),
-        ([LAYERS[0], ("quantised", {"kernel": np.ones((3, 3, 2, 3), np.int8)})], "kernel int8"),
+        ([], "0 layers .* 2"),
+        (LAYERS * 3, "6 layers .*z_conv, a_norm.* 2"),
+        ([LAYERS[0], ("dense", {"kernel": np.ones((3, 4)), "bias": np.ones(4)})], "'dense'"),
+        ([LAYERS[0], ("norm", {"gamma": np.ones(3), "beta": np.ones(3)})], r"'norm'.*gamma float64 \(3,\)"),
+        ([LAYERS[0], ("odd", {**CONV, "recurrent_kernel": np.ones(3)})], "'odd'"),
+        ([LAYERS[0], ("quantised", {"kernel": np.ones((3, 3, 2, 3), np.int8)})], "'quantised'.*int8"),
     ],
 )
-def test_other_models_are_refused(layers, message):
-    with pytest.raises(EdgeseaError, match=message) as error:
+def test_other_models_are_refused(layers, words):
+    with pytest.raises(EdgeseaError, match=rf"some/file\.h5: .*{words}"):
         keras_to_torch(layers, ["0", "1"], Path("some/file.h5"))
-    assert str(error.value).startswith("some/file.h5: ")

@@ -1,4 +1,7 @@
+"""Students: both back ends give the published references and each other's numbers; checkpoints are checked."""
+
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -6,32 +9,53 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 import edgesea
+from edgesea.audio.framing import Framing
+from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
-from edgesea.models.base import EmbeddingModel, file_digest
-from edgesea.models.student_config import FILTERS, StudentConfig
+from edgesea.models.base import LogMelModel, file_digest
+from edgesea.models.student_config import FILTERS, StudentConfig, array_shapes, keras_order, macs, parameter_count
 from edgesea.models.student_files import save_student
+from edgesea.models.student_onnx import OnnxStudent
 from edgesea.models.student_torch import Student
 
 SMALL = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
+OTHER = StudentConfig(7, (3, 4, 5), "linear", 16000, 40, 512, 200, 7000.0, 0.96)
+CONFIGS = [
+    SMALL,
+    replace(SMALL, head="relu_max", embedding_size=6),
+    StudentConfig.named("sea-64", head="relu_max"),
+    OTHER,
+    StudentConfig(4, (3, 4, 5, 4, 4), "relu_max", 8000, 33, 256, 100, None, 0.5),  # sizes that 2 does not divide
+    StudentConfig(3, (8,), "linear", 8000, 4, 64, 320, None, 0.04),  # one block, one frame
+]
+BACKENDS = ("torch", "onnx")
 
 
-def noise(count: int, config: StudentConfig = SMALL) -> np.ndarray:
-    samples = round(config.window * config.sample_rate)
-    return np.random.default_rng(0).uniform(-0.5, 0.5, (count, samples)).astype(np.float32)
+def noise(config: StudentConfig = SMALL, count: int = 5) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    windows = rng.uniform(-0.5, 0.5, (count, round(config.window * config.sample_rate))).astype(np.float32)
+    windows[0] = 0.0
+    windows[1] *= 1e-3
+    return windows
 
 
 def make_student(config: StudentConfig = SMALL) -> Student:
-    """Random weights, with the normalisations away from the identity."""
+    """Random weights, with normalisations far from the identity."""
     torch.manual_seed(0)
     student = Student(config)
     for module in student.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-1, 1)
-            module.running_var.uniform_(0.5, 2)
+            module.running_var.uniform_(0.2, 3)
+            torch.nn.init.uniform_(module.weight, -1.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -1, 1)
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.uniform_(module.bias, -1, 1)
     return student.eval()
 
 
@@ -41,119 +65,137 @@ def saved(tmp_path) -> Path:
     return tmp_path / "student"
 
 
+def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 # --- the published students
 
 
-def test_published_student_gives_the_reference_embeddings(shared_data):
-    student = edgesea.load_student(shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz", backend="torch")
-    with np.load(shared_data / "edgel3" / "sea_emb_64_reference.npz") as reference:
-        windows, log_mel, embedding = (reference[name] for name in ("windows", "log_mel", "embedding"))
-    error = np.abs(student.log_mel(torch.from_numpy(windows)).numpy() - log_mel)
-    assert error.size == 28800
-    # The reference was computed in single precision; the definition in double precision deviates as much.
-    assert np.count_nonzero(error > 1e-2) <= 1
-    assert error.max() <= 0.0145
-    np.testing.assert_allclose(student.embed(windows), embedding, rtol=1e-4, atol=1e-3)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_published_student_gives_the_reference(shared_data, tmp_path, backend):
+    student = edgesea.load_student(shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz", "cpu", backend)
     assert (student.id, student.sample_rate, student.window) == ("edgel3/sea-64", 8000, 1.0)
     assert student.config == StudentConfig.named("sea-64", head="relu_max")
+    with np.load(shared_data / "edgel3" / "sea_emb_64_reference.npz") as reference:
+        error = np.abs(student.front_end(reference["windows"]) - reference["log_mel"])
+        # The reference was computed in single precision; the definition in double precision deviates as much.
+        assert np.count_nonzero(error > 1e-2) <= 1
+        assert error.max() <= 0.0145
+        np.testing.assert_allclose(student.embed(reference["windows"]), reference["embedding"], rtol=1e-4, atol=1e-3)
+    with np.load(shared_data / "edgel3" / "chirp_8k_reference.npz") as reference:
+        soundfile.write(tmp_path / "chirp.wav", reference["audio"], 8000, subtype="FLOAT")
+        (result,) = embed_files(student, [tmp_path / "chirp.wav"], Framing(1.0, 0.1, True))
+        np.testing.assert_allclose(result.embedding, reference["embedding"], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("sea-512", 4688066), ("sea-256", 1173602), ("sea-128", 583010), ("sea-64", 398306)]
-)
-def test_parameters_of_the_published_students(name, parameters):
-    with torch.device("meta"):  # shapes only
-        student = Student(StudentConfig.named(name, head="relu_max"))
-    assert sum(parameter.numel() for parameter in student.parameters()) == parameters
-    assert student.embedding_size == FILTERS[name][-1] == int(name.removeprefix("sea-"))
-
-
-def test_the_relu_head_gives_no_negative_number_and_the_linear_one_does():
-    relu = make_student(replace(SMALL, head="relu_max", embedding_size=6)).embed(noise(4))
-    assert relu.min() == 0 < relu.max()
-    assert make_student().embed(noise(4)).min() < 0
-
-
-# --- any student
-
-
-def test_a_student_is_an_embedding_model():
-    student = make_student()
-    assert isinstance(student, EmbeddingModel)
-    embedding = student.embed(noise(3))
-    assert (embedding.shape, embedding.dtype) == ((3, 5), np.float32)
-
-
-def test_embeddings_do_not_depend_on_the_batch():
-    student = make_student(StudentConfig.named("sea-64"))
-    windows = noise(5)
-    one_by_one = np.concatenate([student.embed(windows[i : i + 1]) for i in range(5)])
-    np.testing.assert_allclose(student.embed(windows), one_by_one, atol=1e-5)
-
-
-def test_silence_gives_finite_embeddings():
-    assert np.isfinite(make_student().embed(np.zeros((1, 8000), np.float32))).all()
-
-
-@pytest.mark.parametrize("shape", [(8000,), (1, 7999), (2, 1, 8000)])
-def test_other_shapes_are_refused(shape):
-    with pytest.raises(EdgeseaError, match=r"windows must have (shape \(B, W\)|8000 samples)"):
-        make_student().embed(np.zeros(shape, np.float32))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "parameters", "millions"),
     [
-        ({"head": "softmax"}, "unknown head 'softmax'; known: linear, relu_max"),
-        (
-            {"head": "relu_max", "embedding_size": 10},
-            r"as many dimensions as the last block has filters \(64\), not 10",
-        ),
-        ({"embedding_size": 0}, "embedding_size and filters must be positive"),
-        ({"filters": (32, 0)}, "embedding_size and filters must be positive"),
-        ({"hop_length": -1}, "hop_length must be a whole number"),
-        ({"fmax": 4001.0}, r"fmax must lie in \(0, 4000\.0\] Hz, not 4001\.0"),
-        ({"fmax": float("nan")}, "fmax must lie in"),
-        ({"n_mels": 7}, r"the spectrogram \(7 on its shorter side\) is too small for 3 2x2 pools"),
-        ({"window": 0.1}, r"the spectrogram \(5 on its shorter side\) is too small"),
+        ("sea-512", 4688066, 636.5),
+        ("sea-256", 1173602, 159.6),
+        ("sea-128", 583010, 131.3),
+        ("sea-64", 398306, 122.4),
     ],
 )
-def test_configurations_that_cannot_work_are_refused(changes, message):
-    with pytest.raises(EdgeseaError, match=message):
-        StudentConfig.named("sea-64", **changes)
+def test_sizes_of_the_published_students(name, parameters, millions):
+    config = StudentConfig.named(name, head="relu_max")
+    with torch.device("meta"):  # shapes only
+        student = Student(config)
+    assert sum(parameter.numel() for parameter in student.parameters()) == parameters == parameter_count(config)
+    assert student.embedding_size == FILTERS[name][-1] == int(name.removeprefix("sea-"))
+    assert macs(config) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-def test_unknown_students_get_the_known_ones():
-    with pytest.raises(EdgeseaError, match="unknown student 'sea-32'; known: sea-512, sea-256, sea-128, sea-64"):
-        StudentConfig.named("sea-32")
-    with pytest.raises(EdgeseaError, match="published: edgel3/sea-512, edgel3/sea-256"):
-        edgesea.load_student("edgel3/sea-32")
+def test_macs_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    student = Student(OTHER).eval()
+    spectrogram = student.spectrogram(torch.from_numpy(noise(OTHER, 2)[1:]))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        student.embed_spectrogram(spectrogram)
+    assert counter.get_total_flops() == 2 * macs(OTHER)
+
+
+# --- both back ends
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.head}-{len(config.filters)}")
+def test_a_saved_student_gives_the_same_numbers_in_both_back_ends(tmp_path, config):
+    student = make_student(config)
+    expected_shapes = {name: tuple(value.shape) for name, value in student.state_dict().items()}
+    assert array_shapes(config) == expected_shapes
+    layers = [n for n, m in student.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d)]
+    assert keras_order(config) == layers
+    save_student(student, tmp_path / "a" / "b", {}, "card")
+    with_torch, without = (edgesea.load_student(tmp_path / "a" / "b", "cpu", backend) for backend in BACKENDS)
+    assert isinstance(with_torch, Student)
+    assert isinstance(without, OnnxStudent)
+    assert with_torch.digest == file_digest(tmp_path / "a" / "b" / "model.safetensors")
+    for name in ("id", "digest", "config", "sample_rate", "window", "embedding_size"):
+        assert getattr(with_torch, name) == getattr(without, name)
+    windows = noise(config)
+    expected = with_torch.embed(windows)
+    np.testing.assert_array_equal(expected, student.embed(windows))
+    assert np.ptp(expected[2:], axis=0).min() > 1e-3 * np.abs(expected).max() or config.head == "relu_max"
+    assert_same(without.embed(windows), expected)
+    for model in (with_torch, without):
+        assert isinstance(model, LogMelModel)
+        assert_same(model.embed_log_mel(model.front_end(windows)), expected)
+    assert (expected.min() < 0) == (config.head == "linear")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_batch_gives_the_same_and_none_gives_none(saved, backend):
+    student = edgesea.load_student(saved, "cpu", backend)
+    windows = noise(SMALL, 150)  # more than are computed at once
+    embedding = student.embed(windows)
+    assert (embedding.shape, embedding.dtype) == ((150, 5), np.float32)
+    for first, count in ((0, 1), (3, 7), (149, 1)):
+        assert_same(student.embed(windows[first : first + count]), embedding[first : first + count])
+    assert student.embed(windows[:0]).shape == (0, 5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("head", ["linear", "relu_max"])
+def test_a_window_that_is_not_all_numbers_gives_none(tmp_path, backend, head):
+    save_student(make_student(replace(SMALL, head=head, embedding_size=6)), tmp_path, {}, "card")
+    student = edgesea.load_student(tmp_path, "cpu", backend)
+    windows = noise()
+    windows[2, 4000] = np.nan
+    embedding = student.embed(windows)
+    assert np.isnan(embedding[2]).all()
+    assert np.isfinite(embedding[[0, 1, 3, 4]]).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_shapes_are_refused(saved, backend):
+    student = edgesea.load_student(saved, "cpu", backend)
+    for shape in ((8000,), (1, 7999), (2, 1, 8000)):
+        with pytest.raises(EdgeseaError, match="windows"):
+            student.embed(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("head", ["linear", "relu_max"])
 def test_batches_are_computed_with_folded_normalisations_and_never_with_stale_ones(head):
     """More windows than a batch are computed in another way; both are compared with the definition, `forward`."""
     student = make_student(replace(SMALL, head=head, embedding_size=6))
-    windows = noise(40)
+    windows = noise(SMALL, 40)
     log_mel = student.numpy_log_mel(windows)
 
     def check() -> None:
         student.eval()
         with torch.no_grad():
             expected = student(torch.from_numpy(windows)).numpy()
-        np.testing.assert_allclose(student.embed_log_mel(log_mel), expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(student.embed_log_mel(log_mel[:3]), expected[:3], rtol=1e-4, atol=1e-5)
+        assert_same(student.embed_log_mel(log_mel), expected)
+        assert_same(student.embed_log_mel(log_mel[:3]), expected[:3])
 
     check()
     before = student.embed_log_mel(log_mel)
-    optimizer = torch.optim.SGD(student.parameters(), 0.1)
-    for _ in range(2):  # embedding leaves training as it is, and is of the weights as they have become
-        student.train()
-        optimizer.zero_grad()
-        student(torch.from_numpy(windows)).square().mean().backward()
-        optimizer.step()
-        check()
-    student.load_state_dict({name: value * 0.5 for name, value in student.state_dict().items()})
+    optimizer = torch.optim.SGD(student.parameters(), 0.01)
+    student.train()
+    student(torch.from_numpy(windows)).square().mean().backward()
+    optimizer.step()
     check()
     student.features[1].running_mean.data += 1.0  # counts as no change of the tensor
     check()
@@ -163,24 +205,56 @@ def test_batches_are_computed_with_folded_normalisations_and_never_with_stale_on
     assert all(parameter.requires_grad for parameter in student.parameters())
 
 
-# --- on disk
+def test_the_back_end_is_chosen_by_the_device(saved):
+    assert isinstance(edgesea.load_student(saved, "cpu"), OnnxStudent)
+    assert isinstance(edgesea.load_student(saved, "cpu", backend="torch"), Student)
+    for options, words in (
+        ({"device": "cuda", "backend": "onnx"}, "cuda"),
+        ({"backend": "tensorflow"}, "'tensorflow'; .* auto, torch, onnx"),
+        ({"threads": 0}, "threads .* 0"),
+    ):
+        with pytest.raises(EdgeseaError, match=words):
+            edgesea.load_student(saved, **options)
+
+
+@pytest.mark.parametrize(("setting", "threads"), [("3", 3), ("2,1", 2), ("", 0), ("many", 0)])
+def test_threads_are_those_of_openmp_also_after_pickling(saved, monkeypatch, setting, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    for given in (None, 2):
+        student = edgesea.load_student(saved, backend="onnx", threads=given)
+        for it in (student, pickle.loads(pickle.dumps(student))):
+            assert it._session.get_session_options().intra_op_num_threads == (given or threads)
+
+
+# --- configurations
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("changes", "words"),
     [
-        SMALL,
-        StudentConfig.named("sea-64", head="relu_max"),
-        StudentConfig(7, (3, 4, 5), "linear", 16000, 40, 512, 200, 7000.0, 0.96),
+        ({"head": "softmax"}, "'softmax'; known: linear, relu_max"),
+        ({"head": "relu_max", "embedding_size": 10}, r"\(64\), not 10"),
+        ({"embedding_size": 0}, "0"),
+        ({"filters": (32, 0)}, "32, 0"),
+        ({"hop_length": -1}, "hop_length.*-1"),
+        ({"fmax": 4001.0}, "fmax.*4001"),
+        ({"fmax": float("nan")}, "fmax.*nan"),
+        ({"n_mels": 7}, "7 .*3 2x2 pools"),
+        ({"window": 0.1}, "5 .*3 2x2 pools"),
     ],
 )
-def test_a_saved_student_gives_identical_embeddings(tmp_path, config):
-    student = make_student(config)
-    save_student(student, tmp_path / "a" / "b", {}, "card")
-    again = edgesea.load_student(tmp_path / "a" / "b", backend="torch")
-    assert again.config == config
-    assert again.digest == file_digest(tmp_path / "a" / "b" / "model.safetensors")
-    np.testing.assert_array_equal(again.embed(noise(3, config)), student.embed(noise(3, config)))
+def test_configurations_that_cannot_work_are_refused(changes, words):
+    with pytest.raises(EdgeseaError, match=words):
+        StudentConfig.named("sea-64", **changes)
+
+
+def test_unknown_students_get_the_known_ones():
+    for make, name in ((StudentConfig.named, "sea-32"), (edgesea.load_student, "edgel3/sea-32")):
+        with pytest.raises(EdgeseaError, match=f"'{name}'.*sea-512, .*sea-256, .*sea-128, .*sea-64"):
+            make(name)
+
+
+# --- on disk
 
 
 def test_a_saved_student_carries_its_provenance(saved):
@@ -192,7 +266,7 @@ def test_a_saved_student_carries_its_provenance(saved):
 
 
 def test_the_same_student_gives_the_same_bytes(tmp_path):
-    """In other processes, too: safetensors writes the keys of its metadata in a random order."""
+    """In other processes and versions, too: safetensors writes the keys of its metadata in a random order."""
     code = """if True:
         import sys, torch
         from pathlib import Path
@@ -207,113 +281,93 @@ def test_the_same_student_gives_the_same_bytes(tmp_path):
     assert len({file_digest(tmp_path / str(index) / "model.safetensors") for index in range(3)}) == 1
 
 
+def edit(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["architecture"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "words"),
     [
-        ({"sample_rate": 16000}, r'"sample_rate": 16000, but the weights in .* with "sample_rate": 8000; write'),
-        (
-            {"hop_length": 100, "fmax": 3000.0},
-            r'"hop_length": 100, "fmax": 3000\.0, .* "hop_length": 160, "fmax": null;',
-        ),
-        ({"filters": [4, 8]}, r'"filters": \[4, 8\], but .* "filters": \[4, 6\]'),
-        ({"window": 2}, r'"window": 2, but the weights in model\.safetensors were trained with "window": 1\.0'),
+        ({"sample_rate": 16000}, '"sample_rate": 16000.*"sample_rate": 8000'),
+        ({"hop_length": 100, "fmax": 3e3}, '"hop_length": 100, "fmax": 3000.0.*"hop_length": 160, "fmax": null'),
+        ({"filters": [4, 8]}, r'"filters": \[4, 8\].*"filters": \[4, 6\]'),
+        ({"window": 2}, '"window": 2.*"window": 1.0'),
     ],
 )
-@pytest.mark.parametrize("backend", ["torch", "onnx"])
-def test_an_edited_configuration_is_refused(saved, changes, message, backend):
-    config = json.loads((saved / "config.json").read_text())
-    config["architecture"] |= changes
-    (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(EdgeseaError, match=rf"student/config\.json: it has {message}"):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_edited_configuration_is_refused(saved, changes, words, backend):
+    edit(saved, **changes)
+    with pytest.raises(EdgeseaError, match=rf"student/config\.json: .*{words}"):
         edgesea.load_student(saved, "cpu", backend)
 
 
-def test_what_does_not_change_the_architecture_may_be_edited(saved):
-    """Also, a value may be written in another way, and one that is the default be left out."""
-    expected = edgesea.load_student(saved).embed(noise(2))
-    config = json.loads((saved / "config.json").read_text())
-    config["provenance"]["note"] = "ours"
-    config["architecture"]["window"] = 1
-    del config["architecture"]["fmax"]
-    (saved / "config.json").write_text(json.dumps(config))
-    np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise(2)), expected)
+def test_what_does_not_change_the_student_is_accepted(saved):
+    """Values written in another way, weights without metadata or of another program's, half precision."""
+    weights, expected = saved / "model.safetensors", edgesea.load_student(saved).embed(noise())
+    edit(saved, window=1)
+    np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise()), expected)
+    for metadata in (None, {"format": "pt"}):
+        save_file(load_file(weights), weights, metadata=metadata)
+        np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise()), expected)
+    half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in load_file(weights).items()}
+    save_file(half, weights)
+    assert_same(*(edgesea.load_student(saved, "cpu", backend).embed(noise()) for backend in BACKENDS))
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
-def test_weights_that_do_not_tell_their_architecture_are_read(saved, metadata):
-    """Those of the first edgesea, and those that another program has written."""
-    expected = edgesea.load_student(saved).embed(noise(2))
-    weights = saved / "model.safetensors"
-    save_file(load_file(weights), weights, metadata=metadata)
-    np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise(2)), expected)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"depth": 3}'])
-def test_metadata_that_is_no_architecture_is_refused(saved, text):
-    weights = saved / "model.safetensors"
-    save_file(load_file(weights), weights, metadata={"architecture": text})
-    with pytest.raises(EdgeseaError, match=r"model\.safetensors: cannot be read"):
-        edgesea.load_student(saved)
-
-
-@pytest.mark.parametrize("damage", ["cut", "text", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "text", "gone", "{", "[]", '{"depth": 3}'])
 def test_damaged_weights_are_refused(saved, damage):
     weights = saved / "model.safetensors"
     if damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-100])
     elif damage == "text":
         weights.write_text("hello")
-    else:
+    elif damage == "gone":
         weights.unlink()
-    with pytest.raises(EdgeseaError, match=r"model\.safetensors: cannot be read"):
+    else:
+        save_file(load_file(weights), weights, metadata={"architecture": damage})
+    with pytest.raises(EdgeseaError, match=r"model\.safetensors"):
         edgesea.load_student(saved)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "words"),
     [
-        (lambda arrays: arrays.pop("head.linear.bias"), r"missing head\.linear\.bias \(5,\)"),
-        (lambda arrays: arrays.update(extra=torch.zeros(2)), r"unexpected extra \(2,\)"),
-        (
-            lambda arrays: arrays.update({"head.linear.bias": torch.zeros(4)}),
-            r"head\.linear\.bias has shape \(4,\) instead of \(5,\)",
-        ),
+        ({"head.linear.bias": None}, r"missing head\.linear\.bias \(5,\)"),
+        ({"extra": np.zeros(2)}, r"unexpected extra \(2,\)"),
+        ({"head.linear.bias": np.zeros(4)}, r"head\.linear\.bias has shape \(4,\) instead of \(5,\)"),
     ],
 )
-def test_arrays_that_do_not_fit_are_named(saved, change, message):
+def test_arrays_that_do_not_fit_are_named(saved, backend, changes, words):
     weights = saved / "model.safetensors"
-    arrays = load_file(weights)
-    change(arrays)
-    save_file(arrays, weights)
-    with pytest.raises(EdgeseaError, match=rf"model\.safetensors: these are the weights of another model: {message}"):
-        edgesea.load_student(saved)
+    save_file({k: v for k, v in {**load_file(weights), **changes}.items() if v is not None}, weights)
+    with pytest.raises(EdgeseaError, match=rf"model\.safetensors: .*{words}"):
+        edgesea.load_student(saved, "cpu", backend)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "content",
     [
-        ("{", "not JSON"),
-        ("[]", "not the configuration of an edgesea student"),
-        ('{"model_type": "bert"}', "not the configuration of an edgesea student"),
-        ('{"model": "edgesea.student"}', "not the configuration of a student"),
-        ('{"model": "edgesea.student", "architecture": {"filters": [4], "depth": 3}}', "unexpected keyword.*depth"),
-        ('{"model": "edgesea.student", "architecture": {"filters": []}}', "not the configuration of a student"),
-        (
-            '{"model": "edgesea.student", "architecture": {"filters": [4], "window": "a"}}',
-            "not the configuration of a student",
-        ),
-        ('{"model": "edgesea.student", "architecture": {"filters": [4], "head": "x"}}', "unknown head 'x'"),
+        "{",
+        "[]",
+        '{"model_type": "bert"}',
+        '{"model": "edgesea.student"}',
+        '{"model": "edgesea.student", "architecture": {"filters": [4], "depth": 3}}',
+        '{"model": "edgesea.student", "architecture": {"filters": []}}',
+        '{"model": "edgesea.student", "architecture": {"filters": [4], "window": "a"}}',
+        '{"model": "edgesea.student", "architecture": {"filters": [4], "head": "x"}}',
     ],
 )
-def test_foreign_configurations_are_refused(saved, content, message):
+def test_foreign_configurations_are_refused(saved, content):
     (saved / "config.json").write_text(content)
-    with pytest.raises(EdgeseaError, match=rf"student/config\.json: .*{message}"):
+    with pytest.raises(EdgeseaError, match=r"student/config\.json: "):
         edgesea.load_student(saved)
 
 
 @pytest.mark.parametrize("name", ["gone", "empty", "gone.h5"])
 def test_a_place_without_a_student_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    missing = "" if name == "empty" else r" \(no such file or folder\)"
-    with pytest.raises(EdgeseaError, match=rf"{name}: no student here{missing}; expected a folder with config\.json"):
+    with pytest.raises(EdgeseaError, match=f"{name}: no student here"):
         edgesea.load_student(tmp_path / name)

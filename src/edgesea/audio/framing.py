@@ -26,19 +26,10 @@ ROUNDING = Fraction(1, 2**50)  # relative; what a float is off after a few opera
 
 
 def exact_seconds(seconds: float) -> Fraction:
-    """The number that a float is the rounding of.
+    """The number that a positive, finite float is the rounding of: 1/10 for 0.1, 512/11025 for 1024 / 22050.
 
-    Parameters
-    ----------
-    seconds : float
-        Positive and finite.
-
-    Returns
-    -------
-    Fraction
-        1/10 for 0.1, 1/30 for 1 / 30, 512/11025 for 1024 / 22050: the nearest fraction with a denominator of at most a
-        million, if the float deviates from it by no more than rounding; otherwise the value of the float itself. In
-        either case it deviates by less than 1 ns in ten days.
+    It is the nearest fraction with a denominator of at most a million, if the float deviates from it by no more than
+    rounding; otherwise the value of the float itself. In either case it deviates by less than 1 ns in ten days.
     """
     value = Fraction(float(seconds))
     near = value.limit_denominator(FINEST)
@@ -49,25 +40,13 @@ def exact_seconds(seconds: float) -> Fraction:
 class Framing:
     """How clips are cut into windows.
 
-    Parameters
-    ----------
-    window : float
-        Length of a window in seconds; at most an hour.
-    hop : float
-        Distance between the starts of two windows in seconds; at most 1e9. It need not be a whole number of samples:
-        each window begins with the last sample that is not later than its time, so that nothing drifts.
-    center : bool
-        Precede the clip by half a window of zeros, so that ``k * hop`` is the middle of window ``k``.
-
-    Raises
-    ------
-    EdgeseaError
-        If the window or the hop is no positive number, or too long.
+    The hop need not be a whole number of samples: each window begins with the last sample that is not later than its
+    time, so that nothing drifts.
     """
 
-    window: float = 1.0
-    hop: float = 1.0
-    center: bool = False
+    window: float = 1.0  # length of a window in seconds, at most an hour
+    hop: float = 1.0  # seconds between the starts of two windows, at most 1e9
+    center: bool = False  # precede the clip by half a window of zeros, so that k * hop is the middle of window k
 
     def __post_init__(self) -> None:
         for name, longest in (("window", LONGEST_WINDOW), ("hop", LONGEST_HOP)):
@@ -82,11 +61,6 @@ class Framing:
         """The same framing in samples at `sample_rate` (Hz).
 
         At two rates, a window begins at the same time to within a sample of either.
-
-        Raises
-        ------
-        EdgeseaError
-            If the window or the hop is shorter than one sample.
         """
         window, hop = round(self.window * sample_rate), exact_seconds(self.hop) * sample_rate
         if window < 1 or hop < 1:
@@ -103,28 +77,18 @@ class Framing:
 
 @dataclass(frozen=True)
 class SampleFraming:
-    """A framing in samples at one rate; see the module's specification.
+    """A framing in samples at one rate; see the module's specification."""
 
-    Attributes
-    ----------
-    window : int
-        Samples of a window.
-    hop : int or Fraction
-        Samples between two windows; window ``k`` starts at ``floor(k * hop) - pad``.
-    pad : int
-        Zeros before the clip.
-    """
-
-    window: int
-    hop: int | Fraction
-    pad: int
+    window: int  # samples of a window
+    hop: int | Fraction  # samples between two windows; window k starts at floor(k * hop) - pad
+    pad: int  # zeros before the clip
 
     def count(self, length: int) -> int:
         """Number of windows of a clip of `length` samples."""
         return 1 + max(0, -(-(length + self.pad - self.window) // self.hop))
 
     def complete(self, length: int) -> int:
-        """Number of windows that need no padding at the end, of a clip of `length` samples or of one that goes on."""
+        """Number of windows that need no padding at the end, of a clip of at least `length` samples."""
         return min(self.count(length), max(0, -(-(length + self.pad - self.window + 1) // self.hop)))
 
     def start(self, index: int) -> int:
@@ -132,18 +96,7 @@ class SampleFraming:
         return index * self.hop.numerator // self.hop.denominator - self.pad
 
     def cut(self, audio: Float32) -> Float32:
-        """All windows of a clip.
-
-        Parameters
-        ----------
-        audio : ndarray, (samples,)
-            The whole clip.
-
-        Returns
-        -------
-        ndarray, (count, window)
-            Of the same dtype.
-        """
+        """All windows (count, window) of a whole clip (samples,), of the same dtype."""
         windows = np.zeros((self.count(len(audio)), self.window), audio.dtype)
         for index, window in enumerate(windows):
             start = self.start(index)
@@ -155,21 +108,11 @@ class SampleFraming:
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of consecutive windows of one clip, with the audio they cover.
+    """A run of consecutive windows of one clip, with the audio they cover."""
 
-    Attributes
-    ----------
-    first : int
-        Index of the first window.
-    count : int
-        Number of windows.
-    audio : ndarray, (samples,)
-        The samples from the start of the first window (without the left padding) to the end of the last.
-    """
-
-    first: int
-    count: int
-    audio: Float32
+    first: int  # index of the first window
+    count: int  # number of windows
+    audio: Float32  # (samples,) from the start of the first window, without the left padding, to the end of the last
 
 
 class PieceCutter:
@@ -179,37 +122,23 @@ class PieceCutter:
     Memory is that of `size` windows and one chunk, for any hop: where windows do not touch, a piece spans no more
     samples than `size` windows side by side, and what lies between two pieces is dropped as it comes.
 
-    Parameters
-    ----------
-    framing : SampleFraming
-        Where the windows lie.
-    size : int
-        Windows of a piece.
-    eager : bool
-        False: all pieces but the last have the same number of windows. True: a window does not wait for others to
-        come, and the pieces depend on the chunks.
-
-    Attributes
-    ----------
-    size : int
-        Windows of a piece: those asked for, or as many as fit into its span; at least one.
-    length : int
-        Samples seen.
+    All pieces but the last have the same number of windows, unless the cutter is `eager`: then no window waits for
+    others, and the pieces depend on the chunks.
     """
 
     def __init__(self, framing: SampleFraming, size: int, eager: bool = False) -> None:
         self.framing = framing
-        self.size = min(size, 1 + (size - 1) * framing.window // framing.hop)
+        self.size = min(size, 1 + (size - 1) * framing.window // framing.hop)  # as many as fit into the span
         self.eager = eager
-        self.length = 0
+        self.length = 0  # samples seen
         self._first = 0  # first window of the next piece
         self._buffer: list[Float32] = []  # from where that begins
 
     def feed(self, chunk: Float32) -> Iterator[Piece]:
-        """Yield the pieces that `chunk` completes; it is kept, not copied, so it must not change later."""
-        kept = chunk[max(0, self._begin() - self.length) :]
-        if len(kept):
-            self._buffer.append(kept)
+        """Yield the pieces that `chunk` completes; it is stored, not copied, so it must not change later."""
+        needed = chunk[max(0, self._begin() - self.length) :]
+        if len(needed):
+            self._buffer.append(needed)
         self.length += len(chunk)
         if len(self._buffer) > MOST_CHUNKS:
             self._buffer = [self._joined()]
@@ -217,13 +146,7 @@ class PieceCutter:
             yield self._take(count)
 
     def finish(self, count: int | None = None) -> Iterator[Piece]:
-        """Yield the remaining windows, zero-padded at the end.
-
-        Parameters
-        ----------
-        count : int, optional
-            Total number of windows wanted (that of another rate of the same clip); default: the framing's own.
-        """
+        """Yield the remaining windows, zero-padded at the end; `count`: of how many in total, if of another rate."""
         total = self.framing.count(self.length) if count is None else count
         while self._first < total:
             yield self._take(min(self.size, total - self._first))

@@ -44,7 +44,7 @@ def check_readable(path: Path) -> None:
     if not path.exists():
         reason = "no such file"
     elif not path.is_file():
-        reason = "is a folder" if path.is_dir() else "is a pipe or a device; raw PCM is read with embed --stdin"
+        reason = "is a folder" if path.is_dir() else "is a pipe or a device; raw PCM is read by edgesea stream"
     elif not os.access(path, os.R_OK):
         reason = "Permission denied"
     if reason:

@@ -26,20 +26,9 @@ def _a_weights(samples: int, sample_rate: int) -> NDArray[np.float64]:
 
 
 def a_weighted_level(windows: Float32, sample_rate: int) -> Float32:
-    """A-weighted level of each window in dB re full scale.
+    """A-weighted level (N,) of windows (N, W) in [-1, 1], in dB re full scale.
 
     A 1 kHz sine of amplitude 1 has 0 dB (AES17); digital silence is given -120 dB.
-
-    Parameters
-    ----------
-    windows : ndarray, (N, W) float32
-        Audio in [-1, 1].
-    sample_rate : int
-        Rate in Hz.
-
-    Returns
-    -------
-    ndarray, (N,) float32
     """
     samples = windows.shape[1]
     weights = _a_weights(samples, sample_rate)
@@ -50,23 +39,10 @@ def a_weighted_level(windows: Float32, sample_rate: int) -> Float32:
 def measured_level(
     readings: Sequence[float], rate: float, starts: NDArray[np.int64], window: int, sample_rate: int
 ) -> Float32:
-    """Energy average of the readings that fall into each window.
+    """Energy average (N,) in dB SPL of the readings that fall into each window.
 
-    Parameters
-    ----------
-    readings : sequence of float
-        Levels in dB SPL, `rate` per second from the start of the clip; a single one holds for the whole clip.
-    rate : float
-        Readings per second.
-    starts : ndarray, (N,) int
-        First sample of each window.
-    window, sample_rate : int
-        Samples of a window; rate in Hz.
-
-    Returns
-    -------
-    ndarray, (N,) float32
-        dB SPL; where a window lies after the last reading, that reading.
+    `readings` are levels in dB SPL, `rate` per second from the start of the clip; a single one holds for the whole
+    clip, and the last one after them. Windows have `window` samples from `starts` (N,) on.
     """
     energy = 10.0 ** (np.asarray(readings, np.float64) / 10.0)
     if len(energy) == 1:

@@ -1,4 +1,4 @@
-"""Log-mel front ends as torch modules (FFT based); `overlapping` has the same in numpy."""
+"""Log-mel front ends as torch modules (FFT based); `logmel_numpy` has the same in numpy."""
 
 import numpy as np
 import torch
@@ -9,13 +9,7 @@ from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings, kaldi_mel_fi
 
 
 class LogMel(nn.Module):
-    """The L3 family's log-(mel-)spectrogram in dB, relative to the maximum of each window.
-
-    Parameters
-    ----------
-    settings : LogMelSettings
-        All that fixes it.
-    """
+    """The L3 family's log-(mel-)spectrogram in dB, relative to the maximum of each window."""
 
     def __init__(self, settings: LogMelSettings) -> None:
         super().__init__()
@@ -24,10 +18,8 @@ class LogMel(nn.Module):
         self.mel: Tensor | None
         self.hann: Tensor
         filters = settings.filters()
-        if filters is None:
-            self.mel = None
-        else:
-            self.register_buffer("mel", torch.from_numpy(filters.T.copy()), persistent=False)
+        mel = None if filters is None else torch.from_numpy(filters.T.copy())
+        self.register_buffer("mel", mel, persistent=False)
 
     def forward(self, windows: Tensor) -> Tensor:
         """Log-mel spectrograms (B, bands, frames) in dB, in [-80, 0], of windows (B, samples)."""

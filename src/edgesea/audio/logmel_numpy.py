@@ -17,12 +17,7 @@ class OverlappingLogMel:
     A frame that lies inside several windows is the same in all of them, so each is computed once, wherever the windows
     begin: with a window hop that is a multiple of `hop_length` all windows share them, with half a multiple every other
     one, with other hops none. The frames that reach into a window's zero padding (6 of 50 of a SEA student), the
-    maximum and the floor are the window's own.
-
-    Parameters
-    ----------
-    settings : LogMelSettings
-        All that fixes them.
+    maximum and the floor belong to each window.
     """
 
     def __init__(self, settings: LogMelSettings) -> None:
@@ -37,21 +32,10 @@ class OverlappingLogMel:
         return self.at(np.ascontiguousarray(windows).reshape(-1), samples * np.arange(count), samples)
 
     def at(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float32:
-        """Spectrograms of windows of a signal.
+        """Spectrograms (N, bands, frames) float32 of windows of a signal (samples,) in [-1, 1].
 
-        Parameters
-        ----------
-        audio : ndarray, (samples,) float32
-            The signal in [-1, 1]; before and after it there are zeros.
-        starts : ndarray, (N,) int
-            First sample of each window, in any order; may lie before the signal.
-        window : int
-            Samples of a window.
-
-        Returns
-        -------
-        ndarray, (N, bands, frames) float32
-            In dB relative to the loudest value of each window, in [-80, 0].
+        `starts` (N,) are the first samples of the windows, in any order; before and after the signal there are zeros.
+        The result is in dB relative to the loudest value of each window, in [-80, 0].
         """
         return self.levels(audio, starts, window).astype(np.float32)
 
@@ -103,15 +87,10 @@ class OverlappingLogMel:
 
 
 class _Filters:
-    """Filters of neighbouring bins, without a matrix product.
+    """Filters (bands, bins) of neighbouring bins, without a matrix product.
 
-    Most weights of a mel filter bank are zero. And numpy's products start threads of their own, which wait in loops for
-    work: those of the network would get half the processor.
-
-    Parameters
-    ----------
-    filters : ndarray, (bands, bins) float64
-        Weights; those of a band lie side by side.
+    Most weights of a mel filter bank are zero. And numpy's products start threads that wait in loops for work: those of
+    the network would get half the processor.
     """
 
     def __init__(self, filters: Float64) -> None:

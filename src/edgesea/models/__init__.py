@@ -1,9 +1,8 @@
 """Teachers and students by name."""
 
-import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.models.base import EmbeddingModel
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
     from edgesea.models.student_onnx import OnnxStudent
     from edgesea.models.student_torch import Student
 
-log = logging.getLogger(__name__)
 Backend = Literal["auto", "torch", "onnx"]
 ModelOrName: TypeAlias = EmbeddingModel | Path | str
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -46,15 +44,15 @@ def resolve_device(device: str) -> str:
         raise missing_extra("torch", "train") from error
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if device.partition(":")[0] not in DEVICES:  # torch's message lists twenty kinds
-        raise EdgeseaError(
-            f"device {device!r} cannot be used: unknown; choose auto, {', '.join(DEVICES)}, or e.g. cuda:1"
-        )
     try:
+        if device.partition(":")[0] not in DEVICES:
+            raise RuntimeError("unknown")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
-        raise EdgeseaError(f"device {device!r} cannot be used here: {reason}; choose auto or cpu") from error
+        raise EdgeseaError(
+            f"device {device!r} cannot be used: {reason}; choose auto, {', '.join(DEVICES)}, or e.g. cuda:1"
+        ) from error
     return device
 
 
@@ -88,57 +86,30 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
     if path is not None and (id == "spectral" or ":" in id):
         raise EdgeseaError(f"teacher {id} takes no weights option")
     try:
-        return _load_teacher(id, path, device)
+        if not id.startswith("onnx:"):  # onnxruntime has devices of its own
+            device = resolve_device(device)
+        if id.startswith(("onnx:", "hear:", "callable:")):
+            from edgesea.models import foreign
+
+            load = {"onnx": foreign.load_onnx, "hear": foreign.load_hear, "callable": foreign.load_callable}
+            return load[id.partition(":")[0]](id, device)
+        if id == "spectral":
+            from edgesea.models.spectral import Spectral
+
+            return Spectral().to(device).eval()
+        if id.startswith("efficientat/"):
+            from edgesea.models.efficientat import load_efficientat
+
+            return load_efficientat(id.removeprefix("efficientat/"), path).to(device).eval()
+        if id.startswith("openl3/"):
+            from edgesea.models.openl3 import load_openl3
+
+            return load_openl3(id.removeprefix("openl3/"), path).to(device).eval()
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise missing_extra("torch", "train") from error
-
-
-def _load_teacher(id: str, path: Path | None, device: str) -> EmbeddingModel:
-    if id.startswith(("onnx:", "hear:", "callable:")):
-        from edgesea.models import foreign
-
-        if id.startswith("onnx:"):
-            return foreign.load_onnx(id, device)
-        device = resolve_device(device)
-        if id.startswith("hear:"):
-            return foreign.load_hear(id, device)
-        if device != "cpu":
-            log.info("%s: a function chooses its device itself; %s is not passed on", id, device)
-        return foreign.load_callable(id)
-    device = resolve_device(device)
-    if id == "spectral":
-        from edgesea.models.spectral import Spectral
-
-        return Spectral().to(device).eval()
-    if id.startswith("efficientat/"):
-        from edgesea.models.efficientat import load_efficientat
-
-        return load_efficientat(id.removeprefix("efficientat/"), path).to(device).eval()
-    if id.startswith("openl3/"):
-        from edgesea.models.openl3 import load_openl3
-
-        return load_openl3(id.removeprefix("openl3/"), path).to(device).eval()
     raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
-
-
-@overload
-def load_student(
-    path_or_id: Path | str, device: str = "auto", *, backend: Literal["torch"], threads: int | None = None
-) -> "Student": ...
-
-
-@overload
-def load_student(
-    path_or_id: Path | str, device: str = "auto", *, backend: Literal["onnx"], threads: int | None = None
-) -> "OnnxStudent": ...
-
-
-@overload
-def load_student(
-    path_or_id: Path | str, device: str = "auto", backend: Backend = "auto", threads: int | None = None
-) -> "Student | OnnxStudent": ...
 
 
 def load_student(

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import re
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -56,12 +55,27 @@ def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
     A file without a known git blob id is trusted the first time: its sha256 is written to ``NAME.sha256`` beside it (a
     line that ``sha256sum --check`` reads) and compared on every later use.
     """
+    import pooch
+    import requests  # comes with pooch
+
     path = cache_folder() / name
+    # Without the header a server may send a .gz file as an encoded .h5 file, which would arrive decompressed
+    headers = {"Accept-Encoding": "identity"}
+    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=30, headers=headers)
+    by_hand = (
+        f"get the file in another way and put it there: {path} (or name it: of a teacher as weights=FILE, of a student "
+        "as the model)"
+    )
     try:
-        if not path.is_file():
-            _download(url, path, git_blob)
-        elif problem := _mismatch(path, path, git_blob):
-            raise EdgeseaError(f"{path}: not the published file: {problem}; delete it to download it again")
+        found = path.is_file()
+        pooch.retrieve(url, None, name, path.parent, downloader=downloader)
+        if problem := _mismatch(path, git_blob):
+            if found:
+                raise EdgeseaError(f"{path}: not the published file: {problem}; delete it to download it again")
+            path.unlink(missing_ok=True)
+            raise EdgeseaError(f"{url}: not the expected file: {problem}; {by_hand}")
+    except requests.RequestException as error:
+        raise EdgeseaError(f"{url}: cannot be downloaded ({error}); {by_hand}") from error
     except OSError as error:
         raise EdgeseaError(
             f"{path}: cannot be used ({error.strerror or error}); set EDGESEA_CACHE to a folder that can be written"
@@ -69,38 +83,12 @@ def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
     return path
 
 
-def _download(url: str, path: Path, git_blob: str | None) -> None:
-    """Download, verify, and only then give the file its name: another process may be fetching it, too."""
-    import pooch
-    import requests  # comes with pooch
-
-    # Without the header a server may send a .gz file as an encoded .h5 file, which would arrive decompressed
-    headers = {"Accept-Encoding": "identity"}
-    download = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=30, headers=headers)
-    by_hand = (
-        f"get the file in another way and put it there: {path} (or name it: of a teacher as weights=FILE, of a student "
-        "as the model)"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    incoming = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    log.info("downloading %s to %s", url, path)
-    try:
-        download(url, str(incoming), None)
-        if problem := _mismatch(incoming, path, git_blob):
-            raise EdgeseaError(f"{url}: not the expected file: {problem}; {by_hand}")
-        incoming.replace(path)
-    except requests.RequestException as error:
-        raise EdgeseaError(f"{url}: cannot be downloaded ({error}); {by_hand}") from error
-    finally:
-        incoming.unlink(missing_ok=True)
-
-
-def _mismatch(file: Path, path: Path, git_blob: str | None) -> str:
-    """How the hash of `file` differs from that of the file that belongs at `path`; the first one is recorded."""
+def _mismatch(path: Path, git_blob: str | None) -> str:
+    """How the hash of a file differs from the expected one; "" if it does not. The first sha256 is recorded."""
     if git_blob is not None:
-        found = git_blob_id(file)
+        found = git_blob_id(path)
         return "" if found == git_blob else f"git blob id {found} instead of {git_blob}"
-    record, found = path.with_name(f"{path.name}.sha256"), file_digest(file)
+    record, found = path.with_name(f"{path.name}.sha256"), file_digest(path)
     if not record.is_file():
         record.write_text(f"{found}  {path.name}\n")
     expected = record.read_text().partition(" ")[0]

@@ -11,14 +11,8 @@ from edgesea.models.base import file_digest
 from edgesea.models.download import fetch
 from edgesea.models.torch_model import TorchModel, load_arrays, read_state_dict
 
-WIDTHS = {"mn04": 0.4, "mn05": 0.5, "mn10": 1.0, "mn20": 2.0, "mn40": 4.0}  # multipliers of the channels
-FILES = {
-    "mn04": "mn04_as_mAP_432.pt",
-    "mn05": "mn05_as_mAP_443.pt",
-    "mn10": "mn10_as_mAP_471.pt",
-    "mn20": "mn20_as_mAP_478.pt",
-    "mn40": "mn40_as_mAP_484.pt",
-}
+# Multiplier of the channels, and the mAP on AudioSet that is in the file's name
+VARIANTS = {"mn04": (0.4, 432), "mn05": (0.5, 443), "mn10": (1.0, 471), "mn20": (2.0, 478), "mn40": (4.0, 484)}
 URL = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
 
 # MobileNetV3-large (Howard et al., 2019, table 1): kernel, expanded channels, channels out, squeeze-excite, stride;
@@ -103,7 +97,7 @@ class EfficientAT(TorchModel):
         super().__init__()
 
         def scale(channels: int) -> int:
-            return _round_channels(channels * WIDTHS[variant])
+            return _round_channels(channels * VARIANTS[variant][0])
 
         channels = scale(16)
         layers: list[nn.Module] = [_conv_norm(1, channels, 3, 2, 1, nn.Hardswish)]
@@ -125,15 +119,13 @@ class EfficientAT(TorchModel):
 
 def load_efficientat(variant: str, weights: Path | None = None) -> EfficientAT:
     """Load a published state dict, without its classifier; `weights` of None: download it."""
-    if variant not in WIDTHS:
-        raise EdgeseaError(f"unknown teacher efficientat/{variant}; known: {', '.join(WIDTHS)}")
-    path = fetch(URL + FILES[variant], FILES[variant]) if weights is None else weights
+    if variant not in VARIANTS:
+        raise EdgeseaError(f"unknown teacher efficientat/{variant}; known: {', '.join(VARIANTS)}")
+    name = f"{variant}_as_mAP_{VARIANTS[variant][1]}.pt"
+    path = weights or fetch(URL + name, name)
     model = EfficientAT(variant)
-    state = {
-        name.replace(".conc_se_layers.0.", "."): array
-        for name, array in read_state_dict(path).items()
-        if not name.startswith("classifier.")
-    }
-    load_arrays(model, state, path)
+    state = read_state_dict(path).items()
+    arrays = {k.replace(".conc_se_layers.0.", "."): v for k, v in state if not k.startswith("classifier.")}
+    load_arrays(model, arrays, path)
     model.digest = file_digest(path)
     return model

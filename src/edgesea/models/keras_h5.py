@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,19 +36,12 @@ def read_keras_h5(path: Path) -> list[Layer]:
             file.seek(0)
             with gzip.open(file) if zipped else file as stream:
                 content = stream.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise EdgeseaError(f"{path}: no such weight file") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise EdgeseaError(f"{path}: damaged or incomplete gzip file ({error}); fetch it again") from error
-    except OSError as error:
-        raise EdgeseaError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(content) > MAX_BYTES:
-        raise EdgeseaError(f"{path}: larger than {MAX_BYTES // 2**20} MB, which no supported model is")
-    try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            root = file.get("model_weights", file)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES // 2**20} MB")
+        with h5py.File(io.BytesIO(content), "r") as h5:
+            root = h5.get("model_weights", h5)
             return [layer for name in _names(root, "layer_names") for layer in _read_layer(root[name], name)]
-    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError and more for a damaged file
+    except Exception as error:  # a damaged file raises OSError, EOFError, zlib.error, KeyError, RuntimeError and more
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise EdgeseaError(f"{path}: not a readable HDF5 file with Keras weights ({reason})") from error
 

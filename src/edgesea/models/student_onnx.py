@@ -72,58 +72,48 @@ def _session(graph: bytes, threads: int | None) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-class _Graph:
-    """Nodes and constants in the making; each node has one result, which is named by a number."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        from onnx import numpy_helper
-
-        value = value if value.dtype == np.int64 else value.astype(np.float32)
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def add(self, kind: str, *inputs: str, result: str = "", **attributes: Any) -> str:
-        from onnx import helper
-
-        result = result or f"{kind.lower()}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [result], **attributes))
-        return result
-
-
 def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
     """An ONNX model: ``log_mel`` (B, bands, frames) float32 in dB -> ``embedding`` (B, D) float32, for any B.
 
     Batch normalisations are folded into the convolutions before them, in double precision.
     """
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
-    graph = _Graph()
+    nodes: list[Any] = []
+    constants: list[Any] = []
+
+    def constant(name: str, value: NDArray[Any]) -> str:
+        value = value if value.dtype == np.int64 else value.astype(np.float32)
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def add(kind: str, *inputs: str, result: str = "", **attributes: Any) -> str:
+        result = result or f"{kind.lower()}{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [result], **attributes))
+        return result
+
     # Not folded into the first convolution: its padding is zeros after this normalisation, not before.
     scale, shift = _scale_and_shift(arrays, "input_norm")
-    now = graph.add("Unsqueeze", INPUT, graph.constant("channel", np.array([1], np.int64)))
-    now = graph.add("Mul", now, graph.constant("input_norm.scale", scale.reshape(1, 1, 1, 1)))
-    now = graph.add("Add", now, graph.constant("input_norm.shift", shift.reshape(1, 1, 1, 1)))
+    now = add("Unsqueeze", INPUT, constant("channel", np.array([1], np.int64)))
+    now = add("Mul", now, constant("input_norm.scale", scale.reshape(1, 1, 1, 1)))
+    now = add("Add", now, constant("input_norm.shift", shift.reshape(1, 1, 1, 1)))
     for index, (name, norm, _, _) in enumerate(convolutions(config)):
         if index and index % 2 == 0:
-            now = graph.add("MaxPool", now, kernel_shape=[2, 2], strides=[2, 2])
+            now = add("MaxPool", now, kernel_shape=[2, 2], strides=[2, 2])
         scale, shift = _scale_and_shift(arrays, norm)
         kernel = np.asarray(arrays[f"{name}.weight"], np.float64) * scale[:, None, None, None]
         bias = np.asarray(arrays[f"{name}.bias"], np.float64) * scale + shift
-        names = [graph.constant(f"{name}.weight", kernel), graph.constant(f"{name}.bias", bias)]
-        now = graph.add("Relu", graph.add("Conv", now, *names, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+        names = [constant(f"{name}.weight", kernel), constant(f"{name}.bias", bias)]
+        now = add("Relu", add("Conv", now, *names, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
     if config.head == "relu_max":
-        graph.add("Flatten", graph.add("GlobalMaxPool", now), result=OUTPUT)
+        add("Flatten", add("GlobalMaxPool", now), result=OUTPUT)
     else:
-        pooled = [graph.add("Flatten", graph.add(kind, now)) for kind in ("GlobalMaxPool", "GlobalAveragePool")]
-        names = [graph.constant(name, arrays[name]) for name in ("head.linear.weight", "head.linear.bias")]
-        graph.add("Gemm", graph.add("Concat", *pooled, axis=1), *names, transB=1, result=OUTPUT)
+        pooled = [add("Flatten", add(kind, now)) for kind in ("GlobalMaxPool", "GlobalAveragePool")]
+        names = [constant(name, arrays[name]) for name in ("head.linear.weight", "head.linear.bias")]
+        add("Gemm", add("Concat", *pooled, axis=1), *names, transB=1, result=OUTPUT)
     given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", config.n_mels, config.frames()])
     wanted = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", config.embedding_size])
-    made = helper.make_graph(graph.nodes, "student", [given], [wanted], graph.constants)
+    made = helper.make_graph(nodes, "student", [given], [wanted], constants)
     model = helper.make_model(
         made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgesea"
     )

@@ -1,0 +1,245 @@
+"""Models of other programs: Python functions, HEAR modules and ONNX files."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from edgesea.errors import EdgeseaError
+from edgesea.models import load_teacher
+from edgesea.models.base import EmbeddingModel, file_digest
+from edgesea.models.foreign import FunctionModel, load_hear, split_rate
+
+FUNCTIONS = """
+import numpy as np
+
+calls = []
+number = 3
+
+def levels(windows):
+    calls.append((windows.shape, windows.dtype))
+    return np.stack([windows.mean(1), windows.std(1)], 1).astype(np.float64)
+
+class Model:
+    embed = staticmethod(lambda windows: windows[:, :5].tolist())
+
+def fails(windows):
+    raise RuntimeError("no weights")
+
+flat = lambda windows: windows.mean(1)
+one = lambda windows: np.zeros((1, 2))
+text = lambda windows: [["a"] * 2] * len(windows)
+changing = lambda windows: np.zeros((len(windows), len(windows)))
+"""
+TORCH = """
+import torch
+
+class Model(torch.nn.Module):
+    sample_rate = 22050
+    scene_embedding_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(1, 4)
+        self.dropout = torch.nn.Dropout(0.5)
+
+def load_model(model_file_path=""):
+    model = Model()
+    if model_file_path:
+        model.load_state_dict(torch.load(model_file_path, weights_only=True))
+    return model
+
+def get_scene_embeddings(audio, model):
+    assert isinstance(audio, torch.Tensor) and not torch.is_grad_enabled()
+    return model.dropout(model.linear(audio.mean(1, keepdim=True)))
+"""
+OTHER = """
+class Model:
+    sample_rate = 8000
+    scene_embedding_size = 1
+
+load_model = lambda model_file_path="": Model()
+get_scene_embeddings = lambda audio, model: audio.numpy().std(1, keepdims=True)
+"""
+MODULES = {
+    "functions": FUNCTIONS,
+    "broken": "raise OSError('no GPU')",
+    "hear_torch": TORCH,
+    "hear_other": OTHER,
+    "hear_wrong_size": OTHER.replace("keepdims=True)", "keepdims=True).repeat(2, 1)"),
+    "hear_by_name": OTHER.replace(": Model()", ': {"small": Model()}[model_file_path]').replace(
+        "    sample_rate", '    digest = "0123"\n    sample_rate'
+    ),
+    "hear_no_functions": "load_model = print",
+    "hear_no_rate": OTHER.replace("sample_rate", "rate"),
+}
+WINDOWS = np.random.default_rng(0).standard_normal((5, 4000)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def modules(tmp_path, monkeypatch):
+    for name, source in MODULES.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+def test_a_function_is_a_model():
+    model = load_teacher("callable:functions:levels@16000")
+    assert isinstance(model, EmbeddingModel)
+    assert (model.id, model.sample_rate, model.window) == ("callable:functions:levels@16000", 16000, None)
+    assert (model.embedding_size, model.digest) == (2, file_digest(Path("functions.py")))
+    embeddings = model.embed(WINDOWS.astype(np.float64))
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, np.stack([WINDOWS.mean(1), WINDOWS.std(1)], 1), rtol=1e-4, atol=1e-6)
+    assert model.embed(WINDOWS[:0]).shape == (0, 2)
+    import functions  # type: ignore[import-not-found]
+
+    assert functions.calls == [((1, 16000), np.float32), ((5, 4000), np.float32)]
+    np.testing.assert_array_equal(load_teacher("callable:functions:Model.embed@8000").embed(WINDOWS), WINDOWS[:, :5])
+
+
+def test_a_fixed_window_is_enforced():
+    model = FunctionModel("fixed", lambda windows: windows[:, :4], 100, window=0.5)
+    assert model.embedding_size == 4
+    with pytest.raises(EdgeseaError, match="50 samples"):
+        model.embed(np.zeros((1, 100), np.float32))
+
+
+@pytest.mark.parametrize("name", ["one", "changing"])
+def test_wrong_embeddings_are_refused(name):
+    with pytest.raises(EdgeseaError, match=f"functions:{name}"):
+        load_teacher(f"callable:functions:{name}@16000").embed(WINDOWS)
+
+
+def test_rates_are_cut_off_the_end():
+    texts = ["a/b@16000", "a@b@1", "a@b", "a@", "a"]
+    assert [*map(split_rate, texts)] == [("a/b", 16000), ("a@b", 1), ("a@b", None), ("a@", None), ("a", None)]
+
+
+def test_hear_with_weights(tmp_path):
+    weights = tmp_path / "weights.pt"
+    torch.save({"linear.weight": torch.arange(4.0)[:, None], "linear.bias": torch.ones(4)}, weights)
+    model = load_teacher(f"hear:hear_torch:{weights}")
+    assert isinstance(model, EmbeddingModel)
+    assert (model.id, model.sample_rate, model.window) == (f"hear:hear_torch:{weights}", 22050, None)
+    assert (model.embedding_size, model.digest) == (4, file_digest(weights))
+    embeddings = model.embed(np.full((3, 100), 0.5, np.float32))
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, np.tile([1.0, 1.5, 2.0, 2.5], (3, 1)))  # and no dropout
+
+
+def test_hear_of_another_framework_and_by_name():
+    model = load_teacher("hear:hear_other")
+    assert (model.id, model.digest) == ("hear:hear_other", "")
+    np.testing.assert_allclose(model.embed(WINDOWS), WINDOWS.std(1, keepdims=True), rtol=1e-6)
+    assert load_teacher("hear:hear_by_name:small").digest == "0123"
+    with pytest.raises(EdgeseaError, match="2 dimensions instead of 1"):
+        load_teacher("hear:hear_wrong_size").embed(WINDOWS)
+
+
+def test_a_torch_model_is_moved_to_the_device():
+    _, moved = load_hear("hear:hear_torch", "meta").function.args  # torch's device without memory is everywhere
+    assert {parameter.device.type for parameter in moved.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("id", "words"),
+    [
+        ("callable:functions:levels", "function@RATE"),
+        ("callable:functions@16000", "function@RATE"),
+        ("callable:functions:levels@16k", "function@RATE"),
+        ("callable:functions:levels@0", "0 Hz"),
+        ("callable:absent:levels@16000", "PYTHONPATH"),
+        ("callable:broken:levels@16000", "OSError: no GPU"),
+        ("callable:functions:absent@16000", "'absent'"),
+        ("callable:functions:number@16000", "int"),
+        ("callable:functions:flat@16000", r"float32 of shape \(1,\)"),
+        ("callable:functions:text@16000", r"\(1, D\)"),
+        ("callable:functions:fails@16000", "RuntimeError: no weights"),
+        ("hear:", "package.module"),
+        ("hear:absent", "PYTHONPATH"),
+        ("hear:hear_torch:absent.pt", "absent.pt"),
+        ("hear:hear_other:absent.PT", "absent.PT"),  # which it overlooks
+        ("hear:hear_other:/absent/weights", "/absent/weights"),
+        ("hear:hear_torch:functions.py", "load_model"),
+        ("hear:hear_by_name:smal", "KeyError: 'smal'"),
+        ("hear:hear_no_functions", "get_scene_embeddings"),
+        ("hear:hear_no_rate", "sample_rate"),
+        ("onnx:absent.onnx@8000", "absent.onnx"),
+        ("onnx:functions.py@8000", "functions.py"),
+    ],
+)
+def test_mistakes_are_named(id, words):
+    with pytest.raises(EdgeseaError, match=words) as error:
+        load_teacher(id)
+    assert id.split("@")[0].removeprefix("onnx:") in str(error.value)
+
+
+def write_onnx(path: Path, shape=("B", "W"), size="D", outputs=1, kind=None, **metadata: str) -> Path:
+    """A model that gives the first three samples of a window, reversed."""
+    kind, helper = kind or onnx.TensorProto.FLOAT, onnx.helper
+    constants = [
+        helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value])
+        for name, value in {"start": 2, "end": -(2**60), "axis": 1, "step": -1}.items()
+    ]
+    nodes = [helper.make_node("Slice", ["windows", "start", "end", "axis", "step"], ["embedding"])]
+    results = [helper.make_tensor_value_info("embedding", kind, [shape[0], size])]
+    if outputs == 2:
+        nodes.append(helper.make_node("Identity", ["windows"], ["copy"]))
+        results.append(helper.make_tensor_value_info("copy", kind, shape))
+    inputs = [helper.make_tensor_value_info("windows", kind, shape)]
+    graph = helper.make_graph(nodes, "test", inputs, results, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "window"),
+    [(("B", "W"), "D", None), (("B", 4000), 3, 0.5), *(((b, 4000), "D", 0.5) for b in (1, 2, 5, 8))],
+)
+@pytest.mark.parametrize(("suffix", "metadata"), [("", "8000"), ("@8000", "8000"), ("@8000", None)])
+def test_an_onnx_file_with_open_or_fixed_sizes(tmp_path, shape, size, window, suffix, metadata):
+    path = write_onnx(tmp_path / "model@home.onnx", shape, size, **({"sample_rate": metadata} if metadata else {}))
+    model = load_teacher(f"onnx:{path}{suffix}")
+    assert isinstance(model, EmbeddingModel)
+    assert (model.id, model.sample_rate, model.window) == (f"onnx:{path}{suffix}", 8000, window)
+    assert (model.embedding_size, model.digest) == (3, file_digest(path))
+    np.testing.assert_array_equal(model.embed(WINDOWS), WINDOWS[:, 2::-1])
+    assert model.embed(WINDOWS[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "suffix", "words"),
+    [
+        ({}, "", "None, .*@RATE"),
+        ({"sample_rate": "8000"}, "@16000", "8000, .*16000"),
+        ({"sample_rate": "8 kHz"}, "", "8 kHz"),
+        ({}, "@0", "0 Hz"),
+        ({"shape": ("B", 1, "W")}, "@8000", r"\(B, W\)"),
+        ({"kind": 11}, "@8000", r"tensor\(double\)"),
+        ({"outputs": 2}, "@8000", "embedding .*, copy"),
+    ],
+)
+def test_other_onnx_files_are_refused(tmp_path, options, suffix, words):
+    path = write_onnx(tmp_path / "model.onnx", **options)
+    with pytest.raises(EdgeseaError, match=rf"model\.onnx.*{words}"):
+        load_teacher(f"onnx:{path}{suffix}")
+
+
+def test_a_device_that_onnxruntime_cannot_use_is_refused(tmp_path, monkeypatch):
+    path = write_onnx(tmp_path / "model.onnx", sample_rate="8000")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    np.testing.assert_array_equal(load_teacher(f"onnx:{path}", device="auto").embed(WINDOWS), WINDOWS[:, 2::-1])
+    for device in ("cuda", "cuda:1", "mps"):
+        with pytest.raises(EdgeseaError, match=f"{device}.*CPUExecutionProvider"):
+            load_teacher(f"onnx:{path}", device=device)
