@@ -72,9 +72,9 @@ def read_taxonomy(path: Path) -> Taxonomy:
         content = yaml.safe_load(path.read_text("utf-8"))
         coarse = {str(number): f"{number}_{name}" for number, name in content["coarse"].items()}
         rows = [
-            (f"{number}-{own}_{name}", list(coarse).index(str(number)), str(own) == INCOMPLETE)
+            (f"{number}-{code}_{name}", list(coarse).index(str(number)), str(code) == INCOMPLETE)
             for number, tags in content["fine"].items()
-            for own, name in tags.items()
+            for code, name in tags.items()
         ]
         names = [*content["coarse"].values(), *(name for tags in content["fine"].values() for name in tags.values())]
     except OSError as error:

@@ -108,7 +108,7 @@ class FoldTask:
         if resamples:
             groups = None if self.recordings is None else self.recordings[clips]
             result["confidence"] = confidence_intervals(
-                lambda own: _accuracies(truth[own], predicted[own], test_folds[own]),
+                lambda rows: _accuracies(truth[rows], predicted[rows], test_folds[rows]),
                 len(truth),
                 resamples,
                 seed,
