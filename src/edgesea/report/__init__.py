@@ -71,20 +71,20 @@ def _run(folder: Path) -> dict[str, Any]:
     counts = None if run.table is None else summarise(run.table, run.subset)
     scores, architecture = run.scores, run.student.get("architecture")
     ends = [
-        (METRICS[name], *(scores.get(own, {}).get(name) for own in ("teacher", "student")))
+        (METRICS[name], *(scores.get(item, {}).get(name) for item in ("teacher", "student")))
         for name in shown_scores(scores)
     ]
     return {
         "run": run,
-        "headline": next((own for own in ends if own[1] and own[2] is not None), None),
-        "coarse": {name: own["coarse"] for name, own in scores.items() if own.get("coarse")},
+        "headline": next((item for item in ends if item[1] and item[2] is not None), None),
+        "coarse": {name: item["coarse"] for name, item in scores.items() if item.get("coarse")},
         "macs": macs(StudentConfig.from_dict(architecture)) if architecture else None,
         "counts": counts,
         **_windows(run, counts),
         **_preserved({**run.stage("reduce"), **run.reduction}, folder / "reduction", run.table, counts),
         **_training(run),
         **details(scores),
-        "failed": [pair for own in scores.values() for pair in (own.get("failed") or {}).items()],
+        "failed": [pair for item in scores.values() for pair in (item.get("failed") or {}).items()],
         "times": [(name, duration(seconds)) for name, seconds in run.results.get("seconds", {}).items()],
         "digests": _digests(folder, run.table),
         "config": [
@@ -169,9 +169,9 @@ def _preserved(info: dict[str, Any], folder: Path, table: "Table | None", counts
         "overlap": kept.get("knn_overlap"),
         "chance": kept.get("knn_overlap_chance"),
     }
-    for own in kept.get("knn_overlap_curve") or [single] if kept else ():
-        name = f"{own['neighbors']} nearest neighbours preserved"
-        measures.append((name, percent(own["overlap"], 1), percent(own["chance"], 1)))
+    for item in kept.get("knn_overlap_curve") or [single] if kept else ():
+        name = f"{item['neighbors']} nearest neighbours preserved"
+        measures.append((name, percent(item["overlap"], 1), percent(item["chance"], 1)))
     if table is not None and counts is not None and (folder / REDUCTION_FILE).is_file():
         sample = sample_windows(table, counts, load_reduction(folder))
     total = np.cumsum(info.get("explained_variance_ratio") or [])
@@ -206,13 +206,13 @@ def _selection(folder: Path) -> dict[str, Any]:
         "reduction": order.reduction_text,
         "classifier": order.classifier_text,
         "dimensions": order.dimensions.map(integer),
-        metric.name: [show(metric, own) for own in order.score],
-        "std. error": [show(metric, own, unit=False) for own in order.standard_error],
-        "over seeds": [show(metric, own, unit=False) for own in order.score_std],
-        "of teacher": [percent(own / found.reference) if found.reference else "" for own in order.score],
-        "trust.": [decimal(own.get("trustworthiness")) for own in order.kept],
-        "neighbours preserved": [percent(own.get("knn_overlap")) for own in order.kept],
-        "time": [MISSING if own != own else duration(own) for own in order.seconds],
+        metric.name: [show(metric, item) for item in order.score],
+        "std. error": [show(metric, item, unit=False) for item in order.standard_error],
+        "over seeds": [show(metric, item, unit=False) for item in order.score_std],
+        "of teacher": [percent(item / found.reference) if found.reference else "" for item in order.score],
+        "trust.": [decimal(item.get("trustworthiness")) for item in order.kept],
+        "neighbours preserved": [percent(item.get("knn_overlap")) for item in order.kept],
+        "time": [MISSING if item != item else duration(item) for item in order.seconds],
     }
     shown = {name: cells for name, cells in columns.items() if name == "" or {*cells} - {"", MISSING}}
     rows = list(zip(*shown.values(), strict=True))

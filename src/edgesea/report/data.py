@@ -186,8 +186,8 @@ def summarise(table: "Table", subset: "Subset | None") -> Counts:
             "subset": np.bincount(chunk.clip[chosen], minlength=len(chunk.names)),
         }
         counts.append(pd.DataFrame(columns).groupby(["split", "sensor", "day"]).sum())
-        for name, own in (("table", chunk.level), ("subset", chunk.level[chosen])):
-            levels[name].update(np.floor(own[np.isfinite(own)]).astype(int).tolist())
+        for name, item in (("table", chunk.level), ("subset", chunk.level[chosen])):
+            levels[name].update(np.floor(item[np.isfinite(item)]).astype(int).tolist())
         chunks.append((chunk.part, chunk.group, len(chunk.clip)))
     return Counts(pd.concat(counts).groupby(["split", "sensor", "day"]).sum(), levels, chunks)
 
@@ -221,23 +221,23 @@ def details(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Scores by class and by fold, confusions of teacher and student, and the parameters that searches chose."""
     found: dict[str, Frame] = {}
     for key in DETAILS:
-        frame = pd.DataFrame({name: own[key] for name, own in scores.items() if own.get(key)}, dtype=float)
+        frame = pd.DataFrame({name: item[key] for name, item in scores.items() if item.get(key)}, dtype=float)
         if frame.notna().any(axis=None):
             found[key] = frame
-    matrices = {name: matrix for name, own in scores.items() if (matrix := confusion(own)) is not None}
+    matrices = {name: matrix for name, item in scores.items() if (matrix := confusion(item)) is not None}
     sizes = next(iter(matrices.values())).sum(axis=1) if matrices else None
     spread = (100 * found.get("accuracy_by_fold", pd.DataFrame())).agg(["mean", "std", "min", "max"]).T
     searched = [
         (name, fold, ", ".join(f"{key} {label(value)}" for key, value in chosen.items()))
-        for name, own in scores.items()
-        for fold, chosen in (own.get("chosen") or {}).items()
+        for name, item in scores.items()
+        for fold, chosen in (item.get("chosen") or {}).items()
     ]
     return {
         "details": found,
         "class_sizes": sizes if sizes is not None and sizes.nunique() > 1 else None,
-        "confusions": {name: own for name, own in matrices.items() if name != "reduced"},
+        "confusions": {name: item for name, item in matrices.items() if name != "reduced"},
         "confused": most_confused(matrices["student"], matrices.get("teacher")) if "student" in matrices else [],
-        "folds": [(name, *own) for name, *own in spread.map("{:.1f}".format).itertuples()],
+        "folds": [(name, *item) for name, *item in spread.map("{:.1f}".format).itertuples()],
         "searched": searched,
     }
 
@@ -298,15 +298,15 @@ def read_selection(folder: Path) -> Selection:
         given, winner, reference = found["trials"], found.get("winner"), found.get("reference") or {}
         trials: Frame = pd.DataFrame(given, columns=[*TRIAL, "complete", "kept"])
         trials["complete"] = trials.complete.fillna(True).astype(bool)  # one that lacks a seed is never chosen
-        trials["kept"] = [own or {} for own in trials.kept.where(trials.kept.notna(), None)]
+        trials["kept"] = [item or {} for item in trials.kept.where(trials.kept.notna(), None)]
         for name in TRIAL:
             trials[name] = pd.to_numeric(trials[name])
         for name, options in (
-            ("sampling", [own.get("sample") or {"method": EVERYTHING} for own in given]),
-            ("reduction", [{**own["reduce"], "size": None} for own in given]),  # the dimensions
-            ("classifier", [own.get("classifier") or {} for own in given]),
+            ("sampling", [item.get("sample") or {"method": EVERYTHING} for item in given]),
+            ("reduction", [{**item["reduce"], "size": None} for item in given]),  # the dimensions
+            ("classifier", [item.get("classifier") or {} for item in given]),
         ):
-            trials[name] = [str(own.get("method", "")) for own in options]
+            trials[name] = [str(item.get("method", "")) for item in options]
             pairs = zip(trials[name], differing(options), strict=True)
             trials[f"{name}_text"] = [" ".join(filter(None, pair)) for pair in pairs]
         if winner is not None:
@@ -329,9 +329,13 @@ def differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of each trial, as text, the options that differ among trials of its method."""
     if not options:
         return []
-    varied = pd.DataFrame([{"method": "", **own} for own in options]).astype(str).groupby("method").nunique().max() > 1
+    varied = (
+        pd.DataFrame([{"method": "", **item} for item in options]).astype(str).groupby("method").nunique().max() > 1
+    )
     names = varied.index[varied]
-    return [", ".join(f"{name} {label(own[name])}" for name in names if own.get(name) is not None) for own in options]
+    return [
+        ", ".join(f"{name} {label(item[name])}" for name in names if item.get(name) is not None) for item in options
+    ]
 
 
 def label(value: object, length: int = 28) -> str:

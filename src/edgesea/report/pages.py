@@ -44,7 +44,7 @@ def _environment() -> Environment:
         finalize=lambda value: MISSING if value is None else value,
     )
     formats = (integer, decimal, percent, audio, show, show_interval, markdown)
-    environment.filters |= {own.__name__: own for own in formats}
+    environment.filters |= {item.__name__: item for item in formats}
     environment.filters["basename"] = lambda path: PurePath(path).name
     environment.globals |= {
         "DETAILS": DETAILS,

@@ -118,7 +118,7 @@ def read_published(path: Path) -> Figures:
         raise EdgeseaError(f"{path}: no column {', '.join(absent)}; needed: {', '.join(needed)}")
     found: Figures = {}
     for line, values in enumerate(frame[needed].itertuples(index=False), start=2):
-        table, row, column, value = (own.strip() for own in values)
+        table, row, column, value = (item.strip() for item in values)
         place = _place(table, row, column)
         if place is None or place in found:
             reason = "given twice" if place else "no such place in the paper's tables"
@@ -139,7 +139,7 @@ def _place(table: str, row: str, column: str) -> tuple[str, str, str] | None:
         column = f"{'avc' if row == 'L3' else 'sea'}_{column}"
     if table == "3" and column in COLUMNS["3"]:
         column = f"{column}_accuracy"
-    columns = [own for _, beside in COLUMNS.get(table, {}).values() for own in beside] + ["input"] * (table == "1")
+    columns = [item for _, beside in COLUMNS.get(table, {}).values() for item in beside] + ["input"] * (table == "1")
     rows = r"(pca|student)-\d+ \w+" if table == "4" else "L3|Student [0-3]"
     return (table, row, column) if column in columns and re.fullmatch(rows, row) else None
 
@@ -168,8 +168,8 @@ def _sheet(heading: str, scores: Frame, figures: Figures) -> dict[str, Any]:
     cells = [scores[name] for name in (*words, *sizes, "column")]
     differ = [  # values that differ anywhere, or that are known of some scores of a cell only: unknown is not equal
         name
-        for name, own in options.items()
-        if own.nunique() > 1 or own.groupby(cells, dropna=False).nunique(dropna=False).max() > 1
+        for name, item in options.items()
+        if item.nunique() > 1 or item.groupby(cells, dropna=False).nunique(dropna=False).max() > 1
     ]
     index = ["order", "key", *words, *differ, *sizes]
     frame = scores.join(options[differ])
@@ -187,28 +187,30 @@ def _sheet(heading: str, scores: Frame, figures: Figures) -> dict[str, Any]:
         rows[tuple(known.get(name, "") for name in index)] = {}
     columns: list[tuple[str, str]] = []  # title, and key in the cells of a row
     for name, title in titles.items():
-        beside = [own for own in given.get(name, ("", []))[1] if any(place[::2] == (number, own) for place in figures)]
+        beside = [
+            item for item in given.get(name, ("", []))[1] if any(place[::2] == (number, item) for place in figures)
+        ]
         if beside or name in set(frame.column):
             columns += [(title, name)]
-        for own in beside:
-            method = f"{own[:3].upper()}, " if number == "2" else ""
-            columns += [(f"published ({method}Table {number})", f"*{own}")]
+        for item in beside:
+            method = f"{item[:3].upper()}, " if number == "2" else ""
+            columns += [(f"published ({method}Table {number})", f"*{item}")]
             for (_, key, *_), texts in rows.items():
-                if (number, key, own) in figures:
-                    texts[f"*{own}"] = _number(float(figures[number, key, own]), title)
+                if (number, key, item) in figures:
+                    texts[f"*{item}"] = _number(float(figures[number, key, item]), title)
     same = options.drop(columns=differ).items()
     return {
         "heading": heading,
         "head": [*words, *differ, *sizes, *(title for title, _ in columns)],
         "rows": [
             [
-                *(own if isinstance(own, str) else integer(own) for own in names),
+                *(item if isinstance(item, str) else integer(item) for item in names),
                 *(texts.get(key, "") for _, key in columns),
             ]
             for (_, _, *names), texts in sorted(rows.items(), key=lambda row: [str(name) for name in row[0]])
         ],
         "words": len(words) + len(differ),
-        "same": [f"{name} {own.dropna().iloc[0]}" for name, own in same if name.split(": ")[-1] in SHARED],
+        "same": [f"{name} {item.dropna().iloc[0]}" for name, item in same if name.split(": ")[-1] in SHARED],
         "differ": differ,
         "cells": " ".join(text for texts in rows.values() for text in texts.values()),
     }
@@ -235,8 +237,8 @@ def _number(value: float, title: str) -> str:
 def _cell(scores: Frame, title: str) -> str:
     """One score with its interval; of several, their mean, range and number."""
     values = scores.value
-    mean, low, high = (_number(own, title) for own in (values.mean(), values.min(), values.max()))
+    mean, low, high = (_number(item, title) for item in (values.mean(), values.min(), values.max()))
     if len(values) > 1:
         return f"{mean} ({low} to {high}, {len(values)} runs)"
-    ends = [_number(own, title) for own in (scores.low.iloc[0], scores.high.iloc[0]) if pd.notna(own)]
+    ends = [_number(item, title) for item in (scores.low.iloc[0], scores.high.iloc[0]) if pd.notna(item)]
     return f"{mean} [{', '.join(ends)}]" if ends else mean

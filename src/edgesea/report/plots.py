@@ -63,11 +63,11 @@ def levels(figure: Figure, counts: Counts, unit: str) -> None:
     known = counts.levels["table"]
     width = max(1, -(-(max(known) - min(known) + 1) // 60))  # dB in a bin
     edges = np.arange(min(known), max(known) + width + 1, width)
-    for name, own in counts.levels.items():
-        if own:
-            found, _ = np.histogram(list(own), edges, weights=list(own.values()))
+    for name, item in counts.levels.items():
+        if item:
+            found, _ = np.histogram(list(item), edges, weights=list(item.values()))
             look = {"fill": True, "color": "#c9cdd4"} if name == "table" else {"color": "#cc7711", "linewidth": 1.8}
-            axes.stairs(100 * found / own.total(), edges, label=name, **look)
+            axes.stairs(100 * found / item.total(), edges, label=name, **look)
     axes.set(xlabel=f"level of a window ({unit})", ylabel=f"windows (% in {width} dB)", ylim=(0, None))
     _legend(figure, axes)
 
@@ -97,11 +97,11 @@ def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
     if len(others):
         by_group.scatter(others.x, others.y, s=9, color=GREY, alpha=0.4, linewidths=0, label="others")
     for place, name in enumerate(sorted(frequent, key=natural)):
-        own, look = (
+        item, look = (
             sample[sample[kind] == name],
             {"color": GROUPS[place % len(GROUPS)], "marker": "o^"[place // len(GROUPS)]},
         )
-        by_group.scatter(own.x, own.y, s=9, alpha=0.65, linewidths=0, label=label(name or "unknown", 14), **look)
+        by_group.scatter(item.x, item.y, s=9, alpha=0.65, linewidths=0, label=label(name or "unknown", 14), **look)
     known = sample.level.dropna()
     low, high = np.percentile(known, (1, 99)) if len(known) else (0, 1)
     dots = by_level.scatter(sample.x, sample.y, s=9, c=sample.level, vmin=low, vmax=high, alpha=0.8, linewidths=0)
@@ -188,9 +188,9 @@ def folds(figure: Figure, scores: Frame, metric: Metric) -> None:
 
 def _bars(draw: Any, scores: Frame) -> None:
     thickness = 0.8 / scores.shape[1]
-    for number, (system, own) in enumerate(scores.items()):
-        places = np.arange(len(own)) + (number - (scores.shape[1] - 1) / 2) * thickness
-        draw(places, own.to_numpy(float), 0.9 * thickness, color=COLOURS[system], label=system)
+    for number, (system, item) in enumerate(scores.items()):
+        places = np.arange(len(item)) + (number - (scores.shape[1] - 1) / 2) * thickness
+        draw(places, item.to_numpy(float), 0.9 * thickness, color=COLOURS[system], label=system)
 
 
 @svg(FULL)
@@ -198,7 +198,7 @@ def confusions(figure: Figure, systems: Mapping[str, Frame]) -> None:
     """Confusion matrices side by side; colours are shares of the class, numbers clips."""
     from sklearn.metrics import ConfusionMatrixDisplay
 
-    size = max(own.shape[1] for own in systems.values())
+    size = max(item.shape[1] for item in systems.values())
     figure.set_figheight(min(5.4, 2.2 + 0.45 * size))
     panels = figure.subplots(1, 2)
     for axes in panels[len(systems) :]:
@@ -238,17 +238,17 @@ def selection(figure: Figure, found: Selection) -> None:
         axes.remove()
     for axes, reduction in zip(panels, reductions, strict=False):
         for place, sampling in enumerate(samplings):
-            own = trials[(trials.reduction == reduction) & (trials.sampling == sampling)]
+            item = trials[(trials.reduction == reduction) & (trials.sampling == sampling)]
             colour = (*GROUPS, GREY)[place % 7]
-            x = own.dimensions * 2 ** (0.08 * (place - (len(samplings) - 1) / 2))  # side by side, so that all are seen
-            best = own.score.groupby(x).max() * unit
+            x = item.dimensions * 2 ** (0.08 * (place - (len(samplings) - 1) / 2))  # side by side, so that all are seen
+            best = item.score.groupby(x).max() * unit
             axes.plot(best.index, best, color=colour, linewidth=1.2)
-            axes.plot(x, own.score * unit, "o", color=colour, markersize=4.5)
+            axes.plot(x, item.score * unit, "o", color=colour, markersize=4.5)
             axes.plot([], [], "o-", color=colour, markersize=4.5, label=label(sampling, 16))
-            for errors, width in ((own.standard_error, 0.8), (own.score_std, 2.6)):
+            for errors, width in ((item.standard_error, 0.8), (item.score_std, 2.6)):
                 look = {"fmt": "none", "ecolor": colour, "elinewidth": width, "alpha": 0.55}
-                axes.errorbar(x, own.score * unit, errors.fillna(0) * unit, **look)
-            if chosen and found.winner in own.index:
+                axes.errorbar(x, item.score * unit, errors.fillna(0) * unit, **look)
+            if chosen and found.winner in item.index:
                 axes.plot(x[found.winner], chosen["score"] * unit, markersize=12, **ring)
         if found.reference is not None:
             name = f"teacher, {found.reference_size} dimensions" if found.reference_size else "teacher"

@@ -135,7 +135,7 @@ def _rows(kind: str, scores: Mapping[str, Any], results: Row | None, known: Row 
             row = {"table": table, "column": column, "value": float(value), "low": low, "high": high}
             row |= {**made, "dimensions": size, "evaluated_with": str(scores.get("seed"))}
             scope = f"{task}: " if table == "Table 3" else ""
-            row["options"] = made["options"] | {f"{scope}{name}": own for name, own in _protocol(level).items()}
+            row["options"] = made["options"] | {f"{scope}{name}": item for name, item in _protocol(level).items()}
             if table not in ("Table 2", "Table 3"):
                 row["order"] = f"{size:06d} {made['sampling']} {kind}"
                 if kind == "reduced":
@@ -165,9 +165,9 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
         return {"system": f"teacher ({model})", "key": "L3" if model.startswith("openl3/") else "", "order": "0"}
     if kind == "student" and results is None:
         number = STUDENTS.get(model.removeprefix("edgel3/"), "") if model.startswith("edgel3/") else ""
-        if not number:  # how it was made is not known
-            own = optional_json(Path(model) / "config.json").get("architecture")
-            parameters = parameter_count(StudentConfig.from_dict(own)) if own else None
+        if not number:  # nothing records how it was made
+            item = optional_json(Path(model) / "config.json").get("architecture")
+            parameters = parameter_count(StudentConfig.from_dict(item)) if item else None
             return {"system": f"student {model}", "order": "3", "parameters": parameters}
         parameters = parameter_count(StudentConfig.named(model.removeprefix("edgel3/"), head="relu_max"))
         names = {"system": f"{number} ({model}, published weights)", "key": number, "order": f"2 {number} published"}
@@ -202,7 +202,7 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
 
 
 def _reduction(folder: Path) -> Row:
-    """A reduction of no run, by its own file; if that is gone, nothing is known but its folder."""
+    """A reduction outside a run, described by its file; without it, only its folder is known."""
     info = optional_json(folder / "reduction.json")
     provenance = info.get("provenance") or {}
     if "subset" not in provenance:
@@ -234,14 +234,14 @@ def _in_domain(extract: Mapping[str, Any], data: str | None) -> bool:
         return False
     source, target = Path(extract["source"]).resolve(), Path(data).resolve()
     if source.suffix in (".csv", ".parquet"):  # a manifest may lie above a data set that it does not list
-        return any(Path(own).resolve().is_relative_to(target) for own in (source, extract.get("root")) if own)
+        return any(Path(item).resolve().is_relative_to(target) for item in (source, extract.get("root")) if item)
     return source.is_relative_to(target) or target.is_relative_to(source)
 
 
 def _text(value: Any) -> str:
     """The value of an option as tables show it."""
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={_text(own)}" for name, own in value.items())
+        return " ".join(f"{name}={_text(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return "-".join(map(_text, value)) or "none"
     return "none" if value is None else "yes" if value is True else "no" if value is False else str(value)
