@@ -16,7 +16,6 @@ import soundfile
 
 import edgesea
 from edgesea import EdgeseaError, EdgeseaWarning, cli, get_embedding, process_file
-from edgesea.audio.framing import SampleFraming
 from edgesea.models.base import EmbeddingModel
 
 
@@ -146,36 +145,6 @@ def test_centring_and_hop_set_the_number_of_windows(
     np.testing.assert_allclose(timestamps, hop_size * np.arange(count))
 
 
-def test_a_hop_is_rounded_to_samples_and_not_cut_off(model: EmbeddingModel) -> None:
-    """edgel3 takes int(0.29 * 8000) = 2319 samples, because 0.29 * 8000 is 2319.9999999999995, and drifts away."""
-    audio = chirp(8000, 30.0)
-    embedding, timestamps = get_embedding(audio, 8000, model, hop_size=0.29, center=False)
-    at = round(float(timestamps[100]) * 8000)
-    assert at == 232_000
-    alone, _ = get_embedding(audio[at : at + 8000], 8000, model, center=False)
-    np.testing.assert_allclose(embedding[100], alone[0], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        ({"model": "invalid"}, "'invalid'"),
-        ({"model": "edgel3/sea-40"}, "edgel3/sea-40"),  # emb_dim, sparsity: 40
-        ({"center": "invalid"}, "center"),
-        ({"hop_size": -1}, "hop"),
-        ({"hop_size": "a"}, "hop"),
-        ({"batch_size": -1}, "batch_size"),  # openl3's command line
-        ({"audio": np.ones((10, 10, 10))}, "(10, 10, 10)"),
-        ({"audio": np.zeros(0)}, "empty"),
-    ],
-)
-def test_invalid_arguments_are_errors(weights: Path, options: dict[str, Any], word: str) -> None:
-    """There is no `verbose`, no `retrain_type` and no `sparsity`: nothing is printed, and SEA models are not pruned."""
-    with pytest.raises(ValueError) as error:
-        get_embedding(**{"audio": chirp(8000, 1.0), "sr": 8000, "model": weights, **options})
-    assert word in str(error.value)
-
-
 # --- test_core.py: test_get_output_path, test_process_file
 
 
@@ -203,17 +172,6 @@ def test_the_result_is_beside_the_audio_or_in_the_folder_given(
     assert len(list(tmp_path.rglob("*.npz"))) == 1
 
 
-def test_a_file_gives_what_its_samples_give(audio_folder: Path, model: EmbeddingModel, tmp_path: Path) -> None:
-    for name in ("chirp_mono", "chirp_stereo", "chirp_44k"):
-        path = process_file(str(audio_folder / f"{name}.wav"), str(tmp_path), model=model, hop_size=0.25, center=False)
-        expected, stamps = get_embedding(
-            *soundfile.read(audio_folder / f"{name}.wav"), model, hop_size=0.25, center=False
-        )
-        embedding, timestamps = load(path)
-        np.testing.assert_allclose(embedding, expected, atol=1e-5)
-        np.testing.assert_array_equal(timestamps, stamps)
-
-
 def test_files_that_cannot_be_opened_are_errors(audio_folder: Path, weights: Path, tmp_path: Path) -> None:
     (tmp_path / "invalid.wav").write_text("This is not an audio file.")
     for path in (tmp_path / "invalid.wav", Path("/fake/directory/asdf.wav"), audio_folder / "empty.wav"):
@@ -227,23 +185,6 @@ def test_short_and_silent_files_give_warnings(audio_folder: Path, weights: Path,
         process_file(audio_folder / "short.wav", tmp_path, model=weights)
     with pytest.warns(EdgeseaWarning, match=r"silence\.wav: silent"):
         process_file(audio_folder / "silence.wav", tmp_path, model=weights)
-
-
-# --- test_core.py: test_center_audio, test_pad_audio
-
-
-@pytest.mark.parametrize(("window", "pad"), [(50, 25), (49, 24)])
-def test_centring_puts_half_a_window_of_zeros_before_the_audio(window: int, pad: int) -> None:
-    first = SampleFraming(window, 25, window // 2).cut(np.ones(100, np.float32))[0]
-    np.testing.assert_array_equal(first, np.r_[np.zeros(pad), np.ones(window - pad)])
-
-
-@pytest.mark.parametrize(("samples", "padded"), [(10, 50), (90, 100), (100, 100)])
-def test_zeros_at_the_end_let_every_sample_be_embedded(samples: int, padded: int) -> None:
-    windows = SampleFraming(50, 25, 0).cut(np.ones(samples, np.float32))
-    assert 50 + 25 * (len(windows) - 1) == padded
-    joined = np.r_[windows[0], windows[1:, 25:].reshape(-1)]
-    np.testing.assert_array_equal(joined, np.r_[np.ones(samples), np.zeros(padded - samples)])
 
 
 # --- test_models.py

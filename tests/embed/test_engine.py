@@ -95,7 +95,7 @@ def student_folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
-@pytest.mark.parametrize("hop", [0.1, 0.25, 0.333, 1.0, 2.5])
+@pytest.mark.parametrize("hop", [0.1, 0.333, 2.5])
 @pytest.mark.parametrize("center", [True, False])
 def test_a_student_gives_what_it_gives_for_each_window(student_folder, tmp_path, backend, hop, center):
     student = edgesea.load_student(student_folder, "cpu", backend)
@@ -109,12 +109,10 @@ def test_a_student_gives_what_it_gives_for_each_window(student_folder, tmp_path,
         np.testing.assert_allclose(result.embedding, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnx"])
-def test_windows_of_another_length_are_refused(student_folder, tmp_path, backend):
-    student = edgesea.load_student(student_folder, "cpu", backend)
-    path = write_noise(tmp_path / "a.wav")
-    with pytest.raises(EdgeseaError, match=r"windows must last 1\.0 s, not 0\.5 s"):
-        list(embed_files(student, [path], Framing(0.5, 0.1)))
+def test_windows_of_another_length_are_refused(student_folder, tmp_path):
+    student = edgesea.load_student(student_folder, "cpu")
+    with pytest.raises(EdgeseaError, match=r"1\.0 s, not 0\.5 s"):
+        list(embed_files(student, [write_noise(tmp_path / "a.wav")], Framing(0.5, 0.1)))
 
 
 def test_another_device_than_the_cpu_gets_the_windows_themselves(student_folder):

@@ -9,7 +9,6 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick_model import BY_NAME, QUICK, moments, of_file
 
-from edgesea import Stream, get_embedding
+from edgesea import Stream
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import load_audio
 from edgesea.errors import EdgeseaError
@@ -34,7 +33,12 @@ def split(audio: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def feed_all(stream: Stream, chunks) -> tuple[np.ndarray, np.ndarray]:
-    parts = [stream.feed(chunk) for chunk in chunks] + [stream.finish()]
+    parts = []
+    for chunk in chunks:
+        memory = np.array(chunk)
+        parts.append(stream.feed(memory))
+        memory[...] = 1  # it may be used for the next chunk
+    parts.append(stream.finish())
     embedding, timestamps = (np.concatenate(column) for column in zip(*parts, strict=True))
     return embedding, timestamps
 
@@ -84,19 +88,6 @@ def test_teachers_hops_and_centring(tmp_path, hop, center):
     np.testing.assert_array_equal(timestamps, hop * np.arange(len(embedding)))
 
 
-@pytest.mark.parametrize("kind", ["uint8", "int16", "int32", "float64", "float16"])
-def test_samples_of_any_type_give_what_get_embedding_gives(kind):
-    rng = np.random.default_rng(0)
-    if kind.startswith("float"):
-        audio = rng.uniform(-1, 1, (30000, 2)).astype(kind)
-    else:
-        audio = rng.integers(np.iinfo(kind).min, np.iinfo(kind).max, (30000, 2), kind, endpoint=True)
-    expected, stamps = get_embedding(audio, 22050, QUICK)
-    embedding, timestamps = feed_all(Stream(QUICK, sample_rate=22050.0), split(np.asfortranarray(audio), 999))
-    np.testing.assert_allclose(embedding, expected, atol=1e-6)
-    np.testing.assert_array_equal(timestamps, stamps)
-
-
 @st.composite
 def signals(draw):
     """A signal of any kind and length, in any chunks, with the mono float32 signal that it is."""
@@ -135,17 +126,6 @@ def test_a_window_is_there_with_its_last_sample():
         assert stream.feed(audio[first + 799 : first + 800])[1].tolist() == [0.1]
 
 
-@pytest.mark.parametrize(("rate", "target"), [(16000, 8000), (44100, 8000), (48000, 8000), (44100, 48000)])
-def test_the_resampler_delays_no_more_than_is_documented(rate, target):
-    stream = Stream(FunctionModel("quick", moments, target), 0.01, False, rate)
-    audio = np.random.default_rng(0).uniform(-1, 1, 2 * rate).astype(np.float32)
-    late = []
-    for count, chunk in enumerate(split(audio, rate // 1000), 1):
-        late += [count * (rate // 1000) / rate - (stamp + 1.0) for stamp in stream.feed(chunk)[1]]
-    assert len(late) > 70
-    assert 0.01 < max(late) <= 0.182
-
-
 def test_a_chunk_of_many_windows_is_embedded_in_batches():
     sizes = []
 
@@ -171,19 +151,6 @@ def test_windows_do_not_drift_where_the_hop_is_not_a_whole_number_of_samples():
 
 
 # --- the life of a stream
-
-
-def test_memory_may_be_used_again_for_the_next_chunk():
-    audio = np.random.default_rng(0).uniform(-1, 1, 20000).astype(np.float32)
-    memory = np.empty(400, np.float32)
-    stream = Stream(QUICK)
-    parts = []
-    for chunk in split(audio, 400):
-        memory[:] = chunk
-        parts.append(stream.feed(memory)[0])
-        memory[:] = 7.0
-    parts.append(stream.finish()[0])
-    np.testing.assert_array_equal(np.concatenate(parts), feed_all(Stream(QUICK), [audio])[0])
 
 
 def test_a_stream_without_samples_gives_nothing():
@@ -263,7 +230,7 @@ def test_a_stream_whose_model_fails_has_ended():
         stream.finish()
 
 
-@pytest.mark.parametrize(("rate", "minutes", "size"), [(8000, 30, 800), (44100, 10, 44100)])
+@pytest.mark.parametrize(("rate", "minutes", "size"), [(8000, 20, 800), (44100, 10, 44100)])
 def test_memory_does_not_grow_with_the_stream(rate, minutes, size):
     """An hour would take 115 MB; what is measured is the buffers of Python and numpy."""
     chunk = np.random.default_rng(0).integers(-3000, 3000, size, np.int16)
@@ -293,7 +260,7 @@ def pcm(encoding: str, channels: int, seconds: float) -> tuple[bytes, np.ndarray
 
 
 @contextmanager
-def command(*options: str, **more: Any) -> "Iterator[subprocess.Popen[bytes]]":
+def command(*options: str) -> "Iterator[subprocess.Popen[bytes]]":
     words = [sys.executable, "-m", "edgesea.cli", "stream", f"--model={BY_NAME}", "--sample_rate=8000", *options]
     path = os.pathsep.join(str(REPOSITORY / name) for name in ("src", "tests"))
     process = subprocess.Popen(
@@ -371,7 +338,7 @@ def wav() -> bytes:
         ([], b"", ["no samples"]),
         ([], wav(), ["RIFF", "edgesea embed"]),
         (["--encoding=f32le"], np.array([0, np.nan], "<f4").tobytes(), ["NaN"]),
-        (["--sample_rate=3"], b"", ["sample_rate", "3"]),
+        (["--hop=0"], b"", ["hop", "0"]),
         (["--channels=0"], b"", ["channels", "0"]),
     ],
 )
