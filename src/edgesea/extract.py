@@ -37,8 +37,8 @@ def extract(
 ) -> dict[str, Any]:
     """Embed the windows of all clips with a teacher and store them, with the audio, as a table.
 
-    Killed or failed, it resumes at the first missing part when it is started again with the same options. Clips that
-    cannot be used are listed in ``skipped.csv`` with the reason.
+    Started again with the same options, it resumes at the first missing part. Clips that cannot be used are listed in
+    ``skipped.csv`` with the reason.
 
     Parameters
     ----------
@@ -55,10 +55,10 @@ def extract(
     root : Path, optional
         Folder that the manifest's paths are relative to; default: the manifest's own.
     columns : dict, optional
-        The manifest's own names of its columns, as {path: filename}.
+        The manifest's own names of its columns, e.g. {path: filename}.
     validate : float or str
         Which clips without a split validate: a share (chosen by a hash of the clip's name; subfolders `train` and
-        `validate` go first) or a condition on the manifest, as fold=5.
+        `validate` go first) or a condition on the manifest, e.g. fold=5.
     sample_rate : int
         Rate in Hz of the stored audio: the student's.
     window : float
@@ -85,7 +85,7 @@ def extract(
     Returns
     -------
     dict
-        clips, windows, skipped, seconds of audio, windows_per_second and hours_per_hour of this call.
+        clips, windows, skipped; windows_per_second and hours_per_hour of this call.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def extract(
         with table.part(part) as writer:
             for result in embed_sources(model, clips, read, batch_size=batch_size, workers=workers):
                 table.store(writer, result)
-    speed = {"windows_per_second": table.speed, "hours_per_hour": table.speed * hop}
+    speed = table.speed
     if table.windows:
-        log.info("%d windows: %.1f windows/s, %.1f hours of audio per hour", table.windows, *speed.values())
-    return {**table.finish(len(entries), max_skipped), **speed}
+        log.info("%d windows: %.1f windows/s, %.1f hours of audio per hour", table.windows, speed, speed * hop)
+    return {**table.finish(len(entries), max_skipped), "windows_per_second": speed, "hours_per_hour": speed * hop}

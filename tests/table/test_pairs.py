@@ -227,20 +227,6 @@ def test_long_clips_are_read_in_bounded_memory(tmp_path):
     assert peak < 100e6
 
 
-def test_a_manifest_chooses_clips_and_tells_what_is_known(tmp_path):
-    for name in ("a", "b", "c"):
-        write_pair(tmp_path / "audio", name, 16000)
-    (tmp_path / "meta.csv").write_text("filename,where,fold,spl\na.wav,roof,1,50\nc.wav,door,5,60 70 80 90\n")
-    columns = {"path": "filename", "sensor": "where", "level": "spl"}
-    options: dict[str, Any] = {"root": tmp_path / "audio", "columns": columns, "validate": "fold=5", "level_rate": 2.0}
-    result = import_table(tmp_path / "meta.csv", tmp_path / "table", **options)
-    assert (result["clips"], result["skipped"]) == (2, 0)
-    known = clips_of(tmp_path / "table")[["clip", "sensor", "split"]].values.tolist()
-    assert known == [["a.wav", "roof", "train"], ["c.wav", "door", "validate"]]
-    levels = windows_of(tmp_path / "table")["c.wav"][1]
-    assert levels[1] == pytest.approx(10 * np.log10((1e6 + 1e7) / 2))  # the second window begins with the clip
-
-
 def test_two_files_of_one_name_have_embeddings_of_their_own(tmp_path):
     """As `embed` names them: x.npz for the first, x.wav.npz for the second."""
     write_noise(tmp_path / "in" / "x.flac", 2.0, seed=1)

@@ -120,14 +120,6 @@ def test_windows_are_chosen_by_split(written_table, split, count):
     np.testing.assert_array_equal(stack(blocks, SIZE), expected)
 
 
-def test_half_precision_is_read_as_single(tmp_path):
-    table, written = make_table(tmp_path / "table", "float16")
-    assert table.embeddings(0, 0).dtype == table.embedding_dtype == np.float16
-    found = stack(list(table.iter_embeddings(None)), SIZE)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.concatenate([rows.astype(np.float16) for *_, rows in written]))
-
-
 def test_windows_before_the_clip_begin_with_zeros(tmp_path):
     clip = ClipEntry("a", Path("a"), None, None, "train", None)
     piece = Piece(clip, 0, np.arange(1, 13, dtype=np.int16), np.array([-4, 0, 4, 8]), np.zeros(4, np.float32))

@@ -41,8 +41,8 @@ def import_table(
     window. Files of embeddings are x.npz (`embedding` and `timestamps`, as openl3, edgel3 and `edgesea embed` write
     them), x.npy or x.npy.gz (windows, dimensions) beside x.wav.
 
-    Killed or failed, it resumes at the first missing part when it is started again with the same options. What cannot
-    be used is listed in ``skipped.csv`` with the reason.
+    Started again with the same options, it resumes at the first missing part. What cannot be used is listed in
+    ``skipped.csv`` with the reason.
 
     Parameters
     ----------

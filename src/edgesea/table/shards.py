@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -46,36 +46,21 @@ class Layout:
 
 @dataclass(frozen=True)
 class Shard:
-    """One HDF5 file; without rows if it cannot be used."""
+    """An HDF5 file, or a slice of its rows, which a thread reads at once; each row is a clip of one window."""
 
     name: str  # path below the source, with forward slashes
     path: Path
-    rows: int = 0
+    first: int = 0
+    last: int = 1  # row behind the last; a shard that cannot be used counts as one
     samples: int = 0  # of each row
     size: int = 0  # dimensions
     step: int = 1  # rows that are best read at once
     reason: str = ""  # why it cannot be used
 
-
-@dataclass(frozen=True)
-class Slice:
-    """Rows `first` to `last` - 1 of a shard, which a thread reads at once; each is a clip of one window."""
-
-    shard: Shard
-    first: int
-    last: int
-
-    @property
-    def path(self) -> Path:
-        """The shard's file."""
-        return self.shard.path
-
     @property
     def names(self) -> list[str]:
-        """The names of the clips; a shard that cannot be used counts as one."""
-        if self.shard.reason:
-            return [self.shard.name]
-        return [f"{self.shard.name}#{row:06d}" for row in range(self.first, self.last)]
+        """The names of the clips."""
+        return [self.name] if self.reason else [f"{self.name}#{row:06d}" for row in range(self.first, self.last)]
 
     @property
     def clip(self) -> str:
@@ -108,7 +93,7 @@ def shards_job(
         )
     framing = Framing(samples / rate, samples / rate, center=False)
     framing.at(layout.sample_rate)
-    files = [(shard.name, file_size(shard.path), shard.rows) for shard in shards]
+    files = [(shard.name, file_size(shard.path), 0 if shard.reason else shard.last) for shard in shards]
     identity = repr((sorted(asdict(layout).items()), files)).encode("utf-8", "surrogateescape")
     plan = {
         "framing": asdict(framing),
@@ -116,7 +101,7 @@ def shards_job(
         "input": {"kind": "shards", **asdict(layout)},
         "manifest_sha256": hashlib.sha256(identity).hexdigest(),
     }
-    clips = sum(max(1, shard.rows) for shard in shards)
+    clips = sum(shard.last for shard in shards)
     return Job(
         good[0].size, plan, cut_slices(shards, part_clips), partial(read_slice, layout=layout), clips, SLICE_ROWS
     )
@@ -140,32 +125,32 @@ def _inspect(path: Path, root: Path, layout: Layout) -> Shard:
                     raise EdgeseaError(f"{data.name} is {data.dtype} of shape {data.shape}, not {kinds} of (rows, n)")
             chunk = audio.chunks[0] if audio.chunks else 1
             step = max(1, SLICE_ROWS // chunk) * chunk
-            return Shard(name, path, len(audio), math.prod(audio.shape[1:]), math.prod(embedding.shape[1:]), step)
+            return Shard(name, path, 0, len(audio), math.prod(audio.shape[1:]), math.prod(embedding.shape[1:]), step)
     except DAMAGED as error:  # EdgeseaError is a ValueError
         return Shard(name, path, reason=str(error) if isinstance(error, EdgeseaError) else f"cannot be read: {error}")
 
 
-def cut_slices(shards: Sequence[Shard], part_clips: int) -> list[list[Slice]]:
+def cut_slices(shards: Sequence[Shard], part_clips: int) -> list[list[Shard]]:
     """Cut the shards into parts of `part_clips` rows, and these into what is read at once."""
-    parts: list[list[Slice]] = [[]]
+    parts: list[list[Shard]] = [[]]
     free = part_clips
     for shard in shards:
         first = 0
-        while first < max(1, shard.rows):  # a shard that cannot be used counts as one clip
+        while first < shard.last:
             if not free:
                 parts.append([])
                 free = part_clips
-            last = max(first + 1, min(first + shard.step, first + free, shard.rows))
-            parts[-1].append(Slice(shard, first, last))
+            last = min(first + shard.step, first + free, shard.last)
+            parts[-1].append(replace(shard, first=first, last=last))
             free -= last - first
             first = last
     return parts
 
 
-def read_slice(rows: Slice, layout: Layout) -> Iterator[tuple[Piece | tuple[str, str], Float32]]:
+def read_slice(rows: Shard, layout: Layout) -> Iterator[tuple[Piece | tuple[str, str], Float32]]:
     """The rows of a slice, each the only piece of a clip, and its embedding (1, D); (name, reason) if unusable."""
-    if rows.shard.reason:
-        raise EdgeseaError(rows.shard.reason)
+    if rows.reason:
+        raise EdgeseaError(rows.reason)
     where, shape, nothing = slice(rows.first, rows.last), (rows.last - rows.first, -1), np.zeros((0, 1), np.float32)
     try:
         with h5py.File(rows.path, "r") as file:
