@@ -47,7 +47,7 @@ def measured_level(
     energy = 10.0 ** (np.asarray(readings, np.float64) / 10.0)
     if len(energy) == 1:
         return np.full(len(starts), readings[0], np.float32)
-    # Divided once, at the end: seconds would be rounded, and a window could take the reading before or after its own.
+    # Divided once, at the end: seconds would be rounded, and a window could take a neighbouring reading.
     first = np.clip(np.floor(starts * rate / sample_rate), 0, len(energy) - 1).astype(int)
     last = np.clip(np.ceil((starts + window) * rate / sample_rate), first + 1, len(energy)).astype(int)
     total = np.concatenate([[0.0], np.cumsum(energy)])

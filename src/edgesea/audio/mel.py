@@ -105,7 +105,7 @@ class LogMelSettings:
         return np.asarray(0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(self.n_fft) / self.n_fft))
 
     def filters(self) -> NDArray[np.float64] | None:
-        """The mel filter bank, (n_mels, n_fft // 2 + 1); None if the bins are kept."""
+        """The mel filter bank, (n_mels, n_fft // 2 + 1); None: the FFT bins."""
         if self.n_mels is None:
             return None
         fmax = self.fmax or self.sample_rate / 2.0

@@ -86,7 +86,7 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
     if path is not None and (id == "spectral" or ":" in id):
         raise EdgeseaError(f"teacher {id} takes no weights option")
     try:
-        if not id.startswith("onnx:"):  # onnxruntime has devices of its own
+        if not id.startswith("onnx:"):  # onnxruntime names its devices differently
             device = resolve_device(device)
         if id.startswith(("onnx:", "hear:", "callable:")):
             from edgesea.models import foreign
@@ -180,7 +180,9 @@ def load_model(
             )
     if isinstance(model, Path | str):
         if weights is not None:
-            raise EdgeseaError(f"{model}: a student; weights are a teacher's (name a student's own file as the model)")
+            raise EdgeseaError(
+                f"{model}: a student; weights are a teacher's (name the weight file of a student as the model)"
+            )
         return load_student(model, device, backend)
     if isinstance(model, type) or not isinstance(model, EmbeddingModel):
         raise EdgeseaError(

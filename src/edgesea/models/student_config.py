@@ -9,7 +9,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.models.base import COUNTER
 
 Head = Literal["linear", "relu_max"]
-HEADS = ["linear", "relu_max"]  # an experiment may append its own
+HEADS = ["linear", "relu_max"]  # an experiment may append others
 
 # Filters of the published students, which are named by their number of dimensions
 FILTERS: dict[str, tuple[int, ...]] = {
