@@ -83,7 +83,7 @@ def distillation(folder: Path, data: Path) -> Work:
 
 CASES: dict[str, Callable[[Path, Path], Work]] = {
     "extraction, spectral, 40 clips of 30 s": extraction,
-    "extraction, mn04, 4 clips of ESC-10": partial(extraction, clips="esc10", teacher="efficientat/mn04"),
+    "extraction, mn04, 20 clips of ESC-10": partial(extraction, clips="esc10", teacher="efficientat/mn04"),
     "embed, sea-64, 10 minutes, hop 0.1 s": embedding,
     "PCA, 500 000 x 512": pca,
     "k-DPP, 91 of 20 000 x 512": k_dpp,
@@ -101,7 +101,7 @@ def prepare(folder: Path, data: Path) -> dict[str, float]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / f"{name}.wav", 0.1 * rng.standard_normal(seconds * 8000), 8000)
     (folder / "esc10" / "first").mkdir(parents=True)
-    for number, path in enumerate(sorted((data / "esc10" / "audio").iterdir())[:4]):
+    for number, path in enumerate(sorted((data / "esc10" / "audio").iterdir())[:20]):
         shutil.copy(path, folder / "esc10" / ("." if number else "first") / path.name)
     find("edgesea.extract:extract")(folder / "noise", folder / "table", hop=1.0, workers=1)
     find("edgesea.reduction:reduce")(folder / "table", folder / "reduction", size=64)

@@ -25,7 +25,6 @@ METHODS = {  # method -> its class; a new method needs one more line here
     "random_projection": "edgesea.reduction.pca:RandomProjection",
     "identity": "edgesea.reduction.pca:Identity",
 }
-OPTIONS = METHODS
 if TYPE_CHECKING:
     Method = str
 else:
