@@ -11,14 +11,14 @@ SOURCE = REPOSITORY / "src" / "edgesea"
 LEVELS = (  # a room imports only rooms of the lines above its own, or of its own
     ("errors",),
     ("artifact", "parallel", "config", "audio"),
-    ("models", "hub"),
+    ("models",),
     ("embed", "hear", "mteb"),
     ("table",),
     ("extract", "sampling"),
     ("reduction",),
     ("distill", "tasks"),
     ("report",),
-    ("pipeline",),
+    ("pipeline", "hub"),
     ("select",),
     ("demo", "cli", "__main__"),
 )
