@@ -130,7 +130,7 @@ def _app(arguments: list[str]) -> App:
         level = logging.ERROR if quiet else logging.WARNING if helper else logging.INFO
         logging.getLogger("edgesea").setLevel(level)
         result = function(*bound.args, **bound.kwargs)
-        if words[0] in ("reduce", "select"):
+        if words[:1] in (("reduce",), ("select",)):
             result |= _page(bound.arguments)
         if isinstance(result, dict) and not helper and not quiet:
             print(_shown(result))
