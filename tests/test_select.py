@@ -249,7 +249,7 @@ def test_combinations_that_lack_a_seed_are_not_chosen(
 def test_the_winner_replaces_an_older_one_as_a_whole(finished: Path, data: Path, table: Path, tmp_path: Path) -> None:
     folder = copy_of(finished, tmp_path)
     (folder / "reduction" / "old.txt").write_text("of another winner")
-    (folder / ".reduction.new.tmp").mkdir()  # killed while it copied
+    (folder / ".reduction.tmp").mkdir()  # killed while it copied
     shutil.rmtree(folder / "subsets")
     subset = (folder / "subset.parquet").read_bytes()
     best = read_json(folder / "select.json")

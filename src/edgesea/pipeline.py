@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesea.artifact import check_vacant, digest, file_state, read_json, versions, walk, write_json
+from edgesea.artifact import check_vacant, digest, file_state, locked, read_json, versions, walk, write_json
 from edgesea.config import checked_options, plain, read_yaml, write_yaml
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
@@ -108,6 +108,12 @@ def run_stages(sections: Sections, out: Path) -> dict[str, Any]:
     if evaluation := sections.get("evaluate"):  # a task that cannot be loaded is refused before hours of work
         check_seed(evaluation["seed"], evaluation["tagging"].members)
         load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))
+    _stamps(out)  # refuses a folder that holds something else
+    with locked(out):
+        return _run_missing(sections, out)
+
+
+def _run_missing(sections: Sections, out: Path) -> dict[str, Any]:
     stamps = _stamps(out)
     write_yaml(out / CONFIG, sections)
     for name, options in sections.items():

@@ -241,15 +241,10 @@ def _copy_winner(trial: Trial) -> None:
     trial.load()  # fitted again in case that it has been deleted
     if not trial.subset.exists():
         trial.draw()
-    place = trial.out / "reduction"
-    # A folder cannot be replaced at once: that a killed process leaves none is better than files of two.
-    new, old = (place.with_name(f".reduction.{name}.tmp") for name in ("new", "old"))
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    place, new = trial.out / "reduction", trial.out / ".reduction.tmp"
+    shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(trial.folder, new, ignore=shutil.ignore_patterns("trial.json", "*.tmp"))
-    if place.exists():
-        place.rename(old)
+    shutil.rmtree(place, ignore_errors=True)  # a process killed here leaves no reduction, but never files of two
     new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
     with atomic_path(trial.out / "subset.parquet") as temporary:
         shutil.copyfile(trial.subset, temporary)

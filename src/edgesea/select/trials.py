@@ -147,25 +147,19 @@ class Trial:
 
 def run_all(trials: Sequence[Trial], evaluator: Evaluator, workers: int) -> dict[str, str]:
     """Run what is missing; returns why trials could not be run, by the names of their folders."""
-
-    def is_finished(trial: Trial) -> bool:
-        result = trial.result()
-        return result is not None and set(evaluator.classifiers) <= set(result["scores"])
-
-    missing = [trial for trial in trials if not is_finished(trial)]
-    if len(missing) < len(trials):
-        log.info("%d of %d trials were finished before", len(trials) - len(missing), len(trials))
-    undrawn = {trial.subset: trial for trial in missing if trial.result() is None and not trial.subset.exists()}
-    drawn = in_processes(Trial.draw, [(trial,) for trial in undrawn.values()], workers, "sample")
-    bad = {subset: error for subset, error in zip(undrawn, drawn, strict=True) if error is not None}
-    ready = [trial for trial in missing if trial.subset not in bad]
-    ended = in_processes(Trial.run, [(trial, evaluator) for trial in ready], workers, "reduce and evaluate")
-    reasons = dict(zip((trial.folder for trial in ready), ended, strict=True))
-    errors = {}
-    for trial in missing:
-        if error := bad.get(trial.subset) or reasons.get(trial.folder):
-            errors[trial.folder.name] = f"{trial}: {error}"
-            log.warning("left out: %s: %s", trial, error)
+    results = [(trial, trial.result()) for trial in trials]
+    classifiers = set(evaluator.classifiers)
+    missing = [trial for trial, result in results if result is None or classifiers - set(result["scores"])]
+    log.info("%d of %d trials were finished before", len(trials) - len(missing), len(trials))
+    undrawn = {trial.subset: trial for trial, result in results if result is None and not trial.subset.exists()}
+    in_processes(
+        Trial.draw, [(trial,) for trial in undrawn.values()], workers, "sample"
+    )  # what fails, fails below again
+    ended = in_processes(Trial.run, [(trial, evaluator) for trial in missing], workers, "reduce and evaluate")
+    failed = [(trial, error) for trial, error in zip(missing, ended, strict=True) if error is not None]
+    errors = {trial.folder.name: f"{trial}: {error}" for trial, error in failed}
+    for message in errors.values():
+        log.warning("left out: %s", message)
     if len(errors) == len(trials):
         raise EdgeseaError(f"no trial could be run; the first: {next(iter(errors.values()))}")
     return errors
