@@ -28,7 +28,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tasks"))
 
-from direct_metrics import direct_fine_scores, direct_tagging_scores
+from direct_metrics import direct_scores
 
 from edgesea.artifact import write_json
 from edgesea.tasks.annotations import Taxonomy
@@ -93,18 +93,18 @@ def against(clips: int, taxonomy: Taxonomy, official: Path | None) -> list[dict[
     names, rows = taxonomy.names, []
     labels, scores = draw(clips, len(taxonomy.fine))
     coarse, coarse_scores = draw(clips, len(names), seed=1)
-    of_coarse, of_fine = (coarse, coarse_scores, names), (labels, scores, taxonomy)
-    cases: tuple[tuple[str, Callable[..., Any], Callable[..., Any], tuple[Any, ...]], ...] = (
-        (f"{len(names)} coarse", tagging_scores, direct_tagging_scores, of_coarse),
-        (f"{len(taxonomy.complete)} fine", fine_scores, direct_fine_scores, of_fine),
+    of_fine = {"parent": taxonomy.parent, "incomplete": taxonomy.incomplete}
+    cases: tuple[tuple[str, tuple[Any, ...], dict[str, Any]], ...] = (
+        (f"{len(names)} coarse", (coarse, coarse_scores, names), {}),
+        (f"{len(taxonomy.complete)} fine", (labels, scores, names), of_fine),
     )
-    for tags, call, direct, arguments in cases:
-        own, found = seconds(partial(call, *arguments))
-        slow, expected = seconds(partial(direct, *arguments), 1)
+    for tags, arguments, below in cases:
+        own, found = seconds(partial(tagging_scores, *arguments, **below))
+        slow, expected = seconds(partial(direct_scores, *arguments, **below), 1)
         row = {"clips": clips, "tags": tags, "seconds": own, "direct_seconds": slow, "ratio": slow / own}
         rows.append({**row, "deviation": deviation(found, expected["threshold"])})
     if official is not None:
-        ours = tagging_scores(*of_coarse, "published"), fine_scores(*of_fine, "published")
+        ours = tagging_scores(*cases[0][1], "published"), fine_scores(labels, scores, taxonomy, "published")
         theirs = official_scores(official, taxonomy, (coarse, labels), (coarse_scores, scores))
         for row, found, (slow, expected) in zip(rows, ours, theirs, strict=True):
             row.update(official_seconds=slow, official_deviation=deviation(found, expected))

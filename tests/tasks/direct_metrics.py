@@ -5,14 +5,13 @@ script does: it thresholds anew for every threshold, counts with scikit-learn's 
 Boolean arrays), and for micro looks up each class's row in its data frame at each threshold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import auc, confusion_matrix
-
-from edgesea.tasks.annotations import Taxonomy
 
 Confusion = Callable[[float], tuple[int, int, int]]
 
@@ -58,56 +57,43 @@ def area(counts: pd.DataFrame, ties: str, rising: bool = False) -> float:
     """Area under the curve of a table of counts."""
     if ties == "published" and rising:
         counts = counts[::-1]
-    precision = (counts["TP"] / np.maximum(counts["TP"] + counts["FP"], 0.5)).tolist()
-    recall = (counts["TP"] / np.maximum(counts["TP"] + counts["FN"], 0.5)).tolist()
-    order = np.argsort(recall, kind="stable")
-    if ties == "published":  # numpy's introsort
-        order = np.argsort(np.array(recall, np.longdouble))
-    return float(auc([0.0, *(recall[i] for i in order), 1.0], [1.0, *(precision[i] for i in order), 0.0]))
+    precision = (counts["TP"] / np.maximum(counts["TP"] + counts["FP"], 0.5)).to_numpy()
+    recall = (counts["TP"] / np.maximum(counts["TP"] + counts["FN"], 0.5)).to_numpy()
+    introsort = ties == "published"
+    order = np.argsort(recall.astype(np.longdouble)) if introsort else np.argsort(recall, kind="stable")
+    return float(auc([0.0, *recall[order], 1.0], [1.0, *precision[order], 0.0]))
 
 
-def scores_of(tables: list[pd.DataFrame], names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """By order of ties: micro, macro and class scores from the classes' tables."""
+def direct_scores(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    names: Sequence[str],
+    parent: np.ndarray | None = None,
+    incomplete: np.ndarray | None = None,
+) -> dict[str, dict[str, Any]]:
+    """By order of ties: what `edgesea.tasks.metrics.tagging_scores` gives but for lwlrap."""
+    tables, truth = [], labels == 1
+    for number in range(len(names)):
+        if parent is None or incomplete is None:
+            own, confusion = scores[:, number], partial(coarse_confusion, truth[:, number], scores[:, number])
+        else:
+            complete, vague = (np.flatnonzero((parent == number) & (incomplete == which)) for which in (False, True))
+            own, nothing = scores[:, complete], (np.zeros(len(labels), bool), np.zeros(len(labels)))
+            unsure = (truth[:, vague[0]], scores[:, vague[0]]) if len(vague) else nothing
+            confusion = partial(fine_confusion, truth[:, complete], own, *unsure)
+        tables.append(table(own, confusion))
     pooled = pooled_table(tables)
     half = pooled[pooled["threshold"] >= 0.5].iloc[-1]
-    f1 = 0.0
-    if half["TP"]:
-        f1 = 2 / ((half["TP"] + half["FP"]) / half["TP"] + (half["TP"] + half["FN"]) / half["TP"])
+    f1 = 2 * half["TP"] / (2 * half["TP"] + half["FP"] + half["FN"]) if half["TP"] else 0.0
     found = {}
     for ties in ("threshold", "published"):
-        areas = {
-            name: area(one, ties) if one["TP"].iloc[0] + one["FN"].iloc[0] > 0 else None
-            for name, one in zip(names, tables, strict=True)
-        }
-        known = [value for value in areas.values() if value is not None]
+        positive = [one["TP"].iloc[0] + one["FN"].iloc[0] > 0 for one in tables]
+        areas = [area(one, ties) if some else None for one, some in zip(tables, positive, strict=True)]
+        known = [value for value in areas if value is not None]
         found[ties] = {
             "micro_auprc": area(pooled, ties, rising=True) if known else None,
             "micro_f1": f1,
             "macro_auprc": sum(known) / len(known) if known else None,
-            "class_auprc": areas,
+            "class_auprc": dict(zip(names, areas, strict=True)),
         }
     return found
-
-
-def direct_tagging_scores(labels: np.ndarray, scores: np.ndarray, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """By order of ties: what `edgesea.tasks.metrics.tagging_scores` gives but for lwlrap."""
-    tables = []
-    for k in range(len(names)):
-        truth, own = labels[:, k] == 1, scores[:, k]
-        tables.append(table(own, lambda t, truth=truth, own=own: coarse_confusion(truth, own, t)))
-    return scores_of(tables, names)
-
-
-def direct_fine_scores(labels: np.ndarray, scores: np.ndarray, taxonomy: Taxonomy) -> dict[str, dict[str, Any]]:
-    """By order of ties: what `edgesea.tasks.metrics.fine_scores` gives but for lwlrap."""
-    tables = []
-    for number in range(len(taxonomy.coarse)):
-        own = [k for k in range(len(taxonomy.fine)) if taxonomy.parent[k] == number]
-        complete = [k for k in own if not taxonomy.incomplete[k]]
-        incomplete = [k for k in own if taxonomy.incomplete[k]]
-        vague, vague_scores = np.zeros(len(labels), bool), np.zeros(len(labels))
-        if incomplete:
-            vague, vague_scores = labels[:, incomplete[0]] == 1, scores[:, incomplete[0]]
-        arrays = labels[:, complete] == 1, scores[:, complete], vague, vague_scores
-        tables.append(table(arrays[1], lambda t, arrays=arrays: fine_confusion(*arrays, t)))
-    return scores_of(tables, taxonomy.names)

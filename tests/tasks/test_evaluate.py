@@ -16,8 +16,8 @@ from edgesea.reduction import load_reduction
 from edgesea.tasks.evaluate import evaluate
 from edgesea.tasks.features import Bags
 from edgesea.tasks.folds import FoldTask
-from edgesea.tasks.metrics import sonyc_ust_scores
 from edgesea.tasks.options import ProbeOptions, TaggingOptions
+from edgesea.tasks.score import sonyc_ust_scores
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,6 @@ def test_what_was_embedded_before_an_interruption_is_stored(
         return embed(windows)
 
     model.embed = failing  # type: ignore[method-assign]
-    monkeypatch.setattr("edgesea.tasks.features.STORE_AFTER", -1.0 if killed else 60.0)
     with pytest.raises(KeyboardInterrupt):
         window_embeddings(model, paths, FRAMING, 2, 1, tmp_path / "cache")
     monkeypatch.undo()

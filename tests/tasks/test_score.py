@@ -7,8 +7,7 @@ import pytest
 
 from edgesea import cli
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.metrics import sonyc_ust_scores
-from edgesea.tasks.score import score
+from edgesea.tasks.score import score, sonyc_ust_scores
 
 TAXONOMY = "dcase-ust-taxonomy.yaml"
 

@@ -4,7 +4,7 @@ import logging
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ class Evaluator:
     def _score(self, bags: Bags, hidden: Hidden) -> Score:
         size = hidden[0] if hidden else None
         if not isinstance(self.task, FoldTask):
-            score, error = float(self.task.score(bags, self.seed, hidden=hidden)["micro_auprc"] or 0.0), None
+            options = replace(self.task.options, num_hidden_layers=len(hidden), hidden_layer_size=size or 1)
+            result = replace(self.task, options=options).score(bags, self.seed)
+            score, error = float(result["micro_auprc"] or 0.0), None
         else:  # a network without hidden layers is a logistic regression, which scikit-learn has a proper solver for
             kind: Any = "mlp" if hidden else "logistic"
             probe = ProbeOptions(kind, num_hidden_layers=len(hidden), hidden_layer_size=size or 1)

@@ -23,7 +23,7 @@ CLIP, ANNOTATOR, SPLIT, SENSOR = "audio_filename", "annotator_id", "split", "sen
 PRESENCE, PROXIMITY = "_presence", "_proximity"
 VERIFIED = 0  # annotator_id
 NOT_GIVEN = -1
-RANGES = dict(zip(CONTEXT, ((-90, 90), (-180, 180), (0, 23), (0, 6), (1, 53)), strict=True))
+LEAST, MOST = (-90, -180, 0, 0, 1), (90, 180, 23, 6, 53)  # of each value of `CONTEXT`
 INCOMPLETE = "X"  # the fine id of a tag whose coarse class is certain and whose fine one is not
 
 
@@ -46,15 +46,6 @@ class Taxonomy:
         """The fine tags that are not incomplete: what a classifier learns."""
         return tuple(tag for tag, incomplete in zip(self.fine, self.incomplete, strict=True) if not incomplete)
 
-    def every_score(self, scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scores of all fine tags, (N, F), and of the coarse ones, (N, C), from those of the complete fine tags.
-
-        Incomplete tags get 0, coarse ones the highest score of their fine tags.
-        """
-        fine = np.zeros((len(scores), len(self.fine)))
-        fine[:, ~self.incomplete] = scores
-        return fine, np.stack([fine[:, self.parent == tag].max(1) for tag in range(len(self.coarse))], 1)
-
     def check_columns(self, table: CsvTable, suffix: str = "") -> None:
         """Refuse columns such as ``1_engine`` or ``1-X_...`` with `suffix` that are not of tags in the taxonomy.
 
@@ -76,18 +67,13 @@ def read_taxonomy(path: Path) -> Taxonomy:
             for number, tags in content["fine"].items()
             for code, name in tags.items()
         ]
-        names = [*content["coarse"].values(), *(name for tags in content["fine"].values() for name in tags.values())]
-    except OSError as error:
-        raise EdgeseaError(f"{path}: {error.strerror or error}; SONYC-UST has it beside its annotations") from error
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        fine, parent, incomplete = zip(*rows, strict=True)
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: {error}") from error
-    if not coarse or {parent for _, parent, _ in rows} != set(range(len(coarse))):
-        raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: each coarse tag needs fine tags")
-    fine, parents, incomplete = zip(*rows, strict=True)
-    taxonomy = Taxonomy(tuple(coarse.values()), fine, np.array(parents, np.int64), np.array(incomplete, bool))
+    taxonomy = Taxonomy(tuple(coarse.values()), fine, np.array(parent, np.int64), np.array(incomplete, bool))
     # Scores are stored by name: of two coarse tags of one name, one would be lost.
-    if any(len(set(tags)) < len(tags) for tags in (taxonomy.names, fine)) or not all(isinstance(n, str) for n in names):
-        raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: the names of tags must be words, all different")
+    if len({*parent}) < len(coarse) or any(len({*tags}) < len(tags) for tags in (taxonomy.names, fine)):
+        raise EdgeseaError(f"{path}: each coarse tag of SONYC-UST has fine tags, and each tag a name of its own")
     return taxonomy
 
 
@@ -103,9 +89,6 @@ class Annotations:
     sensors: NDArray[np.str_] | None = None  # (N,)
     proximity: NDArray[np.float32] | None = None  # (N, complete tags, 2) (1, 0): more volunteers say near; (0, 1): far
     context: NDArray[np.float64] | None = None  # (N, 5) the columns `CONTEXT`; NaN where empty
-
-    def __len__(self) -> int:
-        return len(self.clips)
 
     def take(self, clips: NDArray[np.integer] | NDArray[np.bool_]) -> "Annotations":
         """The annotations of some clips, by index or by a mask."""
@@ -132,56 +115,51 @@ def read_ground_truth(
     table = CsvTable.read(path, [CLIP])
     if ANNOTATOR not in table.rows:
         table.check(~table.rows[CLIP].duplicated(keep=False), f"listed once, because there is no {ANNOTATOR}")
-        rows = table.rows.assign(**{ANNOTATOR: str(VERIFIED)})
-        table = CsvTable(path, rows if SPLIT in rows else rows.assign(**{SPLIT: split}))
+        rows = table.rows.assign(**{ANNOTATOR: str(VERIFIED), SPLIT: table.rows.get(SPLIT, split)})
+        table = CsvTable(path, rows)
     every = _gather(table, taxonomy, split_path)
-    counts = {name: int((every.verified & (every.splits == name)).sum()) for name in SPLITS}
-    if not counts.get(split):
-        raise EdgeseaError(f"{path}: no verified clip in the split {split!r}; verified clips: {counts}")
-    return every.take(every.verified & (every.splits == split))
+    wanted = every.verified & (every.splits == split)
+    if not wanted.any():
+        raise EdgeseaError(f"{path}: no verified clip in the split {split!r}")
+    return every.take(wanted)
 
 
 def _gather(table: CsvTable, taxonomy: Taxonomy, split_path: Path | None) -> Annotations:
     table.require([CLIP, ANNOTATOR] if split_path else [CLIP, ANNOTATOR, SPLIT])
     taxonomy.check_columns(table, PRESENCE)
-    clip, numbers = table.rows[CLIP], table.numbers([ANNOTATOR])
+    clip, annotator = table.rows[CLIP], table.numbers([ANNOTATOR])
     table.check(clip != "", "the name of a clip")
-    table.check((numbers.abs() < 2**53) & (numbers % 1 == 0), "an integer")
-    agreed, volunteer = numbers[ANNOTATOR] == VERIFIED, numbers[ANNOTATOR] > VERIFIED
+    table.check((annotator.abs() < 2**53) & (annotator % 1 == 0), "an integer")
+    agreed, volunteer = annotator[ANNOTATOR] == VERIFIED, annotator[ANNOTATOR] > VERIFIED
     verified = agreed.groupby(clip).any()
-    voter = agreed | (volunteer & ~clip.map(verified))
-    sensors = _unique(table, SENSOR, CLIP).to_numpy(str) if SENSOR in table.rows else None
     clips = verified.index.to_numpy(str)
+    sensors = _unique(table, SENSOR, CLIP).to_numpy(str) if SENSOR in table.rows else None
     splits = _other_splits(split_path, clips, sensors) if split_path else _unique(table, SPLIT, CLIP).to_numpy(str)
     proximity, context = None, None
     names = [tag + PROXIMITY for tag in taxonomy.complete]
     if any(name in table.rows for name in names):
         table.require(names)
-        near, far = table.rows[names] == "near", table.rows[names] == "far"
-        balance = (near.astype(int) - far)[volunteer].groupby(clip).sum().reindex(clips, fill_value=0).to_numpy()
+        sides = (table.rows[names] == "near").astype(int) - (table.rows[names] == "far")
+        balance = sides[volunteer].groupby(clip).sum().reindex(clips, fill_value=0).to_numpy()
         proximity = np.stack([balance > 0, balance < 0], axis=2).astype(np.float32)
     if all(name in table.rows for name in CONTEXT):
-        values = table.numbers(CONTEXT)
-        for name, (low, high) in RANGES.items():
-            valid = values[name].between(low, high) | (table.rows[name] == "")
-            table.check(valid, f"a number from {low} to {high}, or empty")
+        values, empty = table.numbers(CONTEXT), table.rows[list(CONTEXT)] == ""
+        wanted = f"a number ({', '.join(CONTEXT)}: from {LEAST} to {MOST}), or empty"
+        table.check((values >= LEAST) & (values <= MOST) | empty, wanted)
         context = values.groupby(clip).first().to_numpy()
-    coarse, fine = (_labels(table, tags, voter, clips) for tags in (taxonomy.coarse, taxonomy.fine))
+    # Since any vote counts more than none, the label is the greatest value.
+    voter = agreed | (volunteer & ~clip.map(verified))
+    labels: list[NDArray[np.int8]] = []
+    for names in ([tag + PRESENCE for tag in tags] for tags in (taxonomy.coarse, taxonomy.fine)):
+        if any(name in table.rows for name in names):
+            table.require(names)
+            table.check((values := table.numbers(names)).isin((NOT_GIVEN, 0, 1)), "-1 (not given), 0 or 1")
+            greatest = values[voter].groupby(clip).max()
+        else:
+            greatest = pd.DataFrame(columns=names)
+        labels.append(greatest.reindex(clips, fill_value=NOT_GIVEN).to_numpy(np.int8))
+    coarse, fine = labels
     return Annotations(clips, splits, verified.to_numpy(), coarse, fine, sensors, proximity, context)
-
-
-def _labels(
-    table: CsvTable, tags: tuple[str, ...], voter: "pd.Series[bool]", clips: NDArray[np.str_]
-) -> NDArray[np.int8]:
-    """Labels of the clips, (clips, tags); since any vote counts more than none, it is the greatest value."""
-    names = [tag + PRESENCE for tag in tags]
-    if not any(name in table.rows for name in names):
-        return np.full((len(clips), len(names)), NOT_GIVEN, np.int8)
-    table.require(names)
-    values = table.numbers(names)
-    table.check(values.isin((NOT_GIVEN, 0, 1)), "-1 (not given), 0 or 1")
-    labels = values[voter].groupby(table.rows[CLIP]).max()
-    return labels.reindex(clips, fill_value=NOT_GIVEN).to_numpy(np.int8)
 
 
 def _unique(table: CsvTable, name: str, key: str) -> "pd.Series[str]":
@@ -196,9 +174,8 @@ def _unique(table: CsvTable, name: str, key: str) -> "pd.Series[str]":
 def _other_splits(path: Path, clips: NDArray[np.str_], sensors: NDArray[np.str_] | None) -> NDArray[np.str_]:
     """The split of each clip by a file that names clips or sensors; empty if it names neither."""
     table = CsvTable.read(path, [SPLIT])
-    key = CLIP if CLIP in table.rows else SENSOR
+    key, keys = (CLIP, clips) if CLIP in table.rows else (SENSOR, sensors)
     table.require([key])
-    keys = clips if key == CLIP else sensors
     if keys is None:
         raise EdgeseaError(f"{path}: gives splits by {SENSOR}, which the annotations lack; name clips instead")
     table.check(table.rows[key].isin(keys), f"a {key} of the annotations")

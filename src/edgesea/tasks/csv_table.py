@@ -24,26 +24,22 @@ class CsvTable:
     def read(cls, path: Path, required: Iterable[str] = ()) -> "CsvTable":
         """Read a table in UTF-8 that has some columns; empty lines are left out."""
         try:
-            raw = pd.read_csv(
-                path, header=None, dtype=str, keep_default_na=False, skipinitialspace=True, skip_blank_lines=False,
-                encoding="utf-8-sig", engine="python",  # which tells missing values from empty ones
-            )  # fmt: skip
-        except pd.errors.EmptyDataError:
-            raw = pd.DataFrame()
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.reader(file, skipinitialspace=True)
+                rows = [(reader.line_num, [value.strip() for value in row]) for row in reader]
         except OSError as error:
             raise EdgeseaError(f"{path}: {error.strerror or error}") from error
-        except (UnicodeDecodeError, pd.errors.ParserError, csv.Error) as error:
+        except (UnicodeDecodeError, csv.Error) as error:
             raise EdgeseaError(f"{path}: not a CSV table in UTF-8: {error}") from error
-        raw = raw.apply(lambda column: column.str.strip()).set_axis(raw.index + 1)
-        raw = raw[(raw.notna() & (raw != "")).any(axis=1)]
-        if len(raw) < 2:
+        (_, header), *rows = [row for row in rows if any(row[1])] or [(0, [""])]
+        if not rows:
             raise EdgeseaError(f"{path}: no rows below a header")
-        rows = raw.iloc[1:].set_axis(raw.iloc[0].tolist(), axis=1)
-        if (twice := rows.columns.duplicated() & (rows.columns != "")).any():
-            raise EdgeseaError(f"{path}: column {some(rows.columns[twice])} is there twice; delete one")
-        if (short := rows.isna().any(axis=1)).any():
-            raise EdgeseaError(f"{path}: line {some(rows.index[short])}: fewer values than the {len(raw.T)} columns")
-        table = cls(path, rows)
+        if twice := sorted({name for name in header if name and header.count(name) > 1}):
+            raise EdgeseaError(f"{path}: column {some(twice)} is there twice; delete one")
+        if uneven := [line for line, values in rows if len(values) != len(header)]:
+            raise EdgeseaError(f"{path}: line {some(uneven)}: must have {len(header)} values, as the header has")
+        lines, values = zip(*rows, strict=True)
+        table = cls(path, pd.DataFrame(list(values), lines, header))
         table.require(required)
         return table
 
@@ -52,24 +48,21 @@ class CsvTable:
         if missing := [name for name in names if name not in self.rows]:
             raise EdgeseaError(f"{self.path}: no column {some(missing)}; it has {some(list(self.rows))}")
 
-    def numbers(self, names: Sequence[str]) -> pd.DataFrame:
+    def numbers(self, names: Iterable[str]) -> pd.DataFrame:
         """Some columns as numbers, exact to the last bit; NaN for what is not a number."""
         columns = {name: self.rows[name] for name in names}
-        values = {
-            name: column.map({text: _number(text) for text in column.unique()}) for name, column in columns.items()
-        }
-        return pd.DataFrame(values, dtype=float)
+        return pd.DataFrame({name: c.map({text: _number(text) for text in c.unique()}) for name, c in columns.items()})
 
     def check(self, valid: "pd.DataFrame | pd.Series[bool]", wanted: str) -> None:
         """Raise EdgeseaError with lines, columns and values where columns of this table are not `valid`."""
         valid = pd.DataFrame(valid)
-        lines, names = valid.index, [str(name) for name in valid.columns]
         if len(wrong := np.argwhere(~valid.to_numpy(bool))):
-            values = [f"line {lines[row]}, {names[k]}: {self.rows[names[k]].iloc[row]!r}" for row, k in wrong]
+            places = [(row, str(valid.columns[column])) for row, column in wrong]
+            values = [f"line {valid.index[row]}, {name}: {self.rows[name].iloc[row]!r}" for row, name in places]
             raise EdgeseaError(f"{self.path}: {some(values, '; ')}: must be {wanted}")
 
 
-def some(values: Sequence[object] | pd.Index, between: str = ", ") -> str:
+def some(values: Sequence[object], between: str = ", ") -> str:
     """The first few values, and how many more there are."""
     more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
     return between.join(map(str, values[:NAMED])) + more

@@ -1,6 +1,6 @@
 """``evaluate``: how well a small classifier does a labelled task on a model's embeddings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -97,14 +97,11 @@ def evaluate(
     EdgeseaError
         If the data, the model or the options are unusable.
     """
-    probe = ProbeOptions(**probe) if isinstance(probe, Mapping) else probe  # a run passes the sections of its YAML
-    tagging = TaggingOptions(**tagging) if isinstance(tagging, Mapping) else tagging
     if resamples < 0:
         raise EdgeseaError(f"resamples must be at least 0, not {resamples}")
     check_seed(seed, tagging.members)
-    out, predictions = (None if file is None else Path(file) for file in (out, predictions))
     for file in filter(None, (out, predictions)):
-        check_file(file)
+        check_file(Path(file))
     from edgesea.models import load_model
     from edgesea.reduction import load_reduction
     from edgesea.tasks.features import window_embeddings
@@ -122,16 +119,15 @@ def evaluate(
         bags = bags.with_rows(load_reduction(reduction).transform(bags.rows))
     options: dict[str, Any]
     if isinstance(source, FoldTask):
-        options, scores = {"probe": asdict(probe)}, source.score(bags, probe, folds, seed, resamples=resamples)
+        options, scores = {"probe": asdict(probe)}, source.score(bags, probe, folds, seed, resamples)
     else:
         options = {"tagging": tagging.to_dict()}
         scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
-    given = {"window": framing.window, "hop": hop, "center": center, "seed": seed}
-    result = {"task": task, "model": network.id, **options, "data": str(data)}
-    result |= {"reduction": None if reduction is None else str(reduction), **given, **scores}
-    result |= {"embedding_size": bags.rows.shape[1], "failed": failed, "versions": versions()}
+    made = {"data": str(data), "reduction": None if reduction is None else str(reduction), "window": framing.window}
+    given = {"task": task, "model": network.id, **options, **made, "hop": hop, "center": center, "seed": seed}
+    result = {**given, **scores, "embedding_size": bags.rows.shape[1], "failed": failed, "versions": versions()}
     if out is not None:
-        write_json(out, result)
+        write_json(Path(out), result)
     return result
 
 

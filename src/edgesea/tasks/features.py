@@ -1,8 +1,6 @@
 """What a task's classifiers see: clips as bags of windows, their targets, and where and when they were recorded."""
 
-import hashlib
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgesea.artifact import atomic_path, file_state
+from edgesea.artifact import atomic_path, digest, file_state
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import EmbeddingModel
@@ -20,9 +18,8 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 CONTEXT = ("latitude", "longitude", "hour", "day", "week")
-CODES = ((0, 24), (0, 7), (1, 52))  # first value and size of the one-hot codes of hour, day and week
-SIZE = 2 + sum(size for _, size in CODES)  # dimensions of an encoded context
-STORE_AFTER = 60.0  # seconds
+CODES = (range(24), range(7), range(1, 53))  # values with a one-hot code of hour, day and week
+SIZE = 2 + sum(map(len, CODES))  # dimensions of an encoded context
 log = logging.getLogger(__name__)
 
 
@@ -54,10 +51,9 @@ class Bags:
 
     def take(self, clips: NDArray[np.integer]) -> "Bags":
         """Some of the clips, by index, in the order given."""
-        counts = self.counts[clips]
-        offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        rows = self.rows[np.repeat(self.first[clips], counts) + offset]
-        return Bags(rows, counts, None if self.context is None else self.context[clips])
+        taken = Bags(self.rows[:0], self.counts[clips], None if self.context is None else self.context[clips])
+        rows = np.arange(taken.counts.sum()) + np.repeat(self.first[clips] - taken.first, taken.counts)
+        return taken.with_rows(self.rows[rows])
 
     def with_rows(self, rows: Float32) -> "Bags":
         """The same clips with other embeddings of their windows."""
@@ -66,9 +62,8 @@ class Bags:
     def means(self) -> Float32:
         """Mean of each clip's rows, (N, D); NaN for a clip without any."""
         means = np.full((len(self), self.rows.shape[1]), np.nan, np.float32)
-        if self.usable.any():
-            totals = np.add.reduceat(self.rows, self.first[self.usable], axis=0, dtype=np.float64)
-            means[self.usable] = totals / self.counts[self.usable, None]
+        totals = np.add.reduceat(self.rows, self.first[self.usable], axis=0, dtype=np.float64)
+        means[self.usable] = totals / self.counts[self.usable, None]
         return means
 
 
@@ -79,9 +74,7 @@ class Targets:
     labels: Float32  # (N, K) 1 where a tag is present, 0 where not
     given: NDArray[np.bool_]  # (N, K) False where it is not known: the loss leaves it out
     sensors: NDArray[np.int64] | None = None  # (N,) number of the sensor, from 0
-    proximity: Float32 | None = (
-        None  # (N, P, 2) of P tags: (1, 0) most volunteers heard it near, (0, 1) far, else (0, 0)
-    )
+    proximity: Float32 | None = None  # (N, P, 2) of P tags: (1, 0) most volunteers heard it near, (0, 1) far, or (0, 0)
 
     def take(self, clips: NDArray[np.integer]) -> "Targets":
         """The targets of some clips, by index."""
@@ -99,21 +92,17 @@ class ContextEncoding:
     @classmethod
     def fit(cls, context: Float64, standardize: bool) -> "ContextEncoding":
         """Learn the coordinates' mean from training clips (N, 5), and their scale if they are to be standardized."""
-        known = [column[~np.isnan(column)] for column in context[:, :2].T]
-        mean = np.array([values.mean() if len(values) else 0.0 for values in known])
+        known = np.ma.masked_invalid(context[:, :2])
+        mean, std = known.mean(0).filled(0.0), known.std(0).filled(0.0)
         if not standardize:
             return cls(mean, np.zeros(2), np.ones(2))
-        std = np.array([values.std() if len(values) else 0.0 for values in known])
         # 1e-7 degrees are a centimetre: the coordinates of one place differ by rounding, which must not be blown up.
         return cls(mean, mean, np.where(std > 1e-7, std, 1.0))
 
     def encode(self, context: Float64) -> Float32:
         """Encode the context (N, 5) of clips as (N, 85); missing times, and week 53, are all zeros."""
         degrees = np.where(np.isnan(context[:, :2]), self.mean, context[:, :2])
-        codes = [
-            values[:, None] == np.arange(first, first + size)
-            for values, (first, size) in zip(context[:, 2:].T, CODES, strict=True)
-        ]
+        codes = [values[:, None] == codes for values, codes in zip(context[:, 2:].T, CODES, strict=True)]
         return np.hstack([(degrees - self.shift) / self.scale, *codes]).astype(np.float32)
 
 
@@ -127,7 +116,9 @@ def window_embeddings(
     """
     from edgesea.embed.engine import embed_files
 
-    stored = None if cache is None else Path(cache) / f"{_cache_key(model, paths, framing)}.npz"
+    files = [(path.name, file_state(path)) for path in paths]
+    key = digest([model.id, model.digest, repr(framing.at(model.sample_rate)), files])
+    stored = None if cache is None else Path(cache) / f"{key[:32]}.npz"
     blocks = [np.zeros((0, model.embedding_size), np.float32)] * len(paths)
     if stored is not None and stored.exists():
         with np.load(stored) as arrays:
@@ -136,18 +127,15 @@ def window_embeddings(
     results = embed_files(model, [paths[index] for index in todo], framing, batch_size, workers) if todo else ()
     bar = tqdm(results, total=len(todo), unit="clip", desc=f"embed {model.id}", disable=None if todo else True)
     failed: dict[str, str] = {}
-    next_time = time.monotonic() + STORE_AFTER
     try:
-        for index, result in zip(todo, bar, strict=True):
+        for number, (index, result) in enumerate(zip(todo, bar, strict=True), 1):
             if result.embedding is None:
                 failed[result.path.name] = result.error
                 log.warning("%s: %s", result.path, result.error)
             else:
                 blocks[index] = result.embedding
-            if stored is not None and time.monotonic() > next_time:  # a killed process must not lose everything
-                began = time.monotonic()
-                _write_cache(stored, blocks)
-                next_time = began + max(STORE_AFTER, 20 * (time.monotonic() - began))
+                if stored is not None and number % (len(todo) // 10 + 1) == 0:  # a killed process loses a tenth at most
+                    _write_cache(stored, blocks)
     finally:
         if stored is not None and any(len(blocks[index]) for index in todo):
             _write_cache(stored, blocks)
@@ -160,9 +148,3 @@ def window_embeddings(
 def _write_cache(path: Path, blocks: Sequence[Float32]) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, embedding=np.concatenate(blocks), counts=[len(block) for block in blocks])
-
-
-def _cache_key(model: EmbeddingModel, paths: Sequence[Path], framing: Framing) -> str:
-    files = [(path.name, file_state(path)) for path in paths]
-    key = repr((model.id, model.digest, framing.at(model.sample_rate), files))
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -6,9 +6,8 @@ mean of their accuracies (``fold_accuracy``). The folds of a published data set 
 recording together. Tables that do not are refused: a probe would be tested on recordings that it was trained on.
 """
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,6 @@ from edgesea.tasks.probes import clip_features, fit_probe, predict
 
 Ints = NDArray[np.integer]
 NONE = "(none)"  # predicted for a clip that could not be embedded
-log = logging.getLogger(__name__)
-
 
 # Of each task: its table, the file of a clip, and the columns of the file's name, the class, and the recording that it
 # was cut from, which may be missing.
@@ -46,25 +43,26 @@ class FoldTask:
     paths: list[Path]
     labels: NDArray[np.str_]  # (N,) their classes
     folds: NDArray[np.int64]  # (N,)
-    recordings: NDArray[np.str_] | None = None  # (N,) what they were cut from; None: each is a recording of its own
+    recordings: NDArray[Any]  # (N,) what they were cut from, by name; if not all are known, a number for each clip
 
     @classmethod
     def load(cls, name: str, data: Path) -> "FoldTask":
         """Read the data set of the task `name` from its folder."""
         table_name, audio, file_column, label_column, source_column = LAYOUTS[name]
+        if not (data / table_name).is_file():
+            raise EdgeseaError(f"{data / table_name}: not found; a folder with {table_name} and audio/ is needed")
         table = CsvTable.read(data / table_name, [file_column, "fold", label_column])
         files, labels, numbers = table.rows[file_column], table.rows[label_column], table.numbers(["fold"])
-        table.check((numbers >= 1) & (numbers < 1e9) & (numbers % 1 == 0), "a whole number from 1")
+        table.check(numbers.isin(range(1, 1000)), "a whole number from 1 to 999")
         table.check(labels != "", "given")
         table.check((files != "") & ~files.duplicated(keep=False), "the name of a file, listed once")
         folds = numbers["fold"].astype(np.int64)
         recordings = table.rows.get(source_column, pd.Series("", files.index, name=source_column))
-        if unknown := int((recordings == "").sum()):
-            log.info("%s: %d of %d clips have no %s to check folds by", table.path, unknown, len(files), source_column)
         separate = folds.groupby(recordings).transform("nunique") == 1
         table.check(separate.rename(source_column) | (recordings == ""), "in one fold only; use the published table")
         paths = [data / audio.format(file=file, fold=fold) for file, fold in zip(files, folds, strict=True)]
-        return cls(name, paths, labels.to_numpy(str), np.array(folds), None if unknown else recordings.to_numpy(str))
+        sources = np.arange(len(paths)) if (recordings == "").any() else recordings.to_numpy(str)
+        return cls(name, paths, labels.to_numpy(str), np.array(folds), sources)
 
     def tested(self, folds: Sequence[int] | None) -> list[int]:
         """The folds to test, sorted: those given, which must exist, or else all."""
@@ -80,8 +78,8 @@ class FoldTask:
         rows = np.flatnonzero(~np.isin(self.folds, self.tested(folds)))
         if len(left := np.unique(self.folds[rows])) < 2:
             raise EdgeseaError(f"hold_out: folds {left} are left; two are needed, one to train on and one to test")
-        recordings = None if self.recordings is None else self.recordings[rows]
-        return FoldTask(self.name, [self.paths[row] for row in rows], self.labels[rows], self.folds[rows], recordings)
+        columns = {name: getattr(self, name)[rows] for name in ("labels", "folds", "recordings")}
+        return replace(self, paths=[self.paths[row] for row in rows], **columns)
 
     def score(
         self,
@@ -97,47 +95,29 @@ class FoldTask:
         clips tested, and, where asked for, the parameters that a search chose by test fold (chosen) and 95 % intervals
         of the three accuracies, over the recordings (confidence).
         """
-        tested = self.tested(folds)
+        tested, bags = self.tested(folds), clip_features(bags, probe.features)
         classes, truth = np.unique(self.labels, return_inverse=True)
-        predicted, chosen = self._predict(clip_features(bags, probe.features), truth, tested, probe, seed)
-        clips = np.isin(self.folds, tested)
-        truth, predicted, test_folds = truth[clips], predicted[clips], self.folds[clips]
-        result = fold_scores(truth, predicted, test_folds, classes)
-        if probe.search:
-            result["chosen"] = chosen
-        if resamples:
-            groups = None if self.recordings is None else self.recordings[clips]
-            result["confidence"] = confidence_intervals(
-                lambda rows: _accuracies(truth[rows], predicted[rows], test_folds[rows]),
-                len(truth),
-                resamples,
-                seed,
-                groups,
-            )
-        return {**result, "clips": len(truth)}
-
-    def _predict(
-        self, bags: Bags, truth: NDArray[np.intp], tested: Sequence[int], probe: ProbeOptions, seed: int
-    ) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """The class predicted for each clip of the folds tested, -1 for none, and what was chosen for each fold."""
         predicted, chosen = np.full(len(truth), -1), {}
-        for fold in tqdm(
-            tested, unit="fold", desc=f"{self.name}: {probe.classifier}", disable=None, delay=5, leave=False
-        ):
+        title = f"{self.name}: {probe.classifier}"
+        for fold in tqdm(tested, title, unit="fold", disable=None, delay=5, leave=False):
             train = np.flatnonzero((self.folds != fold) & bags.usable)
             test = np.flatnonzero((self.folds == fold) & bags.usable)
             if len(np.unique(truth[train])) < 2:
                 raise EdgeseaError(f"fold {fold}: the usable clips of the other folds must be of at least two classes")
-            if not len(test):
-                continue
-            examples = bags.take(train)
-            rows = train[examples.owner]
-            try:
-                fitted, parameters = fit_probe(examples.rows, truth[rows], self.folds[rows], probe, seed)
-            except EdgeseaError as error:
-                raise EdgeseaError(f"fold {fold}: {error}") from error
-            predicted[test], chosen[str(fold)] = predict(fitted, bags.take(test)), parameters
-        return predicted, chosen
+            if len(test):
+                examples = bags.take(train)
+                rows = train[examples.owner]
+                fitted, chosen[str(fold)] = fit_probe(examples.rows, truth[rows], self.folds[rows], probe, seed)
+                predicted[test] = predict(fitted, bags.take(test))
+        clips = np.isin(self.folds, tested)
+        columns = truth[clips], predicted[clips], self.folds[clips]
+        result = {**fold_scores(*columns, classes), **({"chosen": chosen} if probe.search else {})}
+        if resamples:
+            result["confidence"] = confidence_intervals(
+                lambda rows: _accuracies(*(column[rows] for column in columns)),
+                len(columns[0]), resamples, seed, self.recordings[clips],
+            )  # fmt: skip
+        return {**result, "clips": len(columns[0])}
 
 
 def fold_scores(truth: Ints, predicted: Ints, folds: Ints, classes: NDArray[np.str_]) -> dict[str, Any]:
@@ -160,9 +140,14 @@ def fold_scores(truth: Ints, predicted: Ints, folds: Ints, classes: NDArray[np.s
 
 def _accuracies(truth: Ints, predicted: Ints, folds: Ints) -> dict[str, float]:
     """Shares of correct clips: of all, mean over the folds, mean over the classes (balanced accuracy)."""
-    correct = pd.Series(truth == predicted)
+    correct = truth == predicted
+
+    def mean_share(groups: Ints) -> float:
+        clips = np.bincount(groups)
+        return float(np.mean(np.bincount(groups, correct)[clips > 0] / clips[clips > 0]))
+
     return {
         "accuracy": float(correct.mean()),
-        "fold_accuracy": float(correct.groupby(folds).mean().mean()),
-        "class_accuracy": float(correct.groupby(truth).mean().mean()),
+        "fold_accuracy": mean_share(folds),
+        "class_accuracy": mean_share(truth),
     }

@@ -25,12 +25,11 @@ Conventions
   the reference implementation. Of fine tags the complete ones are ranked.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
@@ -52,16 +51,6 @@ class Counts(NamedTuple):
     true_positives: NDArray[np.int64]
     false_positives: NDArray[np.int64]
     false_negatives: NDArray[np.int64]
-
-
-def validate(labels: Labels, scores: NDArray[np.floating], tags: int) -> None:
-    """Raise EdgeseaError unless labels (N, tags) are 0 or 1 and scores (N, tags) lie in [0, 1]."""
-    if labels.shape != scores.shape or labels.ndim != 2 or labels.shape[1] != tags or not labels.size:
-        raise EdgeseaError(f"labels {labels.shape} and scores {scores.shape} must have the shape (clips, {tags} tags)")
-    if not ((labels == 0) | (labels == 1)).all():
-        raise EdgeseaError("labels must be 0 or 1; leave out clips whose labels are not given")
-    if not (scores.min() >= 0 and scores.max() <= 1):  # false of NaN
-        raise EdgeseaError("scores must lie in [0, 1]")
 
 
 def confusion_counts(
@@ -117,19 +106,14 @@ def _area(counts: Counts, ties: Ties, rising: bool = False) -> float | None:
     if not hits[0] + missed[0]:
         return None
     precision, recall = hits / np.maximum(hits + wrong, 1), hits / np.maximum(hits + missed, 1)
-    if ties == "published":
-        order = _published_order(recall, rising)
-        precision, recall = precision[order], recall[order]
+    if ties == "published":  # by the introsort that numpy keeps for long doubles only
+        if np.argsort(np.zeros(len(INTROSORT), np.longdouble)).tolist() != INTROSORT:
+            raise EdgeseaError(f"ties='published': numpy {np.__version__} has no introsort; use ties='threshold'")
+        step = -1 if rising else 1
+        order = np.argsort(recall[::step].astype(np.longdouble))
+        precision, recall = precision[::step][order], recall[::step][order]
     precision, recall = np.r_[1.0, precision, 0.0], np.r_[0.0, recall, 1.0]
     return float(np.sum(np.diff(recall) * (precision[1:] + precision[:-1]) / 2))
-
-
-def _published_order(recall: Float64, rising: bool) -> NDArray[np.intp]:
-    """The order of the challenge's script, by the introsort that numpy keeps for long doubles only."""
-    if np.argsort(np.zeros(len(INTROSORT), np.longdouble)).tolist() != INTROSORT:
-        raise EdgeseaError(f"ties='published': numpy {np.__version__} has no introsort; use ties='threshold'")
-    step = -1 if rising else 1
-    return np.arange(len(recall))[::step][np.argsort(recall[::step].astype(np.longdouble))]
 
 
 def auprc(labels: Labels, scores: NDArray[np.floating], ties: Ties = "threshold") -> float | None:
@@ -138,18 +122,25 @@ def auprc(labels: Labels, scores: NDArray[np.floating], ties: Ties = "threshold"
 
 
 def tagging_scores(
-    labels: Labels, scores: NDArray[np.floating], names: Sequence[str], ties: Ties = "threshold"
+    labels: Labels,
+    scores: NDArray[np.floating],
+    names: Sequence[str],
+    ties: Ties = "threshold",
+    parent: NDArray[np.integer] | None = None,
+    incomplete: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """Scores of tags that are classes of their own, such as the coarse ones of SONYC-UST.
+    """Scores of tags that are classes of their own, such as the coarse ones of SONYC-UST, or that belong to classes.
 
     Parameters
     ----------
     labels, scores : ndarray, (N, K)
         0 or 1; scores in [0, 1].
     names : sequence of str
-        The K tags.
+        The classes.
     ties : {"threshold", "published"}
         Order of points of equal recall.
+    parent, incomplete : ndarray, (K,), optional
+        The class of each tag, as its index, and whether it is an incomplete one; default: each tag is a class.
 
     Returns
     -------
@@ -157,42 +148,14 @@ def tagging_scores(
         micro_auprc, micro_f1, macro_auprc, class_auprc (by name), lwlrap. A score without a positive label is None, F1
         without a hit is 0.
     """
-    return _scores(labels, scores, np.arange(len(names)), np.zeros(len(names), bool), names, ties)
-
-
-def fine_scores(
-    labels: Labels, scores: NDArray[np.floating], taxonomy: "Taxonomy", ties: Ties = "threshold"
-) -> dict[str, Any]:
-    """Scores of fine tags, by coarse class.
-
-    Parameters
-    ----------
-    labels, scores : ndarray, (N, F)
-        Of all fine tags of the taxonomy, the incomplete ones too: 0 or 1; scores in [0, 1].
-    taxonomy : Taxonomy
-        Which tags belong to which coarse class, and which are incomplete.
-    ties : {"threshold", "published"}
-        Order of points of equal recall.
-
-    Returns
-    -------
-    dict
-        As of `tagging_scores`; class_auprc by coarse class.
-    """
-    return _scores(labels, scores, taxonomy.parent, taxonomy.incomplete, taxonomy.names, ties)
-
-
-def _scores(
-    labels: Labels,
-    scores: NDArray[np.floating],
-    parent: NDArray[np.integer],
-    incomplete: NDArray[np.bool_],
-    names: Sequence[str],
-    ties: Ties,
-) -> dict[str, Any]:
-    """Scores of tags by the classes that are their `parent`, (tags,)."""
-    validate(labels, scores, len(parent))
-    ranked = ~incomplete if incomplete.any() else slice(None)  # a view of all columns costs nothing
+    parent = np.arange(len(names)) if parent is None else parent
+    incomplete = np.zeros(len(parent), bool) if incomplete is None else incomplete
+    if labels.shape != scores.shape or labels.ndim != 2 or labels.shape[1] != len(parent) or not labels.size:
+        raise EdgeseaError(f"labels {labels.shape} and scores {scores.shape} must have the shape (N, {len(parent)})")
+    if not ((labels == 0) | (labels == 1)).all():
+        raise EdgeseaError("labels must be 0 or 1; leave out clips whose labels are not given")
+    if not (scores.min() >= 0 and scores.max() <= 1):  # false of NaN
+        raise EdgeseaError("scores must lie in [0, 1]")
     classes = []
     for number in range(len(names)):
         complete, vague = (parent == number) & ~incomplete, (parent == number) & incomplete
@@ -203,6 +166,7 @@ def _scores(
     pooled = pool(classes)
     half = np.flatnonzero(pooled.threshold >= 0.5)[-1]
     hits, errors = pooled.true_positives[half], pooled.false_positives[half] + pooled.false_negatives[half]
+    ranked = ~incomplete if incomplete.any() else slice(None)  # a view of all columns costs nothing
     return {
         "micro_auprc": _area(pooled, ties, rising=True),
         "micro_f1": float(2 * hits / (2 * hits + errors)) if hits else 0.0,
@@ -210,6 +174,13 @@ def _scores(
         "class_auprc": areas,
         "lwlrap": lwlrap(labels[:, ranked], scores[:, ranked])[0],
     }
+
+
+def fine_scores(
+    labels: Labels, scores: NDArray[np.floating], taxonomy: "Taxonomy", ties: Ties = "threshold"
+) -> dict[str, Any]:
+    """Scores of all fine tags of a taxonomy, the incomplete ones too, by coarse class; see `tagging_scores`."""
+    return tagging_scores(labels, scores, taxonomy.names, ties, taxonomy.parent, taxonomy.incomplete)
 
 
 def lwlrap(labels: Labels, scores: NDArray[np.floating]) -> tuple[float | None, Float64]:
@@ -266,40 +237,11 @@ def confidence_intervals(
         Lower and upper end by name, from the resamples in which the score exists; without one that exists in none.
         Empty if there is only one clip or group.
     """
-    from scipy.stats import DegenerateDataWarning, bootstrap
-
-    owner = np.arange(clips) if groups is None else np.unique(groups, return_inverse=True)[1]
-    members = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
-    if len(members) < 2:
+    names, owner = np.unique(np.arange(clips) if groups is None else groups, return_inverse=True)
+    if (count := len(names)) < 2:
         return {}
-    names = list(score(np.arange(clips)))
-
-    def statistic(drawn: NDArray[np.int64]) -> Float64:
-        found = score(drawn if groups is None else np.concatenate([members[group] for group in drawn]))
-        return np.array([found[name] for name in names], np.float64)  # None becomes NaN
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)  # a score that does not exist in each resample
-        values = bootstrap(
-            (np.arange(len(members)),), statistic, vectorized=False, n_resamples=resamples, batch=32,
-            method="percentile", rng=np.random.default_rng(seed),
-        ).bootstrap_distribution  # fmt: skip
-    existing = {name: row[~np.isnan(row)] for name, row in zip(names, values, strict=True)}
-    return {name: np.quantile(row, [0.025, 0.975]).tolist() for name, row in existing.items() if len(row)}
-
-
-def sonyc_ust_scores(
-    predictions_csv: str | Path,
-    annotations_csv: str | Path,
-    taxonomy_yaml: str | Path,
-    mode: Literal["coarse", "fine"] = "coarse",
-    *,
-    split: Literal["train", "validate", "test"] = "validate",
-    ties: Ties = "threshold",
-) -> dict[str, Any]:
-    """Scores of a file of predictions at one level; `edgesea.tasks.score.score` has the command's options besides."""
-    from edgesea.tasks.score import score_file
-
-    paths = Path(predictions_csv), Path(annotations_csv), Path(taxonomy_yaml)
-    scores: dict[str, Any] = score_file(*paths, levels=[mode], split=split, ties=ties)[mode]
-    return scores
+    rng = np.random.default_rng(seed)
+    times = (np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(resamples))
+    found = pd.DataFrame([score(np.repeat(np.arange(clips), drawn[owner])) for drawn in times], dtype=float)
+    ends: dict[Any, list[float]] = found.quantile([0.025, 0.975]).dropna(axis=1).to_dict("list")
+    return ends

@@ -1,18 +1,10 @@
 """``score``: the official scores of a file of predictions, whoever made it."""
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from edgesea.artifact import write_json
 from edgesea.errors import EdgeseaError
-
-if TYPE_CHECKING:
-    from edgesea.tasks.metrics import Ties
-    from edgesea.tasks.sonyc_ust import Level
-
-log = logging.getLogger(__name__)
 
 
 def score(
@@ -57,51 +49,37 @@ def score(
     EdgeseaError
         If a file is unusable, or predictions and annotations are not of the same clips.
     """
+    from edgesea.tasks.annotations import read_ground_truth, read_taxonomy
+    from edgesea.tasks.sonyc_ust import score_predictions
+
     place = Path(predictions).parent if data is None else Path(data)
-    truth = place if place.is_file() else place / "annotations.csv"
-    if not truth.is_file():
-        raise EdgeseaError(f"{truth}: no such file; give the folder of SONYC-UST, or its annotations, as --data")
-    taxonomy = truth.parent / "dcase-ust-taxonomy.yaml"
-    result = {"ties": ties, **score_file(Path(predictions), truth, taxonomy, split, split_path, ties, resamples)}
+    annotations = place if place.is_file() else place / "annotations.csv"
+    if not annotations.is_file():
+        raise EdgeseaError(f"{annotations}: not found; --data is the folder of SONYC-UST or a table with its taxonomy")
+    taxonomy = read_taxonomy(annotations.parent / "dcase-ust-taxonomy.yaml")
+    truth = read_ground_truth(annotations, taxonomy, split, split_path)
+    result: dict[str, Any] = {
+        "ties": ties,
+        **score_predictions(Path(predictions), truth, taxonomy, (), ties, resamples),
+    }
     if out is not None:
         write_json(Path(out), result)
     return result
 
 
-def score_file(
-    predictions: Path,
-    annotations: Path,
-    taxonomy: Path,
-    split: str = "validate",
-    split_path: Path | None = None,
-    ties: "Ties" = "threshold",
-    resamples: int = 0,
-    levels: "Sequence[Level] | None" = None,
+def sonyc_ust_scores(
+    predictions_csv: str | Path,
+    annotations_csv: str | Path,
+    taxonomy_yaml: str | Path,
+    mode: Literal["coarse", "fine"] = "coarse",
+    *,
+    split: Literal["train", "validate", "test"] = "validate",
+    ties: Literal["threshold", "published"] = "threshold",
 ) -> dict[str, Any]:
-    """The scores of `score` by level: of those given, or else as far as they are predicted and labels are given."""
+    """Scores of a file of predictions at one level; `score` has the command's options besides."""
     from edgesea.tasks.annotations import read_ground_truth, read_taxonomy
-    from edgesea.tasks.csv_table import some
-    from edgesea.tasks.sonyc_ust import level_scores, read_predictions
+    from edgesea.tasks.sonyc_ust import score_predictions
 
-    tags = read_taxonomy(taxonomy)
-    truth = read_ground_truth(annotations, tags, split, split_path)
-    predicted = read_predictions(predictions, tags, levels)
-    result: dict[str, Any] = {}
-    for level, scores in predicted.items():
-        labels = truth.coarse if level == "coarse" else truth.fine
-        complete = (labels >= 0).all(1)
-        if not complete.all():
-            log.warning("%s: %d clips without all %s labels are left out", annotations, (~complete).sum(), level)
-        if not complete.any():
-            continue
-        scores, clips = scores.drop(truth.clips[~complete], errors="ignore"), truth.clips[complete].tolist()
-        wrong = {"missing": sorted(set(clips) - set(scores.index)), "too many": sorted(set(scores.index) - set(clips))}
-        if any(wrong.values()):
-            found = "; ".join(f"{len(names)} are {what}: {some(names)}" for what, names in wrong.items() if names)
-            raise EdgeseaError(
-                f"{predictions}: needs exactly the {len(clips)} verified clips of {annotations}; {found}"
-            )
-        result[level] = level_scores(level, labels[complete], scores.loc[clips].to_numpy(), tags, resamples, ties)
-    if not result:
-        raise EdgeseaError(f"{annotations}: no clip has labels of what {predictions} predicts: {', '.join(predicted)}")
-    return result
+    taxonomy = read_taxonomy(Path(taxonomy_yaml))
+    truth = read_ground_truth(Path(annotations_csv), taxonomy, split)
+    return score_predictions(Path(predictions_csv), truth, taxonomy, [mode], ties)[mode]

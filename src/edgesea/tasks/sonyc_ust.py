@@ -18,8 +18,8 @@ from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotations, read_taxonomy
 from edgesea.tasks.csv_table import CsvTable, some
-from edgesea.tasks.features import Bags, Targets
-from edgesea.tasks.metrics import Ties, confidence_intervals, fine_scores, tagging_scores
+from edgesea.tasks.features import Bags, Float64, Targets
+from edgesea.tasks.metrics import Ties, confidence_intervals, tagging_scores
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.tagger import check_needs, tag_probabilities
 
@@ -42,6 +42,10 @@ class SonycUst:
     @classmethod
     def load(cls, data: Path, options: TaggingOptions) -> "SonycUst":
         """Read ``annotations.csv`` and ``dcase-ust-taxonomy.yaml`` below `data`; the clips are in ``audio/``."""
+        if missing := [name for name in (ANNOTATIONS, TAXONOMY) if not (data / name).is_file()]:
+            raise EdgeseaError(
+                f"{data / missing[0]}: not found; it must be beside {ANNOTATIONS}, {TAXONOMY} and audio/"
+            )
         taxonomy = read_taxonomy(data / TAXONOMY)
         annotations = read_annotations(data / ANNOTATIONS, taxonomy, options.split_path)
         wanted = {options.eval_split, *(["validate"] if options.monitor == "validate" else [])}
@@ -53,11 +57,9 @@ class SonycUst:
             count = int(verified.sum() - complete.sum())
             log.warning("%s: %d verified clips without all %s labels are left out", data, count, options.label_mode)
         splits = np.where(train | complete, annotations.splits, "")
-        if missing := sorted({"train", *wanted} - set(splits.tolist())):
-            raise EdgeseaError(
-                f"{data / ANNOTATIONS}: no clips of the split {' and '.join(missing)} with {options.label_mode} labels "
-                "(other splits than train: verified ones)"
-            )
+        if missing := sorted({"train", *wanted} - {*splits}):
+            what = f"{options.label_mode} labels (other splits than train: verified ones)"
+            raise EdgeseaError(f"{data / ANNOTATIONS}: no clips of the split {' and '.join(missing)} with {what}")
         task = cls(data, taxonomy, annotations.take(splits != ""), options)
         check_needs(task.targets(), task.annotations.context, options)
         return task
@@ -84,75 +86,84 @@ class SonycUst:
         sensors = None if labelled.sensors is None else np.unique(labelled.sensors, return_inverse=True)[1]
         return Targets((labels > 0).astype(np.float32), given, sensors, labelled.proximity)
 
-    def score(
-        self,
-        bags: Bags,
-        seed: int,
-        *,
-        hidden: tuple[int, ...] | None = None,
-        resamples: int = 0,
-        predictions: Path | None = None,
-    ) -> dict[str, Any]:
+    def score(self, bags: Bags, seed: int, *, resamples: int = 0, predictions: Path | None = None) -> dict[str, Any]:
         """Train on the training clips, and score on the verified clips of the test split.
 
-        Clips that could not be embedded are not trained on; tested, their scores are 0. `hidden` are sizes of hidden
-        layers instead of those of the options, `predictions` a CSV file for the scores of the test clips. Returns
-        label_mode, `level_scores` and train_clips; of fine tags also the scores at the coarse level, as coarse.
+        Clips that could not be embedded are not trained on; tested, their scores are 0. `predictions` is a CSV file for
+        the scores of the test clips: of coarse tags those of all fine ones are 0; of fine ones those of incomplete tags
+        are 0, and a coarse tag has the highest score below it. Returns label_mode, `level_scores` and train_clips; of
+        fine tags also the scores at the coarse level, as coarse.
         """
-        options = self.options
-        if hidden is not None:
-            size = hidden[0] if hidden else options.hidden_layer_size
-            options = replace(options, num_hidden_layers=len(hidden), hidden_layer_size=size)
+        mode, taxonomy, splits = self.options.label_mode, self.taxonomy, self.annotations.splits
         bags, targets = replace(bags, context=self.annotations.context), self.targets()
-        splits = self.annotations.splits
         train = np.flatnonzero((splits == "train") & bags.usable)
-        test, monitored = np.flatnonzero(splits == options.eval_split), np.flatnonzero(splits == "validate")
+        test, monitored = np.flatnonzero(splits == self.options.eval_split), np.flatnonzero(splits == "validate")
         for clips, what in ((train, "training"), (test[bags.usable[test]], "test")):
             if not len(clips):
                 raise EdgeseaError(f"{self.folder}: no {what} clip could be embedded")
-        watched = (bags.take(monitored), targets.take(monitored)) if options.monitor == "validate" else None
-        scores = tag_probabilities(bags.take(train), targets.take(train), bags.take(test), options, seed, watched)
-        truth, taxonomy, mode = self.annotations.take(test), self.taxonomy, options.label_mode
+        watched = (bags.take(monitored), targets.take(monitored)) if self.options.monitor == "validate" else None
+        learned = bags.take(train), targets.take(train)
+        scores = tag_probabilities(*learned, bags.take(test), self.options, seed, watched)
+        truth, fine = self.annotations.take(test), np.zeros((len(test), len(taxonomy.fine)))
+        if mode == "fine":
+            fine[:, ~taxonomy.incomplete] = scores
+            scores = np.stack([fine[:, taxonomy.parent == tag].max(1) for tag in range(len(taxonomy.coarse))], 1)
         if predictions is not None:
-            write_predictions(predictions, taxonomy, truth.clips, scores, mode)
-        if mode == "coarse":
-            found = level_scores("coarse", truth.coarse, scores, taxonomy, resamples)
-        else:
-            fine, coarse = taxonomy.every_score(scores)
-            found = level_scores("fine", truth.fine, fine, taxonomy, resamples)
-            if (given := (truth.coarse >= 0).all(1)).any():
-                found["coarse"] = level_scores("coarse", truth.coarse[given], coarse[given], taxonomy, resamples)
+            write_predictions(predictions, taxonomy, truth.clips, fine, scores)
+        found, given = {}, (truth.coarse >= 0).all(1)
+        if given.any():
+            found = level_scores("coarse", truth.coarse[given], scores[given], taxonomy, "threshold", resamples)
+        if mode == "fine":
+            of_coarse = {"coarse": found} if found else {}
+            found = level_scores("fine", truth.fine, fine, taxonomy, "threshold", resamples) | of_coarse
         return {"label_mode": mode, **found, "train_clips": len(train)}
 
 
 def level_scores(
-    level: Level,
-    labels: NDArray[np.integer],
-    scores: NDArray[np.float64],
-    taxonomy: Taxonomy,
-    resamples: int = 0,
-    ties: Ties = "threshold",
+    level: Level, labels: NDArray[np.integer], scores: Float64, taxonomy: Taxonomy, ties: Ties, resamples: int
 ) -> dict[str, Any]:
     """Scores of clips at one level, 95 % intervals (confidence) if there are resamples, and the number of clips."""
-
-    def scored(clips: NDArray[np.integer]) -> dict[str, Any]:
-        if level == "coarse":
-            return tagging_scores(labels[clips], scores[clips], taxonomy.names, ties)
-        return fine_scores(labels[clips], scores[clips], taxonomy, ties)
+    classes = (taxonomy.names, ties, *((taxonomy.parent, taxonomy.incomplete) if level == "fine" else ()))
 
     def overall(clips: NDArray[np.integer]) -> dict[str, float | None]:
-        result = scored(clips)
+        result = tagging_scores(labels[clips], scores[clips], *classes)
         return {name: result[name] for name in SCORES}
 
-    found = scored(np.arange(len(labels)))
+    found = tagging_scores(labels, scores, *classes)
     if resamples:
         found["confidence"] = confidence_intervals(overall, len(labels), resamples)
     return {**found, "clips": len(labels)}
 
 
-def read_predictions(
-    path: Path, taxonomy: Taxonomy, levels: Sequence[Level] | None = None
-) -> dict[Level, pd.DataFrame]:
+def score_predictions(
+    path: Path,
+    truth: Annotations,
+    taxonomy: Taxonomy,
+    levels: Sequence[Level] = (),
+    ties: Ties = "threshold",
+    resamples: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Scores of a table of predictions at some levels, or else as far as they are predicted and labels are given."""
+    result: dict[str, dict[str, Any]] = {}
+    for level, scores in read_predictions(path, taxonomy, levels).items():
+        labels = truth.coarse if level == "coarse" else truth.fine
+        complete = (labels >= 0).all(1)
+        if not complete.any():
+            continue
+        if not complete.all():
+            log.warning("%s: %d clips without all %s labels are left out", path, (~complete).sum(), level)
+        scores, clips = scores.drop(truth.clips[~complete], errors="ignore"), truth.clips[complete].tolist()
+        missing, extra = sorted({*clips} - {*scores.index}), sorted({*scores.index} - {*clips})
+        if missing or extra:
+            found = f"missing: {some(missing)}; extra: {some(extra)}"
+            raise EdgeseaError(f"{path}: needs exactly the {len(clips)} verified clips of the annotations; {found}")
+        result[level] = level_scores(level, labels[complete], scores.loc[clips].to_numpy(), taxonomy, ties, resamples)
+    if not result:
+        raise EdgeseaError(f"{path}: no scores above 0 of tags whose labels are given")
+    return result
+
+
+def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = ()) -> dict[Level, pd.DataFrame]:
     """Read a table of predictions: by level the scores, with clips as the index and tags as columns.
 
     Without `levels`, those that have a column in which not all is 0: a classifier of coarse tags leaves zeros in the
@@ -168,28 +179,15 @@ def read_predictions(
     for level in levels or [level for level, tags in needed.items() if any(tag in table.rows for tag in tags)]:
         table.require(needed[level])
         tags = taxonomy.coarse if level == "coarse" else taxonomy.fine
-        if absent := [tag for tag in tags if tag not in table.rows]:
-            log.warning("%s: no column %s; their scores are taken to be 0", path, some(absent))
-        scores = table.numbers([tag for tag in tags if tag not in absent])
+        scores = table.numbers([tag for tag in tags if tag in table.rows])
         table.check((scores >= 0) & (scores <= 1), "a number from 0 to 1")
         if levels or scores.to_numpy().any():
             found[level] = scores.reindex(columns=tags, fill_value=0.0).set_index(clip)
-    if not found:
-        raise EdgeseaError(f"{path}: no tag of {', '.join(taxonomy.coarse[:2])}, ... has a column with scores above 0")
     return found
 
 
-def write_predictions(
-    path: Path, taxonomy: Taxonomy, clips: NDArray[np.str_], scores: NDArray[np.floating], level: Level
-) -> None:
-    """Write a table of predictions; what is read from it are the same scores to the last bit.
-
-    Of fine tags, (N, complete ones): see `Taxonomy.every_score`. Of coarse tags: all fine ones get 0.
-    """
-    values = np.asarray(scores, np.float64)
-    fine, coarse = np.zeros((len(clips), len(taxonomy.fine))), values
-    if level == "fine":
-        fine, coarse = taxonomy.every_score(values)
+def write_predictions(path: Path, taxonomy: Taxonomy, clips: NDArray[np.str_], fine: Float64, coarse: Float64) -> None:
+    """Write a table of predictions of all tags; what is read from it are the same scores to the last bit."""
     table = pd.DataFrame(np.hstack([fine, coarse]), clips, [*taxonomy.fine, *taxonomy.coarse])
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index_label=CLIP, lineterminator="\n")
