@@ -14,6 +14,7 @@ import soundfile
 import yaml
 
 from edgesea.artifact import read_json, write_json
+from edgesea.config import plain
 from edgesea.errors import EdgeseaError
 from edgesea.pipeline import read_config, run_stages
 from edgesea.reduction import load_reduction
@@ -282,7 +283,7 @@ def tags(**options: Any) -> dict[str, Any]:
     scores = {"micro_auprc": 0.8, "macro_auprc": None, "micro_f1": 0.7, "lwlrap": 0.9}
     found = {
         "task": "sonyc_ust",
-        "tagging": own.to_dict(),
+        "tagging": plain(own),
         "label_mode": own.label_mode,
         **scores,
         "confidence": {"micro_auprc": [0.7654, 0.8345], "macro_auprc": None, "lwlrap": [float("nan"), float("nan")]},

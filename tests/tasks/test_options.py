@@ -12,14 +12,14 @@ from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
         (TaggingOptions, {"num_hidden_layers": -1}, "num_hidden_layers"),
         (TaggingOptions, {"batch_size": 0}, "batch_size"),
         (TaggingOptions, {"l2_reg": float("nan")}, "l2_reg"),
-        (TaggingOptions, {"learning_rate": 0.0}, "learning_rate"),
+        (TaggingOptions, {"learning_rate": -1.0}, "learning_rate"),
         (TaggingOptions, {"pca_components": 0}, "pca_components"),
         (TaggingOptions, {"thresh_type": "median"}, "thresh_type"),
         (TaggingOptions, {"thresh_type": "percentile_100"}, "thresh_type"),
         (TaggingOptions, {"thresh_type": "percentile_²"}, "thresh_type"),
         (TaggingOptions, {"optimizer": "sgd"}, "optimizer"),
         (TaggingOptions, {"oversample": "smote"}, "oversample"),
-        (TaggingOptions, {"label_mode": None}, "label_mode"),
+        (TaggingOptions, {"label_mode": "x"}, "label_mode"),
         (TaggingOptions, {"oversample": "mlsmote", "sensor_factor": True}, "factors"),
         (ProbeOptions, {"classifier": "knn"}, "classifier"),
         (ProbeOptions, {"features": "max"}, "features"),
@@ -35,8 +35,7 @@ def test_bad_options_are_refused_by_name_and_value(group: Any, options: dict[str
 
 def test_options_at_their_limits_are_fine() -> None:
     TaggingOptions(num_hidden_layers=0, patience=0, l2_reg=0, thresh_type="percentile_99", oversample="lssmote")
-    assert ProbeOptions("mlp", num_hidden_layers=2, hidden_layer_size=8).hidden == (8, 8)
-    assert ProbeOptions("mlp", num_hidden_layers=0).hidden == ()
+    ProbeOptions("mlp", num_hidden_layers=0, hidden_layer_size=1)
     check_seed(2**32 - 5, members=5)
     with pytest.raises(EdgeseaError, match=str(2**32 - 4)):
         check_seed(2**32 - 4, members=5)

@@ -11,7 +11,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.tasks.features import Bags, ContextEncoding, Targets
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.oversampling import label_set_smote, mlsmote
-from edgesea.tasks.tagger import Preparation, check_needs, held_out, oversampled, tag_probabilities
+from edgesea.tasks.tagger import check_needs, held_out, oversampled, preparation, tag_probabilities
 
 FAST = TaggingOptions(learning_rate=0.01, num_epochs=40, patience=0, hidden_layer_size=64, members=1)
 
@@ -35,10 +35,10 @@ def problem(clips: int = 100, seed: int = 0) -> tuple[Bags, Targets]:
 def test_embeddings_are_standardised_and_whitened_as_by_scikit_learn(standardize: bool) -> None:
     train, test = problem()[0], problem(20, seed=1)[0]
     scaled = StandardScaler(with_mean=standardize, with_std=standardize).fit(train.rows.astype(np.float64)).transform
-    plain = Preparation(train, TaggingOptions(standardize=standardize)).apply(test).rows
+    plain = preparation(train, TaggingOptions(standardize=standardize))(test).rows
     np.testing.assert_allclose(plain, scaled(test.rows), atol=1e-5)
     wanted = PCA(3, whiten=True).fit(scaled(train.rows)).transform(scaled(test.rows))
-    found = Preparation(train, TaggingOptions(standardize=standardize, pca_components=3)).apply(test).rows
+    found = preparation(train, TaggingOptions(standardize=standardize, pca_components=3))(test).rows
     np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-4)  # an axis may point either way
     assert found.dtype == plain.dtype == np.float32
 
@@ -46,14 +46,14 @@ def test_embeddings_are_standardised_and_whitened_as_by_scikit_learn(standardize
 def test_there_are_no_more_components_than_directions() -> None:
     train, test = problem()[0], problem(20, seed=1)[0]
     train.rows[:, 1], train.rows[:, 2] = 2 * train.rows[:, 0], 1.5
-    assert Preparation(train, TaggingOptions(pca_components=9)).apply(test).rows.shape == (len(test.rows), 4)
+    assert preparation(train, TaggingOptions(pca_components=9))(test).rows.shape == (len(test.rows), 4)
     few = train.take(np.flatnonzero(train.counts == 3)[:1])  # three windows span a plane
-    assert Preparation(few, TaggingOptions(pca_components=9)).apply(test).rows.shape == (len(test.rows), 2)
+    assert preparation(few, TaggingOptions(pca_components=9))(test).rows.shape == (len(test.rows), 2)
 
 
 def test_context_follows_each_window() -> None:
     (train, targets), test = problem(), problem(20, seed=1)[0]
-    found = Preparation(train, TaggingOptions(context=True)).apply(test)
+    found = preparation(train, TaggingOptions(context=True))(test)
     assert train.context is not None
     assert test.context is not None
     code = ContextEncoding.fit(train.context, standardize=True).encode(test.context)
@@ -128,19 +128,13 @@ def test_tags_are_learned_in_every_mode_and_the_seed_alone_decides(mode: Any, op
 
 
 def test_clips_without_windows_are_not_trained_on_and_score_zero() -> None:
-    train, targets = problem(80)
-    test, _ = problem(20, seed=1)
+    (train, targets), test = problem(80), problem(20, seed=1)[0]
     whole = tag_probabilities(train, targets, test, FAST, 0)
-    # The same clips between others that could not be embedded, whose labels say the contrary.
-    counts, labels = np.zeros(107, np.int64), np.ones((107, 3), np.float32)
-    usable = np.sort(np.random.default_rng(0).permutation(107)[:80])
-    counts[usable], labels[usable] = train.counts, targets.labels
-    gappy = Bags(train.rows, counts), Targets(labels, np.ones((107, 3), bool))
-    np.testing.assert_array_equal(tag_probabilities(*gappy, test, FAST, 0), whole)
-    found = tag_probabilities(train, targets, Bags(test.rows, np.r_[0, test.counts, 0]), FAST, 0)
-    assert not found[[0, 21]].any()
-    np.testing.assert_allclose(found[1:21], whole, atol=1e-6)
-    assert not tag_probabilities(train, targets, Bags(test.rows[:0], np.zeros(5, np.int64)), FAST, 0).any()
+    # Beside a clip that could not be embedded, whose labels say the contrary.
+    gappy = Targets(np.r_[targets.labels, np.ones((1, 3), np.float32)], np.ones((81, 3), bool))
+    train, test = (Bags(bags.rows, np.r_[bags.counts, 0]) for bags in (train, test))
+    found = tag_probabilities(train, gappy, test, FAST, 0)
+    np.testing.assert_allclose(found, np.r_[whole, np.zeros((1, 3))], atol=1e-6)
 
 
 def test_monitored_clips_end_the_training_early() -> None:

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.features import Bags, Targets
+from edgesea.tasks.features import Bags
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.tagger_training import (
-    Outputs,
+    Examples,
     TagNetwork,
     auto_pool,
     cooccurrence_laplacian,
+    factor_loss,
     laplacian_loss,
     masked_cross_entropy,
-    pool_outputs,
+    mean_pool,
     predict,
-    proximity_loss,
-    sensor_loss,
     train_network,
 )
 
@@ -31,26 +29,17 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random(shape))
 
 
-def test_autopool_is_the_published_formula_for_each_tag() -> None:
+def test_autopool_is_the_published_formula_for_each_tag_and_clip() -> None:
     # By hand: p = 0 and 1, alpha = ln 3: weights 1/4 and 3/4.
-    by_hand = auto_pool(torch.tensor([[[0.0], [1.0]]]), torch.tensor([np.log(3.0)]), torch.ones(1, 2, dtype=torch.bool))
+    by_hand = auto_pool(torch.tensor([[0.0], [1.0]]), torch.tensor([2]), torch.tensor([np.log(3.0)]))
     np.testing.assert_allclose(by_hand, [[0.75]], rtol=1e-6)
-    p, everything = drawn(4, 6, 3).numpy(), torch.ones(4, 6, dtype=torch.bool)
-    weights = softmax(np.array([0.0, 1.0, 1e5]) * p, 1)  # mean, softmax pooling and maximum
-    found = auto_pool(torch.from_numpy(p), torch.tensor([0.0, 1.0, 1e5]).double(), everything)
-    np.testing.assert_allclose(found, (weights * p).sum(1), rtol=1e-12)
-    np.testing.assert_allclose(found[:, 0], p[:, :, 0].mean(1))
-    np.testing.assert_allclose(found[:, 2], p[:, :, 2].max(1), atol=1e-9)
-
-
-def test_padded_windows_have_no_part_in_pooling() -> None:
-    windows, counts = Outputs(drawn(9, 2), drawn(9, 5, seed=1), drawn(9, 3, 2, seed=2)), [4, 1, 2, 2]
-    found, alpha = pool_outputs(windows, torch.tensor(counts), drawn(2)), drawn(2)
-    for clip, parts in enumerate(zip(*(values.split(counts) for values in windows if values is not None), strict=True)):
-        alone = auto_pool(parts[0][None], alpha, torch.ones(1, counts[clip], dtype=torch.bool))[0]
-        for values, mine in zip(found, (alone, parts[1].mean(0), parts[2].mean(0)), strict=True):
-            assert values is not None
-            np.testing.assert_allclose(values[clip], mine, rtol=1e-12)
+    for counts in ([4, 1, 2, 2], [3, 3, 3]):
+        p, factor, alpha = drawn(9, 3), drawn(9, 5, 2), torch.tensor([0.0, 1.0, 1e5]).double()
+        found = auto_pool(p, torch.tensor(counts), alpha), mean_pool(factor, torch.tensor(counts))
+        for clip, (tags, values) in enumerate(zip(p.split(counts), factor.split(counts), strict=True)):
+            softmaxed = (softmax(tags[:, 1].numpy()) * tags[:, 1].numpy()).sum()
+            np.testing.assert_allclose(found[0][clip], [tags[:, 0].mean(), softmaxed, tags[:, 2].max()], atol=1e-9)
+            np.testing.assert_allclose(found[1][clip], values.mean(0), rtol=1e-12)
 
 
 def test_masked_loss_by_hand_and_with_all_given() -> None:
@@ -73,54 +62,56 @@ def test_laplacian_of_three_tags_by_hand() -> None:
     np.testing.assert_allclose(laplacian_loss(torch.tensor([[1.0, 0.0, 0.5]]), torch.from_numpy(wanted).float()), 5 / 8)
 
 
-def test_losses_of_the_factors_leave_out_what_is_unknown() -> None:
-    logits, sensors = drawn(6, 4), torch.tensor([0, 3, -1, -1, -1, -1])
-    known = functional.cross_entropy(logits[:2], sensors[:2])
-    np.testing.assert_allclose(sensor_loss(torch.softmax(logits, 1), sensors), known * 2 / 6, rtol=1e-9)
+def test_loss_of_a_factor_leaves_out_what_is_unknown() -> None:
+    logits, sensors = drawn(6, 1, 4), torch.zeros(6, 1, 4)
+    sensors[0, 0, 0] = sensors[1, 0, 3] = 1.0
+    known = functional.cross_entropy(logits[:2, 0], torch.tensor([0, 3]))
+    np.testing.assert_allclose(factor_loss(torch.softmax(logits, 2), sensors), known * 2 / 6, rtol=1e-9)
     q = torch.tensor([[[0.8, 0.2], [0.5, 0.5]], [[0.3, 0.7], [0.9, 0.1]]])
     near_or_far = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
-    np.testing.assert_allclose(proximity_loss(q, near_or_far), -np.log(0.8 * 0.7 * 0.1) / 2, rtol=1e-6)
+    np.testing.assert_allclose(factor_loss(q, near_or_far), -np.log(0.8 * 0.7 * 0.1) / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("hidden", [(), (5, 6)])
-def test_factors_come_from_the_last_hidden_layer_and_go_to_the_output_layer(hidden: tuple[int, ...]) -> None:
-    network, rows = TagNetwork(4, 3, hidden, 0, sensors=6, proximities=2), drawn(7, 4).float()
-    arrays = {name: values.detach().numpy() for name, values in network.named_parameters()}
-    last = rows.numpy()
-    for layer in range(len(hidden)):
-        last = np.maximum(last @ arrays[f"hidden.{layer}.weight"].T, 0)
-    sensors = softmax(last @ arrays["sensors.weight"].T, 1)
-    proximity = softmax((last @ arrays["proximity.weight"].T).reshape(7, 2, 2), 2)
-    joined = np.hstack([last, sensors, proximity.reshape(7, 4)])
-    found = network(rows)
-    np.testing.assert_allclose(found.sensors.detach(), sensors, rtol=1e-5)
-    np.testing.assert_allclose(found.proximity.detach(), proximity, rtol=1e-5)
-    np.testing.assert_allclose(found.tags.detach(), expit(joined @ arrays["tags.weight"].T), rtol=1e-5)
-
-
-def problem(clips: int = 120, seed: int = 0, longest: int = 4, noise: float = 1.0) -> tuple[Bags, Targets]:
-    """Clips whose windows tell three tags, with noise."""
+def problem(clips: int = 120, seed: int = 0, longest: int = 4, noise: float = 1.0) -> Examples:
+    """Clips whose windows show three tags, with noise."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((clips, 3)) < 0.4).astype(np.float32)
     counts = rng.integers(1, longest + 1, clips)
     rows = np.repeat(labels, counts, 0) @ np.random.default_rng(99).standard_normal((3, 6)) - 0.5
     rows += noise * rng.standard_normal(rows.shape)
-    return Bags(rows.astype(np.float32), counts), Targets(labels, np.ones(labels.shape, bool))
+    return Examples(Bags(rows.astype(np.float32), counts), labels, np.ones(labels.shape, bool))
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_factors_come_from_the_last_hidden_layer_and_go_to_the_output_layer(layers: int) -> None:
+    clips = problem(7, longest=1)._replace(factors=[np.zeros((7, 1, 6)), np.zeros((7, 2, 2))])
+    network = TagNetwork(clips, TaggingOptions(num_hidden_layers=layers, hidden_layer_size=5), seed=0)
+    arrays = {name: values.detach().numpy() for name, values in network.named_parameters()}
+    last = clips.bags.rows
+    for layer in range(layers):
+        last = np.maximum(last @ arrays[f"hidden.{layer}.weight"].T, 0)
+    sensors = softmax(last @ arrays["factors.0.weight"].T, 1)
+    proximity = softmax((last @ arrays["factors.1.weight"].T).reshape(7, 2, 2), 2)
+    joined = np.hstack([last, sensors, proximity.reshape(7, 4)])
+    tags, factors = network(clips.bags)
+    np.testing.assert_allclose(factors[0].detach(), sensors[:, None], rtol=1e-5)
+    np.testing.assert_allclose(factors[1].detach(), proximity, rtol=1e-5)
+    np.testing.assert_allclose(tags.detach(), expit(joined @ arrays["tags.weight"].T), rtol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
 def test_without_hidden_layers_it_finds_scikit_learns_logistic_regression(optimizer: Any) -> None:
     """The same minimum means the same cross-entropy and the same L2 term, without one on the biases."""
-    bags, targets = own = problem(200, longest=1, noise=2.0)
+    clips = problem(200, longest=1, noise=2.0)
     options = TaggingOptions(
         num_hidden_layers=0, l2_reg=0.01, patience=0, optimizer=optimizer, learning_rate=0.02,
         batch_size=200, num_epochs=600 if optimizer == "adam" else 100,
     )  # fmt: skip
-    network = train_network(own, None, options, 0).network
+    network = train_network(clips, None, options, 0)[0]
     for tag in range(3):
         # It minimises C sum_i loss_i + 1/2 w^2; here the loss is divided by 200 clips and 3 tags.
         reference = LogisticRegression(C=1 / (2 * 0.01 * 600), tol=1e-10, max_iter=1000)
-        reference.fit(bags.rows.astype(np.float64), targets.labels[:, tag])
+        reference.fit(clips.bags.rows.astype(np.float64), clips.labels[:, tag])
         found = np.append(network.tags.weight[tag].detach(), network.tags.bias[tag].detach())
         np.testing.assert_allclose(found, np.append(reference.coef_, reference.intercept_), atol=2e-3)
 
@@ -128,47 +119,45 @@ def test_without_hidden_layers_it_finds_scikit_learns_logistic_regression(optimi
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_the_best_epoch_is_kept_and_training_ends_after_patience(optimizer: Any) -> None:
     options = TaggingOptions(patience=4, num_epochs=200, learning_rate=0.02, l2_reg=0.01, optimizer=optimizer)
-    bags, targets = problem(60, seed=1, noise=2.0)
-    result = train_network(problem(40, noise=2.0), (bags, targets), options, 0)
-    assert len(result.monitored) == len(result.losses) == np.argmin(result.monitored) + 5 < 60
-    assert result.losses[-1] < result.losses[0]
-    p = torch.from_numpy(predict(result.network, bags, options))
-    loss = masked_cross_entropy(p, torch.from_numpy(targets.labels).double(), torch.ones_like(p))
-    np.testing.assert_allclose(loss, min(result.monitored), rtol=1e-4)  # without the L2 term
+    monitored = problem(60, seed=1, noise=2.0)
+    network, losses = train_network(problem(40, noise=2.0), monitored, options, 0)
+    assert len(losses) == np.argmin(losses) + 5 < 60
+    p = torch.from_numpy(predict(network, monitored.bags))
+    loss = masked_cross_entropy(p, torch.from_numpy(monitored.labels).double(), torch.ones_like(p))
+    np.testing.assert_allclose(loss, min(losses), rtol=1e-4)  # without the L2 term
 
 
-def test_a_loss_that_is_no_number_is_an_error() -> None:
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
     with pytest.raises(EdgeseaError, match="learning_rate"):
         train_network(problem(), None, TaggingOptions(learning_rate=1e30), 0)
 
 
 def test_sensors_and_proximities_are_learned() -> None:
     rng = np.random.default_rng(0)
-    bags, targets = problem()
-    sensors, near = rng.choice(3, len(bags)), bags.means()[:, :2] > 0
-    places = 3 * rng.standard_normal((3, 6)).astype(np.float32)
-    bags = bags.with_rows(bags.rows + places[np.repeat(sensors, bags.counts)])
-    targets = replace(targets, sensors=sensors, proximity=np.stack([near, ~near], 2).astype(np.float32))
-    options = TaggingOptions(sensor_factor=True, proximity_factor=True, num_epochs=40, learning_rate=0.01)
-    unseen = bags, replace(targets, sensors=np.full(120, -1))
-    network = train_network((bags, targets), unseen, options, 0).network
-    found = pool_outputs(network(torch.from_numpy(bags.rows)), torch.from_numpy(bags.counts), network.alpha)
-    assert found.sensors is not None
-    assert found.proximity is not None
-    assert (found.sensors.argmax(1).numpy() == sensors).mean() > 0.9
-    assert ((found.proximity[:, :, 0].detach().numpy() > 0.5) == near).mean() > 0.8
+    clips = problem()
+    sensors, near = np.eye(3, dtype=np.float32)[rng.choice(3, 120)], clips.bags.means()[:, :2] > 0
+    rows = clips.bags.rows + (3 * sensors @ rng.standard_normal((3, 6)))[clips.bags.owner].astype(np.float32)
+    clips = clips._replace(
+        bags=clips.bags.with_rows(rows), factors=[sensors[:, None], np.stack([near, ~near], 2).astype(np.float32)]
+    )
+    unseen = clips._replace(factors=[0 * clips.factors[0], clips.factors[1]])
+    found = train_network(clips, unseen, TaggingOptions(num_epochs=40, learning_rate=0.01), 0)[0](clips.bags)[1]
+    assert (found[0].argmax(2).numpy() == sensors.argmax(1)[:, None]).mean() > 0.9
+    assert ((found[1][:, :, 0].detach().numpy() > 0.5) == near).mean() > 0.8
 
 
-def test_windows_of_any_number_are_pooled_by_the_aggregation() -> None:
-    bags, _ = problem(700)
-    network = train_network(problem(), None, TaggingOptions(num_epochs=3, patience=0), 0).network
-    p = [own.detach() for own in network(torch.from_numpy(bags.rows)).tags.split(bags.counts.tolist())]
-    wanted = {
-        "mean": [own.mean(0) for own in p],
-        "max": [own.amax(0) for own in p],
-        "softmax": [(own.softmax(0) * own).sum(0) for own in p],
-        "mil": [((network.alpha * own).softmax(0) * own).sum(0) for own in p],
-    }
-    for name, pooled in wanted.items():
-        options = TaggingOptions() if name == "mil" else TaggingOptions(target_mode="framewise", aggregation=name)  # type: ignore[arg-type]
-        np.testing.assert_allclose(predict(network, bags, options), torch.stack(pooled).detach(), atol=1e-6)
+@pytest.mark.parametrize("aggregation", ["mean", "max", "softmax", "mil"])
+def test_windows_of_any_number_are_pooled_by_the_aggregation(aggregation: Any) -> None:
+    framewise: Any = {"target_mode": "framewise", "aggregation": aggregation}
+    options = TaggingOptions(num_epochs=3, patience=0, **({} if aggregation == "mil" else framewise))
+    clips, bags = problem(longest=4 if aggregation == "mil" else 1), problem(700).bags
+    network = train_network(clips, None, options, 0)[0]
+    windows = network(Bags(bags.rows, np.ones(len(bags.rows), np.int64)))[0].detach().split(bags.counts.tolist())
+    pool = {
+        "mean": lambda p: p.mean(0),
+        "max": lambda p: p.amax(0),
+        "softmax": lambda p: (p.softmax(0) * p).sum(0),
+        "mil": lambda p: ((network.alpha * p).softmax(0) * p).sum(0),
+    }[aggregation]
+    wanted = torch.stack([pool(p) for p in windows]).detach()
+    np.testing.assert_allclose(predict(network, bags), wanted, atol=1e-6)

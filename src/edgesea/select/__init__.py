@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from edgesea.artifact import atomic_path, claim, file_state, locked, versions, write_json
 from edgesea.audio.framing import Framing
-from edgesea.config import checked_options
+from edgesea.config import checked_options, plain
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
 from edgesea.models.base import window_of
@@ -159,7 +159,7 @@ def select(
         "seed": seed,
     }
     if task == "sonyc_ust":
-        plan["tagging"] = replace(tagging, num_hidden_layers=0, hidden_layer_size=1).to_dict()
+        plan["tagging"] = plain(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
     claim(folder, plan, "selection")
     with locked(folder):
         bags, failed = window_embeddings(model, problem.paths, framing, batch_size, workers, folder / "cache")

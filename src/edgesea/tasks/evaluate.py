@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgesea.artifact import check_file, versions, write_json
 from edgesea.audio.framing import Framing
+from edgesea.config import plain
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 
@@ -121,7 +122,7 @@ def evaluate(
     if isinstance(source, FoldTask):
         options, scores = {"probe": asdict(probe)}, source.score(bags, probe, folds, seed, resamples)
     else:
-        options = {"tagging": tagging.to_dict()}
+        options = {"tagging": plain(tagging)}
         scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
     made = {"data": str(data), "reduction": None if reduction is None else str(reduction), "window": framing.window}
     given = {"task": task, "model": network.id, **options, **made, "hop": hop, "center": center, "seed": seed}

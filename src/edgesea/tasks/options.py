@@ -1,40 +1,28 @@
 """Options of the downstream classifiers, under the names that the field uses."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from edgesea.errors import EdgeseaError
 
 Classifier = Literal["logistic", "mlp", "svm", "random_forest"]
 Features = Literal["mean", "statistics", "framewise"]
 LEAST = {
-    "num_hidden_layers": 0, "hidden_layer_size": 1, "l2_reg": 0, "batch_size": 1, "num_epochs": 1, "patience": 0,
-    "pca_components": 1, "cooccurrence_loss_factor": 0, "oversample_iters": 1, "members": 1,
+    "num_hidden_layers": 0, "hidden_layer_size": 1, "learning_rate": 0, "l2_reg": 0, "batch_size": 1, "num_epochs": 1,
+    "patience": 0, "pca_components": 1, "cooccurrence_loss_factor": 0, "oversample_iters": 1, "members": 1,
 }  # fmt: skip
-
-
-def percentile_of(threshold: str) -> int | None:
-    """The number in ``percentile_1`` ... ``percentile_99``; None for ``mean``."""
-    if threshold == "mean":
-        return None
-    match = re.fullmatch("percentile_([1-9][0-9]?)", threshold)
-    if not match:
-        raise EdgeseaError(f"tagging: thresh_type must be mean or percentile_1 ... percentile_99, not {threshold!r}")
-    return int(match[1])
 
 
 def _check(options: Any, group: str) -> None:
     """Raise an `EdgeseaError` unless choices are known and numbers are in range."""
     for name, hint in get_type_hints(type(options)).items():
         value = getattr(options, name)
-        if value is None and type(None) in get_args(hint):
-            continue
-        choices = [one for part in (hint, *get_args(hint)) if get_origin(part) is Literal for one in get_args(part)]
-        if choices and value not in choices:
+        choices = [one for part in (hint, *get_args(hint)) for one in get_args(part) if isinstance(one, str)]
+        if choices and value not in (None, *choices):
             raise EdgeseaError(f"{group}: {name} must be one of {', '.join(choices)}, not {value!r}")
-        if name in LEAST and not value >= LEAST[name]:
+        if name in LEAST and value is not None and not value >= LEAST[name]:
             raise EdgeseaError(f"{group}: {name} must be at least {LEAST[name]}, not {value!r}")
 
 
@@ -65,11 +53,6 @@ class ProbeOptions:
 
     def __post_init__(self) -> None:
         _check(self, "probe")
-
-    @property
-    def hidden(self) -> tuple[int, ...]:
-        """Sizes of the hidden layers."""
-        return (self.hidden_layer_size,) * self.num_hidden_layers
 
 
 @dataclass(frozen=True)
@@ -160,15 +143,10 @@ class TaggingOptions:
 
     def __post_init__(self) -> None:
         _check(self, "tagging")
-        percentile_of(self.thresh_type)
-        if not self.learning_rate > 0:
-            raise EdgeseaError(f"tagging: learning_rate must be positive, not {self.learning_rate!r}")
+        if not re.fullmatch("mean|percentile_[1-9][0-9]?", self.thresh_type):
+            raise EdgeseaError(f"tagging: thresh_type must be mean or percentile_1 ... 99, not {self.thresh_type!r}")
         if self.oversample and (self.sensor_factor or self.proximity_factor):
             raise EdgeseaError("tagging: oversample makes clips without sensor or proximity; leave out the factors")
-
-    def to_dict(self) -> dict[str, Any]:
-        """A mapping for JSON."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 def check_seed(seed: int, members: int) -> None:

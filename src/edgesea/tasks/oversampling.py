@@ -16,14 +16,12 @@ Conventions
 * Where there are fewer neighbours than asked for, there are fewer; where there is none, the clip is not a seed.
 """
 
-from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
-
-from edgesea.tasks.options import percentile_of
 
 Bool = NDArray[np.bool_]
 Float32 = NDArray[np.float32]
@@ -41,11 +39,10 @@ class Mixtures(NamedTuple):
 
 def imbalance_threshold(counts: Int64, threshold: str) -> float:
     """The ratio above which a tag, or a set of tags, is rare, of the counts of clips; infinity if all are 0."""
-    percentile, present = percentile_of(threshold), counts[counts > 0]
-    if not len(present):
+    if not counts.any():
         return float("inf")
-    ratios = present.max() / present
-    return float(ratios.mean() if percentile is None else np.percentile(ratios, percentile))
+    ratios = counts.max() / counts[counts > 0]
+    return float(ratios.mean() if threshold == "mean" else np.percentile(ratios, int(threshold.split("_")[1])))
 
 
 def mlsmote(
@@ -62,23 +59,22 @@ def mlsmote(
     """
     counts = labels.sum(0)
     limit = imbalance_threshold(counts, threshold)
-    parts = []
-    for _ in range(iterations):
-        for tag in range(labels.shape[1]):
-            bag = np.flatnonzero(labels[:, tag])
-            if len(bag) < 2 or counts.max() / counts[tag] <= limit:
-                continue
-            seed = rng.permutation(bag)
-            around = _nearest(rows, seed, bag, k)
-            votes = labels[around].sum(1) + labels[seed]
-            made = (2 * votes >= around.shape[1] + 1).astype(np.float32)
-            after = counts + np.cumsum(made, axis=0, dtype=np.int64)
-            enough = np.flatnonzero(after.max(1) / after[:, tag] <= limit)
-            used = int(enough[0]) + 1 if len(enough) else len(seed)
-            neighbor, weight = _one_of(around, rng), rng.random(len(seed))
-            parts.append(Mixtures(seed[:used], neighbor[:used], weight[:used], made[:used]))
-            counts = after[used - 1]
-    return _joined(parts, labels.shape[1])
+    parts = [Mixtures._make([*np.zeros((3, 0), np.int64), np.zeros((0, labels.shape[1]), np.float32)])]
+    for _, tag in product(range(iterations), range(labels.shape[1])):
+        bag = np.flatnonzero(labels[:, tag])
+        if len(bag) < 2 or counts.max() / counts[tag] <= limit:
+            continue
+        seed = rng.permutation(bag)
+        around = _nearest(rows, seed, bag, k)
+        votes = labels[around].sum(1) + labels[seed]
+        made = (2 * votes >= around.shape[1] + 1).astype(np.float32)
+        after = counts + np.cumsum(made, axis=0, dtype=np.int64)
+        enough = np.flatnonzero(after.max(1) / after[:, tag] <= limit)
+        used = int(enough[0]) + 1 if len(enough) else len(seed)
+        neighbor, weight = _one_of(around, rng), rng.random(len(seed))
+        parts.append(Mixtures(seed[:used], neighbor[:used], weight[:used], made[:used]))
+        counts = after[used - 1]
+    return Mixtures._make(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def label_set_smote(
@@ -93,24 +89,23 @@ def label_set_smote(
     """
     sets, owner, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
     most, limit = counts.max(initial=0), imbalance_threshold(counts, threshold)
-    parts = []
-    for _ in range(iterations):
-        for target in range(len(sets)):
-            missing = int(np.argmax(most / np.arange(counts[target], most + 1) <= limit))
-            if not missing:
-                continue
-            inside = np.flatnonzero(~(sets & ~sets[target]).any(1))
-            # For each set that can be a seed's, the clips that complete it to the target; a seed does not count.
-            pools = {own: np.isin(owner, inside[((sets[inside] | sets[own]) == sets[target]).all(1)]) for own in inside}
-            usable = [own for own, pool in pools.items() if pool.sum() > (own == target)]
-            seeds = rng.permutation(np.flatnonzero(np.isin(owner, usable)))[:missing]
-            for own in np.unique(owner[seeds]):
-                seed = seeds[owner[seeds] == own]
-                neighbor = _one_of(_nearest(rows, seed, np.flatnonzero(pools[own]), k), rng)
-                made = np.tile(sets[target].astype(np.float32), (len(seed), 1))
-                parts.append(Mixtures(seed, neighbor, rng.random(len(seed)), made))
-            counts[target] += len(seeds)
-    return _joined(parts, labels.shape[1])
+    parts = [Mixtures._make([*np.zeros((3, 0), np.int64), np.zeros((0, labels.shape[1]), np.float32)])]
+    for _, target in product(range(iterations), range(len(sets))):
+        missing = int(np.argmax(most / np.arange(counts[target], most + 1) <= limit))
+        if not missing:
+            continue
+        inside = np.flatnonzero(~(sets & ~sets[target]).any(1))
+        # For each set that can be a seed's, the clips that complete it to the target; a seed does not count.
+        pools = {own: np.isin(owner, inside[((sets[inside] | sets[own]) == sets[target]).all(1)]) for own in inside}
+        usable = [own for own, pool in pools.items() if pool.sum() > (own == target)]
+        seeds = rng.permutation(np.flatnonzero(np.isin(owner, usable)))[:missing]
+        for own in np.unique(owner[seeds]):
+            seed = seeds[owner[seeds] == own]
+            neighbor = _one_of(_nearest(rows, seed, np.flatnonzero(pools[own]), k), rng)
+            made = np.tile(sets[target].astype(np.float32), (len(seed), 1))
+            parts.append(Mixtures(seed, neighbor, rng.random(len(seed)), made))
+        counts[target] += len(seeds)
+    return Mixtures._make(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _nearest(rows: Float32, seeds: Int64, pool: Int64, k: int) -> Int64:
@@ -129,10 +124,3 @@ def _one_of(around: Int64, rng: np.random.Generator) -> Int64:
     """One of each row's, at random."""
     chosen: Int64 = around[np.arange(len(around)), rng.integers(around.shape[1], size=len(around))]
     return chosen
-
-
-def _joined(parts: Sequence[Mixtures], tags: int) -> Mixtures:
-    if not parts:
-        none = np.zeros(0, np.int64)
-        return Mixtures(none, none, np.zeros(0), np.zeros((0, tags), np.float32))
-    return Mixtures(*(np.concatenate(values) for values in zip(*parts, strict=True)))

@@ -36,17 +36,16 @@ STEP = "classifier"  # of the pipeline, by which scikit-learn names the paramete
 
 def make_probe(kind: Classifier, seed: int, hidden: Sequence[int] = (128,)) -> Pipeline:
     """A single-label probe with its usual parameters; `hidden` are the layers of mlp."""
-    if kind == "random_forest":  # its thresholds are the same on any scale
-        return Pipeline([(STEP, RandomForestClassifier(random_state=seed))])
-    if kind == "logistic":
-        model: Any = LogisticRegression(max_iter=5000)
-    elif kind == "svm":
-        model = SVC(break_ties=True)  # so that decisions agree with the decision function
-    else:
+    models = {
+        "logistic": LogisticRegression(max_iter=5000),
         # No early stopping: it would take a tenth of what may be only a hundred clips, and stop by their noise. The
         # strong L2 penalty keeps 100 epochs from overfitting.
-        model = MLPClassifier(tuple(hidden), alpha=1.0, batch_size=64, max_iter=100, random_state=seed)
-    return Pipeline([("scaler", StandardScaler()), (STEP, model)])
+        "mlp": MLPClassifier(tuple(hidden), alpha=1.0, batch_size=64, max_iter=100, random_state=seed),
+        "svm": SVC(break_ties=True),  # so that decisions agree with the decision function
+        "random_forest": RandomForestClassifier(random_state=seed),
+    }
+    scaler = "passthrough" if kind == "random_forest" else StandardScaler()
+    return Pipeline([("scaler", scaler), (STEP, models[kind])])
 
 
 def search_grid(kind: Classifier, dimensions: int) -> dict[str, list[Any]]:
@@ -70,15 +69,12 @@ def clip_features(bags: Bags, features: Features) -> Bags:
     """
     if features == "framewise":
         return bags
-    usable = bags.usable
-    if features == "mean":
-        rows = bags.means()[usable]
-    else:
-        rows = np.zeros((int(usable.sum()), 5 * bags.rows.shape[1]), np.float32)
-        for row, first, count in zip(rows, bags.first[usable], bags.counts[usable], strict=True):
-            block = bags.rows[first : first + count].astype(np.float64)
-            row[:] = np.concatenate([block.mean(0), block.std(0), block.min(0), block.max(0), np.median(block, 0)])
-    return Bags(rows, usable.astype(np.int64), bags.context)
+    rows = bags.means()[bags.usable]
+    if features == "statistics":
+        blocks = [block.astype(np.float64) for block in np.split(bags.rows, bags.first[1:]) if len(block)]
+        found = [[block.mean(0), block.std(0), block.min(0), block.max(0), np.median(block, 0)] for block in blocks]
+        rows = np.array(found, np.float32).reshape(len(blocks), -1)
+    return Bags(rows, bags.usable.astype(np.int64))
 
 
 @contextmanager
@@ -105,23 +101,19 @@ def fit_probe(
     seed: int,
 ) -> tuple[Pipeline, dict[str, Any]]:
     """Train a probe on rows with their classes and folds; also returns the parameters that a search chose."""
-    probe = make_probe(options.classifier, seed, options.hidden)
-    if not options.search:
-        with fixed_epochs():
-            return probe.fit(rows, labels), {}
-    for fold in np.unique(folds):
-        if len(np.unique(labels[folds != fold])) < 2:
-            raise EdgeseaError(
-                f"search: without fold {fold}, the training clips are not of two classes; it needs at least two "
-                "training folds with two classes each; leave search out"
-            )
-    grid = {f"{STEP}__{name}": values for name, values in search_grid(options.classifier, rows.shape[1]).items()}
-    # error_score: otherwise an interrupted training would only count as a bad choice of parameters.
-    search = GridSearchCV(probe, grid, cv=PredefinedSplit(folds), error_score="raise")
+    model: Any = make_probe(options.classifier, seed, (options.hidden_layer_size,) * options.num_hidden_layers)
+    if options.search:
+        for fold in np.unique(folds):
+            if len(np.unique(labels[folds != fold])) < 2:
+                raise EdgeseaError(f"search: without fold {fold} the training clips are of one class; leave search out")
+        grid = {f"{STEP}__{name}": values for name, values in search_grid(options.classifier, rows.shape[1]).items()}
+        # error_score: otherwise an interrupted training would only count as a bad choice of parameters.
+        model = GridSearchCV(model, grid, cv=PredefinedSplit(folds), error_score="raise")
     with fixed_epochs():
-        search.fit(rows, labels)
-    chosen = {name.removeprefix(f"{STEP}__"): value for name, value in search.best_params_.items()}
-    return search.best_estimator_, chosen
+        model.fit(rows, labels)
+    if not options.search:
+        return model, {}
+    return model.best_estimator_, {name.removeprefix(f"{STEP}__"): value for name, value in model.best_params_.items()}
 
 
 def predict(probe: Pipeline, test: Bags) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The classifier of urban sound tagging: small networks on the windows of clips, whose probabilities are averaged."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -12,17 +13,14 @@ from edgesea.tasks.features import Bags, ContextEncoding, Targets
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.oversampling import label_set_smote, mlsmote
 
+Clips = tuple[Bags, Targets]
+
 SENSORS = 10  # with at least so many, whole sensors are held out
 CUTOFF = 1e-12  # variances below this share of the largest are rounding noise
 
 
 def tag_probabilities(
-    train: Bags,
-    targets: Targets,
-    test: Bags,
-    options: TaggingOptions,
-    seed: int,
-    monitored: tuple[Bags, Targets] | None = None,
+    train: Bags, targets: Targets, test: Bags, options: TaggingOptions, seed: int, monitored: Clips | None = None
 ) -> NDArray[np.float64]:
     """Probabilities (M, K) of the tags of test clips, from networks trained on the train clips; 0 without windows.
 
@@ -31,41 +29,42 @@ def tag_probabilities(
     """
     from torch.random import fork_rng
 
-    from edgesea.tasks.tagger_training import predict, train_network
+    from edgesea.tasks.tagger_training import Examples, predict, train_network
 
     rng = np.random.default_rng(seed)
-    bags, wanted = _usable(train, options), targets.take(np.flatnonzero(train.usable))
-    watched = None
-    if options.patience and monitored is not None:
-        watched = _usable(monitored[0], options), monitored[1].take(np.flatnonzero(monitored[0].usable))
+    bags, targets = _usable(train, options), targets.take(np.flatnonzero(train.usable))
+    if monitored is not None:
+        monitored = _usable(monitored[0], options), monitored[1].take(np.flatnonzero(monitored[0].usable))
     elif options.patience:
-        held = held_out(len(bags), wanted.sensors, rng)
-        parts = [(bags.take(own), wanted.take(own)) for own in (np.flatnonzero(~held), np.flatnonzero(held))]
-        (bags, wanted), watched = parts
+        held = held_out(len(bags), targets.sensors, rng)
+        parts = [(bags.take(part), targets.take(part)) for part in (np.flatnonzero(~held), np.flatnonzero(held))]
+        (bags, targets), monitored = parts
     if options.oversample:
-        bags, wanted = oversampled(bags, wanted, options, rng)
-    preparation = Preparation(bags, options)
-    numbers = {} if wanted.sensors is None else {sensor: i for i, sensor in enumerate(np.unique(wanted.sensors))}
+        bags, targets = oversampled(bags, targets, options, rng)
+    prepare = preparation(bags, options)
+    sensors = np.unique(np.asarray(targets.sensors))
 
-    def examples(bags: Bags, targets: Targets) -> tuple[Bags, Targets]:
-        bags = preparation.apply(bags)
-        if targets.sensors is not None:
-            targets = replace(targets, sensors=np.array([numbers.get(sensor, -1) for sensor in targets.sensors]))
+    def examples(bags: Bags, targets: Targets) -> Examples:
+        factors = []
+        if options.sensor_factor:
+            factors.append((np.asarray(targets.sensors)[:, None, None] == sensors).astype(np.float32))
+        if options.proximity_factor:
+            factors.append(np.asarray(targets.proximity))
+        found = Examples(prepare(bags), targets.labels, targets.given, factors)
         if options.target_mode == "framewise":  # each window is a clip
-            return Bags(bags.rows, np.ones(len(bags.rows), np.int64)), targets.take(bags.owner)
-        return bags, targets
+            windows = Bags(found.bags.rows, np.ones(len(bags.rows), np.int64))
+            found = found.take(bags.owner)._replace(bags=windows)
+        return found
 
-    learned = examples(bags, wanted)
-    watched = examples(*watched) if watched is not None and len(watched[0]) else None
-    probabilities = np.zeros((len(test), targets.labels.shape[1]))
-    if not test.usable.any():
-        return probabilities
-    inputs = preparation.apply(_usable(test, options))
+    learned = examples(bags, targets)
+    watched = examples(*monitored) if options.patience and monitored is not None and len(monitored[0]) else None
+    inputs, found = prepare(_usable(test, options)), []
     for member in range(options.members):
         with fork_rng(devices=[]):
-            network = train_network(learned, watched, options, seed + member).network
-        probabilities[test.usable] += predict(network, inputs, options) / options.members
-    return np.minimum(probabilities, 1.0)
+            found.append(predict(train_network(learned, watched, options, seed + member)[0], inputs))
+    probabilities = np.zeros((len(test), targets.labels.shape[1]))
+    probabilities[test.usable] = np.mean(found, 0)
+    return probabilities
 
 
 def check_needs(targets: Targets, context: NDArray[np.float64] | None, options: TaggingOptions) -> None:
@@ -105,9 +104,7 @@ def held_out(clips: int, sensors: NDArray[np.int64] | None, rng: np.random.Gener
     return chosen
 
 
-def oversampled(
-    bags: Bags, targets: Targets, options: TaggingOptions, rng: np.random.Generator
-) -> tuple[Bags, Targets]:
+def oversampled(bags: Bags, targets: Targets, options: TaggingOptions, rng: np.random.Generator) -> Clips:
     """N clips with windows, followed by synthetic ones, which have neither sensor nor proximity.
 
     A synthetic clip lies between two clips, which are chosen by the mean embeddings: its windows between their first,
@@ -135,27 +132,24 @@ def oversampled(
     )
 
 
-class Preparation:
-    """Maps embeddings and context to the inputs of the network; learned on training clips with windows."""
+def preparation(train: Bags, options: TaggingOptions) -> Callable[[Bags], Bags]:
+    """What maps embeddings and context of clips to the inputs of the network; learned on training clips."""
+    steps = [StandardScaler(with_mean=options.standardize, with_std=options.standardize).fit(train.rows)]
+    if options.pca_components is not None:
+        rows = steps[0].transform(train.rows).astype(np.float64)
+        pca = PCA(min(options.pca_components, *rows.shape), whiten=True).fit(rows)
+        # A direction without variance cannot be whitened: in other clips, it would be rounding noise blown up.
+        rank = np.count_nonzero(pca.explained_variance_ > CUTOFF * pca.explained_variance_[0])
+        pca.components_, pca.explained_variance_ = pca.components_[:rank], pca.explained_variance_[:rank]
+        steps.append(pca)
+    encoding = ContextEncoding.fit(np.asarray(train.context), options.standardize) if options.context else None
 
-    def __init__(self, bags: Bags, options: TaggingOptions) -> None:
-        self.context, self.pca = None, None
-        if options.context and bags.context is not None:
-            self.context = ContextEncoding.fit(bags.context, options.standardize)
-        self.scaler = StandardScaler(with_mean=options.standardize, with_std=options.standardize)
-        rows = self.scaler.fit_transform(bags.rows)
-        if options.pca_components is not None:
-            pca = PCA(min(options.pca_components, *rows.shape), whiten=True).fit(rows.astype(np.float64))
-            # A direction without variance cannot be whitened: in other clips, it would be rounding noise blown up.
-            rank = np.count_nonzero(pca.explained_variance_ > CUTOFF * pca.explained_variance_[0])
-            pca.components_, pca.explained_variance_ = pca.components_[:rank], pca.explained_variance_[:rank]
-            self.pca = pca
-
-    def apply(self, bags: Bags) -> Bags:
-        """The same clips, with the network's inputs as rows, and without context."""
-        rows = self.scaler.transform(bags.rows)
-        if self.pca is not None:
-            rows = self.pca.transform(rows)
-        if self.context is not None and bags.context is not None:
-            rows = np.hstack([rows, self.context.encode(bags.context)[bags.owner]])
+    def prepare(bags: Bags) -> Bags:
+        rows = bags.rows
+        for step in steps:
+            rows = step.transform(rows)
+        if encoding is not None:
+            rows = np.hstack([rows, encoding.encode(np.asarray(bags.context))[bags.owner]])
         return Bags(np.ascontiguousarray(rows, dtype=np.float32), bags.counts)
+
+    return prepare

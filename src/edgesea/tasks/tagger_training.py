@@ -1,6 +1,7 @@
 """The multi-label network of urban sound tagging, its training, and its predictions, on the CPU.
 
-Shapes: B clips with at most T windows, R windows of all of them, K tags, S sensors, P tags with a proximity.
+Shapes: B clips with at most T windows, R windows of all of them, K tags. A factor is what the network also predicts of
+a clip, as G choices among C: the sensor (one among all), or near and far (of each tag with a proximity one among two).
 
 The network, its factors and its losses are those of the classifiers that SONYC trains on embeddings (Cartwright et al.,
 "SONYC-UST-V2", DCASE workshop 2020, and the code of the challenge's baseline).
@@ -8,7 +9,7 @@ The network, its factors and its losses are those of the classifiers that SONYC 
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,69 +17,64 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.features import Bags, Targets
+from edgesea.tasks.features import Bags, Float32
 from edgesea.tasks.options import TaggingOptions
 
-Clips = tuple[Bags, Targets]
-
 SMALLEST = 1e-7  # probabilities nearer to 0 or 1 count as this in logarithms
-LINE_SEARCH = 25  # evaluations at most
 PREDICTED = 512  # clips predicted at once
 SHOWN_AFTER = 5.0  # seconds of training until there is a progress bar
+ALPHAS = {"mean": 0.0, "softmax": 1.0, "max": 1e9}  # of `auto_pool`
 
 
-class Outputs(NamedTuple):
-    """Probabilities of N windows, or of N clips."""
+class Examples(NamedTuple):
+    """B clips, all with windows, and what is to be predicted of them."""
 
-    tags: Tensor  # (N, K)
-    sensors: Tensor | None  # (N, S)
-    proximity: Tensor | None  # (N, P, 2): near, far
+    bags: Bags
+    labels: Float32  # (B, K)
+    given: NDArray[np.bool_]  # (B, K)
+    factors: Sequence[Float32] = ()  # (B, G, C): 1 where it is chosen; all 0 where that is unknown
+
+    def take(self, clips: NDArray[np.integer]) -> "Examples":
+        """Some of the clips, by index."""
+        factors = [factor[clips] for factor in self.factors]
+        return Examples(self.bags.take(clips), self.labels[clips], self.given[clips], factors)
 
 
 class TagNetwork(nn.Module):
     """Dense layers on each window, with ReLU, and a sigmoid for each tag.
 
-    If there are sensors, a softmax over them is computed from the last hidden layer, and given to the output layer
-    beside it; likewise a softmax over near and far for each tag with a proximity. Without hidden layers, each tag is a
-    logistic regression.
+    Softmaxes for the factors are computed from the last hidden layer, and given to the output layer beside it. Without
+    hidden layers, each tag is a logistic regression.
     """
 
-    def __init__(
-        self, inputs: int, tags: int, hidden: Sequence[int], seed: int, sensors: int = 0, proximities: int = 0
-    ) -> None:
+    def __init__(self, clips: Examples, options: TaggingOptions, seed: int) -> None:
         super().__init__()
-        sizes = [inputs, *hidden]
+        tags = clips.labels.shape[1]
+        sizes = [clips.bags.rows.shape[1], *[options.hidden_layer_size] * options.num_hidden_layers]
+        self.shapes = [factor.shape[1:] for factor in clips.factors]
         self.hidden = nn.ModuleList(nn.Linear(one, following) for one, following in pairwise(sizes))
-        self.sensors = nn.Linear(sizes[-1], sensors) if sensors else None
-        self.proximity = nn.Linear(sizes[-1], 2 * proximities) if proximities else None
-        self.tags = nn.Linear(sizes[-1] + sensors + 2 * proximities, tags)
-        self.alpha = nn.Parameter(torch.ones(tags))  # of `auto_pool`
+        self.factors = nn.ModuleList(nn.Linear(sizes[-1], math.prod(shape)) for shape in self.shapes)
+        self.tags = nn.Linear(sizes[-1] + sum(map(math.prod, self.shapes)), tags)
+        # Not trained by clips of one window, as those of framewise are.
+        alpha = ALPHAS[options.aggregation] if options.target_mode == "framewise" else 1.0
+        self.alpha = nn.Parameter(torch.full((tags,), alpha))
         torch.manual_seed(seed)
-        for layer in self.layers():
+        for layer in [*self.hidden, *self.factors, self.tags]:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def layers(self) -> list[nn.Linear]:
-        """All dense layers."""
-        return [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
-
-    def forward(self, rows: Tensor) -> Outputs:
-        """Outputs for each of the windows (R, inputs)."""
-        last = rows
+    def forward(self, bags: Bags) -> tuple[Tensor, list[Tensor]]:
+        """Probabilities of the tags of clips, (B, K), by AutoPool, and of their factors, (B, G, C), by the mean."""
+        rows, counts = torch.from_numpy(bags.rows), torch.from_numpy(bags.counts)
         for layer in self.hidden:
-            last = layer(last).relu()
-        parts, sensors, proximity = [last], None, None
-        if self.sensors is not None:
-            sensors = torch.softmax(self.sensors(last), 1)
-            parts.append(sensors)
-        if self.proximity is not None:
-            proximity = torch.softmax(self.proximity(last).reshape(len(rows), -1, 2), 2)
-            parts.append(proximity.flatten(1))
-        return Outputs(torch.sigmoid(self.tags(torch.cat(parts, 1))), sensors, proximity)
+            rows = layer(rows).relu()
+        layers = zip(self.factors, self.shapes, strict=True)
+        factors = [torch.softmax(layer(rows).unflatten(1, shape), 2) for layer, shape in layers]
+        tags = torch.sigmoid(self.tags(torch.cat([rows, *(factor.flatten(1) for factor in factors)], 1)))
+        return auto_pool(tags, counts, self.alpha), [mean_pool(factor, counts) for factor in factors]
 
 
 def by_clip(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,30 +87,21 @@ def by_clip(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return values[(first + window).clamp_max(len(values) - 1)], present
 
 
-def auto_pool(probabilities: Tensor, alpha: Tensor, present: Tensor) -> Tensor:
-    """Pool the windows of clips: (B, T, K) -> (B, K), sum_t p_t w_t with w = softmax_t(alpha p_t).
+def auto_pool(probabilities: Tensor, counts: Tensor, alpha: Tensor) -> Tensor:
+    """Pool the windows of clips: (R, K) -> (B, K), sum_t p_t w_t with w = softmax_t(alpha p_t).
 
     AutoPool: McFee, Salamon & Bello, "Adaptive pooling operators for weakly labeled sound event detection", IEEE/ACM
     TASLP 26(11), 2018. alpha (K,) 0 gives the mean, 1 softmax pooling, infinity the maximum.
     """
-    logits = (alpha * probabilities).masked_fill(~present[:, :, None], -math.inf)
-    return (torch.softmax(logits, 1) * probabilities).sum(1)
+    p, present = by_clip(probabilities, counts)
+    logits = (alpha * p).masked_fill(~present[:, :, None], -math.inf)
+    return (torch.softmax(logits, 1) * p).sum(1)
 
 
-def pool_outputs(outputs: Outputs, counts: Tensor, alpha: Tensor) -> Outputs:
-    """Outputs of windows -> of clips: tags by `auto_pool`, the factors' probabilities by their mean."""
-
-    def mean(values: Tensor) -> Tensor:
-        padded, present = by_clip(values, counts)
-        return (padded * present[:, :, None]).sum(1) / counts[:, None]
-
-    tags, present = by_clip(outputs.tags, counts)
-    sensors, proximity = outputs.sensors, outputs.proximity
-    return Outputs(
-        auto_pool(tags, alpha, present),
-        None if sensors is None else mean(sensors),
-        None if proximity is None else mean(proximity.flatten(1)).reshape(len(counts), -1, 2),
-    )
+def mean_pool(factor: Tensor, counts: Tensor) -> Tensor:
+    """Means over the windows of clips, (R, G, C) -> (B, G, C)."""
+    values, present = by_clip(factor, counts)
+    return (values * present[:, :, None, None]).sum(1) / counts[:, None, None]
 
 
 def masked_cross_entropy(probabilities: Tensor, labels: Tensor, given: Tensor) -> Tensor:
@@ -146,112 +133,70 @@ def laplacian_loss(probabilities: Tensor, laplacian: Tensor) -> Tensor:
     return ((probabilities @ laplacian) * probabilities).sum() / len(probabilities)
 
 
-def sensor_loss(probabilities: Tensor, sensors: Tensor) -> Tensor:
-    """Cross-entropy of the sensor (N,): -1/N sum_n ln s_n; that of an unknown one, -1, is 0."""
-    logs = probabilities.clamp_min(SMALLEST).log()
-    return functional.nll_loss(logs, sensors, ignore_index=-1, reduction="sum") / len(sensors)
+def factor_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of a factor's choices (B, G, C), summed over them; that of an unknown one is 0."""
+    return -(target * probabilities.clamp_min(SMALLEST).log()).sum() / len(target)
 
 
-def proximity_loss(probabilities: Tensor, proximity: Tensor) -> Tensor:
-    """Cross-entropy of near (1, 0) and far (0, 1), summed over the tags; that of an unknown one, (0, 0), is 0."""
-    return -(proximity * probabilities.clamp_min(SMALLEST).log()).sum() / len(proximity)
-
-
-class TrainingResult(NamedTuple):
-    """A network, and how it was trained."""
-
-    network: TagNetwork  # with the weights of the best epoch, or of the last one where none was monitored
-    losses: list[float]  # of each epoch: the mean over its steps, before each, with the L2 term
-    monitored: list[float]  # loss of the monitored clips after each epoch, without the L2 term
-
-
-def train_network(train: Clips, monitored: Clips | None, options: TaggingOptions, seed: int) -> TrainingResult:
+def train_network(
+    train: Examples, monitored: Examples | None, options: TaggingOptions, seed: int
+) -> tuple[TagNetwork, list[float]]:
     """Train all epochs, or until the loss of the monitored clips has not fallen for `patience` of them.
 
-    All clips have windows. Sensors are numbered from 0, those not trained on are -1. Seeds torch's global generator.
+    Returns the network with the weights of the best epoch, or of the last one where none was monitored, and the loss
+    of the monitored clips after each epoch, without the L2 term. Seeds torch's global generator.
     """
-    bags, targets = train
-    sensors = int(targets.sensors.max()) + 1 if options.sensor_factor and targets.sensors is not None else 0
-    proximities = targets.proximity.shape[1] if options.proximity_factor and targets.proximity is not None else 0
-    hidden = (options.hidden_layer_size,) * options.num_hidden_layers
-    network = TagNetwork(bags.rows.shape[1], targets.labels.shape[1], hidden, seed, sensors, proximities)
-    laplacian = cooccurrence_laplacian(torch.from_numpy(targets.labels * targets.given))
-    optimizer: torch.optim.Optimizer
-    if options.optimizer == "adam":
-        optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate, fused=True)
-    else:  # one iteration a step; what it knows of the curvature outlives the step
-        optimizer = torch.optim.LBFGS(
-            network.parameters(), max_iter=1, max_eval=1 + LINE_SEARCH, line_search_fn="strong_wolfe"
-        )
+    network = TagNetwork(train, options, seed)
+    laplacian = cooccurrence_laplacian(torch.from_numpy(train.labels * train.given))
+    weights = [parameter for parameter in network.parameters() if parameter.ndim == 2]
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(network.parameters(), lr=options.learning_rate, fused=True)
+    lbfgs = options.optimizer == "lbfgs"
+    if lbfgs:  # one iteration a step; what it knows of the curvature outlives the step
+        optimizer = torch.optim.LBFGS(network.parameters(), max_iter=1, max_eval=26, line_search_fn="strong_wolfe")
 
-    def data_loss(bags: Bags, targets: Targets) -> Tensor:
-        found = pool_outputs(network(torch.from_numpy(bags.rows)), torch.from_numpy(bags.counts), network.alpha)
-        loss = masked_cross_entropy(found.tags, torch.from_numpy(targets.labels), torch.from_numpy(targets.given))
+    def data_loss(batch: Examples) -> Tensor:
+        tags, factors = network(batch.bags)
+        loss = masked_cross_entropy(tags, torch.from_numpy(batch.labels), torch.from_numpy(batch.given))
         if options.cooccurrence_loss_factor:
-            loss = loss + options.cooccurrence_loss_factor * laplacian_loss(found.tags, laplacian)
-        if found.sensors is not None and targets.sensors is not None:
-            loss = loss + sensor_loss(found.sensors, torch.from_numpy(targets.sensors))
-        if found.proximity is not None and targets.proximity is not None:
-            loss = loss + proximity_loss(found.proximity, torch.from_numpy(targets.proximity))
+            loss = loss + options.cooccurrence_loss_factor * laplacian_loss(tags, laplacian)
+        for probabilities, target in zip(factors, batch.factors, strict=True):
+            loss = loss + factor_loss(probabilities, torch.from_numpy(target))
         return loss
 
-    def batches() -> Iterator[Clips]:
-        if options.optimizer == "lbfgs":
-            yield train
-        else:
-            for clips in torch.split(torch.randperm(len(bags)), options.batch_size):
-                yield bags.take(clips.numpy()), targets.take(clips.numpy())
-
-    def step(batch: Clips) -> float:
-        """Minimise the loss with its L2 term; returns the sum over the clips as it was before."""
+    def step(batch: Examples) -> float:
+        """Minimise the loss with its L2 term; returns it as it was before."""
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            squares = torch.stack([layer.weight.square().sum() for layer in network.layers()]).sum()
-            loss = data_loss(*batch) + options.l2_reg * squares
+            squares = torch.stack([weight.square().sum() for weight in weights]).sum()
+            loss = data_loss(batch) + options.l2_reg * squares
             loss.backward()  # type: ignore[no-untyped-call]
-            return loss
+            return loss.detach()
 
-        loss = torch.as_tensor(optimizer.step(closure))  # type: ignore[no-untyped-call]
-        return loss.item() * len(batch[0])
+        return float(optimizer.step(closure))  # type: ignore[arg-type]
 
-    result, best = TrainingResult(network, [], []), network.state_dict()
+    curve: list[float] = []
+    best = network.state_dict()
     epochs = range(1, options.num_epochs + 1)
-    bar = tqdm(epochs, desc="train tagger", unit="epoch", leave=False, disable=None, delay=SHOWN_AFTER)
-    for epoch in bar:
-        result.losses.append(sum(map(step, batches())) / len(bags))
+    for epoch in tqdm(epochs, desc="train tagger", unit="epoch", leave=False, disable=None, delay=SHOWN_AFTER):
+        batches = torch.split(torch.randperm(len(train.bags)), options.batch_size)
+        losses = [step(train)] if lbfgs else [step(train.take(batch.numpy())) for batch in batches]
         if monitored is not None:
             with torch.no_grad():
-                result.monitored.append(float(data_loss(*monitored)))
-        for loss in (result.losses[-1], *result.monitored[-1:]):
-            if not math.isfinite(loss):
-                raise EdgeseaError(
-                    f"tagging: the loss became {loss} in epoch {epoch}; standardize, or lower learning_rate "
-                    f"({options.learning_rate})"
-                )
-        if monitored is None:
-            continue
-        since_best = epoch - 1 - int(np.argmin(result.monitored))
-        if not since_best:
+                curve.append(float(data_loss(monitored)))
+        if not np.isfinite([*losses, *curve[-1:]]).all():
+            raise EdgeseaError(f"tagging: the loss of epoch {epoch} is not finite; lower learning_rate, or standardize")
+        if curve and curve[-1] < min(curve[:-1], default=math.inf):
             best = copy.deepcopy(network.state_dict())
-        elif since_best >= options.patience:
+        elif curve and epoch > np.argmin(curve) + options.patience:
             break
-    bar.close()
     network.load_state_dict(best)
-    return result
+    return network, curve
 
 
 @torch.no_grad()
-def predict(network: TagNetwork, bags: Bags, options: TaggingOptions) -> NDArray[np.float64]:
-    """Probabilities (N, K) of the tags of clips, all with windows; target_mode and aggregation tell how to pool."""
-    rows, counts = torch.from_numpy(bags.rows), torch.from_numpy(bags.counts)
-    alpha: Tensor = network.alpha
-    if options.target_mode == "framewise":
-        alpha = torch.full_like(alpha, {"mean": 0.0, "softmax": 1.0, "max": 1e9}[options.aggregation])
-    parts, first = [], 0
-    for block in torch.split(counts, PREDICTED):
-        last = first + int(block.sum())
-        tags, present = by_clip(network(rows[first:last]).tags, block)
-        parts.append(auto_pool(tags, alpha, present))
-        first = last
-    return torch.cat(parts).clamp(0.0, 1.0).double().numpy()
+def predict(network: TagNetwork, bags: Bags) -> NDArray[np.float64]:
+    """Probabilities (N, K) of the tags of clips, all with windows."""
+    blocks = torch.split(torch.arange(len(bags)), PREDICTED)
+    tags = torch.cat([network(bags.take(block.numpy()))[0] for block in blocks])
+    return tags.clamp(0.0, 1.0).double().numpy()
