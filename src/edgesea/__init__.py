@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 
 if TYPE_CHECKING:
+    from edgesea.embed.engine import get_embedding
     from edgesea.embed.files import process_file, process_files
-    from edgesea.embed.memory import get_embedding
     from edgesea.embed.stream import Stream
     from edgesea.hub import from_pretrained, push_to_hub
     from edgesea.models import load_student, load_teacher
@@ -28,7 +28,7 @@ __all__ = [
 _LAZY = {
     "Stream": "edgesea.embed.stream",
     "from_pretrained": "edgesea.hub",
-    "get_embedding": "edgesea.embed.memory",
+    "get_embedding": "edgesea.embed.engine",
     "load_student": "edgesea.models",
     "load_teacher": "edgesea.models",
     "process_file": "edgesea.embed.files",

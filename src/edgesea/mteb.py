@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.artifact import versions
-from edgesea.embed.memory import get_embedding
+from edgesea.embed.engine import get_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning, missing_extra
 from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import EmbeddingModel, window_of

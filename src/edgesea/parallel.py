@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -20,7 +20,9 @@ T = TypeVar("T")
 _END = object()
 
 
-def prefetch(sources: Iterable[Callable[[], Iterable[T]]], workers: int, depth: int = 2) -> Iterator[Iterator[T]]:
+def prefetch(
+    sources: Iterable[Callable[[], Iterable[T]]], workers: int, depth: int = 2
+) -> Generator[Iterator[T], None, None]:
     """Call each source in one of `workers` threads and yield an iterator of its items for each, in order.
 
     At most `depth` items of a source wait to be consumed. An exception of a source is raised from its iterator. Asking

@@ -1,6 +1,5 @@
 """`Stream` gives what whole files give, and the command ``stream`` prints it as it comes."""
 
-import io
 import json
 import os
 import signal
@@ -14,8 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-import torch
-from conftest import REPOSITORY, write_noise
+from conftest import REPOSITORY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick_model import BY_NAME, QUICK, moments, of_file
@@ -24,7 +22,7 @@ from edgesea import Stream
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import load_audio
 from edgesea.errors import EdgeseaError
-from edgesea.models import load_model, load_teacher
+from edgesea.models import load_model
 from edgesea.models.foreign import FunctionModel
 
 
@@ -70,24 +68,6 @@ def test_chunks_of_any_size_give_what_the_file_gives(shared_data, student, tmp_p
         np.testing.assert_array_equal(timestamps, 0.1 * np.arange(12))
 
 
-def test_a_stream_gives_what_edgel3_gives(shared_data, student):
-    with np.load(shared_data / "edgel3" / "chirp_8k_reference.npz") as reference:
-        embedding, timestamps = feed_all(Stream(student, 0.1), split(reference["audio"], 250))
-        np.testing.assert_allclose(embedding, reference["embedding"], rtol=1e-4, atol=1e-3)
-        np.testing.assert_array_equal(timestamps, reference["timestamps"])
-
-
-@pytest.mark.parametrize("center", [True, False])
-@pytest.mark.parametrize("hop", [0.03, 0.25, 1.7])
-def test_teachers_hops_and_centring(tmp_path, hop, center):
-    teacher = load_teacher("spectral")
-    path = write_noise(tmp_path / "a.wav", 4.0, rate=44100)
-    chunks = split(soundfile.read(path, dtype="float32")[0], 3000)
-    embedding, timestamps = feed_all(Stream(teacher, hop, center, 44100), chunks)
-    assert_same(embedding, of_file(teacher, path, hop, center))
-    np.testing.assert_array_equal(timestamps, hop * np.arange(len(embedding)))
-
-
 @st.composite
 def signals(draw):
     """A signal of any kind and length, in any chunks, with the mono float32 signal that it is."""
@@ -128,26 +108,10 @@ def test_a_window_is_there_with_its_last_sample():
 
 def test_a_chunk_of_many_windows_is_embedded_in_batches():
     sizes = []
-
-    def counting(windows: np.ndarray) -> np.ndarray:
-        sizes.append(len(windows))
-        return moments(windows)
-
-    audio = np.random.default_rng(0).uniform(-1, 1, 8000 * 60).astype(np.float32)
-    stream = Stream(FunctionModel("counting", counting, 8000, embedding_size=3), batch_size=16)
-    embedding, _ = feed_all(stream, [audio])
-    assert len(embedding) == Framing(1.0, 0.1, True).at(8000).count(len(audio))
-    assert max(sizes) == 16
-    assert len(sizes) <= len(embedding) / 16 + 8
-
-
-def test_windows_do_not_drift_where_the_hop_is_not_a_whole_number_of_samples():
-    """Of a ramp, the model gives the time; a hop rounded to 1102 samples would be 0.11 s late at the end."""
-    ramp = (np.arange(240 * 22050) / (240 * 22050)).astype(np.float32)
-    middle = FunctionModel("middle", lambda windows: windows[:, windows.shape[1] // 2, None], 22050, 1.0, 1)
-    embedding, timestamps = feed_all(Stream(middle, 0.05), split(ramp, 100_000))
-    inside = (timestamps > 0.5) & (timestamps < 239.4)
-    np.testing.assert_allclose(240 * embedding[inside, 0], timestamps[inside], atol=1e-4)
+    counting = FunctionModel("counting", lambda windows: sizes.append(len(windows)) or moments(windows), 8000, 1.0, 3)
+    embedding, _ = feed_all(Stream(counting, batch_size=16), [np.ones(8000 * 60, np.float32)])
+    assert (len(embedding), max(sizes)) == (596, 16)
+    assert len(sizes) <= 596 / 16 + 8
 
 
 # --- the life of a stream
@@ -180,16 +144,11 @@ def test_an_ended_stream_begins_anew_after_reset():
     ("chunk", "words"),
     [
         (np.zeros((2, 4800), np.float32), "(2, 4800)"),
-        (np.zeros((10, 0), np.float32), "(10, 0)"),
         (np.zeros((2, 3, 4), np.float32), "(2, 3, 4)"),
         (np.zeros(10, np.uint16), "uint16"),
         ([1, 2, 3], "int64"),
-        ("audio", "str"),
-        (None, "object"),
         ([[0.5, 0.5], [0.5]], "list"),
-        (torch.zeros(3, dtype=torch.bfloat16), "BFloat16"),
         (np.ma.masked_array([0.1, 0.2], [False, True]), "masks"),
-        (np.array([0.0, 1e300]), "NaN or Inf samples, the first at 1.500 s"),
         (np.array([0.0, np.nan]), "NaN or Inf samples, the first at 1.500 s"),
         (np.zeros((10, 3), np.float32), "3 channels"),
     ],
@@ -206,20 +165,10 @@ def test_a_bad_chunk_is_refused_and_another_one_may_follow(chunk, words):
     np.testing.assert_allclose(np.concatenate([part[0] for part in parts]), expected, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"hop_size": 0.0}, "hop"),
-        ({"hop_size": 1e-5}, "shorter than a sample"),
-        ({"sample_rate": 44.1}, "44.1"),
-        ({"sample_rate": "8000"}, "'8000'"),
-        ({"batch_size": 0}, "batch_size"),
-    ],
-)
-def test_bad_options_are_named(options, words):
-    with pytest.raises(EdgeseaError) as error:
-        Stream(QUICK, **options)
-    assert words in str(error.value)
+def test_bad_options_are_named():
+    for options in ({"hop_size": 1e-5}, {"sample_rate": 44.1}, {"sample_rate": "8000"}, {"batch_size": 0}):
+        with pytest.raises(EdgeseaError, match=str(*options.values())):
+            Stream(QUICK, **options)
 
 
 def test_a_stream_whose_model_fails_has_ended():
@@ -230,33 +179,21 @@ def test_a_stream_whose_model_fails_has_ended():
         stream.finish()
 
 
-@pytest.mark.parametrize(("rate", "minutes", "size"), [(8000, 20, 800), (44100, 10, 44100)])
-def test_memory_does_not_grow_with_the_stream(rate, minutes, size):
-    """An hour would take 115 MB; what is measured is the buffers of Python and numpy."""
-    chunk = np.random.default_rng(0).integers(-3000, 3000, size, np.int16)
-    stream = Stream(QUICK, 1.0, True, rate)
-    count = 0
+def test_memory_does_not_grow_with_the_stream():
+    """Ten minutes would take 106 MB; what is measured is the buffers of Python and numpy."""
+    chunk = np.random.default_rng(0).integers(-3000, 3000, 44100, np.int16)
+    stream = Stream(QUICK, 1.0, True, 44100)
     tracemalloc.start()
     try:
-        for _ in range(minutes * 60 * rate // size):
-            count += len(stream.feed(chunk)[0])
+        count = sum(len(stream.feed(chunk)[0]) for _ in range(600))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count + len(stream.finish()[0]) == minutes * 60 + 1
+    assert count + len(stream.finish()[0]) == 601
     assert peak < 2e6
 
 
 # --- the command
-
-
-def pcm(encoding: str, channels: int, seconds: float) -> tuple[bytes, np.ndarray]:
-    """Raw PCM at 8 kHz, and the mono signal that it is."""
-    audio = np.random.default_rng(0).uniform(-1, 1, (round(8000 * seconds), channels))
-    if encoding == "s16le":
-        samples = (audio * 32767).astype("<i2")
-        return samples.tobytes(), (samples / 32768).mean(1).astype(np.float32)
-    return audio.astype("<f4").tobytes(), audio.mean(1).astype(np.float32)
 
 
 @contextmanager
@@ -280,19 +217,20 @@ def command(*options: str) -> "Iterator[subprocess.Popen[bytes]]":
 
 @pytest.mark.parametrize(("encoding", "channels"), [("s16le", 2), ("f32le", 1)])
 def test_raw_pcm_gives_what_a_file_gives(tmp_path, encoding, channels):
-    data, mono = pcm(encoding, channels, 1.5)
-    soundfile.write(tmp_path / "a.wav", mono, 8000, subtype="FLOAT")
+    audio = np.random.default_rng(0).uniform(-1, 1, (12000, channels)).astype("<f4")
+    samples = (audio * 32767).astype("<i2") if encoding == "s16le" else audio
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="PCM_16" if encoding == "s16le" else "FLOAT")
     expected = of_file(QUICK, tmp_path / "a.wav")
     options = f"--encoding={encoding}", f"--channels={channels}"
     with command(*options) as process:
-        text, messages = process.communicate(data + b"x")  # half a sample at the end is left out
+        text, messages = process.communicate(samples.tobytes() + b"x")  # half a sample at the end is left out
     rows = [json.loads(line) for line in text.splitlines()]
     assert (process.returncode, messages) == (0, b"")
     assert [row["timestamp"] for row in rows] == [round(0.1 * k, 6) for k in range(len(expected))]
     embedding = np.array([row["embedding"] for row in rows], np.float32)
     np.testing.assert_allclose(embedding, expected, atol=1e-5)
     with command(*options, "--lines=csv") as process:
-        header, *lines = process.communicate(data)[0].decode().splitlines()
+        header, *lines = process.communicate(samples.tobytes())[0].decode().splitlines()
     assert header == "timestamp,e0,e1,e2"
     np.testing.assert_array_equal(np.array([line.split(",") for line in lines], np.float32)[:, 1:], embedding)
 
@@ -326,17 +264,11 @@ def test_a_reader_that_goes_ends_it_without_a_word():
         assert process.wait(60) == 0
 
 
-def wav() -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, np.zeros(16000), 16000, format="WAV")
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("options", "data", "words"),
     [
         ([], b"", ["no samples"]),
-        ([], wav(), ["RIFF", "edgesea embed"]),
+        ([], b"RIFF" + bytes(100), ["RIFF", "edgesea embed"]),
         (["--encoding=f32le"], np.array([0, np.nan], "<f4").tobytes(), ["NaN"]),
         (["--hop=0"], b"", ["hop", "0"]),
         (["--channels=0"], b"", ["channels", "0"]),

@@ -1,27 +1,29 @@
-"""The one place that cuts audio, batches its windows, embeds them and checks the result."""
+"""The one place that cuts audio, batches its windows, embeds them and checks the result: sources, files, arrays."""
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, tee
+from itertools import chain, groupby, tee
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.audio import io
 from edgesea.audio.framing import Framing, Piece, PieceCutter, SampleFraming, piece_starts, piece_windows
-from edgesea.audio.io import CHUNK_SECONDS, AudioFile, Signal, first_invalid, resample_stream, to_mono
-from edgesea.errors import EdgeseaError
-from edgesea.models.base import EmbeddingModel, LogMelModel
+from edgesea.errors import EdgeseaError, EdgeseaWarning
+from edgesea.models import ModelOrName, load_model
+from edgesea.models.base import EmbeddingModel, LogMelModel, window_of
 from edgesea.parallel import prefetch
 
 Float32 = NDArray[np.float32]
 S = TypeVar("S")
 P = TypeVar("P")
 
+DEFAULT_MODEL = "edgel3/sea-64"  # the smallest of the published students
 PIECE = 64  # windows of one recording that are cut together, and share their frames
 UNUSABLE = (EdgeseaError, OSError, MemoryError)  # errors that end one source, not the others
 
@@ -46,6 +48,17 @@ class Failure(NamedTuple, Generic[S]):
     reason: str
 
 
+class _Part(NamedTuple, Generic[S, P]):
+    """Rows of a piece that share a batch: all of them, or some."""
+
+    source: S
+    piece: P | None  # None: no rows, but the error of its source
+    rows: Float32
+    last: bool  # whether they are the last of the piece
+    embeddings: list[Float32]  # of the piece; one list for all its parts
+    errors: list[Exception]  # why the source failed; one list for all its pieces
+
+
 def embed_sources(
     model: EmbeddingModel | None,
     sources: Iterable[S],
@@ -64,97 +77,65 @@ def embed_sources(
     Yields (source, piece, embedding) in order. The last of a source is a Failure if `read` or, for its rows, the model
     raises EdgeseaError, OSError or MemoryError, or if an embedding holds NaN or Inf.
     """
-    batch = _Batch(model, batch_size)
-    waiting: deque[_Waiting[S, P]] = deque()
+    batch: list[_Part[S, P]] = []
     listed, ahead = tee(sources)
-    streams = prefetch((partial(read, source) for source in ahead), workers, depth)
     # closed at once if the model fails: as long as its threads wait, the process does not end
-    with closing(cast("Generator[Iterator[tuple[P, Float32]], None, None]", streams)):
+    with closing(prefetch((partial(read, source) for source in ahead), workers, depth)) as streams:
         for source, stream in zip(listed, streams, strict=False):
             errors: list[Exception] = []
             try:
                 for piece, rows in stream:
-                    waiting.append(_Waiting(source, piece, len(rows), errors))
-                    batch.add(waiting[-1], rows)
-                    yield from _finished(waiting, model)
+                    embeddings: list[Float32] = []
+                    while len(rows) and not errors:
+                        room = batch_size - sum(len(part.rows) for part in batch) if model else len(rows)
+                        batch.append(_Part(source, piece, rows[:room], len(rows) <= room, embeddings, errors))
+                        if len(rows) >= room:
+                            yield from _finished(model, batch)
+                        rows = rows[room:]
                     if errors:
                         break
             except UNUSABLE as error:
                 errors.append(error)
-                waiting.append(_Waiting(source, None, 0, errors))  # it may have no other
-            yield from _finished(waiting, model)
-    batch.flush()
-    yield from _finished(waiting, model)
+                batch.append(_Part(source, None, np.zeros(0, np.float32), True, [], errors))  # it may have no other
+            if not any(len(part.rows) for part in batch):
+                yield from _finished(model, batch)
+    yield from _finished(model, batch)
 
 
-@dataclass
-class _Waiting(Generic[S, P]):
-    """A piece, its embeddings so far, and the number of rows that wait for theirs."""
-
-    source: S
-    piece: P | None
-    missing: int
-    errors: list[Exception]  # why its source failed; one list for all its pieces
-    embeddings: list[Float32] = field(default_factory=list)
-
-
-def _finished(
-    waiting: deque[_Waiting[S, P]], model: EmbeddingModel | None
-) -> Iterator[tuple[S, P, Float32] | Failure[S]]:
-    """Take away what is finished or failed."""
-    while waiting and (waiting[0].errors or not waiting[0].missing):
-        first = waiting.popleft()
-        if not first.errors:
-            embedding = np.concatenate(first.embeddings)
+def _finished(model: EmbeddingModel | None, batch: list[_Part[S, P]]) -> Iterator[tuple[S, P, Float32] | Failure[S]]:
+    """Embed a batch and empty it; yields the pieces that it completes, and the sources that failed."""
+    parts = batch.copy()
+    batch.clear()
+    usable = [part for part in parts if not part.errors]
+    for part, result in zip(usable, _embedded(model, [part.rows for part in usable]), strict=True):
+        if isinstance(result, Exception):
+            part.errors.append(result)
+        else:
+            part.embeddings.append(result)
+    failed = None
+    for source, piece, _, last, embeddings, errors in parts:
+        if last and not errors:
+            embedding = np.concatenate(embeddings)
             if np.isfinite(embedding).all():
-                yield first.source, cast(P, first.piece), embedding
-                continue
-            reason = f"{model.id} gave NaN or Inf" if model else "the embeddings hold NaN or Inf"
-            first.errors.append(EdgeseaError(reason))
-        while waiting and waiting[0].errors is first.errors:
-            waiting.popleft()
-        yield Failure(first.source, str(first.errors[0]) or type(first.errors[0]).__name__)
+                yield source, cast(P, piece), embedding
+            else:
+                errors.append(
+                    EdgeseaError(f"{model.id} gave NaN or Inf" if model else "the embeddings hold NaN or Inf")
+                )
+        if errors and errors is not failed:
+            failed = errors
+            yield Failure(source, str(errors[0]) or type(errors[0]).__name__)
 
 
-class _Batch:
-    """Collects rows, in order, and embeds them when there are exactly `size`."""
-
-    def __init__(self, model: EmbeddingModel | None, size: int) -> None:
-        self._model, self._size = model, size
-        self._parts: list[tuple[_Waiting[Any, Any], Float32]] = []
-
-    def add(self, item: _Waiting[Any, Any], rows: Float32) -> None:
-        if self._model is None:
-            item.embeddings, item.missing = [rows], 0
-            return
-        while len(rows) and not item.errors:
-            room = self._size - sum(len(part) for _, part in self._parts)
-            self._parts.append((item, rows[:room]))
-            if len(rows) >= room:
-                self.flush()
-            rows = rows[room:]
-
-    def flush(self) -> None:
-        parts, self._parts = [part for part in self._parts if not part[0].errors], []
-        try:
-            self._embed(parts)
-        except UNUSABLE as error:
-            if len(parts) == 1:
-                parts[0][0].errors.append(error)
-                return
-            for part in parts:  # find out whose rows they are
-                self._parts = [part]
-                self.flush()
-
-    def _embed(self, parts: Sequence[tuple[_Waiting[Any, Any], Float32]]) -> None:
-        if not parts or self._model is None:
-            return
-        rows = [rows for _, rows in parts]
-        embedding = embed_rows(self._model, rows[0] if len(rows) == 1 else np.concatenate(rows))
-        for item, part in parts:
-            item.embeddings.append(embedding[: len(part)])
-            item.missing -= len(part)
-            embedding = embedding[len(part) :]
+def _embedded(model: EmbeddingModel | None, rows: Sequence[Float32]) -> Sequence[Float32 | Exception]:
+    """The embeddings of each of several rows; if they cannot be embedded together, it is tried one by one."""
+    if model is None or not rows:
+        return rows
+    try:
+        embedding = embed_rows(model, rows[0] if len(rows) == 1 else np.concatenate(rows))
+    except UNUSABLE as error:
+        return [error] if len(rows) == 1 else [_embedded(model, [part])[0] for part in rows]
+    return np.split(embedding, np.cumsum([len(part) for part in rows])[:-1])
 
 
 @dataclass(frozen=True)
@@ -162,19 +143,19 @@ class Recording:
     """Audio in memory, which is read as a file is: mono in [-1, 1], ten seconds at a time."""
 
     name: str
-    samples: Signal
+    samples: io.Signal
     sample_rate: int  # Hz
 
     def chunks(self) -> Iterator[Float32]:
-        size = round(CHUNK_SECONDS * self.sample_rate)
+        size = round(io.CHUNK_SECONDS * self.sample_rate)
         for first in range(0, len(self.samples), size):
             yield finite_mono(self.name, self.samples[first : first + size], first, self.sample_rate)
 
 
-def finite_mono(name: str, samples: Signal, first: int, sample_rate: int) -> Float32:
+def finite_mono(name: str, samples: io.Signal, first: int, sample_rate: int) -> Float32:
     """The mean of the channels, (n,) in [-1, 1], of samples from `first` on; EdgeseaError if it holds NaN or Inf."""
-    mono = to_mono(samples)
-    if (invalid := first_invalid(mono)) is not None:
+    mono = io.to_mono(samples)
+    if (invalid := io.first_invalid(mono)) is not None:
         raise EdgeseaError(f"{name} holds NaN or Inf samples, the first at {(first + invalid) / sample_rate:.3f} s")
     return mono
 
@@ -191,6 +172,11 @@ class AudioEmbedding(NamedTuple, Generic[A]):
     warnings: Sequence[str] = ()  # that it is shorter than a window, or silent
 
 
+def framing_of(model: EmbeddingModel, hop: float, center: bool) -> Framing:
+    """Windows as the model takes them, every `hop` seconds."""
+    return Framing(window_of(model), io.checked_hop("hop", hop), io.checked_flag("center", center))
+
+
 def embed_files(
     model: EmbeddingModel,
     paths: Sequence[A],
@@ -205,30 +191,24 @@ def embed_files(
     windows. `count` is the number of windows of each, if not that of the framing.
     """
     at_rate = framing.at(model.sample_rate)
-    if model.window is not None and at_rate.window != round(model.window * model.sample_rate):
-        raise EdgeseaError(f"{model.id}: windows must last {model.window} s, not {framing.window} s")
 
     def read(item: tuple[int, A]) -> Iterator[tuple[list[str], Float32]]:
+        found: list[str] = []  # warnings of all pieces, complete with the last
         cutter, samples, silent = PieceCutter(at_rate, PIECE), 0, True
-        warnings: list[str] = []  # complete when all has been read
-
-        def watched(chunks: Iterator[Float32]) -> Iterator[Float32]:
-            nonlocal samples, silent
-            for chunk in chunks:
+        with nullcontext(item[1]) if isinstance(item[1], Recording) else io.AudioFile(item[1]) as audio:
+            resampler = io.Resampler(audio.sample_rate, model.sample_rate)
+            for chunk in audio.chunks():
                 samples, silent = samples + len(chunk), silent and not chunk.any()
-                yield chunk
-
-        with nullcontext(item[1]) if isinstance(item[1], Recording) else AudioFile(item[1]) as audio:
-            for chunk in resample_stream(watched(audio.chunks()), audio.sample_rate, model.sample_rate):
-                for piece in cutter.feed(chunk):
-                    yield warnings, cut_rows(model, piece, at_rate)
+                for piece in cutter.feed(resampler.feed(chunk)):
+                    yield found, cut_rows(model, piece, at_rate)
         if samples < framing.window * audio.sample_rate:
             seconds = f"{samples / audio.sample_rate:.3g} s"
-            warnings.append(f"lasts {seconds}, less than a window of {framing.window:g} s; filled up with zeros")
+            found.append(f"lasts {seconds}, less than a window of {framing.window:g} s; filled up with zeros")
         if silent:
-            warnings.append("silent: all samples are zero")
-        for piece in cutter.finish(count):
-            yield warnings, cut_rows(model, piece, at_rate)
+            found.append("silent: all samples are zero")
+        rest = resampler.feed(np.zeros(0, np.float32), last=True)
+        for piece in chain(cutter.feed(rest), cutter.finish(count)):
+            yield found, cut_rows(model, piece, at_rate)
 
     results = embed_sources(model, enumerate(paths), read, batch_size=batch_size, workers=workers)
     for (_, path), group in groupby(results, key=lambda result: result[0]):
@@ -237,3 +217,71 @@ def embed_files(
             yield AudioEmbedding(path, None, last.reason.removeprefix(f"{path}: "))
         else:
             yield AudioEmbedding(path, np.concatenate([piece[-1] for piece in pieces]), "", last[1])
+
+
+def get_embedding(
+    audio: io.Signal | Sequence[io.Signal],
+    sr: float | Sequence[float],
+    model: ModelOrName = DEFAULT_MODEL,
+    hop_size: float = 0.1,
+    center: bool = True,
+    batch_size: int = 32,
+) -> tuple[Any, Any]:
+    """Embed audio: one embedding for each window, usually of 1 s, every `hop_size` seconds.
+
+    Parameters
+    ----------
+    audio : ndarray, (n,) or (n, channels), or list of them
+        Samples as soundfile reads them: floats in [-1, 1], or PCM integers of 8, 16 or 32 bits, which are scaled to
+        that range (openl3 and edgel3 do not scale). Channels are averaged.
+    sr : int, or list of int
+        Sample rate in Hz, of all arrays or of each.
+    model : EmbeddingModel, path or str
+        A loaded model (`load_student`, `load_teacher`), or what one is loaded from, on the CPU: ``edgel3/sea-64`` (128,
+        256, 512), a student's folder or .h5 file, or a teacher's id.
+    hop_size : float
+        Seconds between windows.
+    center : bool
+        Let timestamps be the windows' middles: half a window of zeros precedes the audio.
+    batch_size : int
+        Windows embedded at once; the arrays of a list share batches.
+
+    Returns
+    -------
+    embedding : ndarray, (T, D) float32, or list of them
+        One row for each of ``1 + ceil(max(0, n + pad - W) / H)`` windows, with n samples at the model's rate, W of a
+        window, H of a hop, and ``pad`` of W // 2 if centred, else 0.
+    timestamps : ndarray, (T,) float64, or list of them
+        ``k * hop_size`` in seconds.
+
+    EdgeseaError: the audio is empty, has another shape or type, or holds NaN or Inf; or an argument is invalid.
+    EdgeseaWarning: audio is silent, or shorter than a window (zeros fill it up).
+    """
+    single = not isinstance(audio, list | tuple)
+    signals = [audio] if single else list(audio)
+    rates: list[Any] = list(cast(Any, sr)) if np.ndim(sr) == 1 else [sr] * len(signals)
+    if len(rates) != len(signals):
+        raise EdgeseaError(f"sr has {len(rates)} rates for {len(signals)} arrays; give one, or one for each")
+    recordings = []
+    for index, (signal, rate) in enumerate(zip(signals, rates, strict=True)):
+        name = "audio" if single else f"audio[{index}]"
+        if not hasattr(signal, "__array__"):
+            raise EdgeseaError(f"{name} must be an array of samples, or a list of arrays, not {type(signal).__name__}")
+        samples = io.as_samples(name, signal)
+        if not samples.size:
+            raise EdgeseaError(f"{name} is empty")
+        if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+            raise EdgeseaError(f"{name} has shape {samples.shape}: more channels than samples; give its transpose")
+        recordings.append(Recording(name, samples, io.checked_rate("sr", rate)))
+    batch_size = io.checked_count("batch_size", batch_size)
+    network = load_model(model)
+    framing = framing_of(network, hop_size, center)
+    embeddings = []
+    for recording, embedding, error, found in embed_files(network, recordings, framing, batch_size):
+        if embedding is None:
+            raise EdgeseaError(error)
+        for warning in found:
+            warnings.warn(f"{recording.name}: {warning}", EdgeseaWarning, stacklevel=2)
+        embeddings.append(embedding)
+    timestamps = [framing.timestamps(len(embedding)) for embedding in embeddings]
+    return (embeddings[0], timestamps[0]) if single else (embeddings, timestamps)

@@ -4,9 +4,8 @@ import json
 import logging
 import os
 import warnings
-import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from edgesea.artifact import FULL, atomic_path, check_file, differences, versions, walk
-from edgesea.audio.framing import Framing
 from edgesea.audio.io import audio_suffixes, check_readable, checked_count, checked_flag, is_audio
-from edgesea.embed.engine import AudioEmbedding, embed_files
-from edgesea.embed.memory import DEFAULT_MODEL, framing_of
+from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import Backend, ModelOrName, is_teacher, load_model
 from edgesea.models.base import EmbeddingModel
@@ -84,12 +81,13 @@ def embed(
     dict
         files embedded, present (skipped), failed (file: reason), windows.
     """
-    if len(audio) > 1 and model == DEFAULT_MODEL and _is_model(audio[-1]):
-        model, audio = str(audio[-1]), audio[:-1]
+    if len(audio) > 1 and model == DEFAULT_MODEL:  # the last one may be the model
+        last = audio[-1]
+        if is_student(last) if last.exists() else last.suffix.lower() not in audio_suffixes():
+            model, audio = str(last), audio[:-1]
     targets = result_paths(audio, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
-    framing = framing_of(network, hop, center)
-    results = _write_results(network, targets, framing, batch_size, workers, overwrite)
+    results = _write_results(network, targets, hop, center, batch_size, workers, overwrite)
     files, windows, failed = 0, 0, {}
     for file, embedding, error, found in tqdm(results, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
@@ -160,41 +158,42 @@ def process_files(
     if folder := next((path for path in paths if Path(path).is_dir()), None):
         raise EdgeseaError(f"{folder}: a folder; name the files in it, or embed it: edgesea embed {folder}")
     targets = result_paths(paths, output_dir, suffix or "")
-    network = load_model(model)
-    framing = framing_of(network, hop_size, center)
     failed = []
-    for path, _, error, found in _write_results(network, targets, framing, batch_size, workers, overwrite):
+    results = _write_results(load_model(model), targets, hop_size, center, batch_size, workers, overwrite)
+    for path, _, error, found in results:
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
             warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
     if failed:
         others = f"{len(failed)} of {len(targets)} files could not be embedded: " if len(targets) > 1 else ""
         raise EdgeseaError(others + "; ".join(failed))
-    results = {_absolute(path): target for path, target in targets.items()}  # a file may be named in several ways
-    return [results[_absolute(path)] for path in paths]
+    named = {_absolute(path): target for path, target in targets.items()}  # a file may be named in several ways
+    return [named[_absolute(path)] for path in paths]
 
 
 def _write_results(
     model: EmbeddingModel,
-    targets: Mapping[Path, Path],
-    framing: Framing,
+    targets: dict[Path, Path],
+    hop: float,
+    center: bool,
     batch_size: int,
     workers: int,
     overwrite: bool,
 ) -> Iterator[AudioEmbedding[Path]]:
     """Embed the keys of `targets` and write the results to its values; one that is there comes without embedding."""
     checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
+    framing, made_with = framing_of(model, hop, center), versions().get("edgesea", "unknown")
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
-    made_with = versions().get("edgesea", "unknown")
     missing: dict[Path, dict[str, Any]] = {}  # with what their results are made of
     for path, target in targets.items():
         try:
             check_readable(path)
             check_file(target)
             made_of = {"source": path.name, "bytes": path.stat().st_size, **made_by}
-            if overwrite or not _is_present(target, made_of):
+            if overwrite or not target.exists():
                 missing[path] = {**made_of, "edgesea": made_with}
             else:
+                _check_result(target, made_of)
                 yield AudioEmbedding(path, None)
         except (EdgeseaError, OSError) as error:
             yield AudioEmbedding(path, None, str(error).removeprefix(f"{path}: "))
@@ -212,22 +211,19 @@ def _write_results(
             yield AudioEmbedding(path, None, f"{targets[path]}: {error.strerror or error}")
 
 
-def _is_present(path: Path, made_of: dict[str, Any]) -> bool:
-    """Whether a file is the result that is made of this; EdgeseaError if it is anything else."""
-    if not path.exists():
-        return False
+def _check_result(path: Path, made_of: dict[str, Any]) -> None:
+    """EdgeseaError unless a file is the result that is made of this."""
     remedy = "choose another folder or suffix, or overwrite it"
     try:
         with np.load(path, allow_pickle=False) as file:
             found = dict(json.loads(file["provenance"].item()))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of numpy, zipfile or json, whatever the file is
         raise EdgeseaError(f"{path}: exists, and is not a result of edgesea; {remedy}") from error
     # a student is the same if its weights are, whatever it is called
     ignored = {"model"} if made_of["digest"] and not is_teacher(made_of["model"]) else set()
     there, here = ({key: values[key] for key in made_of.keys() & found.keys() - ignored} for values in (found, made_of))
     if there != here:
         raise EdgeseaError(f"{path}: exists, made of other input ({'; '.join(differences(there, here))}); {remedy}")
-    return True
 
 
 def result_ending(suffix: str, ending: str = ".npz") -> str:
@@ -244,17 +240,17 @@ def result_paths(
     """
     if any(sign in suffix for sign in ("/", os.sep, "\0")):
         raise EdgeseaError(f"suffix must be a part of a file's name, not {suffix!r}; choose a folder with out=")
-    found: dict[str, tuple[Path, Path]] = {}  # by absolute name: the file, and the folder of its result
+    found: dict[str, tuple[Path, Path]] = {}  # by absolute name: the file, and its result without an ending
     for given in map(Path, inputs):
         for path in _audio_files(given, recursive):
-            place = path.parent.relative_to(given) if given.is_dir() else ""
-            found.setdefault(_absolute(path), (path, path.parent if out is None else Path(out, place)))
-    stems = Counter(_absolute(folder / path.stem) for path, folder in found.values())
+            below = path.relative_to(given) if given.is_dir() else path.name
+            found.setdefault(_absolute(path), (path, (path if out is None else Path(out, below)).with_suffix("")))
+    counts = Counter(_absolute(result) for _, result in found.values())
     targets: dict[Path, Path] = {}
     sources: dict[str, Path] = {}
-    for path, folder in found.values():
-        base = path.stem if stems[_absolute(folder / path.stem)] == 1 else path.name
-        targets[path] = folder / (base + result_ending(suffix))
+    for path, result in found.values():
+        name = path.stem if counts[_absolute(result)] == 1 else path.name
+        targets[path] = result.with_name(name + result_ending(suffix))
         if (other := sources.setdefault(_absolute(targets[path]), path)) != path:
             raise EdgeseaError(f"{path} and {other} would both give {targets[path]}; choose another folder for one")
     return targets
@@ -272,11 +268,6 @@ def _audio_files(given: Path, recursive: bool) -> list[Path]:
     if not found:
         raise EdgeseaError(f"{given}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
     return found
-
-
-def _is_model(path: Path) -> bool:
-    """Whether the last word of `embed` is a model, and not one more recording or folder."""
-    return is_student(path) if path.exists() else path.suffix.lower() not in audio_suffixes()
 
 
 def _absolute(path: Path | str) -> str:

@@ -5,7 +5,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgesea.audio.framing import Piece, PieceCutter
 from edgesea.audio.io import CHUNK_SECONDS, Resampler, as_samples, checked_count, checked_rate
-from edgesea.embed.engine import cut_rows, embed_rows, finite_mono
-from edgesea.embed.memory import DEFAULT_MODEL, framing_of
+from edgesea.embed.engine import DEFAULT_MODEL, cut_rows, embed_rows, finite_mono, framing_of
 from edgesea.errors import EdgeseaError
 from edgesea.models import Backend, ModelOrName, load_model
 
@@ -61,15 +60,13 @@ class Stream:
         self.model = load_model(model)
         self.sample_rate = self.model.sample_rate if sample_rate is None else checked_rate("sample_rate", sample_rate)
         self._framing = framing_of(self.model, hop_size, center)
-        self._at_rate = self._framing.at(self.model.sample_rate)
         self.reset()
 
     def reset(self) -> None:
         """Forget what was fed, and begin another signal."""
         self._resampler = Resampler(self.sample_rate, self.model.sample_rate)
-        self._cutter = PieceCutter(self._at_rate, self._batch_size, eager=True)
-        self._channels = 0  # not known yet
-        self._fed = 0  # samples
+        self._cutter = PieceCutter(self._framing.at(self.model.sample_rate), self._batch_size, eager=True)
+        self._channels = self._samples = self._windows = 0  # so far; 0 channels: not known yet
         self._ended = False
 
     def feed(self, chunk: ArrayLike) -> Embedded:
@@ -87,8 +84,16 @@ class Stream:
             Of t windows, also 0; in seconds from the stream's beginning. EdgeseaError: the chunk is refused, and
             another one may follow; the model failed, which ends the stream; or that has ended.
         """
-        mono = self._mono(chunk)
-        self._fed += len(mono)
+        self._check_open()
+        samples = as_samples("the chunk", chunk)
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        if not 1 <= channels <= MOST_CHANNELS:
+            raise EdgeseaError(f"the chunk must have shape (samples,) or (samples, channels), not {samples.shape}")
+        if len(samples) and self._channels not in (0, channels):
+            raise EdgeseaError(f"this chunk has {channels} channels, those before had {self._channels}")
+        mono = finite_mono("the stream", samples, self._samples, self.sample_rate)
+        self._channels = channels if len(mono) else self._channels
+        self._samples += len(mono)
         step = max(1, int(CHUNK_SECONDS * self.sample_rate))  # so that a chunk of hours is resampled little by little
         blocks = (self._resampler.feed(mono[first : first + step]) for first in range(0, len(mono), step))
         return self._embed(piece for block in blocks for piece in self._cutter.feed(block))
@@ -97,7 +102,7 @@ class Stream:
         """End the stream: the windows that reach beyond its end, padded with zeros; then only `reset` is possible."""
         self._check_open()
         rest = self._resampler.feed(np.zeros(0, np.float32), last=True)
-        result = self._embed(chain(self._cutter.feed(rest), self._cutter.finish()) if self._fed else ())
+        result = self._embed(chain(self._cutter.feed(rest), self._cutter.finish()) if self._samples else ())
         self.close()
         return result
 
@@ -119,27 +124,15 @@ class Stream:
     def _embed(self, pieces: Iterable[Piece]) -> Embedded:
         self._ended = True  # unless all of it succeeds: windows would be missing
         embeddings = [np.zeros((0, self.model.embedding_size), np.float32)]
-        indices = [np.zeros(0, np.int64)]
         for piece in pieces:
-            embeddings.append(embed_rows(self.model, cut_rows(self.model, piece, self._at_rate)))
+            embeddings.append(embed_rows(self.model, cut_rows(self.model, piece, self._cutter.framing)))
             if not np.isfinite(embeddings[-1]).all():
                 raise EdgeseaError(f"{self.model.id} gave NaN or Inf after {piece.first * self._framing.hop:.1f} s")
-            indices.append(np.arange(piece.first, piece.first + piece.count))
+        embedding = np.concatenate(embeddings)
+        indices = np.arange(self._windows, self._windows + len(embedding), dtype=np.float64)
+        self._windows += len(embedding)
         self._ended = False
-        return np.concatenate(embeddings), np.concatenate(indices).astype(np.float64) * self._framing.hop
-
-    def _mono(self, chunk: ArrayLike) -> Float32:
-        """The average of a chunk's channels, (n,), in memory of its own; nothing is changed if the chunk is refused."""
-        self._check_open()
-        samples = as_samples("the chunk", chunk)
-        channels = 1 if samples.ndim == 1 else samples.shape[1]
-        if not 1 <= channels <= MOST_CHANNELS:
-            raise EdgeseaError(f"the chunk must have shape (samples,) or (samples, channels), not {samples.shape}")
-        if len(samples) and self._channels not in (0, channels):
-            raise EdgeseaError(f"this chunk has {channels} channels, those before had {self._channels}")
-        mono = finite_mono("the stream", samples, self._fed, self.sample_rate)
-        self._channels = channels if len(samples) else self._channels
-        return mono
+        return embedding, indices * self._framing.hop
 
 
 def stream(
@@ -190,9 +183,9 @@ def stream(
     """
     if sample_rate is None:
         raise EdgeseaError("raw PCM has no header with its sample rate; give it, e.g. --sample_rate 48000")
-    if sys.stdin is None or sys.stdin.isatty() or sys.stdout is None:
-        raise EdgeseaError("stream reads raw PCM from a pipe and prints lines: arecord -t raw ... | edgesea stream ...")
-    size = checked_count("channels", channels) * TYPES[encoding].itemsize
+    if sys.stdin is None or sys.stdin.isatty():
+        raise EdgeseaError("stream reads raw PCM from a pipe: arecord -t raw ... | edgesea stream ...")
+    dtype, size = TYPES[encoding], TYPES[encoding].itemsize * checked_count("channels", channels)
     embedder = Stream(load_model(model, weights, device, backend), hop, center, sample_rate, batch_size)
     if lines == "csv":
         print("timestamp", *(f"e{index}" for index in range(embedder.model.embedding_size)), sep=",", flush=True)
@@ -201,14 +194,19 @@ def stream(
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and shells in the background, ignore some
             signal.signal(number, lambda *_: stopped.set())
     rest, total = b"", 0
-    for data in _standard_input(stopped):
+    while not stopped.is_set():
+        if os.name != "nt" and not select.select([sys.stdin], [], [], 0.1)[0]:  # Windows cannot wait for a pipe
+            continue
+        data = os.read(sys.stdin.fileno(), 1 << 16)
+        if not data:
+            break
         if not total and data.startswith(HEADERS):
             raise EdgeseaError(f"not raw PCM but a file ({data[:4]!r}); use arecord -t raw, or: edgesea embed FILE")
         total += len(data)
         data = rest + data
         whole = len(data) // size * size
         rest = data[whole:]
-        _print(*embedder.feed(np.frombuffer(data[:whole], TYPES[encoding]).reshape(-1, channels)), lines)
+        _print(*embedder.feed(np.frombuffer(data[:whole], dtype).reshape(-1, channels)), lines)
     if not (total or stopped.is_set()):
         raise EdgeseaError("standard input holds no samples")
     _print(*embedder.finish(), lines)
@@ -219,13 +217,3 @@ def _print(embedding: Float32, timestamps: NDArray[np.float64], lines: str) -> N
         values = [str(value) for value in row]  # the shortest text that is this float32
         json = f'{{"timestamp": {time}, "embedding": [{", ".join(values)}]}}'
         print(json if lines == "json" else ",".join([str(time), *values]), flush=True)
-
-
-def _standard_input(stopped: threading.Event) -> Iterator[bytes]:
-    """What comes, until it ends or a signal has come, for which it looks ten times a second."""
-    while not stopped.is_set():
-        if os.name == "nt" or select.select([sys.stdin], [], [], 0.1)[0]:  # Windows cannot wait for a pipe
-            data = os.read(sys.stdin.fileno(), 1 << 16)
-            if not data:
-                return
-            yield data
