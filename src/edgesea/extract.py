@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import checked_count, checked_rate
+from edgesea.audio.io import checked_count, checked_hop, checked_rate
 from edgesea.errors import EdgeseaError
 from edgesea.table.manifest import cut_parts, manifest_digest, read_manifest
 
@@ -93,16 +93,14 @@ def extract(
         If the source, the options or the teacher's weights are unusable, `out` holds another table, or too many clips
         had to be skipped.
     """
-    checked_count("part_clips", part_clips)
-    checked_count("batch_size", batch_size)
-    checked_count("workers", workers)
+    for name, count in (("part_clips", part_clips), ("batch_size", batch_size), ("workers", workers)):
+        checked_count(name, count)
     checked_rate("sample_rate", sample_rate)
-    if not level_rate > 0:
-        raise EdgeseaError(f"level_rate must be a positive number of readings per second, not {level_rate}")
+    checked_hop("level_rate", level_rate, "readings per second")
     from edgesea.embed.engine import embed_sources
     from edgesea.models import load_teacher
-    from edgesea.table.clips import Rates, clip_pieces
-    from edgesea.table.writer import TableWriter
+    from edgesea.table.clips import clip_pieces
+    from edgesea.table.writer import write_table
 
     framing = Framing(window, hop, center)
     framing.at(sample_rate)
@@ -129,13 +127,17 @@ def extract(
         "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
         "manifest_sha256": manifest_digest(entries),
     }
-    table = TableWriter(Path(out), plan, "extract")
-    read = partial(clip_pieces, rates=Rates(framing, sample_rate, model.sample_rate, level_rate, measured))
-    for part, clips in table.missing(parts):
-        with table.part(part) as writer:
-            for result in embed_sources(model, clips, read, batch_size=batch_size, workers=workers):
-                table.store(writer, result)
-    speed = table.speed
-    if table.windows:
-        log.info("%d windows: %.1f windows/s, %.1f hours of audio per hour", table.windows, speed, speed * hop)
-    return {**table.finish(len(entries), max_skipped), "windows_per_second": speed, "hours_per_hour": speed * hop}
+
+    read = partial(
+        clip_pieces,
+        framing=framing,
+        sample_rate=sample_rate,
+        teacher_rate=model.sample_rate,
+        level_rate=level_rate if measured else None,
+    )
+    embed = partial(embed_sources, model, read=read, batch_size=batch_size, workers=workers)
+    result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract")
+    speed = result["windows_per_second"]
+    if speed:
+        log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * hop)
+    return {**result, "hours_per_hour": speed * hop}

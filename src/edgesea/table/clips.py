@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgesea.table.manifest import ClipEntry
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
 PCM_SCALE = 32767.0  # stored value of amplitude 1
+END = np.zeros(0, np.float32)  # the chunk behind the last
 
 
 @dataclass(frozen=True)
@@ -39,57 +41,41 @@ class Job(NamedTuple):
     parts: list[list[Any]]  # sources of each part
     read: Callable[[Any], Iterator[tuple[Any, Float32]]]  # yields the pieces of a source with their embeddings
     clips: int
-    depth: int  # pieces of one source that may wait
 
 
-@dataclass(frozen=True)
-class Rates:
-    """How clips are cut, and at which rates."""
-
-    framing: Framing
-    student: int  # Hz, of the audio that is stored
-    teacher: int | None  # Hz, of the windows for the teacher; None: each file's own
-    level: float  # measured levels per second
-    measured: bool  # whether the manifest has measured levels; then every clip needs them
-
-
-def clip_pieces(entry: ClipEntry, rates: Rates) -> Iterator[tuple[Piece, Float32]]:
+def clip_pieces(
+    entry: ClipEntry, framing: Framing, sample_rate: int, teacher_rate: int | None, level_rate: float | None
+) -> Iterator[tuple[Piece, Float32]]:
     """Decode a clip once and cut it at both rates; the student's rate decides how many windows there are.
 
-    Yields pieces of up to 64 windows, and these windows at the teacher's rate. There are fewer where windows do not
-    touch, so that memory depends neither on the length of the clip nor on the hop.
+    Yields pieces of up to 64 windows, and these windows at the teacher's rate (None: the file's own). There are fewer
+    where windows do not touch, so that memory depends neither on the length of the clip nor on the hop. With a
+    `level_rate`, the clip must have measured levels, so many per second.
     """
-    if rates.measured and not entry.level:
+    if level_rate and not entry.level:
         raise EdgeseaError("no level in the manifest, where other clips have one; the two scales do not mix")
     with AudioFile(entry.path) as file:
-        both = rates.student, rates.teacher or file.sample_rate
-        student, teacher = (rates.framing.at(rate) for rate in both)
+        rates = sample_rate, teacher_rate or file.sample_rate
+        student, teacher = (framing.at(rate) for rate in rates)
         cutters = PieceCutter(student, PIECE_WINDOWS), PieceCutter(teacher, PIECE_WINDOWS)
         cutters[1].size = cutters[0].size  # pieces of the same windows, however the two rates round
-        resamplers = [Resampler(file.sample_rate, rate) for rate in both]
+        resamplers = [Resampler(file.sample_rate, rate) for rate in rates]
         queues: tuple[list[cuts.Piece], list[cuts.Piece]] = ([], [])
-
-        def pairs() -> Iterator[tuple[Piece, Float32]]:
+        for chunk in chain(file.chunks(), [END]):
+            for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
+                queue.extend(cutter.feed(resampler.feed(chunk, last=chunk is END)))
+            if chunk is END:
+                for cutter, queue in zip(cutters, queues, strict=True):
+                    queue.extend(cutter.finish(student.count(cutters[0].length)))
             while queues[0] and queues[1]:
                 cut, windows = queues[0].pop(0), piece_windows(queues[1].pop(0), teacher)
                 starts = np.array([student.start(cut.first + k) for k in range(cut.count)], np.int64)
-                if entry.level:
-                    levels = measured_level(entry.level, rates.level, starts, student.window, rates.student)
+                if level_rate and entry.level:
+                    levels = measured_level(entry.level, level_rate, starts, student.window, sample_rate)
                 else:
-                    levels = a_weighted_level(windows, both[1])
+                    levels = a_weighted_level(windows, rates[1])
                 pcm, clipped = to_pcm(cut.audio)
                 yield Piece(entry, max(0, int(starts[0])), pcm, starts, levels, clipped), windows
-
-        for chunk in file.chunks():
-            for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
-                queue.extend(cutter.feed(resampler.feed(chunk)))
-            yield from pairs()
-    for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
-        queue.extend(cutter.feed(resampler.feed(np.zeros(0, np.float32), last=True)))
-    count = student.count(cutters[0].length)
-    for cutter, queue in zip(cutters, queues, strict=True):
-        queue.extend(cutter.finish(count))
-    yield from pairs()
 
 
 def to_pcm(audio: Float32) -> tuple[NDArray[np.int16], int]:

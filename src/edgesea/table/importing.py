@@ -1,16 +1,34 @@
 """``import``: a table from embeddings that exist already, without a teacher."""
 
+import gzip
+import hashlib
 import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesea.artifact import walk
-from edgesea.audio.io import checked_count, checked_rate
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.artifact import file_state, walk
+from edgesea.audio.framing import FINEST, Framing
+from edgesea.audio.io import AudioFile, checked_count, checked_hop, checked_rate
+from edgesea.embed.engine import embed_sources
+from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
-from edgesea.table.manifest import read_manifest
+from edgesea.table.clips import Job, Piece, clip_pieces
+from edgesea.table.manifest import ClipEntry, clip_name, cut_parts, file_size, manifest_digest, read_manifest
 
 log = logging.getLogger(__name__)
+Float32 = NDArray[np.float32]
+
 SHARDS = (".h5", ".hdf5")
+STAMP_TOLERANCE = 1e-3  # s; and 1e-6 of the timestamp itself, which may be in single precision
+MP3_TOLERANCE = 0.05  # of the length that an MP3 file announces: what `AudioFile` grants
+ROUNDING = 2  # samples that resamplers may make more or less of the same audio
 
 
 def import_table(
@@ -100,46 +118,39 @@ def import_table(
     EdgeseaError
         If the source or the options are unusable, `out` holds another table, or too much had to be skipped.
     """
-    checked_count("part_clips", part_clips)
-    checked_count("workers", workers)
+    for name, count in (("part_clips", part_clips), ("workers", workers)):
+        checked_count(name, count)
     checked_rate("sample_rate", sample_rate)
     for name, value in (("window", window), ("hop", hop), ("level_rate", level_rate)):
-        if value is not None and not value > 0:
-            raise EdgeseaError(f"{name} must be positive, not {value}")
-    if not 0 <= max_skipped <= 1:
-        raise EdgeseaError(f"max_skipped must lie between 0 and 1, not {max_skipped}")
-    from edgesea.embed.engine import embed_sources
-    from edgesea.table.pairs import endings, pairs_job
-    from edgesea.table.shards import Layout, shards_job
-    from edgesea.table.writer import TableWriter
+        checked_hop(name, 1.0 if value is None else value)
+    from edgesea.table.shards import SLICE_ROWS, Layout, shards_job
+    from edgesea.table.writer import write_table
 
-    place = Path(source)
-    shards, embeddings = (_find(place, wanted) for wanted in (SHARDS, endings(suffix)))
-    if shards and embeddings:
-        raise EdgeseaError(
-            f"{place}: holds both HDF5 shards ({shards[0].relative_to(place)}) and embeddings beside audio "
-            f"({embeddings[0].relative_to(place)}); move one kind to a folder of its own and import each"
-        )
+    place, endings = Path(source), _endings(suffix)
+    shards, found = _find(place, SHARDS), _find(place, endings)
+    if shards and found:
+        kinds = f"HDF5 shards ({shards[0]}) and embeddings beside audio ({found[0]})"
+        raise EdgeseaError(f"{place}: holds both {kinds}; move one kind to a folder of its own and import each")
+    useless = (
+        {"hop": hop, "center": center, "suffix": suffix or None, "root": root} if shards else {"audio_rate": audio_rate}
+    )
+    for name, given in useless.items():
+        if given is not None:
+            raise EdgeseaError(f"{name}={given} is of no use for {'HDF5 shards' if shards else 'audio files'}; omit it")
     if shards:
-        for option, given in (("hop", hop), ("center", center), ("suffix", suffix or None), ("root", root)):
-            if given is not None:
-                raise EdgeseaError(f"{option}={given} is of no use for HDF5 shards, whose rows are windows; omit it")
         if audio_rate is None:
             raise EdgeseaError("audio_rate: needed in Hz, because HDF5 shards do not record the rate of their audio")
         checked_rate("audio_rate", audio_rate)
         layout = Layout(audio_key, embedding_key, audio_rate, sample_rate, dict(columns or {}), validate)
         job = shards_job(shards, place if place.is_dir() else place.parent, layout, window, part_clips, max_skipped)
     else:
-        if audio_rate is not None:
-            raise EdgeseaError(f"audio_rate={audio_rate} is of no use for audio files, which record theirs; omit it")
-        if place.is_dir() and not embeddings:
-            raise EdgeseaError(
-                f"{place}: neither HDF5 shards ({' '.join(SHARDS)}) nor embeddings (x{' x'.join(endings(suffix))}); "
-                "to embed audio: edgesea extract"
-            )
-        entries = read_manifest(place, root and Path(root), columns, validate)
-        framing = window or 1.0, hop, center
-        job = pairs_job(entries, embeddings, place, suffix, framing, sample_rate, level_rate, part_clips)
+        if place.is_dir() and not found:
+            kinds = f"HDF5 shards ({' '.join(SHARDS)}) nor embeddings (x{' x'.join(endings)})"
+            raise EdgeseaError(f"{place}: neither {kinds}; to embed audio: edgesea extract")
+        clips, pairs = _find_pairs(read_manifest(place, root and Path(root), columns, validate), endings, found, place)
+        reference = _find_reference(pairs, window or 1.0, hop, center)
+        described = {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center}
+        job = _pairs_job(clips, pairs, reference, described, sample_rate, level_rate, part_clips)
     plan = {
         "teacher": {"id": teacher, "sha256": None, "sample_rate": None, "embedding_size": job.size},
         "sample_rate": sample_rate,
@@ -148,18 +159,217 @@ def import_table(
         "part_clips": part_clips,
         **job.plan,
     }
-    table = TableWriter(Path(out), plan, "import")
-    for part, sources in table.missing(job.parts):
-        with table.part(part) as writer:
-            for result in embed_sources(None, sources, job.read, batch_size=1, workers=workers, depth=job.depth):
-                table.store(writer, result)
-    if table.clipped:
-        log.warning("%d samples beyond full scale were clipped", table.clipped)
-    speed = {"clipped": table.clipped, "windows_per_second": table.speed}
-    return {**table.finish(job.clips, max_skipped), **speed}
+    depth = SLICE_ROWS if shards else 2  # pieces of one source that may wait; a row of a shard is a piece
+    embed = partial(embed_sources, None, read=job.read, batch_size=1, workers=workers, depth=depth)
+    result = write_table(Path(out), plan, job.parts, embed, job.clips, max_skipped, "import")
+    if result["clipped"]:
+        log.warning("%d samples beyond full scale were clipped", result["clipped"])
+    return result
+
+
+def _endings(suffix: str) -> tuple[str, ...]:
+    """Endings of the files with embeddings, in the order in which they are preferred."""
+    return tuple(result_ending(suffix, ending) for ending in (".npz", ".npy", ".npy.gz"))
 
 
 def _find(source: Path, endings: tuple[str, ...]) -> list[Path]:
     """The files of a kind below a folder, or a file of it."""
     paths = (path for path in walk(source) if not path.name.startswith(".")) if source.is_dir() else (source,)
     return sorted(path for path in paths if path.name.lower().endswith(endings))
+
+
+# --- audio files with their embeddings beside them
+
+Pairs = dict[str, Path | str]  # for each clip the file with its embeddings, or why there is none
+
+
+def _find_pairs(
+    entries: Sequence[ClipEntry], endings: tuple[str, ...], found: Sequence[Path], root: Path
+) -> tuple[list[ClipEntry], Pairs]:
+    """The clips, and for each its embeddings; ``x.wav.npz`` goes before ``x.npz``, as in `embed`.
+
+    The files `found` below `root` that belong to no clip become clips that cannot be used.
+    """
+    pairs: Pairs = {}
+    owners: dict[Path, str] = {}
+    for entry in entries:
+        names = [base + ending for base in (entry.path.name, entry.path.stem) for ending in endings]
+        path = next((path for name in names if file_state(path := entry.path.with_name(name))), None)
+        if path is None:
+            pairs[entry.clip] = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
+        elif path in owners:
+            pairs[entry.clip] = f"no embeddings of its own: {path.name} is taken for those of {owners[path]}"
+        else:
+            pairs[entry.clip], owners[path] = path, entry.clip
+    orphans = {clip_name(path.relative_to(root)): path for path in found if path not in owners}
+    clips = [*entries, *(ClipEntry(clip, path, None, None, "train", None) for clip, path in orphans.items())]
+    pairs |= dict.fromkeys(orphans, "embeddings without audio of that name beside them")
+    return sorted(clips, key=lambda entry: entry.clip), pairs
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What all embeddings must agree with."""
+
+    name: str  # of the file that tells it
+    size: int  # dimensions
+    framing: Framing
+    first: float  # timestamp of the first window in seconds
+    stamped: bool  # every file must have timestamps, because the hop was not given
+    guessed: bool  # neither an option nor timestamps say that clips are centred
+
+
+def _pairs_job(
+    clips: Sequence[ClipEntry],
+    pairs: Pairs,
+    reference: Reference,
+    described: dict[str, Any],
+    sample_rate: int,
+    level_rate: float,
+    part_clips: int,
+) -> Job:
+    reference.framing.at(sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
+    measured = any(entry.level for entry in clips)
+    digest = hashlib.sha256(manifest_digest(clips).encode())
+    for entry in clips:
+        path = pairs[entry.clip]
+        fields = (path,) if isinstance(path, str) else (path.name, file_size(path))
+        digest.update(repr(fields).encode("utf-8", "surrogateescape"))
+    plan = {
+        "framing": asdict(reference.framing),
+        "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
+        "input": described,
+        "manifest_sha256": digest.hexdigest(),
+    }
+    rate = level_rate if measured else None
+    read = partial(_read_pair, pairs=pairs, reference=reference, sample_rate=sample_rate, level_rate=rate)
+    return Job(reference.size, plan, cut_parts(clips, part_clips), read, len(clips))
+
+
+def load_embeddings(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Embeddings (windows, D), and their timestamps (windows,) in seconds if the file has any; nothing is unpickled."""
+    stamps = None
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                rows = np.load(file, allow_pickle=False)
+        else:
+            rows = np.load(path, "r", allow_pickle=False)
+            if isinstance(rows, np.lib.npyio.NpzFile):
+                with rows as arrays:
+                    rows, stamps = arrays["embedding"], arrays.get("timestamps")
+    except Exception as error:  # numpy, zipfile, gzip and zlib raise a dozen kinds
+        reason = "damaged, or not an array of numbers" if "pickle" in str(error) else str(error) or type(error).__name__
+        raise EdgeseaError(f"{path.name}: cannot be read: {reason}") from error
+    if rows.ndim != 2 or rows.size == 0 or rows.dtype.kind != "f":
+        raise EdgeseaError(f"{path.name}: {rows.dtype} of shape {rows.shape}, not floats (windows, dimensions)")
+    if stamps is not None:
+        even = stamps.shape == (len(rows),) and stamps.dtype.kind in "fiu"
+        if even and len(rows) > 1:
+            line = np.linspace(stamps[0], stamps[-1], len(rows))
+            even = stamps[0] < stamps[-1] and np.allclose(stamps, line, rtol=1e-6, atol=STAMP_TOLERANCE)
+        if not even:
+            raise EdgeseaError(f"{path.name}: the timestamps are not {len(rows)} evenly spaced numbers")
+    return rows, stamps
+
+
+def _find_reference(pairs: Pairs, window: float, hop: float | None, center: bool | None) -> Reference:
+    """Settle the framing by the options and by the first timestamps."""
+    chosen: tuple[Path, int, NDArray[Any] | None] | None = None
+    problem = ""
+    for path in pairs.values():
+        if isinstance(path, str) or (chosen and path.suffix != ".npz"):
+            continue
+        try:
+            rows, stamps = load_embeddings(path)
+        except EdgeseaError as error:
+            problem = problem or f"{path.parent / str(error)}"
+            continue
+        if chosen is None or stamps is not None:
+            chosen = path, rows.shape[1], stamps
+        if stamps is not None and (len(stamps) > 1 or hop):
+            break
+    if chosen is None:
+        raise EdgeseaError(f"no embeddings can be read (first: {problem})")
+    path, size, stamps = chosen
+    step = hop if stamps is None or len(stamps) < 2 else _spacing(stamps)
+    if step is None:
+        raise EdgeseaError(f"hop: needed in seconds, because {path} has no timestamps that tell it")
+    if hop and abs(step - hop) > 1e-6 * hop:
+        raise EdgeseaError(f"{path}: timestamps every {step:g} s, but hop is {hop:g} s; omit hop")
+    # openl3's begin at 0, the middle of a centred window or the start of another; half a window is the middle of one
+    # that is not centred.
+    start = 0.0 if stamps is None else float(stamps[0])
+    first = 0.0 if abs(start) <= STAMP_TOLERANCE else window / 2
+    if abs(start - first) > STAMP_TOLERANCE or (first and center):
+        wanted = f"neither at 0 nor, without center, at half a window ({window / 2:g} s)"
+        raise EdgeseaError(f"{path}: timestamps begin at {start:g} s, {wanted}; is window={window:g} right?")
+    centered = center is not False and not first
+    framing = Framing(window, hop or step, centered)
+    return Reference(path.name, size, framing, first, hop is None, centered and center is None)
+
+
+def _spacing(stamps: NDArray[Any]) -> float:
+    """Seconds between timestamps: the six decimals or the fraction that they may be multiples of, else their mean.
+
+    Single precision leaves the mean of all spacings uncertain by 1e-7 of it, so it takes 1/30 for another number.
+    """
+    mean = float(stamps[-1] - stamps[0]) / (len(stamps) - 1)
+    precision = 2.0**-22 if np.array_equal(stamps, stamps.astype(np.float32)) else 1e-9
+    candidates = round(mean, 6), float(Fraction(mean).limit_denominator(FINEST))
+    return next((value for value in candidates if abs(value - mean) <= precision * mean), mean)
+
+
+def _read_pair(
+    entry: ClipEntry, pairs: Pairs, reference: Reference, sample_rate: int, level_rate: float | None
+) -> Iterator[tuple[Piece, Float32]]:
+    """Decode a clip and read its embeddings, up to 64 windows at a time.
+
+    The other resampler may have given a sample more or less, and with it a window, and some tools leave out a last
+    window that the audio does not fill: if the numbers of windows differ by one, the smaller counts.
+    """
+    path = pairs[entry.clip]
+    if isinstance(path, str):
+        raise EdgeseaError(path)
+    rows, stamps = load_embeddings(path)
+    _check_like(reference, path.name, rows, stamps)
+    with AudioFile(entry.path) as audio:  # its header, to find a misfit before anything is decoded
+        length = round(audio.frames * sample_rate / audio.sample_rate)
+    framing, window = reference.framing, reference.framing.at(sample_rate).window
+    other = replace(framing, center=not framing.center)
+
+    def fits(framing: Framing, slack: float = 0) -> bool:
+        low, high = (framing.at(sample_rate).count(length + more) for more in (-ROUNDING, ROUNDING))
+        return low - slack <= len(rows) <= high + slack
+
+    def misfit(count: int, hint: str = "") -> EdgeseaError:
+        cut = f"{count} windows of {framing.window:g} s every {framing.hop:g} s (center={framing.center})"
+        return EdgeseaError(f"{path.name}: {len(rows)} embeddings, but its audio has {cut}{hint}")
+
+    count = framing.at(sample_rate).count(length)
+    slack = 1 + (MP3_TOLERANCE * count if entry.path.suffix.lower() == ".mp3" else 0)
+    if not fits(framing) and (not fits(framing, slack) or (reference.guessed and fits(other))):
+        raise misfit(count, f"; they would fit center={other.center}" if fits(other) else "")
+    seen = 0
+    for piece, _ in clip_pieces(entry, framing, sample_rate, None, level_rate):
+        usable = min(len(piece.starts), len(rows) - seen)
+        with np.errstate(over="ignore"):
+            block = np.asarray(rows[seen : seen + usable], np.float32)
+        seen += len(piece.starts)
+        if usable > 0:
+            pcm = piece.pcm[: int(piece.starts[usable - 1]) + window - piece.offset]
+            yield replace(piece, pcm=pcm, starts=piece.starts[:usable], levels=piece.levels[:usable]), block
+    if abs(seen - len(rows)) > 1:
+        raise misfit(seen)
+
+
+def _check_like(reference: Reference, name: str, rows: NDArray[Any], stamps: NDArray[Any] | None) -> None:
+    if rows.shape[1] != reference.size:
+        raise EdgeseaError(f"{name}: {rows.shape[1]} dimensions, but {reference.name} has {reference.size}")
+    if stamps is None and reference.stamped:
+        raise EdgeseaError(f"{name}: no timestamps that tell its hop; give it as hop")
+    if stamps is not None:
+        expected = reference.first + reference.framing.timestamps(len(stamps))
+        if not np.allclose(stamps, expected, rtol=1e-6, atol=STAMP_TOLERANCE):
+            found, wanted = (", ".join(f"{stamp:.6g}" for stamp in some[:3]) for some in (stamps, expected))
+            raise EdgeseaError(f"{name}: timestamps {found} ... s, but other files have {wanted} ... s")

@@ -75,10 +75,9 @@ class Table:
                 self.counts: dict[str, int] = dict(self.info["windows_by_split"])  # windows of each split
                 self.embedding_dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
         except (LookupError, TypeError, ValueError) as error:  # EdgeseaError is a ValueError
-            raise EdgeseaError(
-                f"{self.path / TABLE_FILE}: damaged ({type(error).__name__}: {error}); delete it, then run "
-                "the command that made the table again: it is written anew from the parts"
-            ) from error
+            reason = f"damaged ({type(error).__name__}: {error})"
+            remedy = "delete it, then run the command that made the table again: it is written anew from the parts"
+            raise EdgeseaError(f"{self.path / TABLE_FILE}: {reason}; {remedy}") from error
         self._files: dict[tuple[str, int], pq.ParquetFile] = {}
 
     def _file(self, kind: str, part: int) -> pq.ParquetFile:
@@ -104,16 +103,13 @@ class Table:
         """Read the small columns of one chunk."""
         clips = self._read(CLIPS, part, group, ["clip", "sensor", "time", "split", "label", "offset"])
         windows = self._read(WINDOWS, part, group, ["clip", "start", "level"])
-        first_clip, first_window = (
-            sum(self._file(kind, part).metadata.row_group(i).num_rows for i in range(group))
-            for kind in (CLIPS, WINDOWS)
-        )
+        metadata = [self._file(kind, part).metadata for kind in (CLIPS, WINDOWS)]
+        first_clip, first_window = (sum(data.row_group(i).num_rows for i in range(group)) for data in metadata)
+        if "label" not in clips.column_names:  # a part that was written before there were labels
+            clips = clips.append_column("label", pa.nulls(len(clips), pa.string()))
 
         def column(name: str) -> NDArray[np.object_]:
-            if name not in clips.column_names:  # parts that were written before there were labels
-                return np.full(len(clips), None)
-            values: NDArray[np.object_] = clips[name].to_numpy(zero_copy_only=False).astype(object)
-            return values
+            return np.asarray(clips[name].to_numpy(zero_copy_only=False), object)
 
         return Chunk(
             part,
@@ -170,10 +166,8 @@ def _reading(table: Path, kind: str, part: int) -> Iterator[Path]:
         yield path
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())  # pyarrow ends some texts with a new line
-        raise EdgeseaError(
-            f"{path}: cannot be read: {reason}; delete {part_path(table, CLIPS, part)}, then run the command that made "
-            "the table again: it makes this part anew"
-        ) from error
+        remedy = f"delete {part_path(table, CLIPS, part)}, then run the command that made the table again"
+        raise EdgeseaError(f"{path}: cannot be read: {reason}; {remedy}: it makes this part anew") from error
 
 
 def part_skipped(table: Path, part: int) -> list[tuple[str, str]] | None:

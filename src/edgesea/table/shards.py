@@ -2,10 +2,12 @@
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import PCM_SCALE, Job, Piece, to_pcm
 from edgesea.table.manifest import COLUMNS, ClipEntry, clip_name, file_size, make_entry, split_rule
+from edgesea.table.writer import check_skipped
 
 Float32 = NDArray[np.float32]
 
 SLICE_ROWS = 64  # rows that are read at once, unless the chunks that HDF5 compressed are larger
 DAMAGED = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError)  # what h5py raises
+FLOATS = ("f2", "f4", "f8")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Layout:
     columns: dict[str, str]  # data sets of what else is known of each row, by the names in `COLUMNS`
     validate: float | str  # which rows validate
 
+    @property
     def known(self) -> dict[str, str]:
         """`columns`, and the data set that decides which rows validate, if there is one."""
         condition = split_rule(self.validate)[1]
@@ -50,22 +55,21 @@ class Shard:
 
     name: str  # path below the source, with forward slashes
     path: Path
-    first: int = 0
     last: int = 1  # row behind the last; a shard that cannot be used counts as one
     samples: int = 0  # of each row
     size: int = 0  # dimensions
     step: int = 1  # rows that are best read at once
+    first: int = 0
     reason: str = ""  # why it cannot be used
 
     @property
-    def names(self) -> list[str]:
-        """The names of the clips."""
-        return [self.name] if self.reason else [f"{self.name}#{row:06d}" for row in range(self.first, self.last)]
-
-    @property
     def clip(self) -> str:
-        """The name of the first."""
-        return self.names[0]
+        """The name of the shard if it cannot be used, else of its first row."""
+        return self.name if self.reason else self.clip_at(self.first)
+
+    def clip_at(self, row: int) -> str:
+        """The name of a row's clip."""
+        return f"{self.name}#{row:06d}"
 
 
 def shards_job(
@@ -76,22 +80,18 @@ def shards_job(
         raise EdgeseaError(f"columns: unknown {', '.join(unknown)}; known for shards: {', '.join(COLUMNS[1:])}")
     bar = tqdm(paths, "shards", unit="shard", disable=None)
     shards = sorted((_inspect(path, root, layout) for path in bar), key=lambda shard: shard.name)
-    good, bad = [shard for shard in shards if not shard.reason], [shard for shard in shards if shard.reason]
-    if not good or len(bad) > max_skipped * len(shards):
-        remedy = f"or raise max_skipped ({max_skipped})" if good else "or the options"
-        first = f"{bad[0].path}: {bad[0].reason}"
-        raise EdgeseaError(f"{len(bad)} of {len(shards)} shards cannot be used (first: {first}); repair them {remedy}")
-    for shard in good:
-        if (shard.size, shard.samples) != (good[0].size, good[0].samples):
-            one, other = (f"{s.path} has {s.size} dimensions and {s.samples} samples a row" for s in (good[0], shard))
+    bad = [(str(shard.path), shard.reason) for shard in shards if shard.reason]
+    check_skipped(bad, len(shards), max_skipped, "shards")
+    first, *others = (shard for shard in shards if not shard.reason)
+    for shard in others:
+        if (shard.size, shard.samples) != (first.size, first.samples):
+            one, other = (f"{s.path} has {s.size} dimensions and {s.samples} samples a row" for s in (first, shard))
             raise EdgeseaError(f"{one}, {other}; import them one by one")
-    samples, rate = good[0].samples, layout.audio_rate
-    if window is not None and round(window * rate) != samples:
-        raise EdgeseaError(
-            f"{good[0].path}: rows of {samples} samples last {samples / rate:g} s at audio_rate={rate}, not "
-            f"window={window:g} s"
-        )
-    framing = Framing(samples / rate, samples / rate, center=False)
+    seconds = first.samples / layout.audio_rate
+    if window is not None and round(window * layout.audio_rate) != first.samples:
+        lasts = f"rows of {first.samples} samples last {seconds:g} s at audio_rate={layout.audio_rate}"
+        raise EdgeseaError(f"{first.path}: {lasts}, not window={window:g} s")
+    framing = Framing(seconds, seconds, center=False)
     framing.at(layout.sample_rate)
     files = [(shard.name, file_size(shard.path), 0 if shard.reason else shard.last) for shard in shards]
     identity = repr((sorted(asdict(layout).items()), files)).encode("utf-8", "surrogateescape")
@@ -101,65 +101,59 @@ def shards_job(
         "input": {"kind": "shards", **asdict(layout)},
         "manifest_sha256": hashlib.sha256(identity).hexdigest(),
     }
-    clips = sum(shard.last for shard in shards)
-    return Job(
-        good[0].size, plan, cut_slices(shards, part_clips), partial(read_slice, layout=layout), clips, SLICE_ROWS
-    )
+    clips, read = sum(shard.last for shard in shards), partial(_read_slice, layout=layout)
+    return Job(first.size, plan, _cut_slices(shards, part_clips), read, clips)
 
 
 def _inspect(path: Path, root: Path, layout: Layout) -> Shard:
     name = clip_name(path.relative_to(root))
     try:
         with h5py.File(path, "r") as file:
-            for key in (layout.audio, layout.embedding, *layout.known().values()):
+            for key in (layout.audio, layout.embedding, *layout.known.values()):
                 if not isinstance(file.get(key), h5py.Dataset):
                     raise EdgeseaError(f"no data set {key!r}; it has {', '.join(file) or 'none'}")
-                if len(file[key]) != len(file[layout.audio]):
-                    raise EdgeseaError(
-                        f"{len(file[key])} rows in {key}, but {len(file[layout.audio])} in {layout.audio}"
-                    )
+                if (rows := len(file[key])) != (count := len(file[layout.audio])):
+                    raise EdgeseaError(f"{rows} rows in {key}, but {count} in {layout.audio}")
             audio, embedding = file[layout.audio], file[layout.embedding]
-            for data, kinds in ((audio, ("f2", "f4", "f8", "i2")), (embedding, ("f2", "f4", "f8"))):
+            for data, kinds in ((audio, (*FLOATS, "i2")), (embedding, FLOATS)):
                 row = data.shape[1:]
                 if not row or data.size == 0 or math.prod(row) != max(row) or data.dtype.str[1:] not in kinds:
                     raise EdgeseaError(f"{data.name} is {data.dtype} of shape {data.shape}, not {kinds} of (rows, n)")
             chunk = audio.chunks[0] if audio.chunks else 1
             step = max(1, SLICE_ROWS // chunk) * chunk
-            return Shard(name, path, 0, len(audio), math.prod(audio.shape[1:]), math.prod(embedding.shape[1:]), step)
-    except DAMAGED as error:  # EdgeseaError is a ValueError
-        return Shard(name, path, reason=str(error) if isinstance(error, EdgeseaError) else f"cannot be read: {error}")
+            return Shard(name, path, len(audio), math.prod(audio.shape[1:]), math.prod(embedding.shape[1:]), step)
+    except EdgeseaError as error:
+        return Shard(name, path, reason=str(error))
+    except DAMAGED as error:
+        return Shard(name, path, reason=f"cannot be read: {error}")
 
 
-def cut_slices(shards: Sequence[Shard], part_clips: int) -> list[list[Shard]]:
+def _cut_slices(shards: Sequence[Shard], part_clips: int) -> list[list[Shard]]:
     """Cut the shards into parts of `part_clips` rows, and these into what is read at once."""
-    parts: list[list[Shard]] = [[]]
-    free = part_clips
+    parts: dict[int, list[Shard]] = defaultdict(list)
+    before = 0  # rows of the shards before
     for shard in shards:
-        first = 0
-        while first < shard.last:
-            if not free:
-                parts.append([])
-                free = part_clips
-            last = min(first + shard.step, first + free, shard.last)
-            parts[-1].append(replace(shard, first=first, last=last))
-            free -= last - first
-            first = last
-    return parts
+        steps, ends = range(0, shard.last, shard.step), range(-before % part_clips, shard.last, part_clips)
+        for first, last in pairwise(sorted({*steps, *ends, shard.last})):
+            parts[(before + first) // part_clips].append(replace(shard, first=first, last=last))
+        before += shard.last
+    return list(parts.values())
 
 
-def read_slice(rows: Shard, layout: Layout) -> Iterator[tuple[Piece | tuple[str, str], Float32]]:
+def _read_slice(rows: Shard, layout: Layout) -> Iterator[tuple[Piece | tuple[str, str], Float32]]:
     """The rows of a slice, each the only piece of a clip, and its embedding (1, D); (name, reason) if unusable."""
     if rows.reason:
         raise EdgeseaError(rows.reason)
     where, shape, nothing = slice(rows.first, rows.last), (rows.last - rows.first, -1), np.zeros((0, 1), np.float32)
+    names = [rows.clip_at(row) for row in range(rows.first, rows.last)]
     try:
         with h5py.File(rows.path, "r") as file:
             audio, embeddings = (file[key][where].reshape(shape) for key in (layout.audio, layout.embedding))
-            columns = {name: file[key][where] for name, key in layout.known().items()}
+            columns = {name: file[key][where] for name, key in layout.known.items()}
     except DAMAGED as error:
-        yield from (((name, f"cannot be read: {error}"), nothing) for name in rows.names)
+        yield from (((name, f"cannot be read: {error}"), nothing) for name in names)
         return
-    for index, name in enumerate(rows.names):
+    for index, name in enumerate(names):
         try:
             entry = _entry(name, rows.path, {column: _plain(data[index]) for column, data in columns.items()}, layout)
             yield _read_row(entry, audio[index], embeddings[index], layout)

@@ -5,8 +5,8 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.artifact import PLAN_FILE, atomic_path, claim, read_json, versions, write_json
+from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Piece
 from edgesea.table.reader import CLIPS, SKIPPED_FILE, SKIPPED_KEY, TABLE_FILE, WINDOWS, Table, part_path, part_skipped
@@ -108,120 +109,97 @@ class _RestartError(Exception):
     """A source turned out to be unusable after some of its pieces had been stored."""
 
 
-class TableWriter:
-    """Writes the parts of a table that are not there yet.
+def write_table(
+    out: Path,
+    plan: dict[str, Any],
+    parts: Sequence[Sequence[Any]],
+    embed: Callable[[Iterator[Any]], Iterator[Any]],
+    clips: int,
+    max_skipped: float,
+    task: str,
+) -> dict[str, Any]:
+    """Write the missing parts of a table, and what describes it; returns what the command reports.
 
-    Makes the folder `out` for the table of `plan`, or makes sure that it holds this one. If a former call ended before
-    a single clip was stored, what it left is removed, and its plan does not bind: what it failed for may have been an
-    option, or files that have been repaired since.
+    `parts` lists the sources of each, which have a `path` and a `clip`; `embed` is `embed_sources` for them. If more
+    than `max_skipped` of the `clips` could not be used, the table stays unfinished, and EdgeseaError is raised.
     """
+    _claim(out, plan)
+    began, windows, clipped = time.perf_counter(), 0, 0
+    with tqdm(total=sum(map(len, parts)), unit="clip", desc=task, disable=None, smoothing=0.05) as bar:
+        for part, sources in enumerate(parts):
+            failed: dict[str, str] = {}  # sources that failed late, and why; the part is begun again without them
+            while part_skipped(out, part) is None:
+                (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
+                bar.n = sum(map(len, parts[:part])) + len(failed)
+                bar.set_postfix_str(f"{windows / (time.perf_counter() - began):.0f} windows/s")
+                usable = (source for source in sources if source.clip not in failed)
+                size, dtype = plan["teacher"]["embedding_size"], plan["dtype"]
+                with suppress(_RestartError), write_part(out, part, size, dtype) as writer:
+                    _fill(writer, embed(usable), failed, bar)
+                    if (out / PLAN_FILE).exists() and read_json(out / PLAN_FILE) != plan:
+                        raise EdgeseaError(f"{out}: another command has begun another table here; choose a new folder")
+                    windows, clipped = windows + writer.windows, clipped + writer.clipped
+    speed = windows / (time.perf_counter() - began)
+    return {**_finish(out, plan, clips, max_skipped), "clipped": clipped, "windows_per_second": speed}
 
-    def __init__(self, out: Path, plan: dict[str, Any], task: str) -> None:
-        self.windows = self.clipped = 0  # written by this call; samples beyond full scale
-        self._out, self._plan, self._task = out, plan, task
-        self._failed: dict[str, str] = {}  # sources for which this part was given up, and why
-        self._last: Any = None  # source of the last piece
-        self._began = time.perf_counter()
-        if (out / PLAN_FILE).exists() and not _has_clips(out):
-            for path in (*out.glob("*/part-*.parquet"), out / SKIPPED_FILE):
-                path.unlink(missing_ok=True)
-            if read_json(out / PLAN_FILE) != plan:
-                write_json(out / PLAN_FILE, plan)
-        claim(out, plan, "table")
 
-    @property
-    def speed(self) -> float:
-        """Windows per second so far."""
-        return self.windows / (time.perf_counter() - self._began)
+def _claim(out: Path, plan: dict[str, Any]) -> None:
+    """Claim the folder; before the first part, a plan does not bind: an option may have been what it failed for."""
+    if (out / PLAN_FILE).exists() and not any(out.glob(f"{CLIPS}/part-*.parquet")):
+        for path in (*out.glob("*/part-*.parquet"), out / SKIPPED_FILE):
+            path.unlink(missing_ok=True)
+        write_json(out / PLAN_FILE, plan)
+    claim(out, plan, "table")
 
-    def missing(self, parts: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Iterator[Any]]]:
-        """Each missing part and its sources, which have a `path` and a `clip`; again without those that failed late."""
-        with tqdm(total=sum(map(len, parts)), unit="clip", desc=self._task, disable=None, smoothing=0.05) as bar:
 
-            def remaining(sources: Sequence[Any]) -> Iterator[Any]:
-                for source in sources:
-                    if source.clip not in self._failed:
-                        yield source
-                    bar.update()
-
-            for part, sources in enumerate(parts):
-                self._failed = {}
-                while part_skipped(self._out, part) is None:
-                    (self._out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
-                    bar.n = sum(map(len, parts[:part]))
-                    bar.set_postfix_str(f"{self.speed:.0f} windows/s")
-                    yield part, remaining(sources)
-
-    @contextmanager
-    def part(self, part: int) -> Iterator[PartWriter]:
-        """Write a part; it does not appear if a source failed late, or another command has claimed the folder."""
-        size, dtype = self._plan["teacher"]["embedding_size"], self._plan["dtype"]
-        try:
-            with write_part(self._out, part, size, dtype) as writer:
-                writer.skipped += self._failed.items()
-                yield writer
-                if (self._out / PLAN_FILE).exists() and read_json(self._out / PLAN_FILE) != self._plan:
-                    raise EdgeseaError(
-                        f"{self._out}: another command has begun another table here; choose a new folder"
-                    )
-        except _RestartError:
-            return
-        self.windows += writer.windows
-        self.clipped += writer.clipped
-
-    def store(self, writer: PartWriter, result: tuple[Any, ...]) -> None:
-        """Store what `edgesea.embed.engine.embed_sources` gives; EdgeseaError if the teacher gave NaN."""
+def _fill(writer: PartWriter, results: Iterator[Any], failed: dict[str, str], bar: "tqdm[Any]") -> None:
+    """Store the pieces of a part; a source that fails after some of its own joins `failed`, and ends the part."""
+    for clip, reason in failed.items():
+        writer.skip(clip, reason)
+    last: Any = None  # source of the last result
+    for result in results:
+        bar.update(result[0] is not last)
         match result:
-            case source, Piece() as piece, embeddings:
-                writer.add(piece, embeddings)
-                self._last = source
-            case _, (clip, reason), _:
-                writer.skip(clip, reason)
-            case source, reason:
-                if reason == f"{self._plan['teacher']['id']} gave NaN or Inf":  # not the fault of the clip
-                    raise EdgeseaError(f"{source.path}: {reason}")
+            case Failure(source, reason):
                 reason = reason.removeprefix(f"{source.path}: ")
-                if source is self._last:
-                    self._failed[source.clip] = reason
+                if source is last:
+                    failed[source.clip] = reason
                     raise _RestartError
                 writer.skip(source.clip, reason)
-
-    def finish(self, clips: int, max_skipped: float) -> dict[str, Any]:
-        """Write skipped.csv and, last of all, table.json, unless a former call has done it; returns what is reported.
-
-        EdgeseaError if none of the `clips` could be used, or more than `max_skipped` of them could not.
-        """
-        out, plan = self._out, self._plan
-        finished = (out / TABLE_FILE).exists()
-        skipped = [row for part in range(plan["parts"]) for row in part_skipped(out, part) or []]
-        if not finished:
-            with atomic_path(out / SKIPPED_FILE) as path, path.open("w", -1, "utf-8", "surrogateescape", "") as file:
-                csv.writer(file, lineterminator="\n").writerows([("clip", "reason"), *skipped])
-        used = clips - len(skipped)
-        if used == 0 or len(skipped) > max_skipped * clips:
-            remedy = f"or raise max_skipped ({max_skipped})" if used else "or the options"
-            raise EdgeseaError(
-                f"{len(skipped)} of {clips} clips cannot be used (first: {skipped[0][0]}: {skipped[0][1]}); all are "
-                f"listed in {out / SKIPPED_FILE}; repair them {remedy}"
-            )
-        if not finished:
-            by_split: Counter[str] = Counter()
-            for chunk in Table(out, plan).chunks():
-                by_split.update(chunk.splits[chunk.clip].tolist())
-            for stale in out.glob("*/.*.tmp"):  # left by killed calls
-                stale.unlink(missing_ok=True)
-            counts = {"clips": used, "skipped": len(skipped), "windows": by_split.total()}
-            splits = {"windows_by_split": dict(sorted(by_split.items()))}
-            write_json(out / TABLE_FILE, {**plan, **counts, **splits, "versions": versions()})
-        info = Table(out).info
-        return {"table": str(out), **{key: info[key] for key in ("clips", "windows", "skipped", "windows_by_split")}}
+            case _, (clip, reason), _:
+                writer.skip(clip, reason)
+            case _, piece, embeddings:
+                writer.add(piece, embeddings)
+        last = result[0]
 
 
-def _has_clips(out: Path) -> bool:
-    """Whether anything of a table is there that is worth keeping."""
-    if (out / TABLE_FILE).exists():
-        return True
-    try:
-        return any(pq.read_metadata(path).num_rows for path in sorted((out / CLIPS).glob("part-*.parquet")))
-    except (OSError, ValueError):  # damaged: there were some
-        return True
+def check_skipped(skipped: Sequence[tuple[str, str]], count: int, max_skipped: float, what: str) -> None:
+    """EdgeseaError if none of `count` clips or shards can be used, or if too many are `skipped`, with the reasons."""
+    if skipped and (len(skipped) == count or len(skipped) > max_skipped * count):
+        remedy = f"raise max_skipped ({max_skipped})" if len(skipped) < count else "change the options"
+        first = f"first: {skipped[0][0]}: {skipped[0][1]}"
+        raise EdgeseaError(f"{len(skipped)} of {count} {what} cannot be used ({first}); repair them or {remedy}")
+
+
+def _finish(out: Path, plan: dict[str, Any], clips: int, max_skipped: float) -> dict[str, Any]:
+    """Write skipped.csv and, last of all, table.json, unless a former call has done it; returns what they say."""
+    finished = (out / TABLE_FILE).exists()
+    skipped = [row for part in range(plan["parts"]) for row in part_skipped(out, part) or []]
+    if not finished:
+        with atomic_path(out / SKIPPED_FILE) as path, path.open("w", -1, "utf-8", "surrogateescape", "") as file:
+            csv.writer(file, lineterminator="\n").writerows([("clip", "reason"), *skipped])
+    if len(skipped) == clips:  # nothing binds; with other options or repaired clips, the same folder will do
+        for path in out.glob("*/part-*.parquet"):
+            path.unlink()
+    check_skipped(skipped, clips, max_skipped, f"clips (listed in {out / SKIPPED_FILE})")
+    if not finished:
+        by_split: Counter[str] = Counter()
+        for chunk in Table(out, plan).chunks():
+            by_split.update(chunk.splits[chunk.clip].tolist())
+        for stale in out.glob("*/.*.tmp"):  # left by killed calls
+            stale.unlink(missing_ok=True)
+        counts = {"clips": clips - len(skipped), "skipped": len(skipped), "windows": by_split.total()}
+        splits = {"windows_by_split": dict(sorted(by_split.items()))}
+        write_json(out / TABLE_FILE, {**plan, **counts, **splits, "versions": versions()})
+    info = Table(out).info
+    return {"table": str(out), **{key: info[key] for key in ("clips", "windows", "skipped", "windows_by_split")}}
