@@ -11,7 +11,7 @@ import pyarrow.dataset
 import pytest
 import soundfile
 from conftest import kill_when, write_noise
-from stored import as_pcm, clips_of, content, stamps, windows_of
+from stored import as_pcm, clips_of, content, skipped, stamps, windows_of
 
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import load_audio
@@ -189,7 +189,15 @@ def test_a_finished_table_is_left_alone_and_a_deleted_part_is_made_again(noise_f
     assert content(table) == written
 
 
-def test_bad_input(noise_folder, tmp_path, refuses):
+POSITIVE = ("hop", "window", "sample_rate", "part_clips", "batch_size", "workers", "level_rate")
+
+
+def test_bad_input(noise_folder, tmp_path, refuses, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent / "models")
+    from openl3_random import random_layers, write_keras_h5
+
+    weights = write_keras_h5(tmp_path / "random.h5", random_layers())
+    (tmp_path / "file").write_text("precious")
     extract(noise_folder, tmp_path / "table", teacher=QUICK)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
@@ -211,9 +219,15 @@ def test_bad_input(noise_folder, tmp_path, refuses):
         (noise_folder, "table", [same, "--part_clips=3"], ["part_clips", 128, 3]),
         (noise_folder, "table", ["--teacher=spectral"], ["teacher.id", QUICK, "spectral"]),
         (noise_folder, "mine", [], ["mine"]),
-        (noise_folder, "new", ["--hop=0"], ["hop", 0]),
-        (noise_folder, "new", ["--batch_size=0"], ["batch_size", 0]),
-        (noise_folder, "new", ["--level_rate=0"], ["level_rate", 0]),
+        (noise_folder, "file/inside/more", [], ["file"]),
+        *((noise_folder, "new", [f"--{name}=0"], [name, 0]) for name in POSITIVE),
+        (noise_folder, "new", ["--hop=nan"], ["hop", "nan"]),
+        (noise_folder, "new", ["--hop=1e-5"], ["hop", 1e-5, 8000]),
+        (noise_folder, "new", ["--sample_rate=100000000"], ["sample_rate", 100000000]),
+        (noise_folder, "new", ["--teacher=vggish"], ["vggish", "spectral"]),
+        (noise_folder, "new", ["--teacher=callable:no.such.module:f@8000"], ["no.such.module"]),
+        (noise_folder, "new", ["--teacher=efficientat/mn04", "--weights=gone.pt"], ["gone.pt", "mn04"]),
+        (noise_folder, "new", ["--teacher=openl3/env-mel128-512", f"--weights={weights}", "--window=0.5"], [1.0, 0.5]),
         (noise_folder, "new", ["--validate=1.0"], ["validate", 1.0]),
         (noise_folder, "new", ["--validate=half"], ["validate", "half"]),
         (noise_folder, "new", ["--validate=fold=5"], ["fold=5", noise_folder]),
@@ -235,44 +249,89 @@ def test_bad_input(noise_folder, tmp_path, refuses):
     refuses("extract", noise_folder, tmp_path / "table", same, words=["manifest_sha256"])
 
 
-# --- clips and teachers that fail
+# --- unusual clips, and clips and teachers that fail
 
 
-def test_a_clip_that_turns_bad_near_its_end_is_left_out_wholly(tmp_path):
-    for folder in ("bad", "without"):
+@pytest.mark.parametrize(
+    "name", ["a.flac", "a.ogg", "a.mp3", "a.aiff", "Straße 🎤.wav", "n" * 246 + ".wav", 'a\nb,".wav']
+)
+def test_formats_and_names(tmp_path, name):
+    write_noise(tmp_path / "audio" / name, 2.0)
+    (tmp_path / "audio" / f"x{name[1:]}").write_text("no audio")
+    extract(tmp_path / "audio", tmp_path / "table", teacher=QUICK)
+    assert {clip: len(starts) for clip, (starts, *_) in windows_of(tmp_path / "table").items()} == {name: 3}
+    assert list(skipped(tmp_path / "table")) == [f"x{name[1:]}"]
+
+
+def test_extreme_clips_are_clips_like_others(tmp_path):
+    write_noise(tmp_path / "array.wav", 2.0, rate=192000, channels=8)
+    soundfile.write(tmp_path / "one.wav", np.full(1, 0.1), 8000)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 8000)
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes((tmp_path / "one.wav").read_bytes())
+    extract(tmp_path, tmp_path / "table")
+    found = windows_of(tmp_path / "table")
+    counts = {clip: len(starts) for clip, (starts, *_) in found.items()}
+    assert counts == {"array.wav": 3, r"caf\xe9.wav": 1, "one.wav": 1, "silence.wav": 3}
+    assert found["silence.wav"][1].tolist() == [-120.0] * 3
+    assert all(np.isfinite(embeddings).all() for _, _, embeddings, _ in found.values())
+
+
+def test_clips_that_cannot_be_used_are_listed(tmp_path):
+    """Also one that turns bad near its end, after three of its four pieces: it is left out as a whole."""
+    for folder in ("bad", "good"):
         for seed, name in enumerate(["a.wav", "c.wav"]):
             write_noise(tmp_path / folder / name, 3.0, seed=seed)
-    audio = np.random.default_rng(5).uniform(-0.1, 0.1, 8000 * 100).astype(np.float32)  # 199 windows: four pieces
-    audio[-100] = np.nan
-    soundfile.write(tmp_path / "bad" / "b.wav", audio, 8000, subtype="FLOAT")
-    for folder in ("bad", "without"):
-        extract(tmp_path / folder, tmp_path / f"{folder}.table", teacher=QUICK, batch_size=16)
-    assert (tmp_path / "bad.table" / "skipped.csv").read_text() == "clip,reason\nb.wav,holds NaN or Inf samples\n"
-    bad, without = windows_of(tmp_path / "bad.table"), windows_of(tmp_path / "without.table")
-    assert bad.keys() == without.keys() == {"a.wav", "c.wav"}
+    noise = np.random.default_rng(5).uniform(-0.1, 0.1, 8000 * 100).astype(np.float32)
+    for name in ("cut.wav", "cut.flac", "cut.mp3"):
+        soundfile.write(tmp_path / "bad" / name, noise, 8000)
+        (tmp_path / "bad" / name).write_bytes((tmp_path / "bad" / name).read_bytes()[:50_000])
+    noise[-100] = np.inf
+    soundfile.write(tmp_path / "bad" / "late.wav", noise, 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "bad" / "none.wav", noise[:0], 8000)
+    soundfile.write(tmp_path / "bad" / "fast.wav", noise[:9], 2**31 - 1)
+    (tmp_path / "bad" / "text.wav").write_text("no audio")
+    (tmp_path / "bad" / "folder.wav").mkdir()
+    names = [*(path.name for path in (tmp_path / "bad").iterdir()), "gone.wav", "n" * 300 + ".wav"]
+    (tmp_path / "bad" / "all.csv").write_text("\n".join(["path", *names]))
+    for folder, source in (("bad", "bad/all.csv"), ("good", "good")):
+        extract(tmp_path / source, tmp_path / f"{folder}.table", teacher=QUICK, batch_size=16, max_skipped=0.99)
+    found = skipped(tmp_path / "bad.table")
+    assert found.keys() == {*names} - {"a.wav", "c.wav"}
+    words = {"cut.wav": "truncated", "late.wav": "NaN or Inf", "fast.wav": "sample rate", "gone.wav": "no such file"}
+    assert all(word in found[name] for name, word in words.items())
+    bad, good = windows_of(tmp_path / "bad.table"), windows_of(tmp_path / "good.table")
+    assert bad.keys() == good.keys() == {"a.wav", "c.wav"}
     for clip in bad:
-        for one, other in zip(bad[clip], without[clip], strict=True):
+        for one, other in zip(bad[clip], good[clip], strict=True):
             np.testing.assert_array_equal(one, other)
     assert not list((tmp_path / "bad.table").rglob("*.tmp"))
 
 
+def test_too_many_unusable_clips_end_the_command_until_they_are_accepted_or_repaired(noise_folder, tmp_path, refuses):
+    for path in noise_folder.iterdir():
+        path.write_text("no audio")
+    arguments = noise_folder, tmp_path / "table", f"--teacher={QUICK}"
+    refuses("extract", *arguments, "--max_skipped=1", words=["12 of 12", "clip00.wav", "skipped.csv"])
+    assert len(skipped(tmp_path / "table")) == 12
+    write_noise(noise_folder / "clip05.wav")
+    refuses("extract", *arguments, words=["11 of 12", "max_skipped", 0.5])
+    assert extract(noise_folder, tmp_path / "table", teacher=QUICK, max_skipped=0.95)["skipped"] == 11
+
+
 @pytest.mark.parametrize("batch_size", [4, 1000])
 @pytest.mark.parametrize("seconds", [3, 100])
-def test_a_teacher_that_gives_nan_ends_the_extraction(tmp_path, batch_size, seconds):
-    """It is not the fault of the clip, which must not be skipped for it."""
-    (tmp_path / "audio").mkdir()
+def test_a_clip_whose_embeddings_hold_nan_is_skipped(tmp_path, batch_size, seconds):
     for name, amplitude in (("a.wav", 0.1), ("b.wav", 0.9), ("c.wav", 0.1)):
         audio = np.full(8000 * seconds, 0.1, np.float32)
         audio[-8000:] = amplitude
-        soundfile.write(tmp_path / "audio" / name, audio, 8000)
-    with pytest.raises(EdgeseaError, match=r"b\.wav: callable:test_extract:nan_when_loud@8000 gave NaN"):
-        extract(
-            tmp_path / "audio",
-            tmp_path / "table",
-            teacher="callable:test_extract:nan_when_loud@8000",
-            batch_size=batch_size,
-        )
-    assert [path.name for path in (tmp_path / "table").rglob("*") if path.is_file()] == ["plan.json"]
+        soundfile.write(tmp_path / name, audio, 8000)
+    teacher = "callable:test_extract:nan_when_loud@8000"
+    extract(tmp_path, tmp_path / "table", teacher=teacher, batch_size=batch_size)
+    assert skipped(tmp_path / "table") == {"b.wav": f"{teacher} gave NaN or Inf"}
+    assert {clip: len(starts) for clip, (starts, *_) in windows_of(tmp_path / "table").items()} == {
+        "a.wav": 2 * seconds - 1,
+        "c.wav": 2 * seconds - 1,
+    }
 
 
 def test_embeddings_too_large_for_their_dtype_are_refused(tmp_path):
@@ -281,4 +340,4 @@ def test_embeddings_too_large_for_their_dtype_are_refused(tmp_path):
     teacher = "callable:test_extract:huge@8000"
     with pytest.raises(EdgeseaError, match=r"a\.wav.*89\d+.*float16.*dtype=float32"):
         extract(tmp_path / "audio", tmp_path / "table", teacher=teacher)
-    extract(tmp_path / "audio", tmp_path / "single", teacher=teacher, dtype="float32")
+    extract(tmp_path / "audio", tmp_path / "table", teacher=teacher, dtype="float32")

@@ -10,7 +10,7 @@ from stored import as_pcm
 
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import load_audio
-from edgesea.table.clips import Rates, clip_pieces
+from edgesea.table.clips import clip_pieces
 from edgesea.table.manifest import ClipEntry
 
 
@@ -26,7 +26,7 @@ def test_windows_at_both_rates_are_those_of_the_framing(tmp_path, rate, student,
     path = write_noise(tmp_path / "a.wav", 7.3, rate)
     framing = Framing(window, hop, center)
     entry = ClipEntry(path.name, path, None, None, "train", None)
-    pieces = list(clip_pieces(entry, Rates(framing, student, teacher, 1.0, False)))
+    pieces = list(clip_pieces(entry, framing, student, teacher, None))
     at = framing.at(student)
     expected = at.cut(as_pcm(load_audio(path, student)))
     starts = np.concatenate([piece.starts for piece, _ in pieces])
@@ -55,7 +55,7 @@ def test_memory_depends_neither_on_length_nor_on_hop(tmp_path, window, hop, most
     framing = Framing(window, hop)
     tracemalloc.start()
     try:
-        count = sum(len(piece.starts) for piece, _ in clip_pieces(entry, Rates(framing, 8000, 16000, 1.0, False)))
+        count = sum(len(piece.starts) for piece, _ in clip_pieces(entry, framing, 8000, 16000, None))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -1,29 +1,38 @@
-"""What both kinds of sources have in common: which kind it is, resuming, what follows, and what is refused."""
+"""Importing: resuming and what is refused, for both kinds of sources; and audio with embeddings beside it."""
 
-import json
+import gzip
+import math
+import shutil
 import sys
-import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+import soundfile
 from conftest import TINY, kill_when, write_noise
-from stored import content, stamps
+from stored import as_pcm, clips_of, content, skipped, stamps, windows_of
 
 import edgesea
+from edgesea.audio.framing import Framing
+from edgesea.audio.io import load_audio
+from edgesea.audio.level import a_weighted_level
 from edgesea.distill import distill
+from edgesea.embed.files import embed
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
-from edgesea.table.importing import import_table
+from edgesea.table.importing import import_table, load_embeddings
 from edgesea.table.reader import Table
+
+SIZE = 6
 
 
 def make_shards(folder: Path, shards: int = 3, rows: int = 40, size: int = 16, rate: int = 8000) -> dict[str, Any]:
-    """Shards of noise; returns the options that importing them needs."""
+    """Shards of noise, one damaged; returns the options that importing them needs."""
     folder.mkdir(parents=True)
     for index in range(shards):
         rng = np.random.default_rng(index)
@@ -37,90 +46,91 @@ def make_shards(folder: Path, shards: int = 3, rows: int = 40, size: int = 16, r
     return {"audio_rate": rate, "part_clips": 25}
 
 
+def openl3_count(samples: int, rate: int, hop: float, center: bool, window: float = 1.0) -> int:
+    """Number of embeddings that openl3 makes: resampled, half a frame in front, zeros up to the last hop."""
+    frame, step = round(window * 48000), int(hop * 48000)
+    length = math.ceil(samples * 48000 / rate) + (frame // 2 if center else 0)
+    return 1 + math.ceil(max(0, length - frame) / step)
+
+
+def rows_for(name: str, count: int) -> np.ndarray:
+    """Embeddings by which clip and window can be told."""
+    return np.random.default_rng(list(name.encode())).standard_normal((count, SIZE)).astype(np.float32)
+
+
+def write_pair(
+    folder: Path, name: str, samples: int, hop: float = 0.5, center: bool = True, rate: int = 8000, more: int = 0
+) -> np.ndarray:
+    """Write audio and, beside it, what openl3 would write; returns the embeddings."""
+    write_noise(folder / f"{name}.wav", samples / rate, rate, seed=len(name))
+    rows = rows_for(name, openl3_count(samples, rate, hop, center) + more)
+    store(folder / f"{name}.npz", rows, timestamps=np.arange(len(rows)) * hop)
+    return rows
+
+
 def make_pairs(folder: Path, clips: int = 12) -> dict[str, Any]:
     """Audio with embeddings as openl3 writes them, one clip without; returns the options that importing needs."""
     for index in range(clips):
-        samples = 8000 * (1 + index % 5)
-        write_noise(folder / f"c{index:02d}.wav", samples / 8000, seed=index)
-        count = 1 + -(-(samples - 4000) // 2000)
-        rows = np.random.default_rng(index).standard_normal((count, 16)).astype(np.float32)
-        np.savez(folder / f"c{index:02d}.npz", embedding=rows, timestamps=np.arange(count) * 0.25)
+        write_pair(folder, f"c{index:02d}", 8000 * (1 + index % 5), hop=0.25)
     (folder / "c03.npz").unlink()
     return {"part_clips": 3}
 
 
+def store(path: Path, rows: np.ndarray, **more: np.ndarray) -> Path:
+    """Write an array as the ending of `path` says."""
+    if path.name.endswith(".gz"):
+        with gzip.open(path, "wb") as file:
+            np.save(file, rows)
+    elif path.suffix == ".npy":
+        np.save(path, rows)
+    else:
+        (np.savez_compressed if "compressed" in path.name else np.savez)(path, embedding=rows, **more)
+    return path
+
+
+# --- both kinds of sources
+
 MAKERS = {"shards": make_shards, "pairs": make_pairs}
+both_kinds = pytest.mark.parametrize("kind", list(MAKERS))
 
 
-@pytest.fixture(params=list(MAKERS))
-def source(request, tmp_path) -> tuple[Path, dict[str, Any]]:
-    """A folder of either kind, and the options for it."""
-    return tmp_path / "in", MAKERS[request.param](tmp_path / "in")
-
-
-def test_an_imported_table_goes_through_all_stages(source, tmp_path):
-    folder, options = source
-    import_table(folder, tmp_path / "table", **options, validate=0.4)
-    table = Table(tmp_path / "table")
-    assert min(table.counts["train"], table.counts["validate"]) > 5
+@both_kinds
+def test_an_imported_table_goes_through_all_stages(tmp_path, kind):
+    options = MAKERS[kind](tmp_path / "in")
+    import_table(tmp_path / "in", tmp_path / "table", **options, validate=0.4)
     sample(tmp_path / "table", tmp_path / "subset.parquet", size=20)
     reduce(tmp_path / "table", tmp_path / "phi", subset=tmp_path / "subset.parquet", size=4)
-    result = distill(tmp_path / "table", tmp_path / "phi", tmp_path / "student", **{**TINY, "epochs": 1})
-    assert np.isfinite(result["mse"])
-    config = json.loads((tmp_path / "student" / "config.json").read_text())
-    assert "imported" in json.dumps(config)
+    distill(tmp_path / "table", tmp_path / "phi", tmp_path / "student", **{**TINY, "epochs": 1})
     student = edgesea.load_student(tmp_path / "student")
     assert student.embed(np.zeros((2, 8000), np.float32)).shape == (2, 4)
 
 
-# --- resuming
-
-
-def test_workers_do_not_change_a_byte(source, tmp_path):
-    folder, options = source
-    for workers in (1, 2, 4):
-        import_table(folder, tmp_path / str(workers), **options, workers=workers)
-    first = content(tmp_path / "1")
-    assert len([name for name in first if name.startswith("clips/")]) >= 4
-    assert content(tmp_path / "2") == content(tmp_path / "4") == first
-
-
-@pytest.mark.parametrize("kind", list(MAKERS))
-def test_a_killed_import_resumes(tmp_path, kind):
-    options = make_shards(tmp_path / "in", 8, 80) if kind == "shards" else make_pairs(tmp_path / "in", 200)
+@both_kinds
+def test_workers_and_a_kill_do_not_change_a_byte(tmp_path, kind):
+    options = make_shards(tmp_path / "in", 4, 80) if kind == "shards" else make_pairs(tmp_path / "in", 100)
     options["part_clips"] = 5
+    results = [import_table(tmp_path / "in", tmp_path / str(n), **options, workers=n) for n in (1, 2, 4)]
+    whole = content(tmp_path / "1")
+    assert content(tmp_path / "2") == content(tmp_path / "4") == whole
     code = (
         "from pathlib import Path; from edgesea.table.importing import import_table; "
         f"import_table(Path({str(tmp_path / 'in')!r}), Path({str(tmp_path / 'killed')!r}), **{options!r})"
     )
     kill_when([sys.executable, "-c", code], (tmp_path / "killed" / "clips" / "part-00002.parquet").exists)
-    with pytest.raises(EdgeseaError, match="unfinished"):
-        Table(tmp_path / "killed")
     complete = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "clips").glob("part-*")}
-    for out in ("killed", "whole"):
-        import_table(tmp_path / "in", tmp_path / out, **options)
-    whole = content(tmp_path / "whole")
-    assert content(tmp_path / "killed") == whole
     assert 3 <= len(complete) < len([name for name in whole if name.startswith("clips/")])
+    import_table(tmp_path / "in", tmp_path / "killed", **options)
+    assert content(tmp_path / "killed") == whole
     assert {path: path.stat().st_mtime_ns for path in complete} == complete  # not written again
+    before = stamps(tmp_path / "1")
+    again = import_table(tmp_path / "in", tmp_path / "1", **options)
+    assert again == {**results[0], "windows_per_second": 0, "clipped": 0}
+    assert stamps(tmp_path / "1") == before
 
 
-def test_a_finished_table_is_left_alone_and_a_deleted_part_is_made_again(source, tmp_path):
-    folder, options = source
-    first = import_table(folder, tmp_path / "table", **options)
-    before, written = stamps(tmp_path / "table"), content(tmp_path / "table")
-    time.sleep(0.01)
-    second = import_table(folder, tmp_path / "table", **options, workers=1)
-    assert stamps(tmp_path / "table") == before
-    assert second == {**first, "windows_per_second": 0, "clipped": 0}
-    (tmp_path / "table" / "clips" / "part-00001.parquet").unlink()
-    import_table(folder, tmp_path / "table", **options)
-    assert content(tmp_path / "table") == written
-
-
-@pytest.mark.parametrize("kind", list(MAKERS))
-def test_other_options_or_input_for_the_same_folder_are_refused(tmp_path, kind):
-    folder, table = tmp_path / "in", tmp_path / "table"
+@both_kinds
+def test_other_options_input_or_files_in_the_folder_are_refused(tmp_path, kind):
+    folder, table = tmp_path / "in", tmp_path / "in" / "table"  # it may lie in the folder that is imported
     options = MAKERS[kind](folder)
     import_table(folder, table, **options)
     others = {"dtype": "float32", "sample_rate": 4000, "teacher": "openl3/env-mel256-512", "part_clips": 7}
@@ -129,36 +139,15 @@ def test_other_options_or_input_for_the_same_folder_are_refused(tmp_path, kind):
             import_table(folder, table, **{**options, option: value})
     with pytest.raises(EdgeseaError, match="manifest_sha256"):
         import_table(folder, table, **options, validate=0.5)
+    with pytest.raises(EdgeseaError, match=f"{folder}: not empty"):
+        import_table(folder, folder, **options)
     if kind == "shards":
         with h5py.File(folder / "0.h5", "a") as file:
             file["more"] = np.zeros(3)
     else:
-        np.savez(folder / "c00.npz", embedding=np.zeros((4, 16)), timestamps=np.arange(4) * 0.25)
+        store(folder / "c00.npz", np.zeros((4, 16)), timestamps=np.arange(4) * 0.25)
     with pytest.raises(EdgeseaError, match="manifest_sha256"):
         import_table(folder, table, **options)
-
-
-def test_an_extracted_table_and_other_files_are_left_alone(source, tmp_path):
-    folder, options = source
-    write_noise(tmp_path / "audio" / "a.wav")
-    extract(tmp_path / "audio", tmp_path / "table")
-    with pytest.raises(EdgeseaError, match=r"teacher\.id: spectral there"):
-        import_table(folder, tmp_path / "table", **options)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    for place in (tmp_path / "mine", folder):
-        with pytest.raises(EdgeseaError, match=f"{place}: not empty"):
-            import_table(folder, place, **options)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
-
-
-def test_the_table_may_lie_in_the_folder_that_is_imported(source):
-    folder, options = source
-    first = import_table(folder, folder / "table", **options)
-    assert import_table(folder, folder / "table", **options)["clips"] == first["clips"]
-
-
-# --- what is refused
 
 
 def test_bad_input(tmp_path, refuses):
@@ -169,24 +158,18 @@ def test_bad_input(tmp_path, refuses):
     make_pairs(both / "b")
     write_noise(empty / "a.wav")
     np.savez(empty / ".hidden.npz", embedding=np.zeros((1, 2)))
-    (tmp_path / "x.txt").write_text("text")
     (tmp_path / "lonely").mkdir()
     np.savez(tmp_path / "lonely" / "a.npz", embedding=np.zeros((1, 2)))
     rate = "--audio_rate=8000"
     for source, options, words in [
         (tmp_path / "gone", [], ["gone"]),
-        (tmp_path / "x.txt", [], ["x.txt"]),
+        (pairs / "c00.wav", [], ["c00.wav"]),
         (tmp_path / "lonely", [], ["lonely", "no audio"]),
         (empty, [], [empty, ".h5", "x.npz", "edgesea extract"]),
         (both, [rate], ["a/0.h5", "b/c00.npz"]),
-        (pairs, ["--part_clips=0"], ["part_clips", 0]),
-        (pairs, ["--workers=-1"], ["workers", -1]),
-        (pairs, ["--sample_rate=-8000"], ["sample_rate", -8000]),
-        (pairs, ["--max_skipped=-0.1"], ["max_skipped", -0.1]),
-        (pairs, ["--level_rate=-1.0"], ["level_rate", -1.0]),
+        *((pairs, [f"--{name}=-1"], [name, -1]) for name in ("part_clips", "workers", "sample_rate", "level_rate")),
+        *((pairs, [f"--{name}=-1"], [name, -1]) for name in ("hop", "window")),
         (pairs, ["--hop=0.5"], ["c00.npz", "hop", 0.25, 0.5]),
-        (pairs, ["--hop=-0.5"], ["hop", -0.5]),
-        (pairs, ["--window=-1.0"], ["window", -1.0]),
         (pairs, ["--suffix=emb"], ["x_emb.npz"]),
         (pairs, ["--validate=fold=5"], ["fold=5", "manifest"]),
         (pairs, [rate], ["audio_rate", 8000]),
@@ -196,22 +179,255 @@ def test_bad_input(tmp_path, refuses):
         (shards, [rate, "--hop=0.5"], ["hop", 0.5]),
         (shards, [rate, "--suffix=emb"], ["suffix", "emb"]),
         (shards, [rate, "--validate=fold=5"], ["0.h5", "fold"]),
-        (shards, [rate, "--validate=half"], ["validate", "half"]),
         (shards, [rate, "--validate=1.5"], ["validate", 1.5]),
         (shards, [rate, "--audio_key=sound"], ["0.h5", "sound", "l3_embedding"]),
+        (shards, [rate, "--columns.level=spl"], ["0.h5", "spl"]),
+        (shards, [rate, "--columns.path=name"], ["columns", "path"]),
     ]:
         refuses("import", source, tmp_path / "table", *options, words=words)
         assert not (tmp_path / "table").exists()
-    for columns in ({"loudness": "spl"}, {"path": "name"}, {"level": "spl"}):
-        with pytest.raises(EdgeseaError, match="|".join([*columns, *columns.values()])):
-            import_table(shards, tmp_path / "table", audio_rate=8000, columns=columns)
 
 
-def test_too_many_skipped_clips_end_the_import_and_are_listed(tmp_path):
-    options = make_pairs(tmp_path / "in")
-    for path in sorted((tmp_path / "in").glob("*.npz"))[:6]:
-        path.unlink()
-    with pytest.raises(EdgeseaError, match=r"7 of 12 .*c00\.wav.*max_skipped"):
-        import_table(tmp_path / "in", tmp_path / "table", **options)
-    assert len((tmp_path / "table" / "skipped.csv").read_text().splitlines()) == 8
-    assert import_table(tmp_path / "in", tmp_path / "table", **options, max_skipped=0.6)["clips"] == 5
+# --- files of embeddings
+
+
+@pytest.mark.parametrize("ending", [".npz", "_compressed.npz", ".npy", ".npy.gz"])
+@pytest.mark.parametrize("dtype", ["<f2", ">f4"])
+def test_embeddings_are_read_as_they_were_written_and_damage_is_an_error(tmp_path, ending, dtype):
+    """The file is cut and altered at many places; whatever is read, nothing but EdgeseaError may be raised."""
+    rng = np.random.default_rng(0)
+    rows = np.array(rows_for("a", 40), dtype, order="F")
+    path = store(tmp_path / f"x{ending}", rows, timestamps=np.arange(40) * 0.1)
+    found, times = load_embeddings(path)
+    np.testing.assert_array_equal(found, rows)
+    np.testing.assert_array_equal(times, np.arange(40) * 0.1 if ending.endswith("npz") else None)
+    whole = path.read_bytes()
+    damaged = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 40))]
+    for place in [*range(150), *rng.integers(0, len(whole), 50), *range(len(whole) - 150, len(whole))]:
+        damaged.append(whole[:place] + bytes([whole[place] ^ int(rng.integers(1, 256))]) + whole[place + 1 :])
+    refused = []
+    for contents in damaged:
+        path.unlink()  # not written over: what is mapped into memory would change
+        path.write_bytes(contents)
+        try:
+            load_embeddings(path)
+        except EdgeseaError as error:
+            refused.append(str(error))
+    assert len(refused) >= 40
+    assert all(reason.startswith(f"{path.name}: ") for reason in refused)
+
+
+class Trap:
+    """What would leave a file behind if it were unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return open, ("unpickled", "w")
+
+
+TRAP = np.array([[Trap()]], object)
+SEVEN = rows_for("a", 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "times"),
+    [
+        *(("x.npy", np.zeros(shape, dtype), None) for shape, dtype in ((5, "f"), ((1, 7, 5), "f"), ((7, 5), "i"))),
+        *(("x.npz", SEVEN, times) for times in (np.arange(6), np.r_[:6, 9], -np.arange(7), ["a"] * 7)),
+        *((name, TRAP, None) for name in ("x.npy", "x.npy.gz", "x.npz")),
+        ("x.npz", SEVEN, TRAP),
+    ],
+)  # fmt: skip
+def test_other_arrays_and_timestamps_are_refused_and_nothing_is_unpickled(tmp_path, monkeypatch, name, rows, times):
+    monkeypatch.chdir(tmp_path)
+    store(tmp_path / name, rows, **({} if times is None else {"timestamps": np.array(times)}))
+    with pytest.raises(EdgeseaError, match=f"^{name}: "):
+        load_embeddings(tmp_path / name)
+    assert not (tmp_path / "unpickled").exists()
+
+
+# --- what is stored of them
+
+
+@pytest.mark.parametrize("hop", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("center", [True, False])
+def test_embeddings_of_openl3_are_imported_with_their_framing(tmp_path, hop, center):
+    rng, expected = np.random.default_rng(0), {}
+    for index in range(6):
+        rate, name = int(rng.choice([8000, 16000, 22050, 44100])), f"clip{index}"
+        samples = int(rng.integers(0.2 * rate, 5 * rate))
+        expected[f"{name}.wav"] = write_pair(tmp_path / "in", name, samples, hop, center, rate)
+    assert import_table(tmp_path / "in", tmp_path / "table", center=center, part_clips=4)["skipped"] == 0
+    framing = Framing(1.0, hop, center)
+    assert Table(tmp_path / "table").framing == framing
+    found = windows_of(tmp_path / "table")
+    assert found.keys() == expected.keys()
+    for clip, (starts, levels, embeddings, audio) in found.items():
+        count = len(starts)
+        assert count in (len(expected[clip]), len(expected[clip]) - 1)
+        np.testing.assert_array_equal(embeddings, expected[clip][:count].astype(np.float16))
+        pcm = as_pcm(load_audio(tmp_path / "in" / clip, 8000))
+        np.testing.assert_array_equal(audio, framing.at(8000).cut(pcm)[:count])
+        np.testing.assert_array_equal(starts, np.arange(count) * round(hop * 8000) - (4000 if center else 0))
+        own, rate = soundfile.read(tmp_path / "in" / clip, dtype="float32")
+        windows = framing.at(rate).cut(own)[:count]
+        np.testing.assert_allclose(levels[: len(windows)], a_weighted_level(windows, rate)[:count], atol=1e-3)
+
+
+@pytest.mark.parametrize(("center", "suffix"), [(True, "emb"), (False, ".emb")])
+def test_what_embed_wrote_is_what_extract_gives(tmp_path, center, suffix):
+    """Round trip with a real model; two files of one name have embeddings of their own: x.npz and x.wav.npz."""
+    audio = tmp_path / "audio"
+    for seed, name in enumerate(["x.wav", "x.flac", "y.wav"]):
+        write_noise(audio / name, 2.0 + seed, seed=seed)
+    options: dict[str, Any] = {"center": center, "dtype": "float32", "validate": 0.3, "teacher": "spectral"}
+    extract(audio, tmp_path / "extracted", hop=0.5, **options)
+    embed([audio], model="spectral", hop=0.5, center=center, suffix=suffix)
+    import_table(audio, tmp_path / "imported", suffix=suffix, **options)
+    one, other = (windows_of(tmp_path / name) for name in ("extracted", "imported"))
+    assert one.keys() == other.keys() == {"x.wav", "x.flac", "y.wav"}
+    for clip in one:  # the teacher hears 16 kHz, the files have 8: the level is that of the same sound
+        for first, second, tolerance in zip(one[clip], other[clip], (0, 0.2, 2e-3, 0), strict=True):
+            np.testing.assert_allclose(first, second, atol=tolerance, rtol=0)
+    assert Table(tmp_path / "extracted").counts == Table(tmp_path / "imported").counts
+
+
+@pytest.mark.parametrize("ending", [".npy", ".npy.gz"])
+def test_embeddings_without_timestamps_need_the_hop(tmp_path, ending):
+    """A long clip, which takes several rows."""
+    rows = write_pair(tmp_path / "in", "a", 8000 * 100, hop=0.5)
+    (tmp_path / "in" / "a.npz").unlink()
+    store(tmp_path / "in" / f"a{ending}", rows)
+    with pytest.raises(EdgeseaError, match=rf"hop.*a{ending}"):
+        import_table(tmp_path / "in", tmp_path / "table")
+    import_table(tmp_path / "in", tmp_path / "table", hop=0.5)
+    np.testing.assert_array_equal(windows_of(tmp_path / "table")["a.wav"][2], rows.astype(np.float16))
+    assert Table(tmp_path / "table").framing == Framing(1.0, 0.5, True)
+    assert len(clips_of(tmp_path / "table")) == math.ceil(len(rows) / 64) == 4
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("hop", [1 / 30, 1024 / 22050, 0.0333, 0.1])
+def test_windows_do_not_drift_where_the_hop_is_not_a_whole_number_of_samples(tmp_path, hop, kind):
+    """In ten minutes, 1/30 s rounded to samples at 8 kHz would be 0.75 s late, rounded to six digits 6 ms early."""
+    write_noise(tmp_path / "in" / "long.wav", 600.0)
+    count = Framing(0.1, hop, True).at(8000).count(600 * 8000)
+    store(tmp_path / "in" / "long.npz", rows_for("long", count), timestamps=(np.arange(count) * hop).astype(kind))
+    assert import_table(tmp_path / "in", tmp_path / "table", window=0.1)["windows"] == count
+    late = windows_of(tmp_path / "table")["long.wav"][0] + 400 - np.arange(count) * hop * 8000
+    # Stamps in single precision do not tell a hop that is neither simple nor has six digits to the last sample.
+    tolerance = 1.0 if kind == np.float64 or hop != 1024 / 22050 else 1.5
+    assert -tolerance - 1e-6 < late.min() <= late.max() < tolerance
+    assert kind == np.float32 or Table(tmp_path / "table").framing.hop == hop
+
+
+def test_long_clips_are_read_in_bounded_memory(tmp_path):
+    """The audio would take 115 MB as floats, the embeddings as much."""
+    noise = np.random.default_rng(0).integers(-3000, 3000, 16000 * 60, np.int16)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "long.wav", np.tile(noise, 30), 16000)
+    np.save(tmp_path / "in" / "long.npy", np.ones((1800, 16000), np.float32))
+    tracemalloc.start()
+    try:
+        assert import_table(tmp_path / "in", tmp_path / "table", hop=1.0, center=False)["windows"] == 1800
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6
+
+
+# --- what does not fit
+
+
+@pytest.mark.parametrize("seconds", [3, 33, 100])
+def test_where_the_numbers_differ_by_one_the_smaller_counts(tmp_path, seconds):
+    """At 33 s the last of three rows of the clip has a single window, which may fall away."""
+    for name, more in (("equal", 0), ("fewer", -1), ("more", 1)):
+        write_pair(tmp_path / "in", name, seconds * 8000 - 4000, hop=0.5, more=more)
+    assert import_table(tmp_path / "in", tmp_path / "table", center=True)["skipped"] == 0
+    count = openl3_count(seconds * 8000 - 4000, 8000, 0.5, True)
+    for clip, (_, _, embeddings, audio) in windows_of(tmp_path / "table").items():
+        assert len(embeddings) == (count - 1 if clip == "fewer.wav" else count)
+        np.testing.assert_array_equal(embeddings, rows_for(clip[:-4], len(embeddings)).astype(np.float16))
+        pcm = as_pcm(load_audio(tmp_path / "in" / clip, 8000))
+        np.testing.assert_array_equal(audio, Framing(1.0, 0.5, True).at(8000).cut(pcm)[: len(audio)])
+    clips = clips_of(tmp_path / "table")
+    last = clips[clips["clip"] == "fewer.wav"].iloc[-1]
+    assert last["offset"] + len(last["pcm"]) // 2 == (count - 2) * 4000 + 4000  # where its last window ends
+
+
+@pytest.mark.parametrize("more", [-4, 4])
+@pytest.mark.parametrize("name", ["b.wav", "b.mp3"])
+def test_other_numbers_of_embeddings_are_skipped_with_both(tmp_path, name, more):
+    """An MP3's header is trusted to 5 %, so that pieces have been written before; they are taken back."""
+    write_pair(tmp_path / "in", "a", 16000)
+    soundfile.write(tmp_path / "in" / name, np.random.default_rng(0).uniform(-0.1, 0.1, 8000 * 100), 8000)
+    count = openl3_count(soundfile.info(tmp_path / "in" / name).frames, 8000, 0.5, True)
+    store(tmp_path / "in" / "b.npz", rows_for("b", count + more), timestamps=np.arange(count + more) * 0.5)
+    import_table(tmp_path / "in", tmp_path / "table")
+    assert all(word in skipped(tmp_path / "table")[name] for word in ("b.npz", f"{count + more} ", f"{count} windows"))
+    assert list(windows_of(tmp_path / "table")) == ["a.wav"]
+
+
+@pytest.mark.parametrize("hop", [0.1, 0.5, 1.0])
+def test_clips_that_are_not_centred_are_not_silently_taken_for_centred(tmp_path, hop):
+    """openl3's timestamps begin at 0 in either case; a hop of half a window makes a difference of a single window."""
+    for name in ("a", "bb"):
+        write_pair(tmp_path / "in", name, 8000 * 4, hop, center=False)
+    with pytest.raises(EdgeseaError, match=r"2 of 2 clips.*center=False"):
+        import_table(tmp_path / "in", tmp_path / "table")
+    # Nothing was stored, so the folder is free for the options that the message names.
+    assert import_table(tmp_path / "in", tmp_path / "table", center=False)["skipped"] == 0
+    rows = np.load(tmp_path / "in" / "a.npz")["embedding"]
+    store(tmp_path / "in" / "a.npz", rows, timestamps=0.5 + np.arange(len(rows)) * hop)  # middles of windows
+    import_table(tmp_path / "in", tmp_path / "middles", max_skipped=0.5)
+    assert Table(tmp_path / "middles").framing == Framing(1.0, hop, False)
+    for options in ({"center": True}, {"window": 0.96}):
+        with pytest.raises(EdgeseaError, match=r"a\.npz: timestamps begin at 0\.5 s.*window"):
+            import_table(tmp_path / "in", tmp_path / "other", **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"timestamps": np.arange(4) * 0.1}, ["b.npz", "0.1, 0.2", "0.5, 1"]),
+        ({"timestamps": np.arange(4) * 0.5 + 0.5}, ["b.npz", "0.5, 1, 1.5"]),
+        ({"embedding": np.zeros((4, 4))}, ["b.npz", "4 dimensions", "a.npz", "6"]),
+        ({"embedding": np.full((4, SIZE), np.nan)}, ["NaN"]),
+        ({"embedding": np.full((4, SIZE), 1e300)}, ["Inf"]),
+        ({"timestamps": None}, ["b.npz", "hop"]),
+        ("b.npz", ["b.npz", "damaged"]),
+        ("b.wav", ["cannot be decoded"]),
+    ],
+)
+def test_pairs_that_cannot_be_used_are_listed(tmp_path, change, words):
+    """So is what has no counterpart."""
+    for name in ("a", "b", "c", "d", "e"):
+        rows = write_pair(tmp_path / "in", name, 16000)
+    (tmp_path / "in" / "d.npz").unlink()
+    (tmp_path / "in" / "deep").mkdir()
+    shutil.move(tmp_path / "in" / "e.wav", tmp_path / "in" / "deep" / "e.wav")
+    shutil.copy(tmp_path / "in" / "c.wav", tmp_path / "in" / "c.wave")
+    if isinstance(change, str):
+        (tmp_path / "in" / change).write_text("text")
+    else:
+        arrays = {"embedding": rows, "timestamps": np.arange(4) * 0.5, **change}
+        np.savez(tmp_path / "in" / "b.npz", **{name: array for name, array in arrays.items() if array is not None})
+    import_table(tmp_path / "in", tmp_path / "table", max_skipped=0.8)
+    found = skipped(tmp_path / "table")
+    expected = {"c.wave": ["c.wav"], "d.wav": ["d.npz"], "deep/e.wav": ["e.npz"], "e.npz": ["without audio"]}
+    expected["b.wav"] = words
+    assert found.keys() == expected.keys()
+    assert all(word in found[clip] for clip, words in expected.items() for word in words), found
+    assert list(windows_of(tmp_path / "table")) == ["a.wav", "c.wav"]
+
+
+def test_the_first_file_that_can_be_read_settles_the_framing(tmp_path):
+    for name, hop in (("b", 0.5), ("c", 0.25), ("d", 0.25)):
+        write_pair(tmp_path / "in", name, 16000, hop=hop)
+    (tmp_path / "in" / "b.npz").write_text("text")
+    assert import_table(tmp_path / "in", tmp_path / "table")["clips"] == 2
+    assert Table(tmp_path / "table").framing.hop == 0.25
+    for name in ("c", "d"):
+        (tmp_path / "in" / f"{name}.npz").unlink()
+    with pytest.raises(EdgeseaError, match=r"in/b\.npz"):
+        import_table(tmp_path / "in", tmp_path / "other")

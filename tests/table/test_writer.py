@@ -1,18 +1,21 @@
 """Writing parts of a table and reading them back."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from edgesea.artifact import write_json
+from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Piece
 from edgesea.table.manifest import ClipEntry
 from edgesea.table.reader import Table, part_path, part_skipped, stack
-from edgesea.table.writer import PartWriter, TableWriter, write_part
+from edgesea.table.writer import PartWriter, write_part, write_table
 
 SIZE = 3
 INFO = {
@@ -103,10 +106,9 @@ def test_rows_are_counted_through_the_part(written_table):
     for part in range(2):
         clips = pq.read_table(part_path(table.path, "clips", part))["clip"].to_pylist()
         windows = pq.read_table(part_path(table.path, "windows", part))["clip"].to_pylist()
-        chunks = [table.chunk(*position) for position in table.chunk_ids() if position[0] == part]
+        chunks = [chunk for chunk in table.chunks() if chunk.part == part]
         assert [clips[row] for row in windows] == [name for c in chunks for name in c.names[c.clip]]
         assert [c.first_window for c in chunks] == np.cumsum([0, *[len(c.clip) for c in chunks]])[:-1].tolist()
-        assert [c.first_clip for c in chunks] == np.cumsum([0, *[len(c.names) for c in chunks]])[:-1].tolist()
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 16), ("validate", 10), ("test", 0), (None, 26)])
@@ -120,28 +122,12 @@ def test_windows_are_chosen_by_split(written_table, split, count):
     np.testing.assert_array_equal(stack(blocks, SIZE), expected)
 
 
-def test_windows_before_the_clip_begin_with_zeros(tmp_path):
-    clip = ClipEntry("a", Path("a"), None, None, "train", None)
-    piece = Piece(clip, 0, np.arange(1, 13, dtype=np.int16), np.array([-4, 0, 4, 8]), np.zeros(4, np.float32))
-    with write_part(tmp_path, 0, SIZE, "float32") as writer:
-        writer.add(piece, np.zeros((4, SIZE), np.float32))
-    table = Table(tmp_path, {**INFO, "parts": 1})
-    (chunk,) = table.chunks()
-    assert table.audio(chunk, np.array([0, 3, 1])).tolist() == [
-        [0, 0, 0, 0, 1, 2, 3, 4],
-        [9, 10, 11, 12, 0, 0, 0, 0],
-        [1, 2, 3, 4, 5, 6, 7, 8],
-    ]
-
-
 def test_a_part_may_be_empty_and_remembers_what_it_left_out(tmp_path):
     with write_part(tmp_path, 0, SIZE, "float16") as writer:
         writer.skip("only.wav\n", "damaged")
     assert part_skipped(tmp_path, 0) == [("only.wav\n", "damaged")]
     assert part_skipped(tmp_path, 1) is None
-    table = Table(tmp_path, {**INFO, "parts": 1})
-    assert list(table.chunks()) == []
-    assert stack(list(table.iter_embeddings()), SIZE).shape == (0, SIZE)
+    assert list(Table(tmp_path, {**INFO, "parts": 1}).chunks()) == []
 
 
 @pytest.mark.parametrize("flush", [1, 1 << 25])
@@ -205,64 +191,39 @@ def test_missing_and_damaged_parts_are_named(tmp_path, kind, damage):
         read_all(Table(tmp_path))
 
 
-def test_a_place_without_a_table_is_named(tmp_path):
-    with pytest.raises(EdgeseaError, match="gone"):
-        Table(tmp_path / "gone")
-    make_table(tmp_path / "table")
-    (tmp_path / "table" / "table.json").unlink()
-    with pytest.raises(EdgeseaError, match="unfinished"):
-        Table(tmp_path / "table")
-
-
 # --- which plan a folder belongs to
 
 
-def plan_with(center: bool) -> dict[str, object]:
-    return {**INFO, "parts": 1, "center": center}
+def write(out: Path, center: bool, usable: bool = True) -> dict[str, Any]:
+    """Write a table of one clip, which can be used or not."""
+    clip = ClipEntry("a.wav", Path("a.wav"), None, None, "train", None)
+    piece = Piece(clip, 0, np.zeros(8, np.int16), np.zeros(1, np.int64), np.zeros(1, np.float32))
+    result = (clip, piece, np.zeros((1, SIZE), np.float32)) if usable else Failure(clip, "damaged")
+    plan = {**INFO, "parts": 1, "center": center}
+    return write_table(out, plan, [[clip]], lambda clips: (result for _ in clips), 1, 0.5, "test")
 
 
-def names(out: Path) -> list[str]:
-    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-
-
-def write_one(out: Path, stored: bool) -> None:
-    with write_part(out, 0, SIZE, "float32") as writer:
-        if stored:
-            fill(writer, 0)
-        writer.skip("bad.wav", "damaged")
-
-
-@pytest.mark.parametrize("center", [True, False], ids=["same plan", "other plan"])
-def test_a_plan_by_which_nothing_was_stored_gives_way(tmp_path, center):
-    TableWriter(tmp_path, plan_with(True), "test")
-    write_one(tmp_path, stored=False)
-    (tmp_path / "skipped.csv").touch()
-    TableWriter(tmp_path, plan_with(center), "test")
-    assert json.loads((tmp_path / "plan.json").read_text()) == plan_with(center)
-    assert names(tmp_path) == ["plan.json"]  # no part of one plan is taken for one of another
-
-
-@pytest.mark.parametrize("state", ["a part", "a damaged part", "a finished table"])
-def test_a_plan_by_which_something_was_stored_binds(tmp_path, state):
-    TableWriter(tmp_path, plan_with(True), "test")
-    write_one(tmp_path, stored=state != "a finished table")
-    if state == "a damaged part":
-        (tmp_path / "clips" / "part-00000.parquet").write_bytes(b"damaged")
-    elif state == "a finished table":
-        (tmp_path / "table.json").write_text("{}")
-    before = names(tmp_path)
-    with pytest.raises(EdgeseaError, match=r"center: True .*False"):
-        TableWriter(tmp_path, plan_with(False), "test")
-    TableWriter(tmp_path, plan_with(True), "test")
-    assert names(tmp_path) == before
+def test_a_plan_binds_as_soon_as_a_clip_is_stored(tmp_path):
+    with pytest.raises(EdgeseaError, match=r"1 of 1 .*a\.wav: damaged"):
+        write(tmp_path, center=True, usable=False)
+    assert write(tmp_path, center=False)["clips"] == 1  # what the first call left does not hinder this one
+    with pytest.raises(EdgeseaError, match=r"center: False .*True"):
+        write(tmp_path, center=True)
+    (tmp_path / "table.json").unlink()
+    part_path(tmp_path, "clips", 0).write_bytes(b"damaged")
+    with pytest.raises(EdgeseaError, match=r"center: False .*True"):
+        write(tmp_path, center=True)
+    with pytest.raises(EdgeseaError, match=r"clips/part-00000"):
+        write(tmp_path, center=False)
 
 
 def test_a_call_whose_plan_was_replaced_stops(tmp_path):
-    def write() -> None:
-        with TableWriter(tmp_path, plan_with(True), "test").part(0) as part:
-            fill(part, 0)
-            TableWriter(tmp_path, plan_with(False), "test")
+    clip = ClipEntry("a.wav", Path("a.wav"), None, None, "train", None)
+
+    def embed(clips: Iterator[ClipEntry]) -> Iterator[Failure[ClipEntry]]:
+        write_json(tmp_path / "plan.json", {})
+        yield Failure(clip, "damaged")
 
     with pytest.raises(EdgeseaError, match="another"):
-        write()
-    assert names(tmp_path) == ["plan.json"]
+        write_table(tmp_path, {**INFO, "parts": 1}, [[clip]], embed, 1, 0.5, "test")
+    assert not list(tmp_path.rglob("*.parquet"))
