@@ -18,97 +18,25 @@ if TYPE_CHECKING:
     from edgesea.table.reader import Table
 
 RESULTS, STAMPS, SELECTION = "results.json", "stages.json", "select.json"
-SYSTEMS = ("teacher", "reduced", "student")
-TRIAL = ("dimensions", "score", "score_std", "standard_error", "seconds")  # numbers of a trial of a selection
 EVERYTHING = "all windows"  # the sampling of a reduction that was fitted on the whole table
 SAMPLE, SAMPLE_CHUNKS = 2000, 24  # windows in the map, and chunks (about 32 MB each) that they are read from
+PERIODS = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m", "year": "%Y"}
 Frame = Any  # pandas.DataFrame; its stubs are stricter about names of columns than is of use here
 
 
 class Metric(NamedTuple):
-    """A score of a task."""
+    """A score of a task: its key in results, its name, the name of an axis with its unit, and the best value there."""
 
-    key: str  # in the results
+    key: str
     name: str
-    percent: bool = False  # whether it is shown in percent
-    meaning: str = ""
-
-    @property
-    def best(self) -> float:
-        """The highest score, in the unit shown."""
-        return 100.0 if self.percent else 1.0
-
-    @property
-    def axis(self) -> str:
-        """Name with unit."""
-        return f"{self.name} (%)" if self.percent else self.name
+    axis: str
+    best: float
 
 
-AUPRC = "AUPRC: area under the precision-recall curve; micro: of all classes together, macro: their mean."
-METRICS = {
-    metric.key: metric
-    for metric in (
-        Metric("accuracy", "accuracy", True),
-        Metric("fold_accuracy", "fold accuracy", True, "Fold accuracy: mean of the folds' accuracies."),
-        Metric("class_accuracy", "class accuracy", True, "Class accuracy: mean of the classes' accuracies."),
-        Metric("micro_auprc", "micro AUPRC", meaning=AUPRC),
-        Metric("macro_auprc", "macro AUPRC"),
-        Metric("micro_f1", "micro F1"),
-        Metric("lwlrap", "lwlrap", meaning="lwlrap: label-weighted label-ranking average precision."),
-    )
-}
-DETAILS = {  # scores by class and by fold
-    "accuracy_by_class": METRICS["accuracy"],
-    "class_auprc": Metric("class_auprc", "AUPRC"),
-    "accuracy_by_fold": METRICS["accuracy"],
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory; artifacts of stages may have been deleted from it to save space."""
-
-    results: dict[str, Any]  # results.json
-    table: "Table | None"
-    subset: "Subset | None"
-    reduction: dict[str, Any]  # reduction.json; empty if it is missing
-    student: dict[str, Any]  # config.json of the student, likewise
-    history: Frame | None  # metrics.csv of the student
-    skipped: list[list[str]]  # clip and reason
-
-    def stage(self, name: str) -> dict[str, Any]:
-        """What a stage returned; empty if it was not run."""
-        return self.results.get(name) or {}
-
-    @property
-    def scores(self) -> dict[str, dict[str, Any]]:
-        """Scores of each system; empty if the run has no task."""
-        return {system: self.stage("evaluate")[system] for system in SYSTEMS if system in self.stage("evaluate")}
-
-
-def read_run(folder: Path) -> Run:
-    """Read a finished run."""
-    from edgesea.sampling.subset import Subset
-    from edgesea.table.reader import Table
-
-    results, subset, skipped = read_results(folder), folder / "subset.parquet", folder / "table" / "skipped.csv"
-    history = folder / "student" / "metrics.csv"
-    try:
-        metrics = pd.read_csv(history, dtype=float) if history.is_file() else None
-    except ValueError as error:
-        raise EdgeseaError(f"{history}: damaged ({error}); delete {history.parent} and run again") from error
-    rows = (
-        pd.read_csv(skipped, dtype=str, keep_default_na=False, encoding_errors="replace") if skipped.is_file() else None
-    )
-    return Run(
-        results,
-        Table(folder / "table") if (folder / "table" / "table.json").is_file() else None,
-        Subset.load(subset) if subset.is_file() else None,
-        optional_json(folder / "reduction" / "reduction.json"),
-        optional_json(folder / "student" / "config.json"),
-        metrics,
-        [] if rows is None else rows[["clip", "reason"]].to_numpy().tolist(),
-    )
+def metric(key: str) -> Metric:
+    """Accuracies are shown in percent."""
+    name = key.replace("_", " ").replace("auprc", "AUPRC").replace("f1", "F1")
+    return Metric(key, name, f"{name} (%)", 100.0) if "accuracy" in key else Metric(key, name, name, 1.0)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -126,7 +54,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not results or unfinished:
         missing = ", ".join(unfinished) or f"no {RESULTS}"
         raise EdgeseaError(f"{folder}: unfinished run ({missing}); finish it with the same `edgesea run` command")
-    if not isinstance(results.get("extract"), dict) or not isinstance(results.get("config"), dict):
+    if not {"config", "extract"} <= results.keys():
         raise EdgeseaError(f"{folder / RESULTS}: not the results of a run; create a run with `edgesea run`")
     return results
 
@@ -137,6 +65,14 @@ def optional_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise EdgeseaError(f"{path}: not a file that edgesea wrote; delete it and run the same `edgesea run` again")
     return found
+
+
+def optional_csv(path: Path, **options: Any) -> Frame:
+    """A CSV file of a stage; empty if there is none."""
+    try:
+        return pd.read_csv(path, **options) if path.is_file() else pd.DataFrame()
+    except ValueError as error:
+        raise EdgeseaError(f"{path}: damaged ({error}); delete {path.parent} and run again") from error
 
 
 @dataclass(frozen=True)
@@ -155,11 +91,9 @@ class Counts:
         """Windows by sensor (at most 40) and by day, ISO week, month or year: the finest of at most `most`."""
         counts = self.strata[column].groupby(["sensor", "day"]).sum().reset_index()
         dates = pd.to_datetime(counts.day.where(counts.day != ""))
-        for period, form in {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m", "year": "%Y"}.items():  # noqa: B007
-            names = dates.dt.strftime(form).fillna("")
-            if names.nunique() <= most:
-                break
-        grid = counts.assign(day=names).groupby(["sensor", "day"])[column].sum().unstack("day")
+        named = {period: dates.dt.strftime(form).fillna("") for period, form in PERIODS.items()}
+        period = next((name for name, days in named.items() if days.nunique() <= most), "year")
+        grid = counts.assign(day=named[period]).groupby(["sensor", "day"])[column].sum().unstack("day")
         return grid.loc[sorted(grid.sum(axis=1).nlargest(40).index, key=natural)], period
 
 
@@ -201,44 +135,35 @@ def sample_windows(table: "Table", counts: Counts, phi: Any, seed: int = 0) -> F
         return None
     rng = np.random.default_rng(seed)
     chunks = [counts.chunks[i] for i in sorted(rng.permutation(len(counts.chunks))[:SAMPLE_CHUNKS])]
-    total = sum(size for *_, size in chunks)
-    chosen, start = np.sort(rng.choice(total, min(SAMPLE, total), replace=False)), 0
-    columns, embeddings = [], []
-    for part, group, size in chunks:
-        rows = chosen[(chosen >= start) & (chosen < start + size)] - start
-        start += size
+    ends = np.cumsum([size for *_, size in chunks])
+    chosen = np.sort(rng.choice(ends[-1], min(SAMPLE, ends[-1]), replace=False))
+    samples, embeddings = [], []
+    for (part, group, size), end in zip(chunks, ends, strict=True):
+        rows = chosen[(chosen >= end - size) & (chosen < end)] - (end - size)
         chunk = table.chunk(part, group)
         embeddings.append(table.embeddings(part, group)[rows].astype(np.float32))
-        names = {"label": chunk.labels, "sensor": chunk.sensors, "split": chunk.splits}
-        known = {name: [value or "" for value in values[chunk.clip[rows]]] for name, values in names.items()}
-        columns.append(pd.DataFrame({"level": chunk.level[rows], **known}))
+        clips = pd.DataFrame({"label": chunk.labels, "sensor": chunk.sensors, "split": chunk.splits}).fillna("")
+        samples.append(clips.iloc[chunk.clip[rows]].assign(level=chunk.level[rows]))
     points = phi.transform(np.concatenate(embeddings))  # at once: some reductions take long to start
-    sample = pd.concat(columns, ignore_index=True).assign(x=points[:, 0], y=points[:, 1])
+    sample = pd.concat(samples, ignore_index=True).assign(x=points[:, 0], y=points[:, 1])
     return sample.sample(frac=1, random_state=seed)  # none is always drawn over the others
 
 
 def details(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Scores by class and by fold, confusions of teacher and student, and the parameters that searches chose."""
     found: dict[str, Frame] = {}
-    for key in DETAILS:
+    for key in ("accuracy_by_class", "class_auprc", "accuracy_by_fold"):
         frame = pd.DataFrame({name: item[key] for name, item in scores.items() if item.get(key)}, dtype=float)
         if frame.notna().any(axis=None):
             found[key] = frame
     matrices = {name: matrix for name, item in scores.items() if (matrix := confusion(item)) is not None}
     sizes = next(iter(matrices.values())).sum(axis=1) if matrices else None
-    spread = (100 * found.get("accuracy_by_fold", pd.DataFrame())).agg(["mean", "std", "min", "max"]).T
-    searched = [
-        (name, fold, ", ".join(f"{key} {label(value)}" for key, value in chosen.items()))
-        for name, item in scores.items()
-        for fold, chosen in (item.get("chosen") or {}).items()
-    ]
     return {
         "details": found,
         "class_sizes": sizes if sizes is not None and sizes.nunique() > 1 else None,
         "confusions": {name: item for name, item in matrices.items() if name != "reduced"},
-        "confused": most_confused(matrices["student"], matrices.get("teacher")) if "student" in matrices else [],
-        "folds": [(name, *item) for name, *item in spread.map("{:.1f}".format).itertuples()],
-        "searched": searched,
+        "confused": most_confused(matrices["student"], matrices.get("teacher")) if "student" in matrices else None,
+        "folds": (100 * found.get("accuracy_by_fold", pd.DataFrame())).agg(["mean", "std", "min", "max"]).T,
     }
 
 
@@ -247,95 +172,54 @@ def confusion(scores: Mapping[str, Any]) -> Frame | None:
     found = scores.get("confusion")
     if not found or not found["counts"]:
         return None
-    counts = np.array(found["counts"], int)
-    names = found.get("columns", found["classes"])[: counts.shape[1]]
-    return pd.DataFrame(counts, found["classes"][: len(counts)], names)
+    return pd.DataFrame(found["counts"], found["classes"], found.get("columns", found["classes"]))
 
 
-def most_confused(student: Frame, teacher: Frame | None, most: int = 10) -> list[list[Any]]:
-    """Pairs of classes that the student confuses most often: true, predicted, clips, share, clips of the teacher.
+def most_confused(student: Frame, teacher: Frame | None, most: int = 10) -> Frame:
+    """Classes that the student confuses most often: clips, their share of the class, and as many of the teacher.
 
     Of equally many clips, those that are a larger share of their class come first.
     """
-    pairs = [
-        [
-            true,
-            predicted,
-            clips,
-            clips / student.loc[true].sum(),
-            None if teacher is None else teacher.at[true, predicted],
-        ]
-        for true, row in student.iloc[:, : len(student)].iterrows()
-        for predicted, clips in row.items()
-        if clips and predicted != true
-    ]
-    return sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:most]
+    columns = {"clips": student, "share": student.div(student.sum(axis=1), axis=0)}
+    columns |= {} if teacher is None else {"teacher": teacher}
+    pairs: Frame = pd.DataFrame({name: item.stack() for name, item in columns.items()}).rename_axis(["class", "other"])
+    pairs = pairs.reset_index().query("clips > 0 and other != `class` and other in @student.index")
+    return pairs.sort_values(["clips", "share"], ascending=False, kind="stable").head(most)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """``select.json``."""
-
-    task: str
-    metric: Metric
-    trials: Frame  # sampling, reduction, dimensions, score ...; the index is their order in the file
-    winner: int | None  # index of the trial that was chosen
-    reference: float | None  # score of the unreduced teacher
-    reference_size: int | None  # and its dimensions
-
-    @property
-    def chosen(self) -> dict[str, Any] | None:
-        """The trial that was chosen, if it has a score."""
-        row = None if self.winner is None else self.trials.loc[self.winner].to_dict()
-        return None if row is None or np.isnan(row["score"]) else row
-
-
-def read_selection(folder: Path) -> Selection:
-    """Read the ``select.json`` of a folder."""
+def read_selection(folder: Path) -> dict[str, Any]:
+    """``select.json``, for its page: task, metric, trials with the best first, the one that was chosen, reference."""
     path = folder / SELECTION
     found = read_json(path)
     try:
-        given, winner, reference = found["trials"], found.get("winner"), found.get("reference") or {}
-        trials: Frame = pd.DataFrame(given, columns=[*TRIAL, "complete", "kept"])
-        trials["complete"] = trials.complete.fillna(True).astype(bool)  # one that lacks a seed is never chosen
-        trials["kept"] = [item or {} for item in trials.kept.where(trials.kept.notna(), None)]
-        for name in TRIAL:
-            trials[name] = pd.to_numeric(trials[name])
+        given, numbers = found["trials"], ["dimensions", "score", "score_std", "standard_error", "seconds"]
+        trials: Frame = pd.DataFrame(given, columns=numbers).apply(pd.to_numeric)
+        trials["complete"] = [item.get("complete", True) for item in given]  # one that lacks a seed is never chosen
+        for name in ("trustworthiness", "knn_overlap"):
+            trials[name] = pd.to_numeric([(item.get("kept") or {}).get(name) for item in given])
         for name, options in (
             ("sampling", [item.get("sample") or {"method": EVERYTHING} for item in given]),
             ("reduction", [{**item["reduce"], "size": None} for item in given]),  # the dimensions
             ("classifier", [item.get("classifier") or {} for item in given]),
         ):
             trials[name] = [str(item.get("method", "")) for item in options]
-            pairs = zip(trials[name], differing(options), strict=True)
-            trials[f"{name}_text"] = [" ".join(filter(None, pair)) for pair in pairs]
-        if winner is not None:
-            given[winner]
-        metric = str(found["metric"])
-        return Selection(
-            task=str(found["task"]),
-            metric=METRICS.get(metric, Metric(metric, metric.replace("_", " "))),
-            trials=trials,
-            winner=winner,
-            reference=reference.get("score"),
-            reference_size=reference.get("dimensions"),
-        )
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            trials[f"{name}_text"] = described(options)
+        chosen = trials.loc[found["winner"]]
+        order = trials.sort_values(["complete", "score", "dimensions"], ascending=[False, False, True], kind="stable")
+        names = {"task": str(found["task"]), "metric": metric(found["metric"])}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise EdgeseaError(f"{path}: not a file of `edgesea select` ({reason}); select again") from error
+    return {**names, "trials": order, "chosen": chosen, "reference": found.get("reference") or {}}
 
 
-def differing(options: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of each trial, as text, the options that differ among trials of its method."""
-    if not options:
-        return []
-    varied = (
-        pd.DataFrame([{"method": "", **item} for item in options]).astype(str).groupby("method").nunique().max() > 1
-    )
-    names = varied.index[varied]
-    return [
-        ", ".join(f"{name} {label(item[name])}" for name in names if item.get(name) is not None) for item in options
-    ]
+def described(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of each trial, as text, its method and the options that differ among trials of its method."""
+    frame = pd.DataFrame([{"method": "", **item} for item in options]).astype(str)
+    varied = frame.groupby("method").nunique().max()
+    names = varied.index[varied > 1]
+    texts = [", ".join(f"{name} {label(one[name])}" for name in names if one.get(name) is not None) for one in options]
+    return [f"{one.get('method', '')} {text}".strip() for one, text in zip(options, texts, strict=True)]
 
 
 def label(value: object, length: int = 28) -> str:

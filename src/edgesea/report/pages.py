@@ -1,26 +1,39 @@
 """Pages from the templates of this folder: one file each, without scripts and without anything from the network."""
 
+import hashlib
 import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
-from edgesea.artifact import atomic_path
-from edgesea.report.data import DETAILS, METRICS, Metric
-from edgesea.report.summary import interval, shown_scores
+from edgesea.artifact import atomic_path, read_json
+from edgesea.errors import EdgeseaError
+from edgesea.models.student_config import StudentConfig, macs
+from edgesea.reduction.base import REDUCTION_FILE, load_reduction
+from edgesea.report import data, plots
+from edgesea.report.data import SELECTION, Counts, Metric, optional_csv, optional_json
+from edgesea.report.summary import SYSTEMS, interval, shown_scores
+from edgesea.sampling.subset import Subset
+from edgesea.table.reader import Table
 
+WEIGHTS = ("reduction/reduction.safetensors", "student/model.safetensors")
 MISSING = "\u2013"
 
 
-class _Environment(Environment):
-    """Keys that a file lacks are none, e.g. those that an older edgesea did not write; unknown variables are errors."""
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        found = super().getattr(obj, attribute)
-        return None if isinstance(found, Undefined) and isinstance(obj, dict) else found
+def write_report(folder: Path, table: Path | None) -> str:
+    """The page of a run, a reduction or a selection."""
+    if (folder / REDUCTION_FILE).is_file():
+        kind, content = "reduction", _reduction(folder, table)
+    elif (folder / SELECTION).is_file():
+        kind, content = "selection", _selection(folder)
+    else:
+        kind, content = "run", _run(folder)
+    return write_page(folder / "report.html", kind, title=folder.resolve().name, **content)
 
 
 def write_page(path: Path, template: str, **content: Any) -> str:
@@ -31,10 +44,119 @@ def write_page(path: Path, template: str, **content: Any) -> str:
     return str(path)
 
 
+# ----------------------------------------------------------------- what the templates show
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """Of a run; artifacts of stages may have been deleted from it to save space."""
+    results, student = data.read_results(folder), optional_json(folder / "student" / "config.json")
+    evaluated, trained = results.get("evaluate") or {}, student.get("provenance", {}).get("training", {})
+    scores = {system: evaluated[system] for system in SYSTEMS if system in evaluated}
+    compared = [scores.get(system, {}) for system in ("teacher", "student")]
+    table = Table(folder / "table") if (folder / "table" / "table.json").is_file() else None
+    subset = Subset.load(folder / "subset.parquet") if (folder / "subset.parquet").is_file() else None
+    counts = None if table is None else data.summarise(table, subset)
+    history, epoch = optional_csv(folder / "student" / "metrics.csv", dtype=float), None
+    if len(history):
+        chosen = history.index[-1] if trained.get("keep") == "last" else history.val_mse.idxmin()
+        epoch = int(history.epoch[chosen])
+    grid = None  # of windows by sensor and day, if these are known
+    if counts and max(len(counts.known("sensor")), len(counts.known("day"))) > 1:
+        grid = counts.by_period("windows" if subset is None else "subset")
+    weights = [name for name in WEIGHTS if (folder / name).is_file()]
+    reduction = {**(results.get("reduce") or {}), **optional_json(folder / "reduction" / REDUCTION_FILE)}
+    return {
+        "results": results,
+        "scores": scores,
+        "headline": next((one for one in _shown_metrics(scores) if all(item.get(one.key) for item in compared)), None),
+        "coarse": {system: item["coarse"] for system, item in scores.items() if item.get("coarse")},
+        "searched": {system: item["chosen"] for system, item in scores.items() if item.get("chosen")},
+        "failed": [pair for item in scores.values() for pair in (item.get("failed") or {}).items()],
+        "macs": macs(StudentConfig.from_dict(student["architecture"])) if student else None,
+        "table": table,
+        "subset": subset,
+        "counts": counts,
+        "grid": grid,
+        "skipped": optional_csv(folder / "table" / "skipped.csv", dtype=str, encoding_errors="replace").fillna(""),
+        "history": history,
+        "keep": trained.get("keep", "best"),  # the rule by which the student's weights were chosen
+        "epoch": epoch,
+        **_preserved(reduction, folder / "reduction", table, counts),
+        **data.details(scores),
+        "digests": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in weights},
+        "config": [
+            yaml.safe_dump({name: options}, sort_keys=False, allow_unicode=True)
+            for name, options in results["config"].items()
+        ],
+    }
+
+
+def _reduction(folder: Path, table: Path | None) -> dict[str, Any]:
+    info, beside = read_json(folder / REDUCTION_FILE), folder.resolve().parent / "table"
+    if table is None and (beside / "table.json").is_file():
+        table = beside
+    source = None if table is None else Table(table)
+    if source is not None and info.get("input_size") != source.embedding_size:
+        raise EdgeseaError(
+            f"{folder}: reduces embeddings of {info.get('input_size')} dimensions, but those of {table} have "
+            f"{source.embedding_size}; give the table that it was fitted on"
+        )
+    return _preserved(info, folder, source, None if source is None else data.summarise(source, None))
+
+
+def _preserved(info: dict[str, Any], folder: Path, table: Table | None, counts: Counts | None) -> dict[str, Any]:
+    """What a reduction preserves, and a sample of windows for the map."""
+    sample = None
+    if table is not None and counts is not None and (folder / REDUCTION_FILE).is_file():
+        sample = data.sample_windows(table, counts, load_reduction(folder))
+    total = np.cumsum(info.get("explained_variance_ratio") or [])
+    needed = [(share, 1 + int(np.searchsorted(total, share - 1e-9))) for share in (0.5, 0.8, 0.9, 0.95, 0.99)]
+    return {
+        "info": info,
+        "needed": [(share, count) for share, count in needed if count <= len(total)],
+        "sample": sample,
+        "unit": "dB" if table is None else table.info.get("level", {}).get("unit", "dB"),
+    }
+
+
+def _selection(folder: Path) -> dict[str, Any]:
+    """All trials, the best first; columns of which nothing is known are left out."""
+    found = data.read_selection(folder)
+    metric, trials, chosen, teacher = found["metric"], found["trials"], found["chosen"], found["reference"].get("score")
+    rivals = trials[trials.complete & (trials.index != chosen.name)]
+    ties = rivals[rivals.score >= chosen.score - chosen.standard_error].sort_values("dimensions", kind="stable")
+    columns = {
+        "sampling": trials.sampling_text,
+        "reduction": trials.reduction_text,
+        "classifier": trials.classifier_text,
+        "dimensions": trials.dimensions.map(integer),
+        metric.name: [show(metric, item) for item in trials.score],
+        "std. error": [show(metric, item, unit=False) for item in trials.standard_error],
+        "over seeds": [show(metric, item, unit=False) for item in trials.score_std],
+        "of teacher": [percent(item / teacher) if teacher else "" for item in trials.score],
+        "trust.": trials.trustworthiness.map(decimal),
+        "neighbours preserved": trials.knn_overlap.map(percent),
+        "time": trials.seconds.map(duration),
+    }
+    shown = {name: list(cells) for name, cells in columns.items() if {*cells} - {"", MISSING}}
+    marks = ["★" if index == chosen.name else "" if trials.complete[index] else MISSING for index in trials.index]
+    rows = list(zip(marks, *shown.values(), strict=True))
+    return {**found, "ties": ties.to_dict("records"), "head": ["", *shown], "rows": rows}
+
+
+# ----------------------------------------------------------------- templates and the formats in them
+
+
+class _Environment(Environment):
+    """Keys that a file lacks are none, e.g. those that an older edgesea did not write; unknown variables are errors."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        found = super().getattr(obj, attribute)
+        return None if isinstance(found, Undefined) and isinstance(obj, dict) else found
+
+
 @cache
 def _environment() -> Environment:
-    from edgesea.report import plots
-
     environment = _Environment(
         loader=PackageLoader("edgesea.report"),
         autoescape=lambda name: "md" not in str(name),
@@ -43,17 +165,20 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=lambda value: MISSING if value is None else value,
     )
-    formats = (integer, decimal, percent, audio, show, show_interval, markdown)
+    formats = (integer, decimal, percent, audio, duration, show, show_interval, markdown, data.label)
     environment.filters |= {item.__name__: item for item in formats}
     environment.filters["basename"] = lambda path: PurePath(path).name
     environment.globals |= {
-        "DETAILS": DETAILS,
         "MISSING": MISSING,
         "plots": plots,
-        "shown_metrics": lambda scores: [METRICS[name] for name in shown_scores(scores)],
+        "shown_metrics": _shown_metrics,
         "style": files(__package__).joinpath("style.css").read_text("utf-8"),
     }
     return environment
+
+
+def _shown_metrics(scores: dict[str, Any]) -> list[Metric]:
+    return [data.metric(name) for name in shown_scores(scores)]
 
 
 def markdown(value: Any) -> str:
@@ -79,6 +204,8 @@ def percent(value: Any, digits: int = 0) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as hours and minutes, minutes and seconds, or seconds."""
+    if seconds != seconds:
+        return MISSING
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
@@ -93,7 +220,7 @@ def audio(seconds: float | None) -> str:
 
 def show(metric: Metric, value: Any, unit: bool = True) -> str:
     """A score, with or without its unit."""
-    if not metric.percent:
+    if metric.best == 1:
         return decimal(value)
     return percent(value, 1) if unit else percent(value, 1).removesuffix("\u00a0%")
 

@@ -6,45 +6,46 @@ from typing import Any
 
 import pandas as pd
 
-from edgesea.artifact import check_file
 from edgesea.errors import EdgeseaError
+from edgesea.models.student_config import StudentConfig, parameter_count
 from edgesea.report.data import Frame
 from edgesea.report.pages import integer, write_page
-from edgesea.report.scores import SONYC, STUDENTS, read_scores
+from edgesea.report.scores import AUPRC, SONYC, STUDENTS, read_scores
+from edgesea.report.summary import SYSTEMS
 
-Figures = dict[tuple[str, str, str], str]  # table, row and column, as the paper calls them -> value
 PUBLISHED = Path(__file__).with_name("published.csv")
-COLUMNS = {  # table -> column of ours -> its title, and the columns of published figures that stand beside it
-    "1": {
-        "parameters_M": ("parameters (M)", ["parameters_M"]),
-        "size_MB": ("weights (MB)", ["size_MB"]),
-        "activation_MB": ("activation memory (MB)", ["activation_MB"]),
-    },
-    "2": {
-        "micro_auprc": ("micro AUPRC", ["avc_micro_auprc", "sea_micro_auprc"]),
-        "macro_auprc": ("macro AUPRC", ["avc_macro_auprc", "sea_macro_auprc"]),
-    },
+COLUMNS: dict[str, dict[str, str]] = {  # table -> column -> its title
+    "1": {"parameters_M": "parameters (M)", "size_MB": "weights (MB)", "activation_MB": "activation memory (MB)"},
+    "2": {"micro_auprc": "micro AUPRC", "macro_auprc": "macro AUPRC"},
     "3": {
-        "urbansound8k": ("UrbanSound8K (%)", ["urbansound8k_accuracy"]),
-        "esc50": ("ESC-50 (%)", ["esc50_accuracy"]),
-        "esc10": ("ESC-10 (%)", ["esc10_accuracy"]),
-        SONYC: ("SONYC-UST (micro AUPRC)", ["sonyc_ust_micro_auprc"]),
+        "urbansound8k": "UrbanSound8K (%)",
+        "esc50": "ESC-50 (%)",
+        "esc10": "ESC-10 (%)",
+        SONYC: "SONYC-UST (micro AUPRC)",
     },
-    "4": {
-        "micro_auprc": ("micro AUPRC", ["micro_auprc"]),
-        "macro_auprc": ("macro AUPRC", ["macro_auprc"]),
-        "macro_auprc_5_common": ("macro AUPRC, 5 common classes", ["macro_auprc_5_common"]),
-    },
+    "4": dict(zip(AUPRC, ("micro AUPRC", "macro AUPRC", "macro AUPRC, 5 common classes"), strict=True)),
 }
 WORDS = {"1": ["system"], "2": ["system"], "3": ["system"]}  # what names a row, of other tables sampling and system
 NUMBERS = {"1": ["input"], "2": ["dimensions", "parameters"], "3": ["dimensions", "parameters"]}
+SYSTEM = "(teacher|sea-(512|256|128|64))"
+PLACES = "|".join(  # of a published figure: table, row and column
+    (
+        f"1,{SYSTEM},(input|parameters_M|size_MB|activation_MB)",
+        f"2,{SYSTEM},(avc_)?(micro|macro)_auprc",
+        f"3,{SYSTEM},(urbansound8k|esc50|esc10|sonyc_ust)",
+        r"4,(pca|student)-\d+ \w+,(micro_auprc|macro_auprc|macro_auprc_5_common)",
+    )
+)
 COMMANDS = {  # table and column -> what makes their scores
     ("Table 2", "micro_auprc"): "edgesea evaluate sonyc_ust DATA edgel3/sea-64 --out FILE, edgesea run sonyc_ust.yaml",
     ("Table 3", "urbansound8k"): "edgesea evaluate urbansound8k DATA RUN/student --out FILE, and likewise the teacher",
     ("Table 3", "esc50"): "edgesea evaluate esc50 DATA RUN/student --out FILE, and likewise the teacher",
     ("Table 4", "micro_auprc"): "edgesea select TABLE sonyc_ust DATA OUT",
 }
-SHARED = ("label_mode", "eval_split", "target_mode", "classifier", "features", "folds", "clips", "hop", "edgesea")
+SHARED = (  # options that are named below a table if all scores have them in common
+    *("extract.source", "label_mode", "eval_split", "target_mode", "classifier", "features", "folds", "clips", "hop"),
+    "edgesea",
+)
 
 
 def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | None = None) -> dict[str, Any]:
@@ -79,91 +80,67 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
         place.
     """
     figures = read_published(PUBLISHED if published is None else Path(published))
-    source = "Srivastava et al., ICASSP 2021" if published is None else f"as given in {Path(published).name}"
     scores = read_scores(runs)
-    name = Path(out).name.removesuffix(".md").removesuffix(".html")
-    if not name:
-        raise EdgeseaError(f"out: {out} does not name a file, e.g. --out tables")
     have = set() if scores.empty else {*zip(scores.table, scores.column, strict=True)}
     missing = [f"{place[0]}: {command}" for place, command in COMMANDS.items() if place not in have]
     if scores.empty:
         names = ", ".join(map(str, runs)) or "no runs given"
         raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. Make them with", *missing]))
     scores = pd.concat([_models(), scores], ignore_index=True)
-    headings = [f"Table {number}" for number in COLUMNS]
-    headings += sorted({*scores.table} - {*headings})
+    headings = dict.fromkeys([*(f"Table {number}" for number in COLUMNS), *sorted(scores.table.unique())])
     sheets = [_sheet(heading, scores[scores.table == heading], figures) for heading in headings]
-    markdown, html = (Path(out).with_name(name + suffix) for suffix in (".md", ".html"))
-    check_file(markdown)
+    source = "Srivastava et al., ICASSP 2021" if published is None else f"as given in {Path(published).name}"
     content = {"title": "Tables of the SEA paper", "sheets": sheets, "source": source, "missing": missing}
-    write_page(html, "tables", **content)
-    write_page(markdown, "tables.md", **content)
-    return {
-        "markdown": str(markdown),
-        "html": str(html),
-        "scores": len(scores),
-        "missing": missing,
-        "text": markdown.read_text("utf-8"),
-    }
+    name = str(out).removesuffix(".md").removesuffix(".html")
+    html = write_page(Path(f"{name}.html"), "tables", **content)
+    markdown = write_page(Path(f"{name}.md"), "tables.md", **content)
+    text = Path(markdown).read_text("utf-8")
+    return {"markdown": markdown, "html": html, "scores": len(scores), "missing": missing, "text": text}
 
 
-def read_published(path: Path) -> Figures:
-    """Published figures by table, row and column, all as they are called in the paper."""
-    needed = ["table", "row", "column", "value"]
+def read_published(path: Path) -> Frame:
+    """Published figures: table, row, column and value."""
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise EdgeseaError(f"{path}: not a readable CSV file: {error}") from error
-    if absent := [name for name in needed if name not in frame]:
-        raise EdgeseaError(f"{path}: no column {', '.join(absent)}; needed: {', '.join(needed)}")
-    found: Figures = {}
-    for line, values in enumerate(frame[needed].itertuples(index=False), start=2):
-        table, row, column, value = (item.strip() for item in values)
-        place = _place(table, row, column)
-        if place is None or place in found:
-            reason = "given twice" if place else "no such place in the paper's tables"
-            raise EdgeseaError(f"{path}, line {line}: table {table}, row {row}, column {column}: {reason}")
-        if column != "input" and not (re.fullmatch(r"\d*\.?\d+", value) and (table == "1" or float(value) <= 1)):
-            raise EdgeseaError(f"{path}, line {line}: value must be a number in 0 ... 1, e.g. 0.725, not {value!r}")
-        found[place] = value
-    return found
-
-
-def _place(table: str, row: str, column: str) -> tuple[str, str, str] | None:
-    """Table, row and column as the paper calls them (files may use edgesea's names); None if there is no such place."""
-    if made := re.fullmatch(r"(reduced|student)-([1-9]\d*)", column):
-        row, column = f"{made[1].replace('reduced', 'pca')}-{made[2]} {row}", "micro_auprc"
-    if table != "4":
-        row = {"teacher": "L3", **STUDENTS}.get(row, row)
-    if table == "2" and column in COLUMNS["2"]:
-        column = f"{'avc' if row == 'L3' else 'sea'}_{column}"
-    if table == "3" and column in COLUMNS["3"]:
-        column = f"{column}_accuracy"
-    columns = [item for _, beside in COLUMNS.get(table, {}).values() for item in beside] + ["input"] * (table == "1")
-    rows = r"(pca|student)-\d+ \w+" if table == "4" else "L3|Student [0-3]"
-    return (table, row, column) if column in columns and re.fullmatch(rows, row) else None
+        frame: Frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+        frame = frame[["table", "row", "column", "value"]].fillna("")
+    except (KeyError, OSError, ValueError) as error:
+        raise EdgeseaError(f"{path}: not a CSV file with the columns table, row, column, value: {error}") from error
+    by_size = frame.column.str.extract(r"^(reduced|student)-([1-9]\d*)$").replace("reduced", "pca")  # in table 4
+    frame = frame.assign(row=(by_size[0] + "-" + by_size[1] + " " + frame.row).fillna(frame.row))
+    frame = frame.assign(column=frame.column.where(by_size[0].isna(), "micro_auprc"))
+    frame.loc[(frame.table == "2") & (frame.row == "teacher"), "column"] = "avc_" + frame.column  # as it was trained
+    place = (frame.table + "," + frame.row + "," + frame.column).str.fullmatch(PLACES)
+    value = pd.to_numeric(frame.value, errors="coerce")
+    for valid, reason in (
+        (place, "no such place in the paper's tables"),
+        (~frame.duplicated(["table", "row", "column"]), "given twice"),
+        (value.between(0, 1) | (frame.table == "1"), "value must be a number in 0 ... 1, e.g. 0.725"),
+    ):
+        if not valid.all():
+            line = valid.idxmin()
+            raise EdgeseaError(f"{path}, line {line + 2}: {', '.join(frame.loc[line])}: {reason}")
+    return frame
 
 
 def _models() -> Frame:
     """What table 1 shows of the four students: parameters, weights and the largest activation, in float32."""
-    from edgesea.models.student_config import StudentConfig, parameter_count
-
     rows = []
-    for kind, name in STUDENTS.items():
-        config = StudentConfig.named(kind, head="relu_max")
+    for key, name in STUDENTS.items():
+        config = StudentConfig.named(key, head="relu_max")
         parameters, activations = parameter_count(config), config.n_mels * config.frames() * config.filters[0]
         values = {"parameters_M": parameters / 1e6, "size_MB": parameters * 4e-6, "activation_MB": activations * 4e-6}
-        system = {"table": "Table 1", "system": f"{name} ({kind})", "key": name, "order": f"2 {name}", "options": {}}
+        system = {"table": "Table 1", "system": f"{name} ({key})", "key": key, "rank": 2, "options": {}}
         system["input"] = f"{config.n_mels}x{config.frames()}"
         rows += [{**system, "column": column, "value": value} for column, value in values.items()]
     return pd.DataFrame(rows)
 
 
-def _sheet(heading: str, scores: Frame, figures: Figures) -> dict[str, Any]:
+def _sheet(heading: str, scores: Frame, published: Frame) -> dict[str, Any]:
     """A table ready to be written: a row for each system and combination of options that differ."""
     number = heading.removeprefix("Table ")
-    given = COLUMNS.get(number, {"accuracy": ("accuracy (%)", [])})
     words, sizes = WORDS.get(number, ["sampling", "system"]), NUMBERS.get(number, ["dimensions"])
+    titles = COLUMNS.get(number, {"accuracy": "accuracy (%)"})
+    titles = titles | {name: f"{name} (%)" for name in scores.column.unique() if name not in titles}
     options: Frame = pd.DataFrame(list(scores.options), scores.index)
     cells = [scores[name] for name in (*words, *sizes, "column")]
     differ = [  # values that differ anywhere, or that are known of some scores of a cell only: unknown is not equal
@@ -171,63 +148,53 @@ def _sheet(heading: str, scores: Frame, figures: Figures) -> dict[str, Any]:
         for name, item in options.items()
         if item.nunique() > 1 or item.groupby(cells, dropna=False).nunique(dropna=False).max() > 1
     ]
-    index = ["order", "key", *words, *differ, *sizes]
-    frame = scores.join(options[differ])
-    frame[index] = frame[index].astype(object).where(frame[index].notna(), "")
+    index = ["key", "rank", *words, *differ, *sizes]
+    frame = scores.join(options[differ].fillna(""))
     # The same score may have been read twice, e.g. that of a teacher which several runs share.
     frame = frame.drop_duplicates([*index, "column", "value", "seeds", "evaluated_with"])
-    titles = {name: title for name, (title, _) in given.items()}
-    titles |= {name: f"{name} (%)" for name in frame.column.unique() if name not in titles}
-    rows: dict[tuple[Any, ...], dict[str, str]] = {}
-    for (*names, column), group in frame.groupby([*index, "column"], sort=False):
-        rows.setdefault(tuple(names), {})[column] = _cell(group, titles[column])
-    present = {key for _, key, *_ in rows}
-    for row in dict.fromkeys(row for table, row, _ in figures if table == number and row not in present):
-        known = _published_row(row, figures.get((number, row, "input"), ""))
-        rows[tuple(known.get(name, "") for name in index)] = {}
-    columns: list[tuple[str, str]] = []  # title, and key in the cells of a row
+    groups = frame.groupby([*index, "column"], sort=False, dropna=False)
+    texts = [(*names, _cell(group, titles[names[-1]])) for names, group in groups]
+    ours: Frame = pd.DataFrame(texts, columns=[*index, "column", "text"])
+    ours = ours.pivot(index=index, columns="column", values="text").reset_index()
+    beside = published[published.table == number].pivot(index="row", columns="column", values="value")
+    absent = pd.DataFrame([_published_row(row) for row in beside.index if row not in set(ours.key)])
+    rows = pd.concat([ours, absent]).join(beside.add_prefix("published "), on="key")
+    if "input" in beside:
+        rows["input"] = rows.input.fillna(rows["published input"])
+    rows = rows.sort_values(["dimensions", "sampling", "rank"] if "sampling" in words else ["rank", "system", *sizes])
+    rows[sizes] = rows[sizes].map(lambda size: size if isinstance(size, str) or pd.isna(size) else integer(size))
+    columns = {name: name for name in (*words, *differ, *sizes)}  # and their titles
     for name, title in titles.items():
-        beside = [
-            item for item in given.get(name, ("", []))[1] if any(place[::2] == (number, item) for place in figures)
-        ]
-        if beside or name in set(frame.column):
-            columns += [(title, name)]
-        for item in beside:
-            method = f"{item[:3].upper()}, " if number == "2" else ""
-            columns += [(f"published ({method}Table {number})", f"*{item}")]
-            for (_, key, *_), texts in rows.items():
-                if (number, key, item) in figures:
-                    texts[f"*{item}"] = _number(float(figures[number, key, item]), title)
+        figures = [item for item in (f"avc_{name}", name) if item in beside]
+        if figures or name in ours:
+            columns[name] = title
+        for item in figures:
+            method = "" if number != "2" else "SEA, " if item == name else "AVC, "
+            columns[f"published {item}"] = f"published ({method}Table {number})"
+            numbers = rows[f"published {item}"].astype(float)
+            rows[f"published {item}"] = [_number(value, title) if pd.notna(value) else "" for value in numbers]
+    shown = rows.reindex(columns=list(columns)).fillna("")
     same = options.drop(columns=differ).items()
     return {
         "heading": heading,
-        "head": [*words, *differ, *sizes, *(title for title, _ in columns)],
-        "rows": [
-            [
-                *(item if isinstance(item, str) else integer(item) for item in names),
-                *(texts.get(key, "") for _, key in columns),
-            ]
-            for (_, _, *names), texts in sorted(rows.items(), key=lambda row: [str(name) for name in row[0]])
-        ],
+        "head": list(columns.values()),
+        "rows": shown.to_numpy().tolist(),
         "words": len(words) + len(differ),
         "same": [f"{name} {item.dropna().iloc[0]}" for name, item in same if name.split(": ")[-1] in SHARED],
         "differ": differ,
-        "cells": " ".join(text for texts in rows.values() for text in texts.values()),
+        "cells": " ".join(shown.drop(columns=[*words, *differ]).to_numpy().ravel()),
     }
 
 
-def _published_row(row: str, spectrogram: str) -> dict[str, Any]:
-    """The cells that name a row of which there are published figures only."""
-    known: dict[str, Any] = {"key": row, "input": spectrogram}
-    if row == "L3":
-        return {**known, "order": "0", "system": "teacher (L3)"}
-    for kind, name in STUDENTS.items():
-        if row == name:
-            return {**known, "order": f"2 {row}", "system": f"{row} ({kind})", "dimensions": int(kind[4:])}
-    method, size, sampling = re.split("[- ]", row)
-    system = "student" if method == "student" else "reduced"
-    order = f"{int(size):06d} {sampling} {system}"
-    return {**known, "order": order, "sampling": sampling, "system": system, "dimensions": int(size)}
+def _published_row(key: str) -> dict[str, Any]:
+    """What names a row of which there are published figures only."""
+    if key == "teacher":
+        return {"key": key, "rank": 0, "system": "teacher (L3)"}
+    if key in STUDENTS:
+        return {"key": key, "rank": 2, "system": f"{STUDENTS[key]} ({key})", "dimensions": int(key[4:])}
+    method, size, sampling = re.split("[- ]", key)
+    kind = "student" if method == "student" else "reduced"
+    return {"key": key, "rank": SYSTEMS.index(kind), "sampling": sampling, "system": kind, "dimensions": int(size)}
 
 
 def _number(value: float, title: str) -> str:

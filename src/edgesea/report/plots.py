@@ -7,7 +7,7 @@ from functools import wraps
 from html import escape
 from io import StringIO
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -16,29 +16,26 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from edgesea.report.data import Counts, Frame, Metric, Selection, label, natural
+from edgesea.report.data import Counts, Frame, Metric, label, metric, natural
 
 COLOURS = {"teacher": "#004488", "reduced": "#ddaa33", "student": "#bb5566"}  # as in style.css
 GREY, INK = "#8a93a1", "#1c2330"
 GROUPS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright scheme, for all eyes
 HALF, FULL = 4.8, 9.6  # inches of a figure in half of the page's width, and in all of it
 STYLE = Path(__file__).with_name("style.mplstyle")  # no mathematics: a class may be called $x$; browsers draw the text
-Given = ParamSpec("Given")
 
 
-def svg(
-    width: float, height: float = 2.9
-) -> Callable[[Callable[Concatenate[Figure, Given], None]], Callable[Given, Markup]]:
+def svg(width: float, height: float = 2.9) -> Callable[[Callable[..., None]], Callable[..., Markup]]:
     """Make a function that draws on a figure (in inches) return an SVG element, with its docstring as description."""
 
-    def decorate(draw: Callable[Concatenate[Figure, Given], None]) -> Callable[Given, Markup]:
+    def decorate(draw: Callable[..., None]) -> Callable[..., Markup]:
         @wraps(draw)
-        def drawn(*arguments: Given.args, **options: Given.kwargs) -> Markup:
+        def drawn(*arguments: Any) -> Markup:
             salt = {"svg.hashsalt": draw.__name__}  # keeps the ids of the figures of a page apart
             with matplotlib.style.context(["default", STYLE, salt]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Glyph .* missing")  # of the font used for measuring
                 figure, out = Figure(figsize=(width, height), layout="constrained"), StringIO()
-                draw(figure, *arguments, **options)
+                draw(figure, *arguments)
                 nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
                 figure.savefig(out, format="svg", transparent=True, metadata=nothing)
             _, tag, rest = out.getvalue().partition("<svg ")
@@ -73,7 +70,7 @@ def levels(figure: Figure, counts: Counts, unit: str) -> None:
 
 
 @svg(HALF)
-def strata(figure: Figure, grid: Frame, period: str, what: str) -> None:
+def strata(figure: Figure, what: str, grid: Frame, period: str) -> None:
     """Windows by sensor and time."""
     figure.set_figheight(max(2.0, 1.3 + 0.17 * len(grid)))
     axes = figure.subplots()
@@ -97,10 +94,8 @@ def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
     if len(others):
         by_group.scatter(others.x, others.y, s=9, color=GREY, alpha=0.4, linewidths=0, label="others")
     for place, name in enumerate(sorted(frequent, key=natural)):
-        item, look = (
-            sample[sample[kind] == name],
-            {"color": GROUPS[place % len(GROUPS)], "marker": "o^"[place // len(GROUPS)]},
-        )
+        item = sample[sample[kind] == name]
+        look = {"color": GROUPS[place % len(GROUPS)], "marker": "o^"[place // len(GROUPS)]}
         by_group.scatter(item.x, item.y, s=9, alpha=0.65, linewidths=0, label=label(name or "unknown", 14), **look)
     known = sample.level.dropna()
     low, high = np.percentile(known, (1, 99)) if len(known) else (0, 1)
@@ -109,21 +104,6 @@ def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
     by_group.set(title=f"by {kind}", xlabel="reduced dimension 1", ylabel="reduced dimension 2")
     by_level.set(title="by level", xlabel="reduced dimension 1")
     _legend(figure, by_group)
-
-
-@svg(HALF, 3.0)
-def variance(figure: Figure, ratios: Sequence[float], size: int) -> None:
-    """Cumulative explained variance against the number of dimensions, with the chosen one marked."""
-    axes, explained = figure.subplots(), 100 * np.cumsum(ratios)
-    axes.plot(np.arange(1, len(explained) + 1), explained, color=GREY)
-    axes.plot([size], [explained[size - 1]], "o", color=COLOURS["student"])
-    axes.axvline(size, color=GREY, linewidth=0.8, linestyle="--")
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(
-        title=f"{size} dimensions: {explained[size - 1]:.1f} %", xlabel="dimensions", ylabel="variance explained (%)"
-    )
-    axes.set(ylim=(0, 102), xlim=(1, max(2, len(explained))))
 
 
 @svg(FULL, 3.0)
@@ -158,76 +138,53 @@ def dimensions(figure: Figure, r2: Sequence[float | None]) -> None:
 
 
 @svg(FULL)
-def classes(figure: Figure, scores: Frame, metric: Metric, sizes: Any) -> None:
-    """Scores of each class, one bar for each system."""
+def bars(figure: Figure, scores: Frame, key: str, sizes: Any) -> None:
+    """Scores of each class or test fold, one bar for each system."""
+    shown, systems = metric(key), scores.shape[1]
     columns = -(-len(scores) // 26)
     rows = -(-len(scores) // columns)
     figure.set_figheight(0.8 + rows * (0.42 if rows <= 12 else 0.34))
     panels = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
     for number, axes in enumerate(panels):
         part = scores.iloc[number * rows : (number + 1) * rows]
-        _bars(axes.barh, part * metric.best)
+        for place, (system, item) in enumerate(part.items()):
+            y = np.arange(len(part)) + 0.8 * ((place + 0.5) / systems - 0.5)
+            axes.barh(y, shown.best * item, 0.72 / systems, color=COLOURS[system], label=system)
         clips = ["" if sizes is None or name not in sizes else f" ({sizes[name]})" for name in part.index]
         names = [f"{label(name)}{count}" for name, count in zip(part.index, clips, strict=True)]
         axes.set_yticks(range(len(part)), names)
-        axes.set(xlabel=metric.axis, xlim=(0, metric.best), ylim=(rows - 0.5, -0.5))
+        axes.set(xlabel=shown.axis, xlim=(0, shown.best), ylim=(rows - 0.5, -0.5))
         axes.grid(visible=False, axis="y")
     _legend(figure, panels[0])
-
-
-@svg(HALF)
-def folds(figure: Figure, scores: Frame, metric: Metric) -> None:
-    """Scores of each test fold, one bar for each system."""
-    axes = figure.subplots()
-    _bars(axes.bar, scores * metric.best)
-    axes.set_xticks(range(len(scores)), [label(fold) for fold in scores.index])
-    axes.set(xlabel="test fold", ylabel=metric.axis, ylim=(0, metric.best))
-    axes.grid(visible=False, axis="x")
-    _legend(figure, axes)
-
-
-def _bars(draw: Any, scores: Frame) -> None:
-    thickness = 0.8 / scores.shape[1]
-    for number, (system, item) in enumerate(scores.items()):
-        places = np.arange(len(item)) + (number - (scores.shape[1] - 1) / 2) * thickness
-        draw(places, item.to_numpy(float), 0.9 * thickness, color=COLOURS[system], label=system)
 
 
 @svg(FULL)
 def confusions(figure: Figure, systems: Mapping[str, Frame]) -> None:
     """Confusion matrices side by side; colours are shares of the class, numbers clips."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
     size = max(item.shape[1] for item in systems.values())
     figure.set_figheight(min(5.4, 2.2 + 0.45 * size))
     panels = figure.subplots(1, 2)
     for axes in panels[len(systems) :]:
         axes.remove()
     for axes, (system, counts) in zip(panels, systems.items(), strict=False):
-        rows = len(counts)
-        shares = counts.to_numpy() / np.maximum(counts.sum(axis=1), 1).to_numpy()[:, None]
-        square = np.pad(shares, ((0, counts.shape[1] - rows), (0, 0)))  # clips that were not embedded have no row
-        names = [label(name, 22) for name in counts.columns] if size <= 60 else None
-        colours = LinearSegmentedColormap.from_list(system, ["#ffffff", COLOURS[system]])
-        look: dict[str, Any] = {
-            "cmap": colours,
-            "im_kw": {"vmin": 0, "vmax": 1},
-            "text_kw": {"fontsize": 7, "clip_on": True},
-        }
-        shown = ConfusionMatrixDisplay(square, display_labels=names)
-        shown.plot(include_values=size <= 20, ax=axes, colorbar=False, xticks_rotation=90, **look)
-        for (row, column), text in np.ndenumerate(shown.text_[:rows] if size <= 20 else np.zeros((0, 0))):
-            text.set_text(counts.iat[row, column] or "")
-        axes.set(title=system, xlabel="predicted", ylabel="class", ylim=(rows - 0.5, -0.5))
+        shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+        axes.imshow(shares, LinearSegmentedColormap.from_list(system, ["#ffffff", COLOURS[system]]), vmin=0, vmax=1)
+        if size <= 60:
+            axes.set_xticks(range(counts.shape[1]), [label(name, 22) for name in counts.columns], rotation=90)
+            axes.set_yticks(range(len(counts)), [label(name, 22) for name in counts.index])
+        for (row, column), clips in np.ndenumerate(counts if size <= 20 else ()):
+            colour = "#ffffff" if shares.iat[row, column] > 0.5 else INK
+            axes.text(column, row, str(clips or ""), ha="center", va="center", fontsize=7, color=colour)
+        axes.set(title=system, xlabel="predicted", ylabel="class")
         axes.tick_params(labelsize=7 if size <= 30 else 4.5)
         axes.grid(visible=False)
 
 
 @svg(FULL)
-def selection(figure: Figure, found: Selection) -> None:
+def selection(figure: Figure, trials: Frame, shown: Metric, chosen: Any, reference: Mapping[str, Any]) -> None:
     """Score of each trial against its dimensions: a panel for each reduction, a colour for each sampling."""
-    trials, unit, chosen = found.trials[found.trials.score.notna()], found.metric.best, found.chosen
-    reductions, samplings = list(trials.reduction.unique()), list(trials.sampling.unique())
+    trials = trials.sort_index()  # panels and colours in the order of the search, not of the scores
+    reductions, samplings = trials.reduction.unique(), trials.sampling.unique()
     sizes = sorted(trials.dimensions.unique())
     columns = min(len(reductions), 2 if len(reductions) == 4 else 3)
     rows = -(-len(reductions) // columns)
@@ -239,26 +196,27 @@ def selection(figure: Figure, found: Selection) -> None:
     for axes, reduction in zip(panels, reductions, strict=False):
         for place, sampling in enumerate(samplings):
             item = trials[(trials.reduction == reduction) & (trials.sampling == sampling)]
-            colour = (*GROUPS, GREY)[place % 7]
+            colour, score = (*GROUPS, GREY)[place % 7], item.score * shown.best
             x = item.dimensions * 2 ** (0.08 * (place - (len(samplings) - 1) / 2))  # side by side, so that all are seen
-            best = item.score.groupby(x).max() * unit
+            best = score.groupby(x).max()
             axes.plot(best.index, best, color=colour, linewidth=1.2)
-            axes.plot(x, item.score * unit, "o", color=colour, markersize=4.5)
+            axes.plot(x, score, "o", color=colour, markersize=4.5)
             axes.plot([], [], "o-", color=colour, markersize=4.5, label=label(sampling, 16))
             for errors, width in ((item.standard_error, 0.8), (item.score_std, 2.6)):
-                look = {"fmt": "none", "ecolor": colour, "elinewidth": width, "alpha": 0.55}
-                axes.errorbar(x, item.score * unit, errors.fillna(0) * unit, **look)
-            if chosen and found.winner in item.index:
-                axes.plot(x[found.winner], chosen["score"] * unit, markersize=12, **ring)
-        if found.reference is not None:
-            name = f"teacher, {found.reference_size} dimensions" if found.reference_size else "teacher"
-            axes.axhline(found.reference * unit, color=COLOURS["teacher"], linestyle="--", linewidth=1.2, label=name)
+                bar = errors.fillna(0) * shown.best
+                axes.errorbar(x, score, bar, fmt="none", ecolor=colour, elinewidth=width, alpha=0.55)
+            if chosen.name in item.index:
+                axes.plot(x[chosen.name], score[chosen.name], markersize=12, **ring)
+        if reference:
+            look = {"color": COLOURS["teacher"], "linestyle": "--", "linewidth": 1.2}
+            axes.axhline(
+                reference["score"] * shown.best, label=f"teacher, {reference['dimensions']} dimensions", **look
+            )
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set(title=label(reduction), xlim=(sizes[0] / 1.5, sizes[-1] * 1.5), xlabel="dimensions")
     for axes in panels[::columns]:
-        axes.set_ylabel(found.metric.axis)
-    if chosen:
-        panels[0].plot([], [], markersize=9, label="chosen", **ring)
+        axes.set_ylabel(shown.axis)
+    panels[0].plot([], [], markersize=9, label="chosen", **ring)
     _legend(figure, panels[0])

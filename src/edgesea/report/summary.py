@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+SYSTEMS = ("teacher", "reduced", "student")
 SCORES = ("accuracy", "fold_accuracy", "class_accuracy", "micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
 MEANS = ("fold_accuracy", "class_accuracy")  # the accuracy itself, if folds or classes are of equal size
 
@@ -32,21 +33,15 @@ def _table(systems: Mapping[str, Mapping[str, Any]], names: list[str]) -> list[s
     """The scores, with the confidence interval of the student's first score behind it."""
     ends = interval(systems.get("student", {}), names[0])
     bounds = f" ({ends[0]:.2f}-{ends[1]:.2f})" if ends else ""
-
-    def row(first: str, size: str, values: list[str], behind: str = "") -> str:
+    rows = [["system", "dimensions", *names]]
+    for system, scores in systems.items():
+        rows.append([system, str(scores["embedding_size"]), *(_number(scores.get(name)) for name in names)])
+    lines = []
+    for system, size, *values in rows:
         cells = [value.rjust(max(len(name), 5) + 2) for name, value in zip(names, values, strict=True)]
-        cells[0] += behind.ljust(len(bounds))
-        return "".join([first.ljust(10), size.rjust(12), *cells]).rstrip()
-
-    return [row("system", "dimensions", names)] + [
-        row(
-            system,
-            str(scores["embedding_size"]),
-            [_number(scores.get(name)) for name in names],
-            bounds if system == "student" else "",
-        )
-        for system, scores in systems.items()
-    ]
+        cells[0] += (bounds if system == "student" else "").ljust(len(bounds))
+        lines.append("".join([system.ljust(10), size.rjust(12), *cells]).rstrip())
+    return lines
 
 
 def shown_scores(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
