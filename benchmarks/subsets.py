@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgesea.sampling import sample
-from edgesea.sampling.similarity import similarity_features
+from edgesea.sampling.methods import normalized
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 
@@ -43,7 +43,7 @@ def unit_rows(table: Table, split: str) -> tuple[np.ndarray, dict[tuple[int, int
         for row in rows.tolist():
             place[chunk.part, chunk.first_window + row] = len(place)
         blocks.append(table.embeddings(chunk.part, chunk.group)[rows].astype(np.float64))
-    return similarity_features(np.concatenate(blocks)), place
+    return normalized(np.concatenate(blocks)), place
 
 
 def interval(values: np.ndarray, random: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:

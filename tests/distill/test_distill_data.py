@@ -8,7 +8,7 @@ import pytest
 from conftest import write_noise
 from torch import Tensor
 
-from edgesea.distill.data import OrderedWindows, ShuffledWindows, WindowSource
+from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
 from edgesea.extract import extract
 from edgesea.reduction import load_reduction
 from edgesea.table.reader import Table
@@ -149,10 +149,10 @@ def test_memory_is_bounded_by_the_buffer(tmp_path: Path, monkeypatch: pytest.Mon
     source = WindowSource(table, FirstFour(), "train")  # type: ignore[arg-type]
     assert [count for *_, count in source.chunks] == [64] * 9 + [23]
     windows = ShuffledWindows(source, 8, None, 0, buffer_bytes=130 * source.window_bytes)
-    sum(1 for _ in windows.iterate(0))
+    sum(1 for _ in windows.epoch(0))
     tracemalloc.start()
     try:
-        assert sum(1 for _ in windows.iterate(1)) == 74
+        assert sum(1 for _ in windows.epoch(1)) == 74
         peak = tracemalloc.get_traced_memory()[1] / source.window_bytes
     finally:
         tracemalloc.stop()
@@ -166,7 +166,7 @@ def test_validation_sees_every_window_once_in_order(small_table: Path, small_red
     audio, targets = (np.concatenate(parts) for parts in zip(*expected, strict=True))
     rows = []
     for rank in range(world):
-        batches = OrderedWindows(source, 4, rank, world)
+        batches = ordered_windows(source, 4, rank, world)
         got = list(batches)
         assert len(got) == len(batches)
         assert max(len(x) for x, _ in got) <= 4

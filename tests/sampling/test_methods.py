@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import combine_pvalues, rankdata
 from set_frequencies import set_p_value
 
-from edgesea.sampling.methods import KMeans, Loud, relevance
+from edgesea.sampling.methods import KMeans, Loud, normalized, relevance
 from edgesea.sampling.strata import StratumWindows
 
 DRAWS = 12_000
@@ -101,3 +101,8 @@ def test_duplicates_leave_fewer_clusters(x: np.ndarray) -> None:
     different = len(np.unique(x, axis=0))
     assert len(set(chosen.tolist())) == 12
     assert np.unique(x[chosen], axis=0, return_counts=True)[1].tolist() == [12 // different] * different
+
+
+def test_rows_are_normalized_whatever_their_length() -> None:
+    x = np.array([[0, 0], [3e-300, 4e-300], [3e200, 4e200], [-0.3, -0.4]])
+    np.testing.assert_allclose(normalized(x), [[0, 0], [0.6, 0.8], [0.6, 0.8], [-0.6, -0.8]])

@@ -8,7 +8,7 @@ import pytest
 from set_frequencies import set_p_value
 
 from edgesea.errors import EdgeseaError
-from edgesea.sampling.sensors import choose_sensors, read_positions
+from edgesea.sampling.sensors import choose_sensors, position_features, read_positions
 
 PLACES = {"a": (40.70, -74.00), "b": (40.71, -74.00), "c": (40.80, -73.95), "d": (40.72, -73.90), "e": (40.705, -74.0)}
 
@@ -87,3 +87,13 @@ def test_sensors_in_one_place_count_once() -> None:
     with pytest.raises(EdgeseaError, match=r"3 sensors.* 2 places"):
         choose_sensors(list(same), same, 3, np.random.default_rng(0))
     assert choose_sensors(list(same), same, 2, np.random.default_rng(0))[-1] == "c"
+
+
+def test_positions_are_as_similar_as_they_are_near() -> None:
+    # New York, a point 1 km north of it, London, and New York again.
+    latitude = np.array([40.7128, 40.7128 + 1 / 111.195, 51.5074, 40.7128])
+    longitude = np.array([-74.006, -74.006, -0.1278, -74.006 + 360])
+    found = position_features(latitude, longitude, scale_km=1000)
+    assert (-1000 * np.log(found @ found.T))[0] == pytest.approx([0, 1, 5570, 0], rel=1e-3, abs=1e-6)
+    by_default = position_features(latitude, longitude)
+    assert np.isclose(by_default @ by_default.T, np.exp(-1)).any()

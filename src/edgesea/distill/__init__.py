@@ -1,18 +1,15 @@
 """``distill``: train a student on phi(teacher)."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from edgesea.artifact import claim, read_json, versions, write_json
 from edgesea.errors import EdgeseaError
 
-if TYPE_CHECKING:
-    from edgesea.table.reader import Table
-
 log = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
-CHECKPOINTS = "checkpoints"
 
 
 def distill(
@@ -111,9 +108,9 @@ def distill(
     """
     from lightning import seed_everything
 
-    from edgesea.distill.data import OrderedWindows, ShuffledWindows, WindowSource
-    from edgesea.distill.module import Distiller, Objective
-    from edgesea.distill.trainer import fit, make_trainer, process_rank, resolve_precision
+    from edgesea.distill.data import WindowSource
+    from edgesea.distill.module import Training
+    from edgesea.distill.trainer import resolve_precision, train_student
     from edgesea.models import resolve_device
     from edgesea.models.student_config import StudentConfig
     from edgesea.models.student_files import model_card, save_student
@@ -121,8 +118,8 @@ def distill(
     from edgesea.reduction import load_reduction
     from edgesea.table.reader import Table
 
-    positive = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr, "devices": devices}
-    for name, value in positive.items():
+    numbers = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr, "devices": devices}
+    for name, value in numbers.items():
         if value is not None and not value > 0:
             raise EdgeseaError(f"{name} must be positive, not {value}")
     if not 0 <= mask <= 1:
@@ -130,35 +127,17 @@ def distill(
     source, phi, folder = Table(table), load_reduction(reduction), Path(out)
     if phi.input_size != source.embedding_size:
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
-    train_source, validation_source = WindowSource(source, phi, "train"), WindowSource(source, phi, "validate")
+    windows = WindowSource(source, phi, "train"), WindowSource(source, phi, "validate")
     device_name = resolve_device(device)
     actual_precision = resolve_precision(precision, device_name)
-    config = StudentConfig.named(
-        student,
-        embedding_size=phi.output_size,
-        head=head,
-        filters=None if filters is None else tuple(filters),
-        sample_rate=source.sample_rate,
-        window=source.framing.window,
-        n_mels=n_mels,
-        n_fft=n_fft,
-        hop_length=hop_length,
-        fmax=fmax,
+    shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
+    audio = {"sample_rate": source.sample_rate, "window": source.framing.window}
+    mels = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "fmax": fmax}
+    config = StudentConfig.named(student, **shape, **audio, **mels)
+    options = Training(
+        epochs, epoch_size, batch_size * devices, lr, weight_decay, mask, schedule, patience, keep, precision, seed
     )
-    training: dict[str, Any] = {
-        "epochs": epochs,
-        "epoch_size": epoch_size,
-        "batch_size": batch_size * devices,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "mask": mask,
-        "schedule": schedule,
-        "patience": 0 if schedule == "onecycle" else patience,
-        "keep": ("last" if schedule == "onecycle" else "best") if keep == "auto" else keep,
-        "precision": precision,
-        "seed": seed,
-    }
-    plan = {**_inputs(source, Path(reduction)), "architecture": config.to_dict(), "training": training}
+    plan = {**_inputs(source.info, Path(reduction)), "architecture": config.to_dict(), "training": asdict(options)}
     claim(folder, plan, "student of `edgesea distill`")
     if (folder / RESULTS_FILE).exists():
         log.info("%s is finished; nothing to do", folder)
@@ -166,37 +145,25 @@ def distill(
         return finished
     seed_everything(seed, workers=True, verbose=False)
     network = Student(config)
-    rank, world = process_rank(devices)
-    train = ShuffledWindows(train_source, batch_size, epoch_size, seed, rank, world)
-    validation = OrderedWindows(validation_source, batch_size, rank, world)
-    module = Distiller(network, Objective(lr, weight_decay, schedule, epochs, mask, seed), train, validation)
-    trainer = make_trainer(
-        folder / CHECKPOINTS,
-        module,
-        patience=training["patience"],
-        save_every=save_every,
-        precision=actual_precision,
-        devices=devices,
-        device=device_name,
-    )
-    scores = fit(module, trainer, folder / CHECKPOINTS, training["keep"])
+    hardware = {"precision": actual_precision, "device": device_name, "devices": devices, "save_every": save_every}
+    scores, is_first = train_student(network, options, windows, folder, **hardware)
     result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
-    if trainer.is_global_zero:
+    if is_first:
         provenance = {**plan, "precision": actual_precision, "scores": scores, "versions": versions()}
         save_student(network.float(), folder, provenance, model_card(config, provenance))
         write_json(folder / RESULTS_FILE, result)
     return result
 
 
-def _inputs(table: "Table", reduction: Path) -> dict[str, Any]:
-    """What a plan records of the table and the reduction."""
+def _inputs(table: dict[str, Any], reduction: Path) -> dict[str, Any]:
+    """What a plan records of the table, from its info, and of the reduction."""
     from edgesea.models.base import file_digest
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
 
     info = read_json(reduction / REDUCTION_FILE)
     recorded = {key: info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")}
     return {
-        "table": {key: table.info[key] for key in ("manifest_sha256", "framing", "dtype")},
-        "teacher": table.info["teacher"],
+        "table": {key: table[key] for key in ("manifest_sha256", "framing", "dtype")},
+        "teacher": table["teacher"],
         "reduction": {**recorded, "sha256": file_digest(reduction / ARRAYS_FILE)},
     }

@@ -8,29 +8,36 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from edgesea.distill.data import Epoch, OrderedWindows, ShuffledWindows
+from edgesea.distill.data import Batch, Batches, ShuffledWindows
 from edgesea.models.student_torch import Student
 
-Schedule = Literal["plateau", "onecycle"]
-Batch = tuple[Tensor, Tensor]
 DIVERGED = 1e6  # times the targets' power (at least 1); batch normalisation can keep a lost student's loss finite
 
 
-@dataclass(frozen=True)
-class Objective:
-    """Optimiser and schedule: Adam with learning rate `lr` and decoupled `weight_decay` over `epochs` epochs.
+@dataclass
+class Training:
+    """The options of `distill` that decide how a student is trained, by the names they have in its plan."""
 
-    `mask` is the largest share of the bands and of the frames behind each mask (0: none), `seed` that of the masks.
-    """
-
+    epochs: int
+    epoch_size: int | None
+    batch_size: int  # of all devices together
     lr: float
     weight_decay: float
-    schedule: Schedule
-    epochs: int
-    mask: float = 0.0
-    seed: int = 0
+    mask: float
+    schedule: Literal["plateau", "onecycle"]
+    patience: int
+    keep: Literal["auto", "best", "last"]
+    precision: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        one_cycle = self.schedule == "onecycle"
+        if one_cycle:
+            self.patience = 0  # it runs to its end
+        if self.keep == "auto":
+            self.keep = "last" if one_cycle else "best"
 
 
 def mask_spectrogram(spectrogram: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -82,7 +89,7 @@ class FitMeasure:
             "cosine": cosine / count,
             "r2": 1.0 - float(error.sum() / variance.sum()) if bool(varies.any()) else math.nan,
             "r2_per_dimension": [
-                r2 if known else None for r2, known in zip(per_dimension.tolist(), varies, strict=True)
+                r2 if varied else None for r2, varied in zip(per_dimension.tolist(), varies, strict=True)
             ],
         }
 
@@ -94,31 +101,28 @@ class Distiller(LightningModule):
     ReduceLROnPlateau: a resumed run would differ from an uninterrupted one.
     """
 
-    def __init__(
-        self, student: Student, objective: Objective, train: ShuffledWindows, validation: OrderedWindows
-    ) -> None:
+    def __init__(self, student: Student, options: Training, train: ShuffledWindows, validation: Batches) -> None:
         super().__init__()
-        self.student, self.objective = student, objective
-        self.train_windows, self._validation = train, validation
+        self.student, self.options, self.train_windows, self._validation = student, options, train, validation
         self.history: list[dict[str, float]] = []  # one row an epoch
-        self._scheduler: LRScheduler | ReduceLROnPlateau
+        self._scheduler: OneCycleLR | ReduceLROnPlateau
         self._scheduler_state: dict[str, Any] | None = None
         self._loss_sum, self._loss_count = 0.0, 0
         self.measure = FitMeasure(student.embedding_size)
 
-    def train_dataloader(self) -> Epoch:
+    def train_dataloader(self) -> Batches:
         return self.train_windows.epoch(self.current_epoch)
 
-    def val_dataloader(self) -> OrderedWindows:
+    def val_dataloader(self) -> Batches:
         return self._validation
 
     def forward(self, audio: Tensor) -> Tensor:
         """Embeddings (B, d) of int16 audio (B, W); of masked spectrograms while training."""
         spectrogram = self.student.spectrogram(audio.float() / 32767.0)
-        if self.training and self.objective.mask:
+        if self.training and (share := self.options.mask):
             # Seeded by the step, so that a resumed run masks as an uninterrupted one.
-            seed = hash((self.objective.seed, self.global_step, self.global_rank)) % 2**63
-            spectrogram = mask_spectrogram(spectrogram, self.objective.mask, torch.Generator().manual_seed(seed))
+            seed = hash((self.options.seed, self.global_step, self.global_rank)) % 2**63
+            spectrogram = mask_spectrogram(spectrogram, share, torch.Generator().manual_seed(seed))
         return self.student.embed_spectrogram(spectrogram)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
@@ -142,9 +146,9 @@ class Distiller(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Combine the processes' measurements, step the plateau schedule, extend the history."""
         reduce = self.trainer.strategy.reduce
+        device = "cpu" if self.device.type == "mps" else self.device  # which lacks double precision
         for sums in (self.measure.per_dimension, self.measure.scalars):
-            device_sums = sums.to(self.device if self.device.type != "mps" else "cpu")
-            sums.copy_(reduce(device_sums, reduce_op="sum"))
+            sums.copy_(reduce(sums.to(device), reduce_op="sum"))
         train = reduce(torch.tensor([self._loss_sum, max(1, self._loss_count)], device=self.device), reduce_op="sum")
         result = self.measure.result()
         self.log("val_mse", result["mse"], sync_dist=False)
@@ -153,10 +157,9 @@ class Distiller(LightningModule):
             return
         if not math.isfinite(result["mse"]):
             raise FloatingPointError(f"the validation MSE became {result['mse']} in epoch {self.current_epoch + 1}")
-        row = {"epoch": self.current_epoch + 1, "lr": float(self._optimizer().param_groups[0]["lr"])}
-        row |= {"train_mse": float(train[0] / train[1])}
-        row |= {f"val_{name}": result[name] for name in ("mse", "mae", "cosine", "r2")}
-        self.history.append(row)
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        row = {"epoch": self.current_epoch + 1, "lr": rate, "train_mse": float(train[0] / train[1])}
+        self.history.append(row | {f"val_{name}": result[name] for name in ("mse", "mae", "cosine", "r2")})
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(result["mse"])
         self._loss_sum, self._loss_count = 0.0, 0
@@ -165,12 +168,9 @@ class Distiller(LightningModule):
         if isinstance(self._scheduler, OneCycleLR):
             self._scheduler.step()
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        return self.trainer.optimizers[0]
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam (AdamW if there is weight decay), and the schedule that goes with it."""
-        options = self.objective
+        options = self.options
         kind = torch.optim.AdamW if options.weight_decay else torch.optim.Adam
         optimizer = kind(self.student.parameters(), lr=options.lr, weight_decay=options.weight_decay)
         if options.schedule == "onecycle":
@@ -184,11 +184,8 @@ class Distiller(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the schedule, the history, and whether early stopping ended the training here."""
-        checkpoint["edgesea"] = {
-            "scheduler": self._scheduler.state_dict(),
-            "history": self.history,
-            "stopped": self.trainer.should_stop,
-        }
+        state, stopped = self._scheduler.state_dict(), self.trainer.should_stop
+        checkpoint["edgesea"] = {"scheduler": state, "history": self.history, "stopped": stopped}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` stored."""

@@ -7,23 +7,25 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from edgesea.artifact import atomic_path
-from edgesea.distill.module import Distiller
+from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
+from edgesea.distill.module import Distiller, Training
 from edgesea.errors import EdgeseaError
+from edgesea.models.student_torch import Student
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
 FULL_BYTES = 1 << 20  # a disk with less free space counts as full
 
 
@@ -31,14 +33,14 @@ def resolve_precision(precision: str, device: str) -> str:
     """``auto`` becomes bf16-mixed where the hardware multiplies in bfloat16, else 32-true."""
     if precision != "auto":
         return precision
-    if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if device == "cpu":
         # mkldnn emulates bfloat16 where the processor lacks it, which is slower than single precision.
         # (Older versions of torch cannot tell.)
         fast = any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
-        return "bf16-mixed" if fast and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
-    return "32-true"
+        fast = fast and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    else:
+        fast = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if fast else "32-true"
 
 
 class ProgressBar(Callback):
@@ -46,20 +48,18 @@ class ProgressBar(Callback):
 
     _bar: Any = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Open the bar where a resumed run begins."""
-        assert isinstance(pl_module, Distiller)
         self._batch = pl_module.train_windows.global_batch
-        epoch_windows = pl_module.train_windows.batches * self._batch
-        total, done = (trainer.max_epochs or 0) * epoch_windows, pl_module.current_epoch * epoch_windows
+        epoch = pl_module.train_windows.batches * self._batch
+        total, done = pl_module.options.epochs * epoch, pl_module.current_epoch * epoch
         hidden = None if trainer.is_global_zero else True
         self._bar = tqdm(total=total, initial=done, unit="window", desc="distill", disable=hidden, smoothing=0.05)
 
     def on_train_batch_end(self, *_: Any) -> None:
         self._bar.update(self._batch)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Distiller)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         row = pl_module.history[-1]
         self._bar.set_postfix_str(f"epoch {row['epoch']}, mse {row['train_mse']:.4g}, val R2 {row['val_r2']:.3f}")
 
@@ -74,13 +74,10 @@ class HistoryFile(Callback):
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Distiller)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             with atomic_path(self._path) as temporary, temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, list(pl_module.history[0]))
-                writer.writeheader()
-                writer.writerows(pl_module.history)
+                csv.writer(file).writerows([pl_module.history[0], *(row.values() for row in pl_module.history)])
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -96,112 +93,83 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's tips and environment reports out of the log."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning.*")
-        warnings.filterwarnings("ignore", message=".*(num_workers|isinstance\\(treespec|litlogger).*")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-def make_trainer(
-    folder: Path, module: Distiller, *, patience: int, save_every: int, precision: str, devices: int, device: str
-) -> Trainer:
-    """A trainer with early stopping, and best, last and every `save_every`-th epoch's checkpoint in `folder`."""
-    keep: dict[str, Any] = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    callbacks: list[Callback] = [
-        HistoryFile(folder.parent / "metrics.csv"),
-        ProgressBar(),
-        ModelCheckpoint(filename="best", monitor="val_mse", mode="min", **keep),
-    ]
-    if patience:
-        callbacks.append(EarlyStopping("val_mse", min_delta=1e-4, patience=patience, check_on_train_epoch_end=False))
+def _trainer(options: Training, folder: Path, save_every: int, precision: str, device: str, devices: int) -> Trainer:
+    """A trainer with early stopping that writes the checkpoints best, last and of every `save_every`-th epoch."""
+    checkpoint = partial(
+        ModelCheckpoint, folder / CHECKPOINTS, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks = [HistoryFile(folder / "metrics.csv"), ProgressBar(), checkpoint("best", "val_mse")]
+    if options.patience:
+        callbacks.append(EarlyStopping("val_mse", 1e-4, options.patience, check_on_train_epoch_end=False))
     if save_every:
         # Lightning tells callbacks apart by what they monitor, and counts epochs from 0.
-        numbered = ModelCheckpoint(
-            filename="epoch-{epoch_number:04.0f}",
-            monitor="epoch_number",
-            every_n_epochs=save_every,
-            save_top_k=-1,
-            auto_insert_metric_name=False,
-            **keep,
-        )
-        callbacks.append(numbered)
-    callbacks.append(ModelCheckpoint(filename="last", **keep))  # the last to be written: it marks the epoch as done
-    distributed = devices != 1 and device != "mps"
-    with quiet_lightning():
-        return Trainer(
-            accelerator={"cuda": "gpu"}.get(device, device),
-            devices=devices,
-            strategy="ddp" if distributed else "auto",
-            precision=precision,  # type: ignore[arg-type]
-            max_epochs=module.objective.epochs,
-            reload_dataloaders_every_n_epochs=1,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            logger=False,
-            callbacks=callbacks,
-            plugins=[AtomicCheckpoints()],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        kept = {"save_top_k": -1, "every_n_epochs": save_every, "auto_insert_metric_name": False}
+        callbacks.append(checkpoint("epoch-{epoch_number:04.0f}", "epoch_number", **kept))
+    callbacks.append(checkpoint("last"))  # the last to be written: it marks the epoch as done
+    return Trainer(
+        accelerator={"cuda": "gpu"}.get(device, device),
+        devices=devices,
+        strategy="ddp" if devices != 1 and device != "mps" else "auto",
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=options.epochs,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        logger=False,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpoints()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
-def fit(module: Distiller, trainer: Trainer, folder: Path, keep: str) -> dict[str, Any]:
-    """Train, or resume from ``last.ckpt``; put the weights of the epoch to `keep` into the module and measure them."""
-    path, checkpoint = _last_checkpoint(folder)
-    with quiet_lightning(), _interruptible(trainer):
-        if path is not None:
-            log.info("resuming from %s", path)
-        if checkpoint.get("edgesea", {}).get("stopped"):
-            module.on_load_checkpoint(checkpoint)  # stopped early, then killed: trainer.fit would add an epoch
-        else:
-            try:
+def train_student(
+    network: Student, options: Training, sources: tuple[WindowSource, WindowSource], folder: Path, **hardware: Any
+) -> tuple[dict[str, Any], bool]:
+    """Train a student, or resume from its checkpoints; returns its scores, and whether this process is the first.
+
+    `sources` are the windows to train on and to validate on, `hardware` are options of `_trainer`.
+    """
+    devices = hardware["devices"]
+    batch_size, (rank, world) = options.batch_size // devices, process_rank(devices)
+    train = ShuffledWindows(sources[0], batch_size, options.epoch_size, options.seed, rank, world)
+    module = Distiller(network, options, train, ordered_windows(sources[1], batch_size, rank, world))
+    path, checkpoint = _last_checkpoint(folder / CHECKPOINTS)
+    with warnings.catch_warnings():
+        for name in ("lightning.pytorch", "lightning.fabric"):  # tips, and reports of the environment
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*(num_workers|isinstance\\(treespec|litlogger).*")
+        trainer = _trainer(options, folder, **hardware)
+        try:
+            if checkpoint.get("edgesea", {}).get("stopped"):
+                module.on_load_checkpoint(checkpoint)  # stopped early, then killed: trainer.fit would add an epoch
+            else:
                 trainer.fit(module, ckpt_path=path, weights_only=True)
-            except FloatingPointError as error:
-                raise EdgeseaError(f"distill: {error}; lower lr ({module.objective.lr})") from error
-        module.load_state_dict(_read(folder / f"{keep}.ckpt")["state_dict"])
-        trainer.validate(module, verbose=False)
-    return {**module.measure.result(), "epochs": len(module.history)}
-
-
-@contextmanager
-def _interruptible(trainer: Trainer) -> Iterator[None]:
-    """Turn what Lightning makes of Ctrl-C, an exit with further ones switched off, into KeyboardInterrupt again."""
-    try:
-        yield
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None
+            kept = torch.load(folder / CHECKPOINTS / f"{options.keep}.ckpt", map_location="cpu", weights_only=True)
+            module.load_state_dict(kept["state_dict"])
+            trainer.validate(module, verbose=False)
+        except FloatingPointError as error:
+            raise EdgeseaError(f"distill: {error}; lower lr ({options.lr})") from error
+        except SystemExit:  # what Lightning makes of Ctrl-C, with further ones switched off
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
+    return {**module.measure.result(), "epochs": len(module.history)}, trainer.is_global_zero
 
 
 def _last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     """The latest readable checkpoint and its path; an earlier epoch's leads to the same student."""
-    for path in (folder / "last.ckpt", folder / "best.ckpt"):
-        if path.exists():
-            try:
-                return path, _read(path)
-            except EdgeseaError as error:
-                log.warning("%s", error)
+    for path in filter(Path.exists, (folder / "last.ckpt", folder / "best.ckpt")):
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many types for a damaged file
+            log.warning("%s: cannot be read (%s)", path, error)
+        else:
+            log.info("resuming from %s", path)
+            return path, checkpoint
     return None, {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise EdgeseaError(f"{path}: cannot be read ({error}); delete {path.parent} to train anew") from error
-    return checkpoint
 
 
 def process_rank(devices: int) -> tuple[int, int]:

@@ -2,16 +2,13 @@
 
 import logging
 from collections.abc import Mapping
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from edgesea.artifact import check_file
 from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import k_dpp
-
-if TYPE_CHECKING:
-    from edgesea.sampling.strata import Strata
 
 __all__ = ["k_dpp", "sample", "used_options"]
 log = logging.getLogger(__name__)
@@ -100,7 +97,7 @@ def sample(
         If there is no table, it has no windows in this split, or lacks what the method needs.
     """
     given = {name: value for name, value in locals().items() if name not in ("table", "out", "positions", "workers")}
-    from edgesea.sampling.methods import choose_windows, make_method
+    from edgesea.sampling.methods import METHODS, OPTIONS, choose_windows
     from edgesea.sampling.sensors import choose_sensors, read_positions
     from edgesea.sampling.strata import Grouping, find_strata, find_zone, stratum_rng
     from edgesea.sampling.subset import Subset, table_key
@@ -116,8 +113,8 @@ def sample(
     strata = find_strata(source, Grouping(stratum, None if split == "all" else split, find_zone(time_zone)))
     if not strata.names:
         raise EdgeseaError(f"{table}: no windows in split {split!r}; it has {source.counts}")
-    chooser = make_method(method, options)
-    _log_unknown(strata, chooser.needs_levels)
+    chooser = replace(METHODS[method], **{name: options[name] for name in OPTIONS if name in options})
+    strata.log_unknown(chooser.needs_levels)
     if sensors is not None and positions is not None:
         rng = stratum_rng(seed, ("", ""), "sensors")
         options["sensors"] = choose_sensors(strata.sensors, read_positions(Path(positions)), sensors, rng)
@@ -128,8 +125,8 @@ def sample(
     found = {"candidates": int(strata.sizes.sum()), "strata": min(size, int((strata.sizes > 0).sum()))}
     info = {**options, **share, "table": table_key(source.info), **found}
     Subset(part, window, {ON_DISK.get(name, name): value for name, value in info.items()}).save(Path(out))
-    chosen_sensors = {} if sensors is None else {"sensors": options["sensors"]}
-    return {"subset": str(out), "windows": len(part), **found, **chosen_sensors, **share}
+    chosen = {name: options[name] for name in ("sensors",) if name in options}
+    return {"subset": str(out), "windows": len(part), **found, **chosen, **share}
 
 
 def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,14 +134,13 @@ def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Those that the method does not use are left out; a used number that is out of range is an error.
     """
-    from edgesea.sampling.methods import METHODS, option_names
+    from edgesea.sampling.methods import METHODS, OPTIONS
 
     method = options["method"]
     if method not in METHODS:
         raise EdgeseaError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    unused = set().union(*map(option_names, METHODS.values())) - option_names(METHODS[method])
-    if options.get("sensors") is None:
-        unused |= {"sensors", "positions"}
+    unused = [name for name in OPTIONS if not hasattr(METHODS[method], name)]
+    unused += ["sensors", "positions"] if options.get("sensors") is None else []
     used = {name: value for name, value in options.items() if name not in unused}
     for name, least in LEAST.items():
         if (value := used.get(name)) is not None and not least <= value < float("inf"):
@@ -162,23 +158,3 @@ def _check_out(out: Path) -> None:
             Subset.load(out)
         except EdgeseaError:
             raise EdgeseaError(f"{out}: exists and is not a subset; choose another name, or delete it") from None
-
-
-def _log_unknown(strata: "Strata", needs_levels: bool) -> None:
-    """Log what is not known of the windows, and what follows from it."""
-    table, grouping, total = strata.table.path, strata.grouping, int(strata.sizes.sum())
-    if grouping.zone is not None and not strata.offsets - {None}:
-        log.warning("%s: no time in it has an offset from UTC, so time_zone changes nothing", table)
-    if grouping.zone is None and timedelta(0) in strata.offsets and (needs_levels or grouping.period != "none"):
-        log.warning("%s: times are in UTC, and so are days and hours; set time_zone to use local ones", table)
-    if strata.sensors == [""]:
-        log.info("%s: no sensors known; all windows count as one sensor's", table)
-    elif "" in strata.sensors:
-        log.warning("%s: some windows have no sensor; they count as one sensor's", table)
-    if strata.untimed and needs_levels:
-        text = "%s: %d of %d windows have no time: their levels are ranked among each other, whatever the time of day"
-        log.warning(text, table, strata.untimed, total)
-    if strata.untimed and grouping.period != "none":
-        level = logging.INFO if strata.untimed == total else logging.WARNING
-        text = "%s: %d of %d windows have no time: those of a sensor count as one %s"
-        log.log(level, text, table, strata.untimed, total, grouping.period)

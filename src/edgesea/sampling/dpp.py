@@ -66,7 +66,10 @@ class KDPP:
     def sample(self, rng: np.random.Generator) -> Int64:
         """Draw one set: k row numbers, sorted."""
         size = int(rng.choice(len(self._size_probability), p=self._size_probability))
-        similar = _sample_projection(self._directions(self._choose_directions(size, rng)), rng)
+        vectors = self._vectors[:, self._choose_directions(size, rng)]
+        # Directions of small singular values lose their orthogonality when they are formed from B^T B.
+        directions = vectors if self._rows is None else np.linalg.qr(self._rows @ vectors)[0]
+        similar = _sample_projection(directions, rng)
         others = rng.choice(np.delete(np.arange(self.n), similar), self.k - size, replace=False)
         return np.sort(np.concatenate([similar, others]))
 
@@ -82,13 +85,6 @@ class KDPP:
             if uniform[i] < np.exp(with_i - self._log_sums[i + 1, left]):
                 chosen.append(i)
         return np.array(chosen, np.int64)
-
-    def _directions(self, columns: Int64) -> Float64:
-        """Orthonormal basis, (n, m), of the span of the left singular vectors `columns`."""
-        if self._rows is None:
-            return self._vectors[:, columns]
-        # Directions of small singular values lose their orthogonality when they are formed from B^T B.
-        return np.linalg.qr(self._rows @ self._vectors[:, columns])[0]
 
 
 def k_dpp(
@@ -128,13 +124,8 @@ def k_dpp(
 def warn_if_uniform(by_similarity: float, k: int, ridge: float) -> None:
     """Log that a ridge makes a k-DPP uniform sampling in all but name."""
     if by_similarity < k / 2:
-        log.warning(
-            "only %.1f of %d windows are chosen by similarity on average, the others uniformly: the ridge %g is too "
-            "large for these embeddings, or many are duplicates",
-            by_similarity,
-            k,
-            ridge,
-        )
+        text = "only %.1f of %d windows are chosen by similarity on average, the others uniformly: the ridge %g is too "
+        log.warning(text + "large for these embeddings, or many are duplicates", by_similarity, k, ridge)
 
 
 def greedy_map_dpp(features: Floating, k: int, *, quality: Floating | None = None, ridge: float = 0.0) -> Int64:
@@ -150,8 +141,7 @@ def greedy_map_dpp(features: Floating, k: int, *, quality: Floating | None = Non
         result[i] += ridge
         return result
 
-    diagonal = np.einsum("ij,ij->i", rows, rows) + ridge
-    chosen, _ = pivoted_cholesky(diagonal, column, k, tolerance=max(rows.shape) * EPS)
+    chosen, _ = pivoted_cholesky(_squared_norms(rows) + ridge, column, k, tolerance=max(rows.shape) * EPS)
     if len(chosen) < k and ridge == 0:
         raise _rank_error(k, len(chosen), rows.shape)
     # A ridge below the tolerance is all that the remaining windows add, each of them as much as any other.
@@ -168,10 +158,8 @@ def _scaled(features: Floating, k: int, quality: Floating | None, ridge: float) 
         rows *= np.asarray(quality, np.float64)[:, None]
     scale = max(rows.max(initial=0.0), -rows.min(initial=0.0), np.sqrt(max(0.0, ridge)))
     if not (scale < np.inf and 0 <= ridge < np.inf and (quality is None or np.min(quality, initial=0.0) >= 0)):
-        raise EdgeseaError(
-            f"features, quality and ridge must be finite, quality and ridge at least 0; ridge is {ridge}, and "
-            f"{int((~np.isfinite(rows)).any(1).sum())} rows of features x quality contain NaN or Inf"
-        )
+        bad = f"ridge is {ridge}, and {(~np.isfinite(rows)).any(1).sum()} rows of features x quality have NaN or Inf"
+        raise EdgeseaError(f"features, quality and ridge must be finite, quality and ridge at least 0; {bad}")
     if scale > 0:
         rows /= scale
         # However small, a ridge remains one: it decides whether k may exceed the rank.
@@ -180,11 +168,9 @@ def _scaled(features: Floating, k: int, quality: Floating | None, ridge: float) 
 
 
 def _rank_error(k: int, rank: int, shape: tuple[int, ...]) -> EdgeseaError:
-    return EdgeseaError(
-        f"cannot choose k = {k} windows without a ridge: features x quality ({shape[0]} x {shape[1]}) have rank {rank} "
-        f"(duplicated, constant or zero embeddings lower it); lower k to {rank}, or give a ridge > 0, with which the "
-        "others are drawn uniformly"
-    )
+    why = f"features x quality {shape} have rank {rank} (duplicated, constant or zero embeddings lower it)"
+    remedy = f"lower k to {rank}, or give a ridge > 0, with which the others are drawn uniformly"
+    return EdgeseaError(f"cannot choose k = {k} windows without a ridge: {why}; {remedy}")
 
 
 def _log_elementary_sums(log_values: Float64, degree: int) -> Float64:
@@ -202,9 +188,9 @@ def _log_elementary_sums(log_values: Float64, degree: int) -> Float64:
 
 def _size_probability(log_sums: Float64, n: int, k: int, ridge: float) -> Float64:
     """Probability that j = 0, 1, ..., m windows are chosen by similarity, from log e_j of all eigenvalues."""
-    sizes: Float64 = np.arange(len(log_sums), dtype=np.float64)
+    sizes = np.arange(len(log_sums))
     if ridge == 0:
-        return np.equal(sizes, k).astype(np.float64)
+        return np.array(sizes == k, np.float64)
     # C(n-j-1, k-j-1) / C(n-j, k-j) = (k-j) / (n-j): sums of these steps are exact where factorials would be huge.
     steps = np.log((k - sizes[:-1]) / (n - sizes[:-1])) - np.log(ridge)
     weights = log_sums + np.concatenate([[0.0], np.cumsum(steps)])

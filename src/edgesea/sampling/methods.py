@@ -1,13 +1,13 @@
-"""The methods of ``sample``: each chooses k windows of one stratum. The fields of a method are its options."""
+"""The methods of ``sample``: each chooses k windows of one stratum."""
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
 from edgesea.parallel import prefetch
-from edgesea.sampling.dpp import KDPP, Float64, Floating, Int64, greedy_map_dpp, warn_if_uniform
-from edgesea.sampling.similarity import Similarity, similarity_features
+from edgesea.sampling.dpp import KDPP, Float64, Int64, greedy_map_dpp, warn_if_uniform
 from edgesea.sampling.strata import Name, Strata, StratumWindows, quotas, stratum_rng
 
 log = logging.getLogger(__name__)
@@ -32,10 +31,9 @@ Choice = tuple[Int64, float | None]
 
 @dataclass(frozen=True)
 class Method:
-    """Chooses k of the windows of a stratum; this one uniformly."""
+    """Chooses k of the windows of a stratum; this one uniformly. Those with `max_candidates` need embeddings."""
 
-    needs_embeddings: ClassVar[bool] = False
-    needs_levels: ClassVar[bool] = False
+    needs_levels: bool = False
 
     def choose(self, windows: StratumWindows, k: int, rng: np.random.Generator) -> Choice:
         return rng.choice(windows.size, k, replace=False), None
@@ -51,8 +49,6 @@ class Loud(Method):
     Spirakis, "Weighted random sampling with a reservoir", Information Processing Letters, 2006).
     """
 
-    needs_levels = True
-
     def choose(self, windows: StratumWindows, k: int, rng: np.random.Generator) -> Choice:
         waiting = np.log(rng.standard_exponential(windows.size)) - np.log(relevance(windows))
         return np.argsort(waiting)[:k], None
@@ -61,8 +57,6 @@ class Loud(Method):
 @dataclass(frozen=True)
 class KMeans(Method):
     """Cluster the windows, then draw equally many from each cluster, uniformly; small clusters are taken whole."""
-
-    needs_embeddings = True
 
     clusters: int | None = None  # default: as many as windows to choose, at most 256
     max_candidates: int = 20000
@@ -83,17 +77,15 @@ class KMeans(Method):
 
 
 @dataclass(frozen=True)
-class DiverseDPP(Method):
-    """A k-DPP on the similarity of the embeddings.
+class DPP(Method):
+    """A k-DPP on the similarity of the embeddings; if it needs levels, with `relevance` as the quality.
 
     A determinant is zero for more windows than dimensions, so beyond them a k-DPP would draw uniformly. Then the
     stratum is divided into as few random groups as needed, and each gives its share by a k-DPP.
     """
 
-    needs_embeddings = True
-    greedy: ClassVar[bool] = False  # take the likeliest set instead of a draw
-
-    similarity: Similarity = "cosine"
+    greedy: bool = False  # take the likeliest set instead of a draw
+    similarity: Literal["cosine", "linear"] = "cosine"
     ridge: float = 1e-6
     max_candidates: int = 20000
 
@@ -104,53 +96,30 @@ class DiverseDPP(Method):
             log.info("%d of %d windows exceed the dimensions: %d random groups", k, windows.size, groups)
         members = np.array_split(rng.permutation(windows.size) if groups > 1 else np.arange(windows.size), groups)
         shares = quotas(np.array([len(each) for each in members]), k, rng).tolist()
-        choices = [
-            self._choose(windows.embeddings[m], quality[m], n, rng) for m, n in zip(members, shares, strict=True)
-        ]
-        rows = np.concatenate([each[chosen] for each, (chosen, _) in zip(members, choices, strict=True)])
-        return rows, None if self.greedy else sum(by_similarity or 0.0 for _, by_similarity in choices)
-
-    def _choose(self, embeddings: Floating, quality: Float64, k: int, rng: np.random.Generator) -> Choice:
-        features = similarity_features(embeddings, self.similarity)
-        if self.greedy:
-            return greedy_map_dpp(features, k, quality=quality, ridge=self.ridge), None
-        process = KDPP(features, k, quality=quality, ridge=self.ridge)
-        return process.sample(rng), process.by_similarity
-
-
-class LoudDPP(DiverseDPP):
-    """A k-DPP on the similarity of the embeddings, with `relevance` as the quality."""
-
-    needs_levels = True
+        chosen, by_similarity = [], 0.0
+        for rows, share in zip(members, shares, strict=True):
+            features = windows.embeddings[rows].astype(np.float64)
+            if self.similarity == "cosine":
+                features = normalized(features)
+            if self.greedy:
+                chosen.append(rows[greedy_map_dpp(features, share, quality=quality[rows], ridge=self.ridge)])
+                continue
+            process = KDPP(features, share, quality=quality[rows], ridge=self.ridge)
+            chosen.append(rows[process.sample(rng)])
+            by_similarity += process.by_similarity
+        return np.concatenate(chosen), None if self.greedy else by_similarity
 
 
-class GreedyDiverseDPP(DiverseDPP):
-    greedy = True
-
-
-class GreedyLoudDPP(LoudDPP):
-    greedy = True
-
-
-METHODS: dict[str, type[Method]] = {
-    "random": Method,
-    "spl": Loud,
-    "dpp_div": DiverseDPP,
-    "dpp": LoudDPP,
-    "dpp_div_map": GreedyDiverseDPP,
-    "dpp_map": GreedyLoudDPP,
-    "kmeans": KMeans,
+METHODS: dict[str, Method] = {
+    "random": Method(),
+    "spl": Loud(needs_levels=True),
+    "dpp_div": DPP(),
+    "dpp": DPP(needs_levels=True),
+    "dpp_div_map": DPP(greedy=True),
+    "dpp_map": DPP(needs_levels=True, greedy=True),
+    "kmeans": KMeans(),
 }
-
-
-def option_names(method: type[Method]) -> set[str]:
-    """Options of `sample` that a method has and others may not have."""
-    return {field.name for field in fields(method)}
-
-
-def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """A method with those of the options that it has."""
-    return METHODS[name](**{key: options[key] for key in option_names(METHODS[name])})
+OPTIONS = ("similarity", "ridge", "clusters", "max_candidates")  # of `sample`, which only some methods have
 
 
 def choose_windows(
@@ -166,22 +135,19 @@ def choose_windows(
         log.warning("%d windows of %d strata: only %d strata, drawn at random, give one each", size, count, size)
     rng = stratum_rng(seed, ("", ""), "quotas")
     shares = quotas(strata.sizes, min(size, int(strata.sizes.sum())), rng)
-    wanted = shares > 0
+    wanted = np.flatnonzero(shares)
     most = None
     if candidates := getattr(method, "max_candidates", None):
         # From few more windows than are to be chosen, every method would choose nearly as if at random.
         most = max(candidates, LEAST_CHOICE * int(shares.max()))
         if large := int((strata.sizes[wanted] > most).sum()):
-            text = (
-                "%d of %d strata have more than %d windows: of each, so many, drawn uniformly, are considered; raise "
-            )
-            log.warning(text + "max_candidates, or take shorter strata, to consider more", large, wanted.sum(), most)
-    numbers = set(np.flatnonzero(wanted).tolist())
-    reading = strata.read(numbers, with_embeddings=method.needs_embeddings, most=most, seed=seed)
+            text = "%d of %d strata have more than %d windows: so many of each, drawn uniformly, are considered"
+            log.warning(text + "; raise max_candidates, or take shorter strata", large, len(wanted), most)
+    reading = strata.read(set(wanted.tolist()), with_embeddings=most is not None, most=most, seed=seed)
     calls = (partial(_choose, method, windows, int(shares[n]), seed, strata.names[n]) for n, windows in reading)
     bar = tqdm(total=int(shares.sum()), unit="window", unit_scale=True, desc="sample", disable=None)
     # One thread for each stratum, rather than all for one stratum's matrices, unless there is only one stratum.
-    limit = threadpool_limits(1) if min(workers, len(numbers)) > 1 else nullcontext()
+    limit = threadpool_limits(1) if min(workers, len(wanted)) > 1 else nullcontext()
     parts, rows, by_similarity, among = [], [], 0.0, 0
     with limit, bar:
         for windows, (chosen, similar) in chain.from_iterable(prefetch(calls, workers)):
@@ -192,7 +158,7 @@ def choose_windows(
             bar.update(len(chosen))
     part, window = np.concatenate(parts).astype(np.int64), np.concatenate(rows).astype(np.int64)
     order = np.lexsort((window, part))
-    if isinstance(method, DiverseDPP):
+    if isinstance(method, DPP):
         warn_if_uniform(by_similarity, among, method.ridge)
     return part[order], window[order], by_similarity / among if among else None
 
@@ -201,18 +167,15 @@ def _choose(
     method: Method, windows: StratumWindows, k: int, seed: int, name: Name
 ) -> Iterator[tuple[StratumWindows, Choice]]:
     """Choose from one stratum; an iterator, for `prefetch`."""
+    if k == windows.size:
+        yield windows, (np.arange(k), None)
+        return
     try:
-        finite = np.isfinite(windows.embeddings).all(1)
-        if k == windows.size:
-            yield windows, (np.arange(k), None)
-        elif not finite.all():
-            part, window = windows.part[~finite][0], windows.window[~finite][0]
-            raise EdgeseaError(
-                f"{(~finite).sum()} of {windows.size} windows have embeddings with NaN or Inf, the first is window "
-                f"{window} of part {part}; make the table again without its clip"
-            )
-        else:
-            yield windows, method.choose(windows, k, stratum_rng(seed, name, "choose"))
+        if len(bad := np.flatnonzero(~np.isfinite(windows.embeddings).all(1))):
+            place = f"the first is window {windows.window[bad[0]]} of part {windows.part[bad[0]]}"
+            remedy = "make the table again without its clip"
+            raise EdgeseaError(f"{len(bad)} of {windows.size} windows have NaN or Inf in embeddings: {place}; {remedy}")
+        yield windows, method.choose(windows, k, stratum_rng(seed, name, "choose"))
     except EdgeseaError as error:
         raise EdgeseaError(f"stratum {', '.join(filter(None, name)) or '(all windows)'}: {error}") from error
 
@@ -223,19 +186,18 @@ def relevance(windows: StratumWindows) -> Float64:
     The rank in the slot (1: the quietest; the mean of their ranks for equal levels) divided by the number of windows in
     the slot: 1 for a window that is alone in it. Windows without a time have a slot of their own.
     """
-    missing = int(np.count_nonzero(~np.isfinite(windows.level)))
-    if missing:
-        raise EdgeseaError(
-            f"{missing} of {windows.size} windows have no level, which this method needs; choose random, dpp_div, "
-            "dpp_div_map or kmeans, or make a table with levels"
-        )
+    import pandas as pd
+
+    if missing := int(np.count_nonzero(~np.isfinite(windows.level))):
+        remedy = "choose random, dpp_div, dpp_div_map or kmeans, or make a table with levels"
+        raise EdgeseaError(f"{missing} of {windows.size} windows have no level, which this method needs; {remedy}")
     slots = np.nan_to_num(windows.seconds_of_day // SLOT, nan=-1)
-    result = np.zeros(windows.size)
-    for slot in np.unique(slots):
-        members = slots == slot
-        # Equal levels stand next to each other in the order: `last` is how many are not louder, and a group of
-        # `count` equal ones has the ranks last - count + 1 ... last.
-        _, group, count = np.unique(windows.level[members], return_inverse=True, return_counts=True)
-        last = np.cumsum(count)
-        result[members] = (last - (count - 1) / 2)[group] / members.sum()
-    return result
+    return np.asarray(pd.Series(windows.level).groupby(slots).rank(pct=True), np.float64)
+
+
+def normalized(rows: Float64) -> Float64:
+    """Rows of length 1, also of huge and of tiny ones; a row of zeros stays one: it is similar to nothing."""
+    largest = np.abs(rows).max(1, initial=0.0)
+    rows = rows / np.where(largest > 0, largest, 1.0)[:, None]  # keeps the squares in range
+    length = np.linalg.norm(rows, axis=1)
+    return rows / np.where(length > 0, length, 1.0)[:, None]

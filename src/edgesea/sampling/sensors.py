@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from edgesea.errors import EdgeseaError
-from edgesea.sampling.dpp import k_dpp
-from edgesea.sampling.similarity import position_features
+from edgesea.sampling.dpp import Float64, k_dpp, pivoted_cholesky
 
-COLUMNS = {"sensor": ("sensor", "sensor_id"), "latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng")}
+COLUMNS = (("sensor", "sensor_id"), ("latitude", "lat"), ("longitude", "lon", "lng"))  # names in a file of positions
+PLACE = ["latitude", "longitude"]
+EARTH_RADIUS_KM = 6371.0088  # mean radius (IUGG)
 Position = tuple[float, float]  # latitude and longitude in degrees
 
 
@@ -30,14 +31,14 @@ def read_positions(path: Path) -> dict[str, Position]:
         raise EdgeseaError(f"{path}: no such file; it must have the columns sensor, latitude and longitude") from None
     except (OSError, ValueError) as error:  # not UTF-8, no columns, not Parquet
         raise EdgeseaError(f"{path}: cannot be read: {error}; give a CSV file in UTF-8, or a Parquet file") from error
-    names = {str(name).strip().casefold(): name for name in rows}
-    found = {column: next((names[each] for each in known if each in names), None) for column, known in COLUMNS.items()}
-    missing = [column for column, name in found.items() if name is None]
-    if missing:
-        raise EdgeseaError(f"{path}: no column {', '.join(missing)}; it has {', '.join(names)} (separated by commas)")
-    rows = rows[list(found.values())].set_axis(list(COLUMNS), axis=1).drop_duplicates()
-    rows = rows[rows["latitude"].notna() | rows["longitude"].notna()]
-    degrees = rows[["latitude", "longitude"]].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
+    rows = rows.rename(columns=lambda name: str(name).strip().casefold())
+    columns = [next((name for name in known if name in rows), known[0]) for known in COLUMNS]
+    if missing := [name for name in columns if name not in rows]:
+        raise EdgeseaError(
+            f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, rows))} (separated by commas)"
+        )
+    rows = rows[columns].set_axis(["sensor", *PLACE], axis=1).dropna(how="all", subset=PLACE).drop_duplicates()
+    degrees = rows[PLACE].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
     positions: dict[str, Position] = {}
     for name, (latitude, longitude) in zip(rows["sensor"].astype(str).str.strip(), degrees.tolist(), strict=True):
         if not (abs(latitude) <= 90 and -180 <= longitude <= 360):
@@ -58,8 +59,7 @@ def choose_sensors(
     named = [sensor for sensor in sensors if sensor]
     if not named:
         raise EdgeseaError("the table has no sensors to choose; extract it with a manifest that has a column sensor")
-    missing = [sensor for sensor in named if sensor not in positions]
-    if missing:
+    if missing := [sensor for sensor in named if sensor not in positions]:
         raise EdgeseaError(f"no position of sensor {', '.join(missing[:8])}; add it to the file of positions")
     places = np.array([positions[sensor] for sensor in named])
     most = len(np.unique(places, axis=0))
@@ -67,3 +67,21 @@ def choose_sensors(
         raise EdgeseaError(f"cannot choose {count} sensors: the {len(named)} of the table stand in {most} places")
     features = position_features(places[:, 0], places[:, 1])
     return [named[row] for row in k_dpp(features, count, rng=rng)]
+
+
+def position_features(latitude: Float64, longitude: Float64, *, scale_km: float | None = None) -> Float64:
+    """Features (n, <= n) whose inner products are exp(-distance / scale), with the distance along the earth's surface.
+
+    Positions are in degrees, the scale is the median distance of different positions by default. This kernel, unlike
+    the Gaussian one, is positive definite on a sphere: Feragen, Lauze & Hauberg, "Geodesic exponential kernels: when
+    curvature and linearity conflict", CVPR 2015.
+    """
+    north, east = np.radians(latitude), np.radians(longitude)
+    # The haversine formula keeps its digits for sensors a few metres apart.
+    haversine = np.sin((north[:, None] - north) / 2) ** 2
+    haversine += np.cos(north[:, None]) * np.cos(north) * np.sin((east[:, None] - east) / 2) ** 2
+    distance = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(haversine.clip(max=1.0)))
+    different = distance[distance > 1e-12 * distance.max()]
+    scale = scale_km or (np.median(different) if len(different) else 1.0)
+    kernel = np.exp(-distance / scale)
+    return pivoted_cholesky(np.diag(kernel), kernel.__getitem__, len(kernel), tolerance=1e-12)[1]

@@ -7,6 +7,8 @@ strata are mixed, parts of it are read more than once.
 """
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import Float64, Int64
 from edgesea.table.reader import Chunk, Table
+
+log = logging.getLogger(__name__)
 
 Period = Literal["day", "week", "month", "none"]
 Name = tuple[str, str]  # sensor and period, e.g. 2020-05-01, 2020-W18 or 2020-05; "" where unknown or not asked for
@@ -58,20 +62,17 @@ class Grouping:
         A window belongs to the day on which it starts; weeks begin on Monday (ISO 8601).
         """
         rows = chunk.select(self.split)
-        if not len(rows):
-            return rows, np.zeros(0), [], rows
         seconds = local_seconds(chunk, sample_rate, self.zone)[rows]
         sensors = list(dict.fromkeys(sensor or "" for sensor in chunk.sensors))
-        number = {sensor: index for index, sensor in enumerate(sensors)}
-        codes = DAYS * np.array([number[sensor or ""] for sensor in chunk.sensors], np.int64)[chunk.clip[rows]]
+        codes = DAYS * np.array([sensors.index(sensor or "") for sensor in chunk.sensors], np.int64)[chunk.clip[rows]]
         if self.period != "none":
             days = np.floor(seconds / DAY) + EPOCH.toordinal()
             codes += np.nan_to_num(days, nan=0).clip(max=date.max.toordinal()).astype(np.int64)
         # Few sensors and days, which are then named one by one; several days may be one stratum.
         codes, code = np.unique(codes, return_inverse=True)
         each = [(sensors[code // DAYS], _period_name(code % DAYS, self.period)) for code in codes.tolist()]
-        unique = {name: index for index, name in enumerate(dict.fromkeys(each))}
-        return rows, seconds, list(unique), np.array([unique[name] for name in each], np.int64)[code]
+        names = list(dict.fromkeys(each))
+        return rows, seconds, names, np.array([names.index(name) for name in each], np.int64)[code]
 
 
 def _period_name(day: int, period: Period) -> str:
@@ -97,8 +98,7 @@ def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None) -> Floa
             name = chunk.names[row]
             raise EdgeseaError(f"{name}: time {time} is not in the years 1 to 9999; correct the manifest") from None
         begins[row] = (moment.replace(tzinfo=None) - EPOCH).total_seconds()
-    seconds: Float64 = begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
-    return seconds
+    return begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,24 @@ class Strata:
         """The same strata, but those of other sensors have no windows to choose."""
         return replace(self, sizes=np.where([sensor in sensors for sensor, _ in self.names], self.sizes, 0))
 
+    def log_unknown(self, needs_levels: bool) -> None:
+        """Log what is not known of the windows, and what follows from it for a method that may need their levels."""
+        table, total, period, zone = self.table.path, self.sizes.sum(), self.grouping.period, self.grouping.zone
+        if zone is not None and not self.offsets - {None}:
+            log.warning("%s: no time in it has an offset from UTC, so time_zone changes nothing", table)
+        if zone is None and timedelta(0) in self.offsets and (needs_levels or period != "none"):
+            log.warning("%s: times are in UTC, and so are days and hours; set time_zone to use local ones", table)
+        if self.sensors == [""]:
+            log.info("%s: no sensors known; all windows count as one sensor's", table)
+        elif "" in self.sensors:
+            log.warning("%s: some windows have no sensor; they count as one sensor's", table)
+        untimed = f"{table}: {self.untimed} of {total} windows have no time"
+        if self.untimed and needs_levels:
+            log.warning("%s: their levels are ranked among each other, whatever the time of day", untimed)
+        if self.untimed and period != "none":
+            level = logging.INFO if self.untimed == total else logging.WARNING
+            log.log(level, "%s: those of a sensor count as one %s", untimed, period)
+
     def read(
         self, wanted: set[int], *, with_embeddings: bool, most: int | None = None, seed: int = 0
     ) -> Iterator[tuple[int, StratumWindows]]:
@@ -130,7 +148,7 @@ class Strata:
         Of a stratum with more than `most` windows only so many are read, drawn uniformly.
         """
         counts = self.sizes if most is None else np.minimum(self.sizes, most)
-        embedding_bytes = self.table.embedding_size * np.dtype(self.table.info["dtype"]).itemsize
+        embedding_bytes = self.table.embedding_size * self.table.embedding_dtype.itemsize
         needed = counts * (SMALL_BYTES + embedding_bytes * with_embeddings)
         # In the order in which they begin, so that the strata of a batch are close to each other in the table.
         order = np.array(list(dict.fromkeys(n for members in self.chunks.values() for n in members if n in wanted)))
@@ -171,19 +189,17 @@ class Strata:
 
 def find_strata(table: Table, grouping: Grouping) -> Strata:
     """Count the windows of each stratum in one pass over the small columns of a table."""
-    sizes: dict[Name, int] = {}
+    sizes: Counter[Name] = Counter()
     found: dict[tuple[int, int], list[Name]] = {}
     offsets: set[timedelta | None] = set()
     untimed = 0
     for chunk in table.chunks():
         rows, seconds, names, place = grouping.apply(chunk, table.sample_rate)
-        if not len(rows):
-            continue
-        untimed += int(np.isnan(seconds).sum())
-        offsets |= {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
-        for name, count in zip(names, np.bincount(place).tolist(), strict=True):
-            sizes[name] = sizes.get(name, 0) + count
-        found[chunk.part, chunk.group] = names
+        if len(rows):
+            untimed += int(np.isnan(seconds).sum())
+            offsets |= {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
+            sizes.update(dict(zip(names, np.bincount(place).tolist(), strict=True)))
+            found[chunk.part, chunk.group] = names
     order = sorted(sizes)  # not as they appear, so that shares do not depend on the order of the clips
     number = {name: index for index, name in enumerate(order)}
     chunks = {place: [number[name] for name in names] for place, names in found.items()}
