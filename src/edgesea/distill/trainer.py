@@ -103,8 +103,8 @@ def _trainer(options: Training, folder: Path, save_every: int, precision: str, d
         callbacks.append(EarlyStopping("val_mse", 1e-4, options.patience, check_on_train_epoch_end=False))
     if save_every:
         # Lightning tells callbacks apart by what they monitor, and counts epochs from 0.
-        kept = {"save_top_k": -1, "every_n_epochs": save_every, "auto_insert_metric_name": False}
-        callbacks.append(checkpoint("epoch-{epoch_number:04.0f}", "epoch_number", **kept))
+        every: dict[str, Any] = {"save_top_k": -1, "every_n_epochs": save_every, "auto_insert_metric_name": False}
+        callbacks.append(checkpoint("epoch-{epoch_number:04.0f}", "epoch_number", **every))
     callbacks.append(checkpoint("last"))  # the last to be written: it marks the epoch as done
     return Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
