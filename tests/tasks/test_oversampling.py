@@ -36,52 +36,12 @@ def test_thresholds_are_the_mean_or_a_percentile_of_the_ratios_of_tags_that_occu
     assert imbalance_threshold(np.zeros(3, int), "mean") == np.inf
 
 
-# ----------------------------------------------------------------- MLSMOTE by hand
-
-
-def test_only_tags_above_the_threshold_get_clips() -> None:
-    # counts 8, 4, 2: ratios 1, 2, 4, mean 7/3: only the last is rare, until 8 / count <= 7/3, at a count of 4
-    made = run(mlsmote, matrix("11.", "11.", "11.", "11.", "1.1", "1..", "1..", "1..", "..1"))
-    # its two clips are seeds once each, and neighbours of each other
-    assert sorted(pairs(made)) == [(4, 8), (8, 4)]
-    np.testing.assert_array_equal(made.labels, [[1, 0, 1], [1, 0, 1]])  # half of the two have the first tag
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_further_iterations_add_clips_until_the_ratio_is_at_the_threshold(method: Callable[..., Mixtures]) -> None:
     labels = matrix(*["1.."] * 40, *[".1."] * 40, *["..1"] * 2)  # ratios 1, 1, 20, mean 7.3; 40/6 is below, 40/5 not
     made = [run(method, labels, iterations=iterations) for iterations in (1, 2, 3)]
     assert [len(some.seed) for some in made] == [2, 4, 4]
     assert sorted(made[1].seed.tolist()) == [80, 80, 81, 81]
-
-
-def test_adding_stops_as_soon_as_the_ratio_is_at_the_threshold() -> None:
-    # counts 9 and 3: ratios 1 and 3, mean 2: 9/4 is above, 9/5 is not
-    np.testing.assert_array_equal(run(mlsmote, matrix(*["1."] * 9, *[".1"] * 3)).labels, [[0, 1], [0, 1]])
-    # counts 8 and 2: ratios 1 and 4, mean 2.5: 8/3 is above, 8/4 is not
-    assert len(run(mlsmote, matrix(*["1."] * 8, *[".1"] * 2)).seed) == 2
-    # counts 12, 4, 3 at the median, ratios 1, 3, 4: 3 is not above 3, 12/3 = 4 is, 12/4 is no more
-    made = run(mlsmote, matrix(*["1.."] * 12, *[".1."] * 4, *["..1"] * 3), threshold="percentile_50")
-    np.testing.assert_array_equal(made.labels, [[0, 0, 1]])
-
-
-def test_a_tag_without_a_clip_or_with_one_gets_nothing_but_the_second_counts_for_the_threshold() -> None:
-    labels = matrix(*["1..."] * 6, *[".1.."] * 3, "..1.")
-    # ratios 1, 2, 6: mean 3, so the second tag is not rare; without the third it would be
-    assert len(run(mlsmote, labels).seed) == 0
-    np.testing.assert_array_equal(run(mlsmote, labels[:9]).labels, [[0, 1, 0, 0]])  # 6/4 = (1 + 2) / 2
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_labels_are_those_of_half_of_seed_and_neighbours(seed: int) -> None:
-    # the last tag is rare; of the clips that have it (8 to 11) the first to fourth tag is had by 1, 2, 3 and 4
-    labels = matrix(*["1111."] * 8, "11111", ".1111", "..111", "...11")
-    made = run(mlsmote, labels, seed=seed, threshold="percentile_75")
-    np.testing.assert_array_equal(made.labels, np.tile([0, 1, 1, 1, 1], (4, 1)))
-    # with one neighbour, clips 8 and 9 have each other (half of two), and clip 11 has clip 10
-    made = run(mlsmote, labels, seed=seed, threshold="percentile_75", k=1)
-    expected = {8: [1, 1, 1, 1, 1], 9: [1, 1, 1, 1, 1], 10: [0, 1, 1, 1, 1], 11: [0, 0, 1, 1, 1]}
-    assert made.labels.tolist() == [expected[clip] for clip in made.seed.tolist()]
 
 
 def test_neighbours_are_the_nearest_clips_with_the_tag_one_of_them_at_random() -> None:
@@ -99,9 +59,6 @@ def test_a_clip_is_never_its_own_neighbour_even_among_equal_clips(method: Callab
     made = run(method, matrix(*["1."] * 60, *[".1"] * 30), np.zeros((90, 3)), threshold="percentile_1")
     assert len(made.seed) == 30
     assert (made.seed != made.neighbor).all()
-
-
-# ----------------------------------------------------------------- label-set SMOTE by hand
 
 
 def test_a_rare_set_is_completed_by_clips_whose_tags_make_it_up() -> None:
@@ -138,9 +95,6 @@ def test_the_empty_set_may_be_the_commonest_or_the_rare_one() -> None:
     made = run(label_set_smote, matrix("..", "..", *["1."] * 6))
     np.testing.assert_array_equal(made.labels, [[0, 0]])
     assert {*made.seed.tolist(), *made.neighbor.tolist()} == {0, 1}
-
-
-# ----------------------------------------------------------------- against a slow version that follows the choices
 
 
 def follow(made: Mixtures, features: Floats, labels: Bool, iterations: int, threshold: str, k: int) -> int:

@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.features import Bags
@@ -26,18 +25,6 @@ def problem(clips: int = 60, classes: int = 3, folds: int = 3, noise: float = 1.
     return Bags(rows.astype(np.float32), counts), labels, 1 + np.arange(clips) // classes % folds
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_probes_do_not_depend_on_the_scale_of_the_features(kind: Classifier) -> None:
-    bags, labels, folds = problem(150)
-    rows = bags.means().astype(np.float64)
-    predictions = []
-    for scaled in (rows, rows * [1e3, 1e-3, 1, 1, 1, 10] + 50):
-        probe, _ = fit_probe(scaled[:100], labels[:100], folds[:100], ProbeOptions(kind), 0)
-        predictions.append(probe.predict(scaled[100:]))
-    assert (predictions[0] == predictions[1]).mean() > 0.95
-    assert (predictions[0] == labels[100:]).mean() > 0.7
-
-
 def test_features_are_those_of_each_clip() -> None:
     bags = Bags(np.array([[1, 10], [3, 10], [8, 40], [5, 6]], np.float32), np.array([3, 0, 1]))
     first = [4, 20, np.sqrt(26 / 3), np.sqrt(200), 1, 10, 8, 40, 3, 10]
@@ -49,31 +36,16 @@ def test_features_are_those_of_each_clip() -> None:
 
 
 @pytest.mark.parametrize(("kind", "classes"), product(KINDS, (2, 8)))
-def test_a_clip_of_one_row_gets_the_prediction_of_the_probe(kind: Classifier, classes: int) -> None:
+def test_a_clip_gets_the_class_with_the_largest_mean_score(kind: Classifier, classes: int) -> None:
     bags, labels, folds = problem(240, classes, noise=3.0)
-    bags = clip_features(bags, "mean")
-    probe, _ = fit_probe(bags.rows[:120], labels[:120], folds[:120], ProbeOptions(kind), 0)
-    wanted = probe.predict(bags.rows)
-    assert len(set(wanted.tolist())) == classes
-    np.testing.assert_array_equal(predict(probe, bags), wanted)
-
-
-@pytest.mark.parametrize(("kind", "classes"), product(KINDS, (2, 3)))
-def test_a_clip_of_windows_gets_the_class_with_the_largest_mean_score(kind: Classifier, classes: int) -> None:
-    bags, labels, folds = problem(classes=classes, noise=3.0)
-    owner = bags.owner
-    probe, _ = fit_probe(bags.rows, labels[owner], folds[owner], ProbeOptions(kind), 0)
-    test = problem(classes=classes, noise=3.0, seed=1)[0]
-    test = test.with_rows(test.rows * np.linspace(-1, 2, len(test.rows))[:, None].astype(np.float32))
-    expected = []
-    for clip in range(len(test)):
-        window = test.rows[test.owner == clip]
-        if kind != "svm":
-            expected.append(probe.predict_proba(window).mean(0).argmax())
-        elif classes == 2:
-            expected.append(int(probe.decision_function(window).mean() > 0))
-        else:
-            expected.append(probe.decision_function(window).mean(0).argmax())
+    probe, _ = fit_probe(bags.rows, labels[bags.owner], folds[bags.owner], ProbeOptions(kind), 0)
+    test = problem(240, classes, noise=3.0, seed=1)[0]
+    single = probe.predict(test.rows)
+    assert len(set(single.tolist())) == classes
+    np.testing.assert_array_equal(predict(probe, Bags(test.rows, np.ones(len(test.rows), np.int64))), single)
+    scores = (probe.decision_function if kind == "svm" else probe.predict_proba)(test.rows)
+    means = [scores[test.owner == clip].mean(0) for clip in range(len(test))]
+    expected = [mean.argmax() if np.ndim(mean) else mean > 0 for mean in means]  # one number: svm with two classes
     np.testing.assert_array_equal(predict(probe, test), expected)
 
 
@@ -85,7 +57,7 @@ def searched_by_hand(kind: Classifier, rows: np.ndarray, labels: np.ndarray, fol
         own = dict(zip(sorted(grid), values, strict=True))
         accuracies = []
         for fold in np.unique(folds):
-            probe = clone(make_probe(kind, 0)).set_params(**{f"classifier__{name}": own[name] for name in own})
+            probe = make_probe(kind, 0).set_params(**{f"classifier__{name}": own[name] for name in own})
             with fixed_epochs():
                 probe.fit(rows[folds != fold], labels[folds != fold])
             accuracies.append((probe.predict(rows[folds == fold]) == labels[folds == fold]).mean())
@@ -95,7 +67,7 @@ def searched_by_hand(kind: Classifier, rows: np.ndarray, labels: np.ndarray, fol
     return next(own for score, own in results if score > best - 1e-12)
 
 
-@pytest.mark.parametrize(("kind", "features"), [*product(("logistic", "svm"), ("mean", "framewise")), ("mlp", "mean")])
+@pytest.mark.parametrize(("kind", "features"), [("logistic", "framewise"), ("svm", "mean"), ("mlp", "mean")])
 def test_a_search_leaves_out_one_fold_at_a_time(kind: Classifier, features: Any) -> None:
     """Clips have places of their own: with windows of one clip on both sides, the wrong parameters would win."""
     bags, labels, folds = problem(48, noise=3.0, seed=2)
@@ -103,10 +75,9 @@ def test_a_search_leaves_out_one_fold_at_a_time(kind: Classifier, features: Any)
     labels, folds = labels[bags.owner], folds[bags.owner]
     probe, chosen = fit_probe(bags.rows, labels, folds, ProbeOptions(kind, search=True), 0)
     assert chosen == searched_by_hand(kind, bags.rows, labels, folds)
-    with fixed_epochs():
-        again = make_probe(kind, 0).set_params(**{f"classifier__{name}": chosen[name] for name in chosen})
-        again.fit(bags.rows, labels)
-    np.testing.assert_array_equal(again.predict(bags.rows), probe.predict(bags.rows))
+    parameters = probe.named_steps["classifier"].get_params()
+    assert {name: parameters[name] for name in chosen} == chosen
+    assert (probe.predict(bags.rows) == labels).mean() > 0.5
 
 
 def test_a_search_needs_two_folds_of_two_classes() -> None:
@@ -130,11 +101,9 @@ def test_ctrl_c_ends_the_training_instead_of_cutting_it_short(search: bool) -> N
     bags, labels, folds = problem(3000)
     options = ProbeOptions("mlp", search=search, num_hidden_layers=2, hidden_layer_size=256)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in background jobs
-    timer = threading.Timer(0.5, _thread.interrupt_main)
-    timer.start()
+    threading.Timer(0.5, _thread.interrupt_main).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             fit_probe(bags.means(), labels, folds, options, 0)
     finally:
-        timer.cancel()
         signal.signal(signal.SIGINT, before)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from edgesea.errors import EdgeseaError
@@ -26,9 +27,6 @@ def problem(clips: int = 100, seed: int = 0) -> tuple[Bags, Targets]:
     where = rng.uniform(0, 6, (clips, 5)).astype(int).astype(float)
     sensors = 5 + 2 * (np.arange(clips) % 12)
     return Bags(rows.astype(np.float32), counts, where), Targets(labels, np.ones(labels.shape, bool), sensors)
-
-
-# ----------------------------------------------------------------- preparation
 
 
 @pytest.mark.parametrize("standardize", [True, False])
@@ -54,9 +52,7 @@ def test_there_are_no_more_components_than_directions() -> None:
 def test_context_follows_each_window() -> None:
     (train, targets), test = problem(), problem(20, seed=1)[0]
     found = preparation(train, TaggingOptions(context=True))(test)
-    assert train.context is not None
-    assert test.context is not None
-    code = ContextEncoding.fit(train.context, standardize=True).encode(test.context)
+    code = ContextEncoding.fit(np.asarray(train.context), standardize=True).encode(np.asarray(test.context))
     np.testing.assert_array_equal(found.rows[:, 6:], code[test.owner])
     for name, word in (("context", "latitude"), ("sensor_factor", "sensor_id"), ("proximity_factor", "_proximity")):
         with pytest.raises(EdgeseaError, match=f"{name}.*{word}"):
@@ -87,20 +83,16 @@ def test_synthetic_clips_are_made_window_by_window(name: Any, smote: Any) -> Non
     np.testing.assert_array_equal(found.rows[: len(bags.rows)], bags.rows)
     np.testing.assert_array_equal(labelled.labels, np.concatenate([targets.labels, made.labels]))
     np.testing.assert_array_equal(labelled.given[100:], given[made.seed] & given[made.neighbor])
-    assert bags.context is not None
-    assert found.context is not None
-    first, row = bags.first, len(bags.rows)
-    for clip, (seed, other, weight) in enumerate(zip(made.seed, made.neighbor, made.weight, strict=True), 100):
-        for window in range(min(bags.counts[seed], bags.counts[other])):
-            wanted = weight * bags.rows[first[seed] + window] + (1 - weight) * bags.rows[first[other] + window]
-            np.testing.assert_allclose(found.rows[row], wanted, rtol=1e-4)
-            row += 1
-        where = weight * bags.context[seed, :2] + (1 - weight) * bags.context[other, :2]
-        np.testing.assert_allclose(found.context[clip], [*where, *bags.context[seed, 2:]])
-    assert row == len(found.rows) == found.counts.sum()
-
-
-# ----------------------------------------------------------------- probabilities
+    blocks = np.split(bags.rows, bags.first[1:])
+    context, wanted = np.asarray(bags.context), []
+    for seed, other, weight in zip(made.seed, made.neighbor, made.weight, strict=True):
+        windows = min(bags.counts[seed], bags.counts[other])
+        wanted.append(weight * blocks[seed][:windows] + (1 - weight) * blocks[other][:windows])
+    np.testing.assert_allclose(found.rows[len(bags.rows) :], np.concatenate(wanted), rtol=1e-4)
+    assert found.counts[100:].tolist() == [len(windows) for windows in wanted]
+    share, where = made.weight[:, None], np.asarray(found.context)[100:]
+    np.testing.assert_allclose(where[:, :2], share * context[made.seed, :2] + (1 - share) * context[made.neighbor, :2])
+    np.testing.assert_array_equal(where[:, 2:], context[made.seed, 2:])
 
 
 def test_probabilities_are_the_mean_of_networks_with_consecutive_seeds() -> None:
@@ -138,17 +130,11 @@ def test_clips_without_windows_are_not_trained_on_and_score_zero() -> None:
 
 
 def test_monitored_clips_end_the_training_early() -> None:
-    train, targets = problem(60)
-    test, wanted = problem(60, seed=1)
+    (train, targets), (test, wanted) = problem(60), problem(60, seed=1)
     options = replace(FAST, num_epochs=300, learning_rate=0.02, l2_reg=0.0)
     overfitted = tag_probabilities(train, targets, test, options, 0)
-
-    def loss(p: np.ndarray) -> float:
-        right = np.where(wanted.labels == 1, p, 1 - p)
-        return float(-np.log(np.maximum(right, 1e-7)).mean())
-
     for monitored in (None, (test, wanted)):
         early = tag_probabilities(train, targets, test, replace(options, patience=5), 0, monitored)
-        assert loss(early) < loss(overfitted) / 2
+        assert log_loss(wanted.labels.ravel(), early.ravel()) < log_loss(wanted.labels.ravel(), overfitted.ravel()) / 2
     # Without patience nothing is held out, and nothing is monitored.
     np.testing.assert_array_equal(tag_probabilities(train, targets, test, options, 0, (test, wanted)), overfitted)

@@ -6,6 +6,7 @@ from typing import Any
 from edgesea.pipeline import checked_sections, run_stages
 from edgesea.tasks.options import TaggingOptions, check_seed
 
+STUDENT = {"student": "sea-64", "filters": [16, 32, 64, 64], "epochs": 12, "lr": 3e-3, "schedule": "onecycle"}
 # A hundred clips are too few to hold some of them out for early stopping.
 TAGGING = {"batch_size": 16, "l2_reg": 1e-3, "num_epochs": 50, "patience": 0}
 
@@ -36,21 +37,12 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> dict[str, Any]:
     check_seed(seed, TaggingOptions().members)
     from edgesea.demo.city import make_city
 
-    folder = Path(out)
-    city = make_city(folder.with_name(folder.name + "-city"), annotated=0.8, seed=seed)
+    city = make_city(Path(f"{out}-city"), annotated=0.8, seed=seed)
     options: dict[str, dict[str, Any]] = {
         "extract": {"source": city / "manifest.csv", "teacher": "spectral", "hop": 1.0, "part_clips": 64},
         "sample": {"size": 2000, "seed": seed},
         "reduce": {"method": "pca", "size": 32},
-        "distill": {
-            "student": "sea-64",
-            "filters": [16, 32, 64, 64],
-            "epochs": 12,
-            "lr": 3e-3,
-            "schedule": "onecycle",
-            "precision": "auto",
-            "seed": seed,
-        },
+        "distill": {**STUDENT, "precision": "auto", "seed": seed},
         "evaluate": {"task": "sonyc_ust", "data": city, "hop": 1.0, "seed": seed, "tagging": TAGGING},
     }
-    return run_stages(checked_sections(options, "demo"), folder)
+    return run_stages(checked_sections(options, "demo"), Path(out))

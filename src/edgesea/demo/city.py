@@ -13,7 +13,7 @@ from scipy import fft, signal
 from tqdm import tqdm
 
 from edgesea.artifact import atomic_path, claim, versions
-from edgesea.demo.sounds import RATE, Rng, Signal, add, decay, make_sound, tone, unit
+from edgesea.demo.sounds import RATE, Rng, Signal, add, decay, make_sound, unit
 
 # The fine tags of each coarse one; where there are several, the last is the uncertain one, X.
 TAXONOMY = {
@@ -33,15 +33,6 @@ FINE = {
     for coarse, names in zip(COARSE, map(str.split, TAXONOMY.values()), strict=True)
     for number, name in enumerate(names, 1)
 }
-CONTEXT_COLUMNS = (
-    "split", "sensor_id", "audio_filename", "annotator_id", "borough", "block", "latitude", "longitude", "year",
-    "week", "day", "hour",
-)  # fmt: skip
-ANNOTATION_COLUMNS = (
-    *CONTEXT_COLUMNS,
-    *(f"{code}_{name}_{what}" for what in ("presence", "proximity") for code, name in FINE.items()),
-    *(f"{code}_{name}_presence" for code, name in COARSE.items()),
-)
 # Sources in a clip at the busiest hour, busy hours, seconds, dB louder than others, and shares of the fine tags. What
 # strikes or barks is loud for a moment only, so nobody would notice it at the level of the others.
 HABITS: dict[str, tuple[float, tuple[float, ...], tuple[float, float], float, tuple[float, ...]]] = {
@@ -68,7 +59,6 @@ class Sensor:
     place: dict[str, float]  # borough, block, latitude, longitude
     level: float  # of the background at the busiest hour, dBFS
     slope: float  # of its spectrum, dB per octave
-    hum: float  # share of mains hum in its amplitude
     calibration: float  # dB SPL of a signal of RMS 1
     response: Signal  # gain of microphone and housing in dB at 63 Hz, 125 Hz, ... 16 kHz
     tail: Signal  # reverberation of the street, energy 1
@@ -88,7 +78,6 @@ def make_sensor(rng: Rng) -> Sensor:
         place,
         level=rng.uniform(-44, -40),
         slope=rng.uniform(-5.2, -3.8),
-        hum=rng.uniform(0, 0.25),
         calibration=rng.uniform(101, 107),
         response=rng.standard_normal(9),
         tail=unit(rng.standard_normal(n) * decay(n, n / RATE)) / np.sqrt(n),
@@ -107,8 +96,7 @@ def record(sensor: Sensor, time: datetime, seconds: float, rng: Rng) -> tuple[Si
     frequencies = np.maximum(fft.rfftfreq(n, 1 / RATE), 20.0)
     floor = sensor.level - 5 * (1 - activity("1", hour))
     traffic = fft.irfft(fft.rfft(rng.standard_normal(n)) * np.maximum(frequencies, 100) ** (sensor.slope / 6.02), n)
-    hum = tone(60, [0.3, 1.0, 0.1, 0.5, 0.1, 0.2], n, rng)
-    mix = 10 ** (floor / 20) * unit((1 - sensor.hum) * unit(traffic) + sensor.hum * hum)
+    mix = 10 ** (floor / 20) * unit(traffic)
     heard: dict[str, str] = {}
     for coarse, (rate, _, (shortest, longest), louder, shares) in HABITS.items():
         for _ in range(min(2, rng.poisson(rate * activity(coarse, hour)))):
@@ -144,21 +132,22 @@ def annotate(heard: dict[str, str], rng: Rng) -> dict[str, str]:
     return tags
 
 
-def annotation_row(annotator: int, tags: dict[str, str]) -> dict[str, object]:
-    """The annotation columns of one annotator; -1 where there is no proximity."""
+def tag_columns(tags: dict[str, str]) -> dict[str, int | str]:
+    """The columns of what an annotator noted; proximity -1 where there is none."""
     coarse = {tag[0] for tag in tags}
-    row: dict[str, object] = {"annotator_id": annotator}
-    row |= {f"{code}_{name}_presence": int(code in tags) for code, name in FINE.items()}
-    row |= {f"{code}_{name}_proximity": tags.get(code, "-1") for code, name in FINE.items()}
-    return row | {f"{code}_{name}_presence": int(code in coarse) for code, name in COARSE.items()}
+    return {
+        **{f"{code}_{name}_presence": int(code in tags) for code, name in FINE.items()},
+        **{f"{code}_{name}_proximity": tags.get(code, "-1") for code, name in FINE.items()},
+        **{f"{code}_{name}_presence": int(code in coarse) for code, name in COARSE.items()},
+    }
 
 
 def taxonomy_yaml() -> str:
     """The taxonomy with the keys and nesting of SONYC-UST's ``dcase-ust-taxonomy.yaml``."""
     fine: dict[int, dict[int | str, str]] = {int(coarse): {} for coarse in COARSE}
     for code, name in FINE.items():
-        fine[int(code[0])][code[2] if code[2] == "X" else int(code[2])] = name
-    return yaml.safe_dump({"fine": fine, "coarse": {int(code): name for code, name in COARSE.items()}}, sort_keys=False)
+        fine[int(code[0])]["X" if code[2] == "X" else int(code[2])] = name
+    return yaml.safe_dump({"fine": fine, "coarse": dict(enumerate(TAXONOMY, 1))}, sort_keys=False)
 
 
 def make_city(
@@ -204,16 +193,16 @@ def make_city(
         level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
         manifest.append([f"audio/{name}", sensor, time.isoformat(), split, json.dumps(level)])
         if labelled:
-            week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
-            context = {"split": split, "sensor_id": sensor, "audio_filename": name, **places[sensor].place, **week}
-            volunteers = sorted(rng.choice(VOLUNTEERS, 3, replace=False) + 1)
-            rows = [annotation_row(volunteer, annotate(heard, rng)) for volunteer in volunteers]
+            noted = [(volunteer + 1, annotate(heard, rng)) for volunteer in rng.choice(VOLUNTEERS, 3, replace=False)]
             if validate:
-                rows.append(annotation_row(VERIFIED, dict.fromkeys(heard, "-1")))
-            annotations += [context | row for row in rows]
+                noted.append((VERIFIED, dict.fromkeys(heard, "-1")))
+            clip_columns = {"split": split, "sensor_id": sensor, "audio_filename": name}
+            week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
+            for annotator, tags in noted:
+                who = {"annotator_id": annotator, **places[sensor].place, **week}
+                annotations.append({**clip_columns, **who, **tag_columns(tags)})
     (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
-    pd.DataFrame(annotations, columns=list(ANNOTATION_COLUMNS)).to_csv(out / "annotations.csv", index=False)
-    columns = ["path", "sensor", "time", "split", "level"]
+    pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
     with atomic_path(out / "manifest.csv") as temporary:
-        pd.DataFrame(manifest, columns=columns).to_csv(temporary, index=False)
+        pd.DataFrame(manifest, columns=["path", "sensor", "time", "split", "level"]).to_csv(temporary, index=False)
     return out

@@ -146,35 +146,23 @@ def powered_saw(kind: int, n: int, rng: Rng) -> Signal:
     return ((1 - share / 2) * tone(pitch, partials, n, rng) * (0.5 + load / 2) + share * grit) * fades(n, 0.15)
 
 
-def sweep(n: int, rng: Rng) -> Signal:
-    """Pitch of a siren: the slow wail, the fast yelp, or two tones."""
-    shape = rng.integers(3)
-    rate = rng.uniform(*((0.15, 0.4), (2.5, 4.5), (0.8, 1.2))[shape])
-    phase = 2 * np.pi * (np.arange(n) * rate / RATE + rng.random())
-    curve = 0.4 * signal.square(phase) if shape == 2 else signal.sawtooth(phase, rng.uniform(0.3, 0.6))
-    return np.asarray(rng.uniform(650, 1000) * rng.uniform(1.3, 1.6) ** curve)
-
-
 def alert_signal(kind: int, n: int, rng: Rng) -> Signal:
-    """A horn that honks, a car alarm, a siren, or the beeper of a reversing lorry."""
-    what = ("horn", "alarm", "siren", "beeper")[kind]
-    if what == "beeper":
-        gate = np.arange(n) * rng.uniform(0.9, 1.8) / RATE % 1 < 0.5
-        return tone(log_uniform(1000, 2800, rng), [1.0, 0.15, 0.1], n, rng) * gate
-    if what == "siren":
-        swell = np.exp(0.5 * wander(n, 0.4, rng)) * fades(n, 0.5)
-        return tone(sweep(n, rng), slope(rng.uniform(-9, -4), 10), n, rng) * swell
-    if what == "alarm":  # patterns take turns
-        turn = np.arange(n) // int(RATE * rng.uniform(1.5, 2.5)) % 3
-        return tone(1.5 * np.choose(turn, [sweep(n, rng) for _ in range(3)]), [1.0, 0.3, 0.4, 0.1], n, rng)
-    pitch, buzz = rng.uniform(320, 480), slope(rng.uniform(-5, -1.5), 24, corner=4)
-    horn = tone(pitch, buzz, n, rng) + rng.uniform(0.5, 1.0) * tone(1.25 * pitch, buzz, n, rng)
-    honks, start = np.zeros(n), 0
-    for _ in range(rng.integers(2, 7)):
-        count = int(RATE * log_uniform(0.12, 1.5, rng))
-        add(honks, fades(count, 0.03), start)
-        start += count + int(RATE * rng.uniform(0.08, 0.6))
-    return horn * honks
+    """A horn that honks, a car alarm that yelps, a siren that wails or hoots, or the beeper of a reversing lorry."""
+    if kind == 0:
+        pitch, buzz = rng.uniform(320, 480), slope(rng.uniform(-5, -1.5), 24, corner=4)
+        honks, start = np.zeros(n), 0
+        for _ in range(rng.integers(2, 7)):
+            count = int(RATE * log_uniform(0.12, 1.5, rng))
+            add(honks, fades(count, 0.03), start)
+            start += count + int(RATE * rng.uniform(0.08, 0.6))
+        return honks * (tone(pitch, buzz, n, rng) + rng.uniform(0.5, 1.0) * tone(1.25 * pitch, buzz, n, rng))
+    hoots, rate = kind == 2 and rng.random() < 0.3, rng.uniform(*((2.5, 4.5), (0.15, 0.6), (0.9, 1.8))[kind - 1])
+    phase = 2 * np.pi * (np.arange(n) * rate / RATE + rng.random())
+    if kind == 3:
+        return tone(log_uniform(1000, 2800, rng), [1.0, 0.15, 0.1], n, rng) * (np.sin(phase) > 0)
+    curve = 0.4 * signal.square(2 * phase) if hoots else signal.sawtooth(phase, rng.uniform(0.3, 0.6))
+    pitch = (2 - kind / 2) * rng.uniform(650, 1000) * rng.uniform(1.3, 1.6) ** curve
+    return tone(pitch, slope(rng.uniform(-9, -4), 10), n, rng) * np.exp(0.5 * wander(n, 0.4, rng)) * fades(n, 0.5)
 
 
 def music(kind: int, n: int, rng: Rng) -> Signal:
@@ -184,29 +172,25 @@ def music(kind: int, n: int, rng: Rng) -> Signal:
     beat = rng.uniform(0.16, 0.26) if box else 60 / rng.uniform(75, 135)
     key = log_uniform(330, 600, rng) if box else log_uniform(110, 220, rng)
     partials = [1.0, 0.1, 0.35, 0.05, 0.1] if box else slope(rng.uniform(-9, -4), 12)
-    notes, drums, degree, hit = np.zeros(n), np.zeros(n), 7, int(0.25 * RATE)
+    total, drums, degree, hit = np.zeros(n), rng.uniform(0.2, 1.0), 7, int(0.25 * RATE)
     roots = PROGRESSIONS[rng.integers(len(PROGRESSIONS))]
-
-    def play(degree: int, start: int, seconds: float, loudness: float) -> None:
-        count = int(seconds * RATE)
-        note = tone(key * 2 ** (degree // 7 + scale[degree % 7] / 12), partials, count, rng)
-        add(notes, loudness * note * decay(count, 2 * seconds) * fades(count, 0.02), start)
-
     for number in range(int(n / RATE / beat) + 1):
         start = int(number * beat * RATE)
         degree = int(np.clip(degree + rng.integers(-2, 3), 0, 13))
-        if rng.random() < 0.8:
-            play(degree if box else degree + 7, start, 0.6 if box else beat, 1.0 if box else 0.6)
+        notes = [(degree if box else degree + 7, 0.6 if box else beat)] if rng.random() < 0.8 else []
         if not box:
-            for third in (-7, 0, 2, 4) if number % 4 == 0 else ():
-                play(roots[number // 4 % 4] + third, start, 4 * beat, 0.5)
+            if number % 4 == 0:
+                notes += [(roots[number // 4 % 4] + third, 4 * beat) for third in (-7, 0, 2, 4)]
             kick = tone(50 + 80 * decay(hit, 0.1), [1.0, 0.2], hit, rng)
-            add(drums, decay(hit, 0.2) * (0.7 * noise(hit, 300, 6000, rng) if number % 2 else kick), start)
-    sound: Signal = notes + rng.uniform(0.2, 1.0) * drums
+            add(total, drums * decay(hit, 0.2) * (0.7 * noise(hit, 300, 6000, rng) if number % 2 else kick), start)
+        for step, seconds in notes:
+            count = int(seconds * RATE)
+            note = tone(key * 2 ** (step // 7 + scale[step % 7] / 12), partials, count, rng)
+            add(total, 0.6 * note * decay(count, 2 * seconds) * fades(count, 0.02), start)
     if kind == 1:
         dull = signal.butter(1, rng.uniform(350, 1500), fs=RATE, output="sos")
-        sound = signal.sosfilt(dull, sound + drums) * passing(n, rng)
-    return sound
+        total = signal.sosfilt(dull, total) * passing(n, rng)
+    return total
 
 
 def talker(n: int, rng: Rng, shouting: bool) -> Signal:

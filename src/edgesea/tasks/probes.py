@@ -28,9 +28,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.features import Bags
+from edgesea.tasks.features import Bags, Float32
 from edgesea.tasks.options import Classifier, Features, ProbeOptions
 
+Ints = NDArray[np.integer]
 STEP = "classifier"  # of the pipeline, by which scikit-learn names the parameters
 
 
@@ -94,11 +95,7 @@ def fixed_epochs() -> Iterator[None]:
 
 
 def fit_probe(
-    rows: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    folds: NDArray[np.integer],
-    options: ProbeOptions,
-    seed: int,
+    rows: Float32, labels: Ints, folds: Ints, options: ProbeOptions, seed: int
 ) -> tuple[Pipeline, dict[str, Any]]:
     """Train a probe on rows with their classes and folds; also returns the parameters that a search chose."""
     model: Any = make_probe(options.classifier, seed, (options.hidden_layer_size,) * options.num_hidden_layers)
