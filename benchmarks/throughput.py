@@ -235,7 +235,7 @@ def embed_long(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             soundfile.write(folder / "pieces" / f"{index:04}.wav", block, RATE, subtype="PCM_16")
 
     def command(given: Path) -> float:
-        words = [str(given), str(arguments.weights), "--hop", "1.0", "--center", "false", "--backend", "onnx"]
+        words = [str(given), str(arguments.weights), "--hop", "1.0", "--no-center", "--backend", "onnx"]
         code = "import sys; from edgesea.cli import main; sys.exit(main(sys.argv[1:]))"
         environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
         began = time.perf_counter()

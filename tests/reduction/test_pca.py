@@ -8,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA as SklearnPCA  # noqa: N811
+from sklearn.decomposition import KernelPCA as SklearnKernelPCA
 from sklearn.preprocessing import StandardScaler
 
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.pca import PCA, RandomProjection
+from edgesea.reduction.pca import PCA, KernelPCA, RandomProjection
 
 Float32 = NDArray[np.float32]
 
@@ -71,12 +72,6 @@ def test_how_batches_are_cut_does_not_matter(batch: int) -> None:
     assert one.windows == other.windows == 9000
 
 
-@pytest.mark.parametrize(("rows", "rank"), [(correlated(4, 6), 3), (np.repeat(correlated(50, 3), 2, axis=1), 3)])
-def test_more_components_than_the_windows_span_are_refused(rows: Float32, rank: int) -> None:
-    with pytest.raises(EdgeseaError, match=f"{len(rows)} windows.*{rank} .*{rank + 1}"):
-        fitted(rows, rank + 1)
-
-
 def test_a_random_projection_preserves_squared_distances_with_the_spread_of_chi_squared() -> None:
     """|C z|^2 / |z|^2 is chi-squared with d degrees of freedom, divided by d: mean 1, variance 2 / d."""
     rows, size, draws = correlated(60, 40), 8, 300
@@ -114,3 +109,75 @@ def test_memory_does_not_grow_with_the_number_of_windows() -> None:
         for n in ("20000", "200000")
     )
     assert many - few < 25, f"{few:.0f} MB for 20 000 windows, {many:.0f} MB for 200 000"
+
+
+KERNELS: list[dict[str, Any]] = [
+    {"kernel": "rbf"},
+    {"kernel": "rbf", "gamma": 0.3},
+    {"kernel": "poly"},
+    {"kernel": "poly", "gamma": 0.5, "degree": 2, "coef0": 0.0},
+]
+
+
+def curved(rows: int = 200, size: int = 12, seed: int = 0) -> Float32:
+    """A curved sheet in a space of other scales."""
+    rng = np.random.default_rng(seed)
+    hidden = rng.uniform(-1, 1, (rows, 3))
+    mixing = np.random.default_rng(99).standard_normal((3, size))
+    return np.asarray((np.sin(2 * hidden @ mixing) + 0.1 * rng.standard_normal((rows, size))) * 30 + 5, np.float32)
+
+
+def kernel_fitted(rows: Float32, size: int = 5, batch: int = 37, **options: Any) -> KernelPCA:
+    phi = KernelPCA(size, **options)
+    phi.fit([rows[first : first + batch] for first in range(0, len(rows), batch)])
+    return phi
+
+
+@pytest.mark.parametrize("options", KERNELS)
+def test_with_all_windows_as_landmarks_it_is_scikit_learns_kernel_pca(options: dict[str, Any]) -> None:
+    rows, new = curved(), curved(80, seed=1)
+    phi = kernel_fitted(rows, landmarks=len(rows), **options)
+    scaler = StandardScaler().fit(rows.astype(np.float64))
+    reference = SklearnKernelPCA(5, eigen_solver="dense", **options).fit(scaler.transform(rows))
+    for part in (rows, new):
+        expected, actual = reference.transform(scaler.transform(part.astype(np.float64))), phi.transform(part)
+        sign = np.sign((expected * actual).sum(0))
+        np.testing.assert_allclose(actual * sign, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_neither_batches_nor_repeated_windows_matter() -> None:
+    rows = curved()
+    one, other = (kernel_fitted(rows, batch=batch, landmarks=50) for batch in (1, 500))
+    np.testing.assert_array_equal(one.landmarks_, other.landmarks_)
+    places = [np.flatnonzero((rows == landmark).all(1)).item() for landmark in one.landmarks_]
+    assert len(places) == 50
+    assert places == sorted(places)
+    np.testing.assert_allclose(one.transform(rows), other.transform(rows), atol=1e-5)
+    repeated = kernel_fitted(np.repeat(curved(40), 5, axis=0), landmarks=200).transform(rows)
+    np.testing.assert_allclose(np.abs(repeated), np.abs(kernel_fitted(curved(40)).transform(rows)), rtol=0.1)
+
+
+def test_whitened_outputs_have_unit_variance_and_are_otherwise_the_same() -> None:
+    rows = curved()
+    rows[:, :4] = 3.0
+    plain, white = kernel_fitted(rows), kernel_fitted(rows, whiten=True).transform(rows)
+    np.testing.assert_allclose(np.cov(white.T), np.eye(5), atol=1e-4)
+    np.testing.assert_allclose(white, plain.transform(rows) / plain.transform(rows).std(0, ddof=1), atol=1e-4)
+    assert plain.describe()["gamma"] == 1 / 8  # one over the dimensions that vary
+    assert 0 < plain.describe()["feature_variance"] < 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "rank", "kernel"),
+    [
+        (correlated(4, 6), 3, False),
+        (np.repeat(correlated(50, 3), 2, axis=1), 3, False),
+        (curved(8), 7, True),  # with all windows as landmarks the mean takes one dimension
+        (np.repeat(curved(4), 30, axis=0), 3, True),
+    ],
+)
+def test_more_components_than_the_windows_span_are_refused(rows: Float32, rank: int, kernel: bool) -> None:
+    fit = kernel_fitted if kernel else fitted
+    assert fit(rows, rank).output_size == rank
+    with pytest.raises(EdgeseaError, match=f"size.* {rank}.*{rank + 1}"):
+        fit(rows, rank + 1)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,10 @@ Float32 = NDArray[np.float32]
 SIZE = 12
 
 
-class Phi:
-    """A reduction that is any function of rows."""
-
-    def __init__(self, function: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
-        self._function = function
-
-    def transform(self, rows: NDArray[Any]) -> Float32:
-        return np.asarray(self._function(rows), np.float32)
-
-
-def measure(function: Callable[[NDArray[Any]], NDArray[Any]], inside: Float32, outside: Float32, **more: int) -> Any:
-    return quality(Phi(function), inside, outside, **more)  # type: ignore[arg-type]
+def measure(function: Callable[[NDArray[Any]], Any], inside: Float32, outside: Float32, **more: int) -> Any:
+    """The quality of a reduction that is any function of rows."""
+    phi: Any = SimpleNamespace(transform=lambda rows: np.asarray(function(rows), np.float32))
+    return quality(phi, inside, outside, **more)
 
 
 def windows(count: int, seed: int) -> Float32:
@@ -72,14 +65,13 @@ def test_neighbours_and_distances_equal_their_definitions() -> None:
     inside, outside = windows(60, 0), windows(41, 1)
     result = measure(lambda rows: np.tanh(rows[:, :3]), inside, outside, neighbors=4)
     spaces = [standardised(inside, outside).astype(float), np.tanh(outside[:, :3]).astype(np.float32).astype(float)]
-    n, k = 41, 4
-    distances = [[[float(np.sqrt(((p - q) ** 2).sum())) for q in x] for p in x] for x in spaces]
-    orders = [[sorted(set(range(n)) - {i}, key=d[i].__getitem__) for i in range(n)] for d in distances]
-    expected = trustworthiness(*spaces, n_neighbors=k), trustworthiness(*spaces[::-1], n_neighbors=k)
+    distances = [np.sqrt(np.square(x[:, None] - x).sum(-1)) for x in spaces]
+    expected = trustworthiness(*spaces, n_neighbors=4), trustworthiness(*spaces[::-1], n_neighbors=4)
     assert (result["trustworthiness"], result["continuity"]) == pytest.approx(expected, abs=1e-12)
-    shared = [len(set(a[:k]) & set(b[:k])) / k for a, b in zip(*orders, strict=True)]
+    nearest = [np.argsort(d, axis=1)[:, 1:5].tolist() for d in distances]  # after the window itself
+    shared = [len(set(a) & set(b)) / 4 for a, b in zip(*nearest, strict=True)]
     assert result["knn_overlap"] == pytest.approx(np.mean(shared), abs=1e-12)
-    ranks = [rankdata([d[i][j] for i in range(n) for j in range(i + 1, n)]) for d in distances]
+    ranks = [rankdata(d[np.triu_indices(41, 1)]) for d in distances]
     assert result["distance_rank_correlation"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
 
 
@@ -90,7 +82,6 @@ def test_principal_components_explain_the_variance_in_their_span(whiten: bool) -
     pca.fit([inside])
     result = quality(pca, inside, outside)
     assert result["explained_variance"] == pytest.approx(pca.explained_variance([outside]), abs=1e-6)
-    assert 0.3 < result["explained_variance"] < 0.95
     assert (result["windows"], result["compared_windows"], result["neighbors"]) == (5000, 2000, 10)
 
 

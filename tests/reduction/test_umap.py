@@ -76,8 +76,6 @@ def test_references_are_a_random_share_and_equal_windows_are_one() -> None:
     few = fitted(rows, references=50, n_neighbors=5, seed=3)
     assert (few.points.shape, few.windows) == ((50, 20), 240)
     assert {point.tobytes() for point in few.points} <= {point.tobytes() for point in few._prepare(rows)}
-    same = fitted(rows, references=50, n_neighbors=5, seed=3)
-    np.testing.assert_array_equal(few.coordinates, same.coordinates)
     silent = fitted(np.concatenate([rows, np.repeat(rows[:1], 60, axis=0)]), seed=3)
     assert (silent.windows, silent.describe()["different_references"]) == (300, 240)
 
@@ -85,12 +83,11 @@ def test_references_are_a_random_share_and_equal_windows_are_one() -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
-        (clusters(14)[0], {}, "14.*15"),
         (clusters(10)[0], {"n_neighbors": 4, "size": 9}, "size.*10.*9"),
-        (np.repeat(clusters(10)[0], 9, axis=0), {}, "10.*15"),
+        (np.repeat(clusters(10)[0], 9, axis=0), {}, "n_neighbors.*10.*15"),
     ],
 )
-def test_what_cannot_be_reduced_is_refused(rows: Float32, options: dict[str, Any], words: str) -> None:
+def test_too_few_windows_are_refused(rows: Float32, options: dict[str, Any], words: str) -> None:
     with pytest.raises(EdgeseaError, match=f"umap.*{words}"):
         fitted(rows, **options)
 
@@ -102,15 +99,11 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_cuml_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OnGPU:
-        def __init__(self, *, n_components: int, **options: Any) -> None:
-            self.size = n_components
-
-        def fit_transform(self, points: Float32) -> Float32:
-            return points[:, : self.size]
+    def on_gpu(*, n_components: int, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(fit_transform=lambda points: points[:, :n_components])
 
     monkeypatch.setitem(sys.modules, "cuml", ModuleType("cuml"))
-    monkeypatch.setitem(sys.modules, "cuml.manifold", SimpleNamespace(UMAP=OnGPU))
+    monkeypatch.setitem(sys.modules, "cuml.manifold", SimpleNamespace(UMAP=on_gpu))
     phi = fitted(clusters()[0])
     np.testing.assert_array_equal(phi.coordinates, phi.points[:, :3])
 

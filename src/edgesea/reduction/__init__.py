@@ -1,11 +1,12 @@
 """``reduce``: learn the reduction phi on a subset of a table, and load it again."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.artifact import check_vacant, versions
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE, Method, load_reduction, method_class, used_options
+from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE, load_reduction, method_class, used_options
 
 __all__ = ["load_reduction", "reduce", "used_options"]
 
@@ -15,7 +16,7 @@ def reduce(
     out: Path,
     *,
     subset: Path | None = None,
-    method: Method = "pca",
+    method: Literal["pca", "kernel_pca", "umap", "random_projection", "identity"] = "pca",
     size: int = 64,
     whiten: bool = False,
     kernel: Literal["rbf", "poly"] = "rbf",
@@ -81,8 +82,7 @@ def reduce(
     Raises
     ------
     EdgeseaError
-        If the table or the subset is missing, they do not belong together, `out` holds something else, or the
-        embeddings cannot be reduced so.
+        If table or subset is missing, they do not belong together, `out` holds something else, or an option is bad.
     """
     phi = method_class(method)(**used_options(method, locals()))
     if not 0 <= seed < 2**32:
@@ -90,7 +90,7 @@ def reduce(
     if not (Path(out) / REDUCTION_FILE).is_file():  # the arrays alone are what a reduction killed at its end leaves
         check_vacant(Path(out), "no reduction", besides=(ARRAYS_FILE,))
     from edgesea.reduction.quality import held_out_quality
-    from edgesea.reduction.windows import Windows, in_subset, outside
+    from edgesea.reduction.windows import Windows, in_subset
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
 
@@ -98,7 +98,7 @@ def reduce(
     chosen = None if subset is None else Subset.load(Path(subset))
     if chosen is not None and chosen.info["table"] != table_key(source.info):
         raise EdgeseaError(f"{subset}: was chosen from another table than {table}; choose again: edgesea sample")
-    fitted = Windows(source, (lambda chunk: chunk.select("train")) if chosen is None else in_subset(chosen))
+    fitted = Windows(source, (lambda chunk: chunk.select("train")) if chosen is None else partial(in_subset, chosen))
     phi.fit(fitted)
     quality = held_out_quality(phi, fitted, seed)
     provenance = {
@@ -108,7 +108,6 @@ def reduce(
         "versions": versions(),
     }
     phi.save(Path(out), provenance, quality)
-    result = {"reduction": str(out), "explained_variance": None, **phi.describe()}
-    result.pop("explained_variance_ratio", None)
-    validate = phi.explained_variance(Windows(source, outside("validate", fitted.select)))
-    return {**result, "explained_variance_validate": validate, "kept": quality}
+    validate = {"explained_variance_validate": phi.explained_variance(fitted.others("validate"))}
+    found = {"reduction": str(out), "explained_variance": None, **phi.describe(), **validate, "kept": quality}
+    return {name: value for name, value in found.items() if name != "explained_variance_ratio"}

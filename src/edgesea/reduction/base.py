@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,24 +18,21 @@ Float64 = NDArray[np.float64]
 REDUCTION_FILE, ARRAYS_FILE = "reduction.json", "reduction.safetensors"
 BLOCK = 1024  # rows that are transformed at once
 
-METHODS = {  # method -> its class; a new method needs one more line here
+METHODS = {  # method -> its class
     "pca": "edgesea.reduction.pca:PCA",
-    "kernel_pca": "edgesea.reduction.kernel_pca:KernelPCA",
+    "kernel_pca": "edgesea.reduction.pca:KernelPCA",
     "umap": "edgesea.reduction.umap:Umap",
     "random_projection": "edgesea.reduction.pca:RandomProjection",
     "identity": "edgesea.reduction.pca:Identity",
 }
-if TYPE_CHECKING:
-    Method = str
-else:
-    Method = Literal[*METHODS]
 
 
 @dataclass(eq=False)
 class Reduction(ABC):
     """phi. A method is a dataclass whose fields are its options, named as those of `edgesea reduce`.
 
-    `fit` sets the sizes, the number of windows, and the arrays that are named in `saved`.
+    The metadata of a field are the values of other options without which it has no effect. `fit` sets the sizes, the
+    number of windows, and the arrays that are named in `saved`.
     """
 
     method: ClassVar[str]
@@ -54,9 +51,7 @@ class Reduction(ABC):
     def transform(self, embeddings: NDArray[np.floating]) -> Float32:
         """Apply phi to each row, independent of the other rows: (b, n) -> (b, d) float32."""
         if embeddings.ndim != 2 or embeddings.shape[1] != self.input_size:
-            raise EdgeseaError(
-                f"{self.method}: embeddings must have shape (b, {self.input_size}), not {embeddings.shape}"
-            )
+            raise EdgeseaError(f"{self.method}: embeddings have shape {embeddings.shape}, not (b, {self.input_size})")
         result = np.empty((len(embeddings), self.output_size), np.float32)
         for first in range(0, len(embeddings), BLOCK):
             result[first : first + BLOCK] = self._transform(embeddings[first : first + BLOCK])
@@ -70,15 +65,11 @@ class Reduction(ABC):
         """Share of the standardised variance of batches that phi preserves; None if the method has no such share."""
         return None
 
-    @classmethod
-    def used_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the options that decide what phi is."""
-        return {field.name: options[field.name] for field in fields(cls)}
-
     def describe(self) -> dict[str, Any]:
         """Method, sizes, options, and what else is known of phi; JSON-ready."""
-        options = {name: value for name, value in self.used_options(vars(self)).items() if name != "size"}
         sizes = {"input_size": self.input_size, "output_size": self.output_size}
+        options = used_options(self.method, vars(self))
+        options.pop("size", None)
         return {"method": self.method, **sizes, **options, "windows": self.windows}
 
     def save(self, folder: Path, provenance: dict[str, Any], quality: dict[str, Any] | None = None) -> None:
@@ -101,7 +92,8 @@ def method_class(method: str) -> type[Reduction]:
 
 def used_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the options of `edgesea reduce` that decide what a method does."""
-    return method_class(method).used_options(options)
+    used = [field for field in fields(method_class(method)) if field.metadata.items() <= options.items()]
+    return {field.name: options[field.name] for field in used}
 
 
 def load_reduction(folder: Path | str) -> Reduction:
@@ -122,7 +114,5 @@ def load_reduction(folder: Path | str) -> Reduction:
         if phi._transform(np.zeros((1, phi.input_size), np.float32)).shape[1] != phi.output_size:
             raise ValueError(f"no arrays for {phi.output_size} dimensions")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise EdgeseaError(
-            f"{path}: {REDUCTION_FILE} and {ARRAYS_FILE} are damaged or do not match ({error}); reduce again"
-        ) from error
+        raise EdgeseaError(f"{path}: its two files are damaged or do not match ({error}); reduce again") from error
     return phi

@@ -1,45 +1,43 @@
-"""Standardisation, with which learned methods begin, and ``pca``, ``random_projection`` and ``identity``."""
+"""``pca``, ``kernel_pca``, ``random_projection``, ``identity``; and standardisation, with which learned ones begin."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.base import Float32, Float64, Reduction
+from edgesea.reduction.base import BLOCK, Float32, Float64, Reduction
 
 ROWS = 4096  # rows accumulated at once: enough for BLAS, small enough for a cache of doubles
 CUTOFF = 1e-12  # eigenvalues below this share of the largest are rounding noise
+OVERFLOW = 1e140  # of kernel values: their squares are summed
 
 
 class Moments:
-    """Count, mean and scatter of a stream of vectors, in double precision.
+    """Count, mean and scatter of batches of vectors (b, n), in double precision.
 
     The scatter is the matrix, sum of (x - mean)(x - mean)^T, or only its diagonal. Blocks are merged by the pairwise
     update of Chan, Golub & LeVeque (1979), which does not cancel when the mean is large.
     """
 
-    def __init__(self, size: int, full: bool) -> None:
+    def __init__(self, batches: Iterable[NDArray[np.floating]], full: bool = False) -> None:
         self.count = 0
-        self.mean: Float64 = np.zeros(size)
-        self.scatter: Float64 = np.zeros((size, size) if full else size)
-
-    def update(self, rows: NDArray[np.floating]) -> None:
-        """Add rows (b, n)."""
-        full = self.scatter.ndim == 2
-        for first in range(0, len(rows), ROWS):
-            block = rows[first : first + ROWS].astype(np.float64)
-            mean = block.mean(0)
-            block -= mean
-            total = self.count + len(block)
-            delta = mean - self.mean
-            moved = delta * (self.count * len(block) / total)
-            self.scatter += block.T @ block if full else np.square(block).sum(0)
-            self.scatter += np.outer(delta, moved) if full else delta * moved
-            self.mean += delta * (len(block) / total)
-            self.count = total
+        self.mean: Float64 = np.zeros(())
+        self.scatter: Float64 = np.zeros(())
+        for rows in batches:
+            for first in range(0, len(rows), ROWS):
+                block = rows[first : first + ROWS].astype(np.float64)
+                mean = block.mean(0)
+                block -= mean
+                total = self.count + len(block)
+                delta = mean - self.mean
+                moved = delta * (self.count * len(block) / total)
+                scatter = block.T @ block if full else np.square(block).sum(0)
+                scatter += self.scatter
+                scatter += np.outer(delta, moved) if full else delta * moved
+                self.count, self.mean, self.scatter = total, self.mean + delta * (len(block) / total), scatter
 
     @property
     def std(self) -> Float64:
@@ -53,16 +51,14 @@ class Standardised(Reduction):
 
     saved: ClassVar[tuple[str, ...]] = ("mean", "scale")
     size: int
+    whiten: bool
     mean: Float64
     scale: Float64  # 1 for dimensions that do not vary
 
     def measure(self, batches: Iterable[Float32], full: bool = False) -> Moments:
         """Learn mean and scale from one pass; the moments returned are those before standardisation."""
-        moments: Moments | None = None
-        for batch in batches:
-            moments = moments or Moments(batch.shape[1], full)
-            moments.update(batch)
-        if moments is None or moments.count < 2:
+        moments = Moments(batches, full)
+        if moments.count < 2:
             raise EdgeseaError(f"{self.method}: at least two windows are needed")
         self.input_size, self.output_size, self.windows = len(moments.mean), self.size, moments.count
         self.require("size", 1 <= self.size <= self.input_size, f"in 1 ... {self.input_size}, the embedding's")
@@ -73,8 +69,7 @@ class Standardised(Reduction):
 
     def standardise(self, embeddings: NDArray[np.floating]) -> Float64:
         """(b, n) -> (b, n) float64."""
-        result: Float64 = (embeddings.astype(np.float64) - self.mean) / self.scale
-        return result
+        return np.asarray((embeddings.astype(np.float64) - self.mean) / self.scale)
 
 
 class Linear(Standardised):
@@ -102,14 +97,12 @@ class PCA(Linear):
         covariance = moments.scatter / (moments.count - 1) / np.outer(self.scale, self.scale)
         constant = moments.std == 0
         covariance[constant] = covariance[:, constant] = 0.0
-        source = f"pca: the {moments.count} windows"
-        self.components, self.variance = principal_components(covariance, self.size, self.whiten, source)
+        self.components, self.variance = principal_components(self, covariance)
 
     def describe(self) -> dict[str, Any]:
         """Also the shares of the standardised variance in the components: in all of phi's, and in each of the n."""
-        explained = float(self.variance[: self.output_size].sum())
-        ratios = self.variance.tolist()
-        return {**super().describe(), "explained_variance": explained, "explained_variance_ratio": ratios}
+        shares = {"explained_variance": float(self.variance[: self.output_size].sum())}
+        return {**super().describe(), **shares, "explained_variance_ratio": self.variance.tolist()}
 
     def explained_variance(self, rows: Iterable[Float32]) -> float | None:
         """Share of the standardised variance that lies in the span of the components."""
@@ -119,6 +112,84 @@ class PCA(Linear):
             total += float(np.square(standardised).sum())
             explained += float(np.square(standardised @ basis.T).sum())
         return explained / total if total else None
+
+
+@dataclass(eq=False)
+class KernelPCA(Standardised):
+    """Kernel PCA of standardised embeddings (Schoelkopf, Smola & Mueller, Neural Computation 1998).
+
+    The kernel is approximated with m landmarks z_1 ... z_m, chosen uniformly from the windows (Williams & Seeger,
+    "Using the Nystroem method to speed up kernel machines", NIPS 2000). With K_mm = U S U^T and k(x) = (k(x, z_i))_i,
+    the inner products of the features
+
+        S^(-1/2) U^T k(x)
+
+    are the kernel's among the landmarks, and approximately its elsewhere. phi is exact PCA of these features over all
+    windows: with all windows as landmarks it is kernel PCA itself. scikit-learn's Nystroem has the same features but
+    for a rotation; it keeps directions that are rounding noise, and would choose landmarks from windows in memory.
+    """
+
+    size: int
+    whiten: bool = False  # scale the outputs to unit variance
+    kernel: str = "rbf"  # exp(-gamma |x - y|^2), or (gamma x . y + coef0)^degree
+    gamma: float | None = None  # None: 1 / number of dimensions that vary; `fit` sets it
+    degree: int = field(default=3, metadata={"kernel": "poly"})
+    coef0: float = field(default=1.0, metadata={"kernel": "poly"})  # negative ones give no kernel
+    landmarks: int = 1000  # m; all windows if there are fewer. Memory is that of some (m, m) matrices
+    seed: int = 0
+    method = "kernel_pca"
+    saved = (*Standardised.saved, "landmarks_", "projection", "offset", "variance")
+
+    def __post_init__(self) -> None:
+        self.require("gamma", self.gamma is None or 0 < self.gamma < np.inf, "above 0")
+        self.require("degree", self.degree >= 1, "at least 1")
+        self.require("coef0", 0 <= self.coef0 < np.inf, "at least 0")
+        self.require("landmarks", self.landmarks >= 2, "at least 2")
+
+    def fit(self, rows: Iterable[Float32]) -> None:
+        """Choose landmarks in a first pass, and learn the projection in a second."""
+        moments = self.measure(self._draw_landmarks(rows))
+        if self.gamma is None:
+            self.gamma = 1.0 / np.count_nonzero(moments.std)
+        kernel = self._kernel(self.landmarks_)
+        values, columns = np.linalg.eigh((kernel + kernel.T) / 2)
+        used = values > values[-1] * CUTOFF
+        root = columns[:, used] / np.sqrt(values[used])
+        blocks = (batch[first : first + BLOCK] for batch in rows for first in range(0, len(batch), BLOCK))
+        features = Moments((self._kernel(block) @ root for block in blocks), full=True)
+        components, self.variance = principal_components(self, features.scatter / (features.count - 1))
+        self.projection = root @ components.T  # (m, d)
+        self.offset = components @ features.mean  # (d,)
+
+    def _draw_landmarks(self, batches: Iterable[Float32]) -> Iterator[Float32]:
+        """Pass batches on. Each window gets a random key, and the smallest keys stay (Vitter, ACM TOMS 1985)."""
+        self.landmarks_: Float32  # (m, n), not standardised
+        rng, keys = np.random.default_rng(self.seed), np.zeros(0)
+        for batch in batches:
+            rows = np.concatenate([self.landmarks_, batch]) if len(keys) else batch
+            keys = np.concatenate([keys, rng.random(len(batch))])
+            chosen = np.sort(np.argsort(keys)[: self.landmarks])
+            self.landmarks_, keys = rows[chosen], keys[chosen]
+            yield batch
+
+    def _kernel(self, embeddings: NDArray[np.floating]) -> Float64:
+        """Kernel of embeddings (b, n) and landmarks: (b, m)."""
+        from sklearn.metrics.pairwise import pairwise_kernels
+
+        rows, landmarks = self.standardise(embeddings), self.standardise(self.landmarks_)
+        options = {"gamma": self.gamma, "degree": self.degree, "coef0": self.coef0}
+        with np.errstate(over="ignore"):
+            values = np.asarray(pairwise_kernels(rows, landmarks, self.kernel, filter_params=True, **options))
+        if not np.abs(values).max() < OVERFLOW:
+            raise EdgeseaError("kernel_pca: the kernel overflows; lower degree or gamma")
+        return values
+
+    def _transform(self, embeddings: NDArray[np.floating]) -> Float64:
+        return np.asarray(self._kernel(embeddings) @ self.projection - self.offset)
+
+    def describe(self) -> dict[str, Any]:
+        """Also the share of the features' variance in the components (not that of the embeddings)."""
+        return {**super().describe(), "feature_variance": float(self.variance[: self.output_size].sum())}
 
 
 @dataclass(eq=False)
@@ -162,16 +233,15 @@ class Identity(Reduction):
         return 1.0 if any(len(batch) for batch in rows) else None
 
 
-def principal_components(covariance: Float64, size: int, whiten: bool, source: str) -> tuple[Float64, Float64]:
-    """Leading eigenvectors in rows (d, n), and the shares (n,) of all in the variance.
+def principal_components(phi: Standardised, covariance: Float64) -> tuple[Float64, Float64]:
+    """Leading eigenvectors in rows (phi.size, n), and the shares (n,) of all in the variance.
 
     The largest entry of an eigenvector is positive; whitened ones are divided by the standard deviation along them.
     """
     values, columns = np.linalg.eigh(covariance)
     values, vectors = np.maximum(values[::-1], 0.0), columns[:, ::-1].T
     rank = int(np.count_nonzero(values > values[0] * CUTOFF))
-    if size > rank:
-        raise EdgeseaError(f"{source} span {rank} dimensions, not {size}; lower size or choose more")
+    phi.require("size", phi.size <= rank, f"at most {rank}, what the {phi.windows} windows (or the landmarks) span")
     largest = vectors[np.arange(len(vectors)), np.abs(vectors).argmax(1)]
-    components = (vectors * np.sign(largest)[:, None])[:size]
-    return components / np.sqrt(values[:size])[:, None] if whiten else components, values / values.sum()
+    components = (vectors * np.sign(largest)[:, None])[: phi.size]
+    return components / np.sqrt(values[: phi.size])[:, None] if phi.whiten else components, values / values.sum()

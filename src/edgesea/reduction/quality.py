@@ -8,25 +8,24 @@ measure compares two sets of points, so any reduction can be measured, also one 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgesea.reduction.base import Float32, Float64, Reduction
 from edgesea.reduction.pca import Moments
-from edgesea.reduction.windows import Windows, outside
+from edgesea.reduction.windows import Windows
 
 INSIDE, OUTSIDE = 20000, 5000  # windows at most, of those fitted on and of others, that are drawn
 COMPARED = 2000  # windows whose pairwise distances are compared: a few matrices of 32 MB
+COMPARISONS = ("trustworthiness", "continuity", "knn_overlap", "knn_overlap_chance", "distance_rank_correlation")
 RIDGE = 1e-12  # share of a reduced dimension's variance: what is below is rounding of phi's single precision
 
 
 def held_out_quality(phi: Reduction, fitted: Windows, seed: int) -> dict[str, Any] | None:
     """The quality on validation windows that were not fitted on; if there are none, on such training windows."""
     for split in ("validate", "train"):
-        others = Windows(fitted.table, outside(split, fitted.select))
-        if len(others):
+        if len(others := fitted.others(split)):
             rng = np.random.default_rng(seed)
-            inside, beside = fitted.draw(INSIDE, rng), others.draw(OUTSIDE, rng)
-            return {"split": split, "fitted_windows": len(inside), **quality(phi, inside, beside, seed=seed)}
+            inside, outside = fitted.draw(INSIDE, rng), others.draw(OUTSIDE, rng)
+            return {"split": split, "fitted_windows": len(inside), **quality(phi, inside, outside, seed=seed)}
     return None
 
 
@@ -41,51 +40,43 @@ def quality(phi: Reduction, inside: Float32, outside: Float32, *, neighbors: int
     teacher's space that are among the nearest in the reduced one (Lee & Verleysen, Neurocomputing 2009: Q_NX), and
     knn_overlap_chance: that of an unrelated space. distance_rank_correlation: Spearman's, of all pairs' distances.
     """
+    from scipy.spatial.distance import pdist
+    from scipy.stats import spearmanr
     from sklearn.linear_model import Ridge
+    from sklearn.manifold import trustworthiness
+    from sklearn.neighbors import NearestNeighbors
 
-    chosen = np.random.default_rng(seed).permutation(len(outside))[:COMPARED]
-    chosen = chosen[np.sort(np.unique(outside[chosen], axis=0, return_index=True)[1])]
     known, expected = _standardised(inside, outside)
     reduced = phi.transform(outside)
     fitted, predictors = _standardised(phi.transform(inside), reduced)
     # Not LinearRegression: reduced dimensions may be constant, or depend on each other.
     linear = Ridge(RIDGE * len(known), solver="cholesky").fit(fitted, known)
     residual = np.square(expected - linear.predict(predictors)).sum()
-    return {
+    chosen = np.random.default_rng(seed).permutation(len(outside))[:COMPARED]
+    chosen = chosen[np.sort(np.unique(outside[chosen], axis=0, return_index=True)[1])]
+    result: dict[str, Any] = {
         "windows": len(outside),
         "compared_windows": len(chosen),
         "neighbors": neighbors,
         "explained_variance": float(1.0 - residual / np.square(expected).sum()),
-        # As precise as phi's output, not more.
-        **_compare(expected[chosen].astype(np.float32), reduced[chosen], neighbors),
+        **dict.fromkeys(COMPARISONS),
     }
+    # Both as precise as phi's output, not more, and computed in double precision.
+    spaces = [rows[chosen].astype(np.float32).astype(np.float64) for rows in (expected, reduced)]
+    distances = [pdist(rows) for rows in spaces]
+    if len(chosen) > 2 and all(np.ptp(each) for each in distances):
+        result["distance_rank_correlation"] = float(spearmanr(*distances).statistic)
+    if len(chosen) >= 2 * neighbors + 2:
+        near, reduced_near = (NearestNeighbors(n_neighbors=neighbors).fit(x).kneighbors_graph() for x in spaces)
+        result["trustworthiness"] = float(trustworthiness(*spaces, n_neighbors=neighbors))
+        result["continuity"] = float(trustworthiness(*spaces[::-1], n_neighbors=neighbors))
+        result["knn_overlap"] = float(near.multiply(reduced_near).sum() / (len(chosen) * neighbors))
+        result["knn_overlap_chance"] = neighbors / (len(chosen) - 1)
+    return result
 
 
 def _standardised(inside: Float32, outside: Float32) -> tuple[Float64, Float64]:
     """Both by mean and standard deviation of the windows inside."""
-    moments = Moments(inside.shape[1], full=False)
-    moments.update(inside)
+    moments = Moments([inside])
     scale = np.where(moments.std > 0, moments.std, 1.0)
     return (inside - moments.mean) / scale, (outside - moments.mean) / scale
-
-
-def _compare(teacher: NDArray[np.floating], reduced: NDArray[np.floating], neighbors: int) -> dict[str, Any]:
-    """The measures of neighbours and distances, of the same windows in both spaces."""
-    from scipy.spatial.distance import pdist
-    from scipy.stats import spearmanr
-    from sklearn.manifold import trustworthiness
-    from sklearn.neighbors import NearestNeighbors
-
-    count, spaces = len(teacher), (teacher.astype(np.float64), reduced.astype(np.float64))
-    names = ("trustworthiness", "continuity", "knn_overlap", "knn_overlap_chance", "distance_rank_correlation")
-    result: dict[str, Any] = dict.fromkeys(names)
-    distances = [pdist(rows) for rows in spaces]
-    if count > 2 and all(np.ptp(each) for each in distances):
-        result["distance_rank_correlation"] = float(spearmanr(*distances).statistic)
-    if count >= 2 * neighbors + 2:
-        near, reduced_near = (NearestNeighbors(n_neighbors=neighbors).fit(x).kneighbors_graph() for x in spaces)
-        result["trustworthiness"] = float(trustworthiness(*spaces, n_neighbors=neighbors))
-        result["continuity"] = float(trustworthiness(*spaces[::-1], n_neighbors=neighbors))
-        result["knn_overlap"] = float(near.multiply(reduced_near).sum() / (count * neighbors))
-        result["knn_overlap_chance"] = neighbors / (count - 1)
-    return result

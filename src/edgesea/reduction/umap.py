@@ -1,12 +1,11 @@
 """``umap``: UMAP's layout of the windows fitted, and a map of any other window into it."""
 
-import logging
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,6 @@ from numpy.typing import NDArray
 from edgesea.errors import missing_extra
 from edgesea.reduction.base import Float32, Float64
 from edgesea.reduction.pca import Standardised
-
-log = logging.getLogger(__name__)
-
-Metric = Literal["euclidean", "cosine", "correlation"]
 
 
 @dataclass(eq=False)
@@ -32,7 +27,7 @@ class Umap(Standardised):
     size: int
     n_neighbors: int = 15  # of a window, in the layout and in the map
     min_dist: float = 0.1  # how close points may lie in the layout
-    metric: Metric = "euclidean"
+    metric: str = "euclidean"  # or cosine, correlation
     references: int = 20000  # at most; beyond that, a random share of the windows
     seed: int = 0
     method = "umap"
@@ -41,7 +36,6 @@ class Umap(Standardised):
     def __post_init__(self) -> None:
         self.require("n_neighbors", self.n_neighbors >= 2, "at least 2")
         self.require("min_dist", 0 <= self.min_dist <= 1, "in [0, 1]")
-        self.require("metric", self.metric in get_args(Metric), "euclidean, cosine or correlation")
         self.require("references", self.references >= self.n_neighbors, f"at least n_neighbors ({self.n_neighbors})")
 
     def fit(self, rows: Iterable[Float32]) -> None:
@@ -53,10 +47,8 @@ class Umap(Standardised):
         self.measure(batches)
         self.require("size", self.size < self.windows - 1, f"below the number of windows ({self.windows}) less 1")
         points = np.concatenate([self._prepare(batch) for batch in batches])
-        del batches
-        options = {"min_dist": self.min_dist, "metric": self.metric, "random_state": self.seed}
-        model = estimator(n_neighbors=self.n_neighbors, n_components=self.size, **options)  # cuML takes names only
-        log.info("umap: laying out %d windows by %s", len(points), estimator.__module__)
+        options = {name: getattr(self, name) for name in ("n_neighbors", "min_dist", "metric")}
+        model = estimator(n_components=self.size, random_state=self.seed, **options)
         # numba sets the number of OpenMP's threads for the whole process, and so for torch; the former one comes back.
         with threadpool_limits(threadpool_info()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="n_jobs value")  # a seed means one thread; that is known
@@ -66,8 +58,8 @@ class Umap(Standardised):
             placed = np.sort(np.random.default_rng(self.seed).choice(placed, self.references, replace=False))
         # Equal windows are merged: hundreds of silent ones would else be all the neighbours of a silent window.
         self.points, group, count = np.unique(points[placed], axis=0, return_inverse=True, return_counts=True)
-        different = f"at most {len(self.points)}, the number of different windows"
-        self.require("n_neighbors", self.n_neighbors <= len(self.points), different)
+        most = len(self.points)
+        self.require("n_neighbors", self.n_neighbors <= most, f"at most {most}, the number of different windows")
         sums = np.zeros((len(self.points), self.size))
         np.add.at(sums, group.ravel(), layout[placed])
         self.coordinates = np.asarray(sums / count[:, None], np.float32)
@@ -119,8 +111,7 @@ def memberships(distances: Float64) -> Float64:
         middle = (low + high) / 2
         above = np.exp(-gaps / middle).sum(1, keepdims=True) > target
         low, high = np.where(above, low, middle), np.where(above, middle, high)
-    result: Float64 = np.exp(-gaps / np.maximum(high, 1e-3 * distances.mean(1, keepdims=True)))
-    return result
+    return np.asarray(np.exp(-gaps / np.maximum(high, 1e-3 * distances.mean(1, keepdims=True))))
 
 
 def _estimator() -> Any:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from edgesea.errors import EdgeseaError
 from edgesea.reduction.base import Float32
 from edgesea.sampling.subset import Subset
-from edgesea.table.reader import Chunk, Table, stack
+from edgesea.table.reader import Chunk, Table
 
 Int64 = NDArray[np.int64]
 Select = Callable[[Chunk], Int64]  # chunk -> some of its windows (rows of the chunk, ascending)
@@ -23,50 +23,40 @@ class Windows:
 
     def __init__(self, table: Table, select: Select) -> None:
         self.table, self.select = table, select
-        counts = ((chunk.part, chunk.group, len(select(chunk))) for chunk in table.chunks())
-        self.chunks = [(part, group, count) for part, group, count in counts if count]
+        counts = {(chunk.part, chunk.group): len(select(chunk)) for chunk in table.chunks()}
+        self.counts = {place: count for place, count in counts.items() if count}
 
     def __len__(self) -> int:
-        return sum(count for *_, count in self.chunks)
+        return sum(self.counts.values())
 
     def __iter__(self) -> Iterator[Float32]:
         with tqdm(total=len(self), unit="window", desc="reduce", disable=None) as bar:
-            for part, group, count in self.chunks:
-                rows = self._embeddings(part, group, slice(None))
+            for place, count in self.counts.items():
+                rows = self._embeddings(place, slice(None))
                 if not np.isfinite(rows).all():
                     raise EdgeseaError(f"{self.table.path}: embeddings hold NaN or Inf; extract or import them again")
                 yield rows
                 bar.update(count)
 
+    def others(self, split: str) -> "Windows":
+        """The windows of a split that are not among these."""
+        return Windows(self.table, lambda chunk: np.setdiff1d(chunk.select(split), self.select(chunk), True))
+
     def draw(self, size: int, rng: np.random.Generator) -> Float32:
         """Draw windows uniformly without replacement, all if there are fewer; (k, n), in the order of the table."""
         chosen: Int64 = np.sort(rng.choice(len(self), min(size, len(self)), replace=False))
-        ends = np.cumsum([count for *_, count in self.chunks], dtype=np.int64)
-        blocks = np.split(chosen, np.searchsorted(chosen, ends))[:-1]
-        drawn = [
-            self._embeddings(part, group, rows - (end - count))
-            for (part, group, count), end, rows in zip(self.chunks, ends, blocks, strict=True)
-            if len(rows)
-        ]
-        return stack(drawn, self.table.embedding_size)
+        firsts = np.cumsum([0, *self.counts.values()])
+        drawn = zip(self.counts, firsts, np.split(chosen, np.searchsorted(chosen, firsts[1:-1])), strict=False)
+        return np.concatenate([self._embeddings(place, rows - first) for place, first, rows in drawn if len(rows)])
 
-    def _embeddings(self, part: int, group: int, rows: Int64 | slice) -> Float32:
-        """Some of the windows chosen in a chunk."""
-        selected = self.select(self.table.chunk(part, group))[rows]
-        return self.table.embeddings(part, group)[selected].astype(np.float32)
+    def _embeddings(self, place: tuple[int, int], rows: Int64 | slice) -> Float32:
+        """Some of the windows chosen in the chunk at a place (part, row group)."""
+        selected = self.select(self.table.chunk(*place))[rows]
+        return self.table.embeddings(*place)[selected].astype(np.float32)
 
 
-def in_subset(subset: Subset) -> Select:
-    """The windows of a subset."""
-
-    def select(chunk: Chunk) -> Int64:
-        first, last = np.searchsorted(subset.part, [chunk.part, chunk.part + 1])  # a subset is sorted
-        windows = subset.window[first:last] - chunk.first_window
-        return windows[(windows >= 0) & (windows < len(chunk.clip))]
-
-    return select
-
-
-def outside(split: str, fitted: Select) -> Select:
-    """The windows of a split that were not fitted on."""
-    return lambda chunk: np.setdiff1d(chunk.select(split), fitted(chunk), assume_unique=True)
+def in_subset(subset: Subset, chunk: Chunk) -> Int64:
+    """The windows of a chunk that are in a subset."""
+    first, last = np.searchsorted(subset.part, [chunk.part, chunk.part + 1])  # a subset is sorted
+    windows = subset.window[first:last] - chunk.first_window
+    return windows[(windows >= 0) & (windows < len(chunk.clip))]
