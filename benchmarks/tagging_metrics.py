@@ -32,7 +32,7 @@ from direct_metrics import direct_scores
 
 from edgesea.artifact import write_json
 from edgesea.tasks.annotations import Taxonomy
-from edgesea.tasks.metrics import Ties, fine_scores, tagging_scores
+from edgesea.tasks.metrics import Ties, tagging_scores
 
 RESULTS = Path(__file__).parent / "results" / "tagging_metrics.json"
 COMPLETE = (3, 4, 1, 3, 4, 3, 4, 1)  # fine tags of each coarse class; an incomplete one too, where there are several
@@ -77,12 +77,13 @@ def large(clips: int, taxonomy: Taxonomy) -> list[dict[str, Any]]:
     """Seconds for many clips."""
     names = taxonomy.complete
     labels, scores = draw(clips, len(taxonomy.fine))
+    of_fine = {"parent": taxonomy.parent, "incomplete": taxonomy.incomplete}
     flat = labels[:, ~taxonomy.incomplete].copy(), scores[:, ~taxonomy.incomplete].copy()
     rows = []
     both: tuple[Ties, ...] = ("threshold", "published")
     for ties in both:
         coarse = seconds(partial(tagging_scores, *flat, names, ties))[0]
-        fine = seconds(partial(fine_scores, labels, scores, taxonomy, ties))[0]
+        fine = seconds(partial(tagging_scores, labels, scores, taxonomy.names, ties, **of_fine))[0]
         rows.append({"clips": clips, "tags": f"{len(names)} coarse", "ties": ties, "seconds": coarse})
         rows.append({"clips": clips, "tags": f"{len(names)} fine", "ties": ties, "seconds": fine})
     return rows
@@ -104,7 +105,7 @@ def against(clips: int, taxonomy: Taxonomy, official: Path | None) -> list[dict[
         row = {"clips": clips, "tags": tags, "seconds": own, "direct_seconds": slow, "ratio": slow / own}
         rows.append({**row, "deviation": deviation(found, expected["threshold"])})
     if official is not None:
-        ours = tagging_scores(*cases[0][1], "published"), fine_scores(labels, scores, taxonomy, "published")
+        ours = [tagging_scores(*arguments, "published", **below) for _, arguments, below in cases]
         theirs = official_scores(official, taxonomy, (coarse, labels), (coarse_scores, scores))
         for row, found, (slow, expected) in zip(rows, ours, theirs, strict=True):
             row.update(official_seconds=slow, official_deviation=deviation(found, expected))

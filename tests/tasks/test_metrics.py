@@ -17,7 +17,6 @@ from edgesea.tasks.metrics import (
     auprc,
     confidence_intervals,
     confusion_counts,
-    fine_scores,
     lwlrap,
     tagging_scores,
 )
@@ -77,24 +76,18 @@ def test_published_scores_are_met(shared_data: Path, number: int) -> None:
     # Of the classes with a single fine tag, the fine truth is the coarse one.
     taxonomy, rows = read_taxonomy(tags), pd.read_csv(truth).set_index("audio_filename")
     scores = pd.read_csv(predictions).set_index("audio_filename").loc[rows.index, list(taxonomy.fine)].to_numpy()
-    areas = fine_scores(rows.to_numpy()[:, taxonomy.parent], scores, taxonomy, "published")["class_auprc"]
+    labels, classes = rows.to_numpy()[:, taxonomy.parent], (taxonomy.parent, taxonomy.incomplete)
+    areas = tagging_scores(labels, scores, taxonomy.names, "published", *classes)["class_auprc"]
     for name in ("non-machinery-impact", "dog"):
         assert areas[name] == pytest.approx(published["fine"]["class_auprc"][name], abs=1e-12)
-
-
-def test_a_curve_worked_by_hand() -> None:
-    """Thresholds 1, 0.9, 0.5, 0.2 (0.009 is below 0.01 and no threshold) select 0, 1, 3, 4 of five scores."""
-    labels, scores = np.array([1, 0, 1, 1, 1]), np.array([0.9, 0.5, 0.5, 0.2, 0.009])
-    counts = confusion_counts(labels[:, None], scores[:, None])
-    np.testing.assert_array_equal(counts, [[1, 0.9, 0.5, 0.2], [0, 1, 2, 3], [0, 0, 1, 1], [4, 3, 2, 1]])
-    # Precision 0, 1, 2/3, 3/4 and recall 0, 1/4, 2/4, 3/4:
-    # From (0, 1) by (0, 0), (1/4, 1), (2/4, 2/3), (3/4, 3/4) to (1, 0), each a quarter wide.
-    assert auprc(labels, scores) == pytest.approx(0.25 / 2 * ((0 + 1) + (1 + 2 / 3) + (2 / 3 + 3 / 4) + (3 / 4 + 0)))
 
 
 @pytest.mark.parametrize(
     ("labels", "scores", "area"),
     [
+        # Thresholds 1, 0.9, 0.5, 0.2 (0.009 is below 0.01 and no threshold) select 0, 1, 3, 4 of five scores:
+        # from (0, 1) by (0, 0), (1/4, 1), (2/4, 2/3), (3/4, 3/4) to (1, 0), each a quarter wide.
+        ([1, 0, 1, 1, 1], [0.9, 0.5, 0.5, 0.2, 0.009], (1 + (1 + 2 / 3) + (2 / 3 + 3 / 4) + 3 / 4) / 8),
         # Recall is 1/2 at 0.8, 0.6 and 0.4, while precision falls: only the order by threshold gives this area.
         ([1, 0, 0, 1], [0.8, 0.6, 0.4, 0.2], 0.5 * (0 + 1) / 2 + 0.5 * (1 / 3 + 1 / 2) / 2),
         # Nothing reaches the threshold 1, where precision counts as 0: the curve begins with a notch.
@@ -145,16 +138,14 @@ def test_f1_and_lwlrap_are_those_of_scikit_learn() -> None:
         labels, scores = rng.integers(0, 2, shape), rng.integers(0, 11, shape) / 10
         found = tagging_scores(labels, scores, [str(tag) for tag in range(shape[1])])["micro_f1"]
         assert found == pytest.approx(f1_score(labels.ravel(), scores.ravel() >= 0.5, zero_division=0.0), abs=1e-12)
-    labels, scores = rng.random((300, 23)) < 0.1, rng.random((300, 23))
-    overall, by_tag = lwlrap(labels, scores)
-    weights = labels.sum(1)
-    expected = label_ranking_average_precision_score(labels, scores, sample_weight=weights)
+    labels, scores, ranked = rng.random((300, 9)) < 0.1, rng.random((300, 9)), ~FINE[1]
+    overall, by_tag = lwlrap(labels[:, ranked], scores[:, ranked])
+    weights = labels[:, ranked].sum(1)
+    expected = label_ranking_average_precision_score(labels[:, ranked], scores[:, ranked], sample_weight=weights)
     assert (weights == 0).any()
     assert overall == pytest.approx(expected, abs=1e-12)
-    assert np.average(by_tag, weights=labels.sum(0)) == pytest.approx(expected, abs=1e-12)
-    complete = np.flatnonzero(~FINE[1])
-    of_fine = tagging_scores(labels[:, :9], scores[:, :9], CLASSES, "threshold", *FINE)["lwlrap"]
-    assert of_fine == lwlrap(labels[:, complete], scores[:, complete])[0]
+    assert np.average(by_tag, weights=labels[:, ranked].sum(0)) == pytest.approx(expected, abs=1e-12)
+    assert tagging_scores(labels, scores, CLASSES, "threshold", *FINE)["lwlrap"] == overall
 
 
 def test_lwlrap_worked_by_hand_ranks_the_later_of_equal_scores_higher() -> None:

@@ -1,12 +1,15 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from edgesea import cli
 from edgesea.errors import EdgeseaError
+from edgesea.tasks.annotations import read_taxonomy
 from edgesea.tasks.score import score, sonyc_ust_scores
 
 TAXONOMY = "dcase-ust-taxonomy.yaml"
@@ -33,30 +36,28 @@ def test_published_scores_are_met_on_the_command_line(
 
 
 def test_both_levels_are_scored_as_far_as_there_are_labels_and_predictions(ust: Path, tmp_path: Path) -> None:
-    (tmp_path / TAXONOMY).write_bytes((ust / TAXONOMY).read_bytes())
+    shutil.copy(ust / TAXONOMY, tmp_path)
+    tags = read_taxonomy(ust / TAXONOMY)
     rows = pd.read_csv(ust / "annotations_eval.csv").head(40)
-    names = [name.removesuffix("_presence") for name in rows if name.endswith("_presence")]
-    fine, coarse = [name for name in names if name[1] == "-"], [name for name in names if name[1] == "_"]
-    for index, name in enumerate(fine):
-        rows[f"{name}_presence"] = [int((row * 7 + index) % 5 == 0) for row in range(len(rows))]
-    for name in coarse:
-        rows[f"{name}_presence"] = rows[[f"{tag}_presence" for tag in fine if tag[0] == name[0]]].max(axis=1)
+    labels = (np.arange(40)[:, None] * 7 + np.arange(29)) % 5 == 0
+    parents = np.stack([labels[:, tags.parent == number].any(1) for number in range(8)], 1)
+    names = [*tags.fine, *tags.coarse]
+    rows[[f"{name}_presence" for name in names]] = np.hstack([labels, parents]).astype(int)
     rows.to_csv(tmp_path / "annotations.csv", index=False)
-    predictions = rows[[f"{name}_presence" for name in names]].set_axis(names, axis=1) * 0.9
-    predictions.insert(0, "audio_filename", rows["audio_filename"])
-    predictions.sample(frac=1, random_state=0).to_csv(tmp_path / "mine.csv", index=False)
-    result = score(tmp_path / "mine.csv", resamples=20)  # the data is beside the predictions
+    predictions = pd.DataFrame(np.hstack([labels, parents]) * 0.9, rows["audio_filename"], names)
+    mine, none = tmp_path / "mine.csv", tmp_path / "none.csv"
+    predictions.sample(frac=1, random_state=0).to_csv(mine)
+    result = score(mine, resamples=20)  # the data is beside the predictions
     for level in ("coarse", "fine"):
-        found = sonyc_ust_scores(tmp_path / "mine.csv", tmp_path / "annotations.csv", tmp_path / TAXONOMY, level)  # type: ignore[arg-type]
-        assert {name: result[level][name] for name in found} == found
+        found = sonyc_ust_scores(mine, tmp_path / "annotations.csv", tmp_path / TAXONOMY, level)  # type: ignore[arg-type]
+        assert result[level] | found == result[level]
         assert (found["micro_f1"], result[level]["confidence"]["micro_f1"]) == (1, [1, 1])
-    only = predictions.drop(columns=fine)
-    only.to_csv(tmp_path / "coarse.csv", index=False)
-    assert set(score(tmp_path / "coarse.csv", resamples=0)) == {"coarse", "ties"}
-    for nothing in (only.drop(columns=coarse), only * [1, *[0] * 8]):
-        nothing.to_csv(tmp_path / "none.csv", index=False)
+    predictions[[*tags.coarse]].to_csv(mine)
+    assert set(score(mine, resamples=0)) == {"coarse", "ties"}
+    for nothing in (predictions[[]], predictions * 0):
+        nothing.to_csv(none)
         with pytest.raises(EdgeseaError, match=r"none\.csv"):
-            score(tmp_path / "none.csv")
+            score(none)
 
 
 def test_bad_input(ust: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:

@@ -95,16 +95,6 @@ class Annotations:
         return replace(self, **{name: column[clips] for name, column in vars(self).items() if column is not None})
 
 
-def read_annotations(path: Path, taxonomy: Taxonomy, split_path: Path | None = None) -> Annotations:
-    """Read a table of annotations, which may lack sensors, proximities, context, and all fine or all coarse tags.
-
-    The voters on a clip are its verified rows if it has any, else its volunteers. A tag is present if one voter heard
-    it (minority vote; Cartwright et al., 2019), absent if none did, not known if no voter said either. `split_path` is
-    a CSV file with other splits: columns split, and audio_filename or sensor_id.
-    """
-    return _gather(CsvTable.read(path), taxonomy, split_path)
-
-
 def read_ground_truth(
     path: Path, taxonomy: Taxonomy, split: str = "validate", split_path: Path | None = None
 ) -> Annotations:
@@ -115,16 +105,25 @@ def read_ground_truth(
     table = CsvTable.read(path, [CLIP])
     if ANNOTATOR not in table.rows:
         table.check(~table.rows[CLIP].duplicated(keep=False), f"listed once, because there is no {ANNOTATOR}")
-        rows = table.rows.assign(**{ANNOTATOR: str(VERIFIED), SPLIT: table.rows.get(SPLIT, split)})
-        table = CsvTable(path, rows)
-    every = _gather(table, taxonomy, split_path)
+        added = {ANNOTATOR: str(VERIFIED), SPLIT: table.rows.get(SPLIT, split)}
+        table = CsvTable(path, table.rows.assign(**added))
+    every = read_annotations(path, taxonomy, split_path, table)
     wanted = every.verified & (every.splits == split)
     if not wanted.any():
         raise EdgeseaError(f"{path}: no verified clip in the split {split!r}")
     return every.take(wanted)
 
 
-def _gather(table: CsvTable, taxonomy: Taxonomy, split_path: Path | None) -> Annotations:
+def read_annotations(
+    path: Path, taxonomy: Taxonomy, split_path: Path | None = None, table: CsvTable | None = None
+) -> Annotations:
+    """Read a table of annotations, which may lack sensors, proximities, context, and all fine or all coarse tags.
+
+    The voters on a clip are its verified rows if it has any, else its volunteers. A tag is present if one voter heard
+    it (minority vote; Cartwright et al., 2019), absent if none did, not known if no voter said either. `split_path` is
+    a CSV file with other splits: columns split, and audio_filename or sensor_id. `table` is what `path` holds.
+    """
+    table = table or CsvTable.read(path)
     table.require([CLIP, ANNOTATOR] if split_path else [CLIP, ANNOTATOR, SPLIT])
     taxonomy.check_columns(table, PRESENCE)
     clip, annotator = table.rows[CLIP], table.numbers([ANNOTATOR])
@@ -137,8 +136,7 @@ def _gather(table: CsvTable, taxonomy: Taxonomy, split_path: Path | None) -> Ann
     splits = _other_splits(split_path, clips, sensors) if split_path else _unique(table, SPLIT, CLIP).to_numpy(str)
     proximity, context = None, None
     names = [tag + PROXIMITY for tag in taxonomy.complete]
-    if any(name in table.rows for name in names):
-        table.require(names)
+    if table.has(names):
         sides = (table.rows[names] == "near").astype(int) - (table.rows[names] == "far")
         balance = sides[volunteer].groupby(clip).sum().reindex(clips, fill_value=0).to_numpy()
         proximity = np.stack([balance > 0, balance < 0], axis=2).astype(np.float32)
@@ -147,17 +145,13 @@ def _gather(table: CsvTable, taxonomy: Taxonomy, split_path: Path | None) -> Ann
         wanted = f"a number ({', '.join(CONTEXT)}: from {LEAST} to {MOST}), or empty"
         table.check((values >= LEAST) & (values <= MOST) | empty, wanted)
         context = values.groupby(clip).first().to_numpy()
-    # Since any vote counts more than none, the label is the greatest value.
-    voter = agreed | (volunteer & ~clip.map(verified))
-    labels: list[NDArray[np.int8]] = []
-    for names in ([tag + PRESENCE for tag in tags] for tags in (taxonomy.coarse, taxonomy.fine)):
-        if any(name in table.rows for name in names):
-            table.require(names)
-            table.check((values := table.numbers(names)).isin((NOT_GIVEN, 0, 1)), "-1 (not given), 0 or 1")
-            greatest = values[voter].groupby(clip).max()
-        else:
-            greatest = pd.DataFrame(columns=names)
-        labels.append(greatest.reindex(clips, fill_value=NOT_GIVEN).to_numpy(np.int8))
+    voter, labels = agreed | (volunteer & ~clip.map(verified)), []
+    for tags in (taxonomy.coarse, taxonomy.fine):
+        names = [tag + PRESENCE for tag in tags]
+        values = table.numbers(names if table.has(names) else ())
+        table.check(values.isin((NOT_GIVEN, 0, 1)), "-1 (not given), 0 or 1")
+        greatest = values[voter].groupby(clip).max()  # any vote counts more than none
+        labels.append(greatest.reindex(index=clips, columns=names, fill_value=NOT_GIVEN).to_numpy(np.int8))
     coarse, fine = labels
     return Annotations(clips, splits, verified.to_numpy(), coarse, fine, sensors, proximity, context)
 

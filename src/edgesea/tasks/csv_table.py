@@ -48,10 +48,16 @@ class CsvTable:
         if missing := [name for name in names if name not in self.rows]:
             raise EdgeseaError(f"{self.path}: no column {some(missing)}; it has {some(list(self.rows))}")
 
+    def has(self, names: Sequence[str]) -> bool:
+        """Whether there are columns of these names; EdgeseaError if there are some, but not all."""
+        if found := any(name in self.rows for name in names):
+            self.require(names)
+        return found
+
     def numbers(self, names: Iterable[str]) -> pd.DataFrame:
         """Some columns as numbers, exact to the last bit; NaN for what is not a number."""
-        columns = {name: self.rows[name] for name in names}
-        return pd.DataFrame({name: c.map({text: _number(text) for text in c.unique()}) for name, c in columns.items()})
+        numbers: pd.DataFrame = self.rows[list(names)].apply(pd.to_numeric, errors="coerce").astype(float)
+        return numbers
 
     def check(self, valid: "pd.DataFrame | pd.Series[bool]", wanted: str) -> None:
         """Raise EdgeseaError with lines, columns and values where columns of this table are not `valid`."""
@@ -66,10 +72,3 @@ def some(values: Sequence[object], between: str = ", ") -> str:
     """The first few values, and how many more there are."""
     more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
     return between.join(map(str, values[:NAMED])) + more
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.artifact import check_file, versions, write_json
 from edgesea.audio.framing import Framing
@@ -14,8 +14,6 @@ from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 if TYPE_CHECKING:
     from edgesea.tasks.folds import FoldTask
     from edgesea.tasks.sonyc_ust import SonycUst
-
-    Task: TypeAlias = FoldTask | SonycUst
 
 
 def evaluate(
@@ -101,8 +99,9 @@ def evaluate(
     if resamples < 0:
         raise EdgeseaError(f"resamples must be at least 0, not {resamples}")
     check_seed(seed, tagging.members)
+    out, predictions = (None if file is None else Path(file) for file in (out, predictions))
     for file in filter(None, (out, predictions)):
-        check_file(Path(file))
+        check_file(file)
     from edgesea.models import load_model
     from edgesea.reduction import load_reduction
     from edgesea.tasks.features import window_embeddings
@@ -128,22 +127,20 @@ def evaluate(
     given = {"task": task, "model": network.id, **options, **made, "hop": hop, "center": center, "seed": seed}
     result = {**given, **scores, "embedding_size": bags.rows.shape[1], "failed": failed, "versions": versions()}
     if out is not None:
-        write_json(Path(out), result)
+        write_json(out, result)
     return result
 
 
 def load_task(
     task: str, data: Path, probe: ProbeOptions, tagging: TaggingOptions, folds: Sequence[int] | None
-) -> "Task":
+) -> "FoldTask | SonycUst":
     """Read the data set of a task; refuse options of the other kind of task, and folds that do not exist."""
     from edgesea.tasks.folds import FoldTask
     from edgesea.tasks.sonyc_ust import SonycUst
 
     if task == "sonyc_ust":
-        if probe != ProbeOptions():
-            raise EdgeseaError(f"probe: an option of tasks with folds; those of {task} are called tagging")
-        if folds:
-            raise EdgeseaError(f"folds: the task {task} has a fixed split; see tagging.split_path")
+        if probe != ProbeOptions() or folds:
+            raise EdgeseaError(f"probe, folds: not options of {task}; tagging sets its classifier and its split")
         return SonycUst.load(data, tagging)
     if tagging != TaggingOptions():
         raise EdgeseaError(f"tagging: an option of the task sonyc_ust; those of {task} are called probe")

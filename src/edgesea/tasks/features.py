@@ -94,10 +94,8 @@ class ContextEncoding:
         """Learn the coordinates' mean from training clips (N, 5), and their scale if they are to be standardized."""
         known = np.ma.masked_invalid(context[:, :2])
         mean, std = known.mean(0).filled(0.0), known.std(0).filled(0.0)
-        if not standardize:
-            return cls(mean, np.zeros(2), np.ones(2))
         # 1e-7 degrees are a centimetre: the coordinates of one place differ by rounding, which must not be blown up.
-        return cls(mean, mean, np.where(std > 1e-7, std, 1.0))
+        return cls(mean, mean * standardize, np.where((std > 1e-7) & standardize, std, 1.0))
 
     def encode(self, context: Float64) -> Float32:
         """Encode the context (N, 5) of clips as (N, 85); missing times, and week 53, are all zeros."""

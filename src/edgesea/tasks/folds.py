@@ -25,7 +25,6 @@ from edgesea.tasks.options import ProbeOptions
 from edgesea.tasks.probes import clip_features, fit_probe, predict
 
 Ints = NDArray[np.integer]
-NONE = "(none)"  # predicted for a clip that could not be embedded
 
 # Of each task: its table, the file of a clip, and the columns of the file's name, the class, and the recording that it
 # was cut from, which may be missing.
@@ -134,7 +133,7 @@ def fold_scores(truth: Ints, predicted: Ints, folds: Ints, classes: NDArray[np.s
         **_accuracies(truth, predicted, folds),
         "accuracy_by_fold": {str(fold): share for fold, share in correct.groupby(folds).mean().items()},
         "accuracy_by_class": correct.groupby(classes[truth]).mean().to_dict(),
-        "confusion": {"classes": names, "columns": [*names, NONE][: len(labels)], "counts": counts.tolist()},
+        "confusion": {"classes": names, "columns": [*names, "(none)"][: len(labels)], "counts": counts.tolist()},
     }
 
 

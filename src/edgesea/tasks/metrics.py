@@ -26,16 +26,13 @@ Conventions
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-
-if TYPE_CHECKING:
-    from edgesea.tasks.annotations import Taxonomy
 
 Float64 = NDArray[np.float64]
 Labels = NDArray[np.number] | NDArray[np.bool_]
@@ -174,13 +171,6 @@ def tagging_scores(
         "class_auprc": areas,
         "lwlrap": lwlrap(labels[:, ranked], scores[:, ranked])[0],
     }
-
-
-def fine_scores(
-    labels: Labels, scores: NDArray[np.floating], taxonomy: "Taxonomy", ties: Ties = "threshold"
-) -> dict[str, Any]:
-    """Scores of all fine tags of a taxonomy, the incomplete ones too, by coarse class; see `tagging_scores`."""
-    return tagging_scores(labels, scores, taxonomy.names, ties, taxonomy.parent, taxonomy.incomplete)
 
 
 def lwlrap(labels: Labels, scores: NDArray[np.floating]) -> tuple[float | None, Float64]:

@@ -58,10 +58,8 @@ def score(
         raise EdgeseaError(f"{annotations}: not found; --data is the folder of SONYC-UST or a table with its taxonomy")
     taxonomy = read_taxonomy(annotations.parent / "dcase-ust-taxonomy.yaml")
     truth = read_ground_truth(annotations, taxonomy, split, split_path)
-    result: dict[str, Any] = {
-        "ties": ties,
-        **score_predictions(Path(predictions), truth, taxonomy, (), ties, resamples),
-    }
+    scores = score_predictions(Path(predictions), truth, taxonomy, (), ties, resamples)
+    result: dict[str, Any] = {"ties": ties, **scores}
     if out is not None:
         write_json(Path(out), result)
     return result

@@ -42,10 +42,8 @@ class SonycUst:
     @classmethod
     def load(cls, data: Path, options: TaggingOptions) -> "SonycUst":
         """Read ``annotations.csv`` and ``dcase-ust-taxonomy.yaml`` below `data`; the clips are in ``audio/``."""
-        if missing := [name for name in (ANNOTATIONS, TAXONOMY) if not (data / name).is_file()]:
-            raise EdgeseaError(
-                f"{data / missing[0]}: not found; it must be beside {ANNOTATIONS}, {TAXONOMY} and audio/"
-            )
+        if missing := [data / name for name in (ANNOTATIONS, TAXONOMY) if not (data / name).is_file()]:
+            raise EdgeseaError(f"{missing[0]}: not found; it must be beside {ANNOTATIONS}, {TAXONOMY} and audio/")
         taxonomy = read_taxonomy(data / TAXONOMY)
         annotations = read_annotations(data / ANNOTATIONS, taxonomy, options.split_path)
         wanted = {options.eval_split, *(["validate"] if options.monitor == "validate" else [])}
@@ -57,9 +55,9 @@ class SonycUst:
             count = int(verified.sum() - complete.sum())
             log.warning("%s: %d verified clips without all %s labels are left out", data, count, options.label_mode)
         splits = np.where(train | complete, annotations.splits, "")
-        if missing := sorted({"train", *wanted} - {*splits}):
-            what = f"{options.label_mode} labels (other splits than train: verified ones)"
-            raise EdgeseaError(f"{data / ANNOTATIONS}: no clips of the split {' and '.join(missing)} with {what}")
+        if absent := sorted({"train", *wanted} - {*splits}):
+            what = f"split {' and '.join(absent)} with {options.label_mode} labels"
+            raise EdgeseaError(f"{data / ANNOTATIONS}: no clips of the {what}; to be tested they must be verified")
         task = cls(data, taxonomy, annotations.take(splits != ""), options)
         check_needs(task.targets(), task.annotations.context, options)
         return task
@@ -150,14 +148,12 @@ def score_predictions(
         complete = (labels >= 0).all(1)
         if not complete.any():
             continue
-        if not complete.all():
-            log.warning("%s: %d clips without all %s labels are left out", path, (~complete).sum(), level)
-        scores, clips = scores.drop(truth.clips[~complete], errors="ignore"), truth.clips[complete].tolist()
-        missing, extra = sorted({*clips} - {*scores.index}), sorted({*scores.index} - {*clips})
-        if missing or extra:
-            found = f"missing: {some(missing)}; extra: {some(extra)}"
+        clips, predicted = {*truth.clips[complete]}, {*scores.index} - {*truth.clips[~complete]}
+        if clips != predicted:
+            found = f"missing: {some(sorted(clips - predicted))}; extra: {some(sorted(predicted - clips))}"
             raise EdgeseaError(f"{path}: needs exactly the {len(clips)} verified clips of the annotations; {found}")
-        result[level] = level_scores(level, labels[complete], scores.loc[clips].to_numpy(), taxonomy, ties, resamples)
+        values = scores.loc[truth.clips[complete].tolist()].to_numpy()
+        result[level] = level_scores(level, labels[complete], values, taxonomy, ties, resamples)
     if not result:
         raise EdgeseaError(f"{path}: no scores above 0 of tags whose labels are given")
     return result
@@ -176,7 +172,7 @@ def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = (
     taxonomy.check_columns(table)
     found: dict[Level, pd.DataFrame] = {}
     needed: dict[Level, tuple[str, ...]] = {"coarse": taxonomy.coarse, "fine": taxonomy.complete}
-    for level in levels or [level for level, tags in needed.items() if any(tag in table.rows for tag in tags)]:
+    for level in levels or [level for level, tags in needed.items() if table.has(tags)]:
         table.require(needed[level])
         tags = taxonomy.coarse if level == "coarse" else taxonomy.fine
         scores = table.numbers([tag for tag in tags if tag in table.rows])
