@@ -10,11 +10,10 @@ import pandas as pd
 import pyarrow.dataset
 import pytest
 import soundfile
-from conftest import kill_when, write_noise
+from conftest import kill_when, load_audio, write_noise
 from stored import as_pcm, clips_of, content, skipped, stamps, windows_of
 
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import load_audio
 from edgesea.audio.level import a_weighted_level
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract

@@ -1,5 +1,8 @@
 """The one exception that means "the user can fix this", and the one warning."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EdgeseaError(ValueError):
     """A problem in the input, the options or the files; its message names the value and the remedy.
@@ -13,18 +16,16 @@ class EdgeseaWarning(UserWarning):
 
 
 def missing_extra(package: str, extra: str) -> EdgeseaError:
-    """Error for a module of an extra that is not installed.
-
-    Parameters
-    ----------
-    package : str
-        The distribution whose import failed.
-    extra : str
-        The extra of edgesea that installs it.
-
-    Returns
-    -------
-    EdgeseaError
-        To be raised by the caller (``raise missing_extra(...) from error``).
-    """
+    """Error for a distribution (`package`) that is not installed, which an extra of edgesea brings."""
     return EdgeseaError(f"{package} is not installed; it comes with: pip install 'edgesea[{extra}]'")
+
+
+@contextmanager
+def needs(package: str, extra: str) -> Iterator[None]:
+    """In this block, or in the function that it decorates, a failing import of `package` names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise missing_extra(package, extra) from error

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,7 @@ from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_student
 from edgesea.models.download import hub_reason, huggingface_hub
-from edgesea.models.student_files import (
-    CARD_FILE,
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    model_card,
-    read_student,
-    without_folders,
-)
+from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_card, read_student, without_folders
 from edgesea.report.summary import interval, shown_scores
 
 log = logging.getLogger(__name__)
@@ -73,28 +65,21 @@ def push_to_hub(
     if card is not None and not Path(card).is_file():
         raise EdgeseaError(f"{card}: no such file; leave card out to have one made")
     student_card(folder, repo_id, run=run, domain=domain, license=license)  # fails before anything is created
+    config = without_folders(read_json(folder / CONFIG_FILE))
+    files: dict[str, bytes | Path] = {
+        CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
+        WEIGHTS_FILE: folder / WEIGHTS_FILE,
+    }
     try:
         api = hub.HfApi(library_name="edgesea")
         url = api.create_repo(repo_id, private=private, exist_ok=True)
-        if card is None:
-            text = student_card(folder, url.repo_id, run=run, domain=domain, license=license)
-        else:
-            text = Path(card).read_text("utf-8")
-        config = without_folders(read_json(folder / CONFIG_FILE))
-        files = {
-            CARD_FILE: text.encode(),
-            CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
-            WEIGHTS_FILE: str(folder / WEIGHTS_FILE),
-        }
+        text = student_card(folder, url.repo_id, run=run, domain=domain, license=license).encode()
+        files[CARD_FILE] = text if card is None else Path(card)
         operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=it) for name, it in files.items()]
         api.create_commit(url.repo_id, operations, commit_message="Student made with edgesea")
-    except EdgeseaError:
-        raise
     except Exception as error:  # of several libraries
-        raise EdgeseaError(
-            f"{folder}: cannot be uploaded to {repo_id}: {hub_reason(error)}; a token with the right to write is "
-            "needed (hf auth login, or HF_TOKEN)"
-        ) from error
+        remedy = "a token with the right to write is needed (hf auth login, or HF_TOKEN)"
+        raise EdgeseaError(f"{folder}: cannot be uploaded to {repo_id}: {hub_reason(error)}; {remedy}") from error
     return str(url)
 
 
@@ -103,10 +88,7 @@ def student_card(
 ) -> str:
     """The model card of a student's folder, with the scores of its run; `source` is what `load_student` takes."""
     folder = Path(student)
-    if not folder.is_dir():
-        raise EdgeseaError(f"{folder}: no such folder; give that of a student")
-    config = read_student(folder).config
-    provenance = read_json(folder / CONFIG_FILE).get("provenance") or {}
+    config, provenance = read_student(folder).config, read_json(folder / CONFIG_FILE).get("provenance") or {}
     results = _results(folder, provenance, run)
     scores = _score_table(results.get("evaluate") or {})
     domain = domain or _domain(results)
@@ -119,9 +101,8 @@ def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None
     if run is None and not path.is_file():
         return {}
     results: dict[str, Any] = read_json(path)
-    fitted = results.get("distill") if isinstance(results, dict) else None
-    trained = provenance.get("scores") or {}
-    if isinstance(fitted, dict) and fitted.get("mse") is not None and fitted["mse"] == trained.get("mse"):
+    fitted, trained = ((it or {}).get("mse") for it in (results.get("distill"), provenance.get("scores")))
+    if fitted is not None and fitted == trained:
         return results
     if run is not None:
         raise EdgeseaError(f"{path}: not the results of the run that made {folder}; leave run out, or give another")
@@ -132,9 +113,8 @@ def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None
 def _domain(results: Mapping[str, Any]) -> str:
     """Name and size of what a run was made of."""
     source = (results.get("config") or {}).get("extract", {}).get("source")
-    made = results.get("extract") or {}
-    counts = [f"{made[key]} {key}" for key in ("clips", "windows") if key in made]
-    return ", ".join([*([f"`{Path(source).name}`"] if source else []), *counts])
+    counts = [f"{count} {key}" for key, count in results.get("extract", {}).items() if key in ("clips", "windows")]
+    return ", ".join([f"`{Path(source).name}`", *counts] if source else counts)
 
 
 def _score_table(systems: Mapping[str, Mapping[str, Any]]) -> str:
@@ -152,6 +132,5 @@ def _score_table(systems: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _score(scores: Mapping[str, Any], name: str) -> str:
     value, ends = scores.get(name), interval(scores, name)
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{value:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+    text = "-" if value is None else f"{value:.3f}"
+    return f"{text} ({ends[0]:.3f} to {ends[1]:.3f})" if ends else text

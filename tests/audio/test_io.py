@@ -1,21 +1,14 @@
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
+from conftest import load_audio
 
-from edgesea.audio.io import (
-    AudioFile,
-    Resampler,
-    as_samples,
-    audio_suffixes,
-    first_invalid,
-    is_audio,
-    load_audio,
-    to_mono,
-)
+from edgesea.audio.io import AudioFile, Resampler, as_samples, audio_suffixes, first_invalid, is_audio, to_mono
 from edgesea.errors import EdgeseaError
 
 
@@ -50,12 +43,6 @@ def test_formats_are_decoded_and_resampled(tmp_path, ending, error, rate):
     assert spectrum[1000] == pytest.approx(0.5, rel=max(error, 1e-3))
 
 
-def test_channels_are_averaged(tmp_path):
-    channels = np.random.default_rng(0).uniform(-1, 1, (8000, 8)).astype(np.float32)
-    soundfile.write(tmp_path / "eight.wav", channels, 8000, subtype="FLOAT")
-    np.testing.assert_allclose(load_audio(tmp_path / "eight.wav", 8000), channels.mean(1), atol=1e-7)
-
-
 @pytest.mark.parametrize("target", [8000, 48000])
 @pytest.mark.parametrize("source", [8000, 16000, 22050, 44100, 48000])
 def test_not_a_bit_depends_on_the_chunks(source, target):
@@ -70,7 +57,7 @@ def test_not_a_bit_depends_on_the_chunks(source, target):
 
 
 def test_a_file_longer_than_a_chunk_is_resampled_like_the_whole(tmp_path):
-    audio = np.random.default_rng(2).uniform(-1, 1, (44100 * 23, 2)).astype(np.float32)
+    audio = np.random.default_rng(2).uniform(-1, 1, (44100 * 23, 8)).astype(np.float32)
     soundfile.write(tmp_path / "long.wav", audio, 44100, subtype="FLOAT")
     with AudioFile(tmp_path / "long.wav") as file:
         assert [len(chunk) for chunk in file.chunks()] == [441000, 441000, 132300]
@@ -91,7 +78,7 @@ def test_names_need_not_be_utf8(tmp_path):
     soundfile.write(tmp_path / "a.wav", sine(8000), 8000)
     odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav")  # noqa: PTH118
     os.rename(tmp_path / "a.wav", odd)  # noqa: PTH104
-    assert len(load_audio(os.fsdecode(odd), 8000)) == 16000
+    assert len(load_audio(Path(os.fsdecode(odd)), 8000)) == 16000
 
 
 @pytest.mark.parametrize(
@@ -101,6 +88,7 @@ def test_names_need_not_be_utf8(tmp_path):
         ("text.mp3", b"hello " * 100, "Format not recognised"),
         ("empty.wav", b"", "Format not recognised"),
         ("gone.wav", None, "no such file"),
+        ("", None, "is a folder"),
         ("nan.wav", (np.append(sine(8000), np.nan), 8000), "NaN"),
         ("inf.wav", (np.append(-np.inf, sine(8000)), 8000), "Inf"),
         ("none.wav", (np.zeros(0), 8000), "no samples"),
@@ -115,26 +103,18 @@ def test_unusable_files_are_refused(tmp_path, name, content, words):
         soundfile.write(tmp_path / name, *content, subtype="FLOAT")
     with pytest.raises(EdgeseaError, match=f"{name}: .*{words}"):
         load_audio(tmp_path / name, 8000)
-    with pytest.raises(EdgeseaError, match="is a folder"):
-        load_audio(tmp_path, 8000)
 
 
-@pytest.mark.parametrize("share", [0.97, 0.5, 0.1])
-@pytest.mark.parametrize("ending", ["wav", "aiff", "flac", "au", "rf64"])
+CUTS = [(ending, share) for ending in ("wav", "aiff", "flac", "au", "rf64") for share in (0.97, 0.5, 0.1)]
+
+
+@pytest.mark.parametrize(("ending", "share"), [*CUTS, ("mp3", 0.9), ("mp3", 0.5)])
 def test_truncated_files_are_refused(tmp_path, ending, share):
     path = tmp_path / f"cut.{ending}"
     soundfile.write(path, np.random.default_rng(3).uniform(-0.5, 0.5, 160000).astype(np.float32), 8000)
-    path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
-    with pytest.raises(EdgeseaError, match=r"truncated: the header announces \d+ bytes, \d+ are there|damaged after"):
-        load_audio(path, 8000)
-
-
-def test_truncated_mp3_is_refused_and_whole_mp3_is_not(tmp_path):
-    path = tmp_path / "cut.mp3"
-    soundfile.write(path, np.random.default_rng(3).uniform(-0.5, 0.5, 160000).astype(np.float32), 8000)
     assert len(load_audio(path, 8000)) == pytest.approx(160000, rel=0.02)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(EdgeseaError, match="truncated: the header announces 160000 samples"):
+    path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
+    with pytest.raises(EdgeseaError, match=r"truncated: the header announces \d+|damaged after"):
         load_audio(path, 8000)
 
 

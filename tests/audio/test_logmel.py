@@ -81,14 +81,15 @@ def signals(rate: int) -> list[np.ndarray]:
     return [signal.astype(np.float32) for signal in (noise, tone, click)]
 
 
-@pytest.mark.parametrize("signal", signals(8000))
-def test_student_front_end_is_its_definition(signal):
-    """432 zeros on each side, mel bands of the power spectrum, square root."""
+def test_student_front_end_is_its_definition():
+    """432 zeros on each side, mel bands of the power spectrum, square root; relative to each window's maximum."""
     filters = mel_filters(8000, 1024, 64, 0.0, 4000.0, "htk")
-    expected = definition(signal, filters, 1024, 160, (432, 432), root=True)
-    result = LogMel(LogMelSettings(8000, 1024, 160, 64))(torch.from_numpy(signal)[None])[0]
+    windows = np.stack([*signals(8000), 1e-3 * signals(8000)[0]])
+    result = LogMel(LogMelSettings(8000, 1024, 160, 64))(torch.from_numpy(windows))
     assert result.dtype == torch.float32
-    np.testing.assert_allclose(result.numpy(), expected, atol=1e-4)
+    for found, signal in zip(result, windows, strict=True):
+        expected = definition(signal, filters, 1024, 160, (432, 432), root=True)
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("signal", signals(48000))
@@ -100,15 +101,6 @@ def test_openl3_front_ends_are_their_definition(signal, n_mels, n_fft, end):
     padding = "none" if n_mels is None else "end"
     front_end = LogMel(LogMelSettings(48000, n_fft, 242, n_mels, None, "slaney", False, padding))
     np.testing.assert_allclose(front_end(torch.from_numpy(signal)[None])[0].numpy(), expected, atol=1e-4)
-
-
-def test_each_window_is_relative_to_its_own_maximum():
-    signal = torch.from_numpy(signals(8000)[0])
-    front_end = LogMel(LogMelSettings(8000, 1024, 160, 64))
-    together = front_end(torch.stack([signal, 1e-3 * signal]))
-    assert together.amax((1, 2)).tolist() == [0.0, 0.0]
-    assert together.min() >= -80.0
-    torch.testing.assert_close(together[1], together[0], rtol=0, atol=1e-4)
 
 
 def test_efficientat_front_end_is_its_definition():

@@ -70,12 +70,6 @@ def test_other_front_ends_are_those_in_torch(settings, window):
     assert (settings.bands, settings.frames(window)) == expected.shape[1:]
 
 
-def test_nothing_gives_nothing():
-    front_end = OverlappingLogMel(SEA)
-    assert front_end(np.zeros((0, RATE), np.float32)).shape == (0, 64, 50)
-    assert not front_end.at(np.zeros(0, np.float32), np.array([-8000, 0, 8000]), RATE).any()  # silence
-
-
 def test_frames_are_computed_once(monkeypatch):
     """Of 64 windows with a hop of five frames, 44 + 63 * 5 frames inside and 6 at the edges of each."""
     transformed = []

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import write_noise
+from conftest import load_audio, write_noise
 
 import edgesea
 from edgesea.audio.framing import Framing, PieceCutter
-from edgesea.audio.io import load_audio
 from edgesea.embed.engine import Failure, cut_rows, embed_files, embed_sources
 from edgesea.errors import EdgeseaError
 from edgesea.models.foreign import FunctionModel

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import REPOSITORY
+from conftest import REPOSITORY, load_audio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick_model import BY_NAME, QUICK, moments, of_file
 
 from edgesea import Stream
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import load_audio
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
 from edgesea.models.foreign import FunctionModel

@@ -55,8 +55,8 @@ def test_sizes_of_the_variants(variant, size, parameters):
 
 
 def test_weights_of_another_width_and_unknown_variants_are_refused(weights):
-    with pytest.raises(EdgeseaError, match=r"mn04_as_mAP_432\.pt: .* has shape"):
+    with pytest.raises(EdgeseaError, match=r"mn04_as_mAP_432\.pt: "):
         edgesea.load_teacher("efficientat/mn10", weights=weights)
     for variant in ("mn03", "mn10_as", ""):
-        with pytest.raises(EdgeseaError, match=f"efficientat/{variant}.*mn04, mn05, mn10, mn20, mn40"):
+        with pytest.raises(EdgeseaError, match=f"'efficientat/{variant}'.*mn04, mn05, mn10, mn20, mn40"):
             edgesea.load_teacher(f"efficientat/{variant}")

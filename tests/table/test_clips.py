@@ -5,11 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_noise
+from conftest import load_audio, write_noise
 from stored import as_pcm
 
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import load_audio
 from edgesea.table.clips import clip_pieces
 from edgesea.table.manifest import ClipEntry
 

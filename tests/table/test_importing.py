@@ -12,12 +12,11 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
-from conftest import TINY, kill_when, write_noise
+from conftest import TINY, kill_when, load_audio, write_noise
 from stored import as_pcm, clips_of, content, skipped, stamps, windows_of
 
 import edgesea
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import load_audio
 from edgesea.audio.level import a_weighted_level
 from edgesea.distill import distill
 from edgesea.embed.files import embed

@@ -52,10 +52,8 @@ class Framing:
         for name, longest in (("window", LONGEST_WINDOW), ("hop", LONGEST_HOP)):
             value = getattr(self, name)
             is_number = isinstance(value, Real) and not isinstance(value, bool)
-            if not (is_number and 0 < value < float("inf")):
-                raise EdgeseaError(f"{name} must be a positive number of seconds, not {value!r}")
-            if value > longest:
-                raise EdgeseaError(f"{name} must be at most {longest:g} s, not {value!r}")
+            if not (is_number and 0 < value <= longest):
+                raise EdgeseaError(f"{name} must be a positive number of at most {longest:g} seconds, not {value!r}")
 
     def at(self, sample_rate: int) -> "SampleFraming":
         """The same framing in samples at `sample_rate` (Hz).
@@ -64,9 +62,8 @@ class Framing:
         """
         window, hop = round(self.window * sample_rate), exact_seconds(self.hop) * sample_rate
         if window < 1 or hop < 1:
-            raise EdgeseaError(
-                f"window {self.window} s or hop {self.hop} s is shorter than a sample at {sample_rate} Hz"
-            )
+            lengths = f"window {self.window} s or hop {self.hop} s"
+            raise EdgeseaError(f"{lengths} is shorter than a sample at {sample_rate} Hz")
         step = hop.numerator if hop.denominator == 1 else hop
         return SampleFraming(window, step, window // 2 if self.center else 0)
 

@@ -40,15 +40,17 @@ def is_audio(path: Path) -> bool:
 
 def check_readable(path: Path) -> None:
     """Raise EdgeseaError unless `path` is a readable file; a pipe might block for ever."""
-    reason = ""
     if not path.exists():
         reason = "no such file"
+    elif path.is_dir():
+        reason = "is a folder"
     elif not path.is_file():
-        reason = "is a folder" if path.is_dir() else "is a pipe or a device; raw PCM is read by edgesea stream"
+        reason = "is a pipe or a device; raw PCM is read by edgesea stream"
     elif not os.access(path, os.R_OK):
         reason = "Permission denied"
-    if reason:
-        raise EdgeseaError(f"{path}: cannot be decoded: {reason}")
+    else:
+        return
+    raise EdgeseaError(f"{path}: cannot be decoded: {reason}")
 
 
 class AudioFile:
@@ -81,10 +83,10 @@ class AudioFile:
         """
         if not RATES[0] <= self.sample_rate <= RATES[1]:
             raise EdgeseaError(f"{self.path}: implausible sample rate of {self.sample_rate} Hz")
-        if match := _CUT_SHORT.search(self._file.extra_info):
-            announced, found = int(match[1]), int(match[2])
-            if announced > found and announced not in UNKNOWN_SIZES:
-                raise EdgeseaError(f"{self.path}: truncated: the header announces {announced} bytes, {found} are there")
+        match = _CUT_SHORT.search(self._file.extra_info)
+        announced, found = (int(match[1]), int(match[2])) if match else (0, 0)
+        if announced > found and announced not in UNKNOWN_SIZES:
+            raise EdgeseaError(f"{self.path}: truncated: the header announces {announced} bytes, {found} are there")
         size = round(CHUNK_SECONDS * self.sample_rate)
         decoded = 0
         while True:
@@ -102,9 +104,8 @@ class AudioFile:
             yield mono
         # Only MP3 announces a length that it may not keep; the 5 % allow for files without a length header.
         if decoded < 0.95 * self.frames:
-            raise EdgeseaError(
-                f"{self.path}: truncated: the header announces {self.frames} samples, {decoded} are there"
-            )
+            lengths = f"the header announces {self.frames} samples, {decoded} are there"
+            raise EdgeseaError(f"{self.path}: truncated: {lengths}")
         if decoded == 0:
             raise EdgeseaError(f"{self.path}: holds no samples")
 
@@ -183,10 +184,8 @@ def checked_flag(name: str, value: bool) -> bool:
 def _number(value: Any) -> float:
     """A real number, also in an array without dimensions as np.load gives one, as a float; NaN for anything else."""
     value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
-    try:
-        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    except OverflowError:
-        return math.nan
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < 1e300 else math.nan
 
 
 class Resampler:
@@ -209,9 +208,3 @@ def resample_stream(chunks: Iterable[Float32], source: int, target: int) -> Iter
     for chunk in chunks:
         yield resampler.feed(chunk)
     yield resampler.feed(np.zeros(0, np.float32), last=True)
-
-
-def load_audio(path: Path | str, sample_rate: int) -> Float32:
-    """Decode a whole file, average its channels and resample it to `sample_rate` Hz: (samples,) float32."""
-    with AudioFile(Path(path)) as file:
-        return np.concatenate(list(resample_stream(file.chunks(), file.sample_rate, sample_rate)))

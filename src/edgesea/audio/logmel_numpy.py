@@ -46,7 +46,8 @@ class OverlappingLogMel:
         result = np.empty((len(starts), count, self.settings.bands))
         if not len(starts):
             return result.transpose(0, 2, 1)
-        audio, first = _enclosed(audio, np.asarray(starts, np.int64), window)
+        zeros = max(0, -int(starts.min())), max(0, int(starts.max()) + window - len(audio))  # around the signal
+        audio, first = np.pad(audio, zeros) if any(zeros) else audio, np.asarray(starts, np.int64) + zeros[0]
         offsets = hop_length * np.arange(count) - before
         inside = (offsets >= 0) & (offsets + n_fft <= window)
         if inside.any():
@@ -104,10 +105,3 @@ class _Filters:
         result = np.zeros((len(spectra), self._bands))
         result[:, self._filled] = np.add.reduceat(spectra[:, self._bins] * self._weights, self._begins, axis=1)
         return result
-
-
-def _enclosed(audio: Float32, starts: NDArray[np.int64], window: int) -> tuple[Float32, NDArray[np.int64]]:
-    """The signal with as many zeros around it as the windows reach beyond it, and the starts in it."""
-    before = max(0, -int(starts.min()))
-    after = max(0, int(starts.max()) + window - len(audio))
-    return (np.pad(audio, (before, after)), starts + before) if before or after else (audio, starts)

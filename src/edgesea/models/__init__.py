@@ -1,10 +1,9 @@
 """Teachers and students by name."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import EmbeddingModel
 
 if TYPE_CHECKING:
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "torch", "onnx"]
 ModelOrName: TypeAlias = EmbeddingModel | Path | str
-DEVICES = ("cpu", "cuda", "mps", "xpu")
 TEACHERS = (
     "spectral",
     "efficientat/{mn04,mn05,mn10,mn20,mn40}",
@@ -29,33 +27,28 @@ def is_teacher(name: str) -> bool:
     return name == "spectral" or name.startswith(("efficientat/", "openl3/", "hear:", "onnx:", "callable:"))
 
 
+@needs("torch", "train")
 def resolve_device(device: str) -> str:
-    """``auto`` becomes the best device of this machine that torch can use, other names are checked.
-
-    Without torch, auto is the CPU, and other devices raise EdgeseaError.
-    """
+    """``auto`` becomes the best device that torch can use here (without torch: the CPU); other names are checked."""
     if device == "cpu":
         return device
     try:
         import torch
-    except ImportError as error:
+    except ModuleNotFoundError:
         if device == "auto":
             return "cpu"
-        raise missing_extra("torch", "train") from error
+        raise
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        if device.partition(":")[0] not in DEVICES:
-            raise RuntimeError("unknown")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [""])[0].partition(". ")[0]
-        raise EdgeseaError(
-            f"device {device!r} cannot be used: {reason}; choose auto, {', '.join(DEVICES)}, or e.g. cuda:1"
-        ) from error
+        torch.zeros(1, device=device).tolist()  # the device meta holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise EdgeseaError(f"device {device!r} cannot be used: {reason}; choose auto, cpu or e.g. cuda:1") from error
     return device
 
 
+@needs("torch", "train")
 def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu") -> EmbeddingModel:
     """Load a teacher.
 
@@ -80,38 +73,37 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
     EdgeseaError
         If the id is unknown, or the weights are missing, damaged or those of another model.
     """
+    if not is_teacher(id):
+        raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
     path = None if weights is None else Path(weights)
-    if path is not None and not path.is_file():
-        raise EdgeseaError(f"{path}: no such weight file (of teacher {id})")
     if path is not None and (id == "spectral" or ":" in id):
         raise EdgeseaError(f"teacher {id} takes no weights option")
-    try:
-        if not id.startswith("onnx:"):  # onnxruntime names its devices differently
-            device = resolve_device(device)
-        if id.startswith(("onnx:", "hear:", "callable:")):
-            from edgesea.models import foreign
+    if path is not None and not path.is_file():
+        raise EdgeseaError(f"{path}: no such weight file (of teacher {id})")
+    if id.startswith("onnx:"):  # onnxruntime names its devices differently
+        from edgesea.models.foreign import load_onnx
 
-            load = {"onnx": foreign.load_onnx, "hear": foreign.load_hear, "callable": foreign.load_callable}
-            return load[id.partition(":")[0]](id, device)
-        if id == "spectral":
-            from edgesea.models.spectral import Spectral
+        return load_onnx(id, device)
+    device = resolve_device(device)
+    if ":" in id:
+        from edgesea.models.foreign import load_callable, load_hear
 
-            return Spectral().to(device).eval()
-        if id.startswith("efficientat/"):
-            from edgesea.models.efficientat import load_efficientat
+        return load_hear(id, device) if id.startswith("hear:") else load_callable(id)
+    family, _, variant = id.partition("/")
+    if family == "efficientat":
+        from edgesea.models.efficientat import load_efficientat
 
-            return load_efficientat(id.removeprefix("efficientat/"), path).to(device).eval()
-        if id.startswith("openl3/"):
-            from edgesea.models.openl3 import load_openl3
+        return load_efficientat(variant, path).to(device).eval()
+    if family == "openl3":
+        from edgesea.models.openl3 import load_openl3
 
-            return load_openl3(id.removeprefix("openl3/"), path).to(device).eval()
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise missing_extra("torch", "train") from error
-    raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
+        return load_openl3(variant, path).to(device).eval()
+    from edgesea.models.spectral import Spectral
+
+    return Spectral().to(device).eval()
 
 
+@needs("torch", "train")
 def load_student(
     path_or_id: Path | str, device: str = "auto", backend: Backend = "auto", threads: int | None = None
 ) -> "Student | OnnxStudent":
@@ -149,10 +141,6 @@ def load_student(
         raise EdgeseaError(f"unknown backend {backend!r}; choose {', '.join(get_args(Backend))}")
     if backend == "onnx" and device not in ("auto", "cpu"):
         raise EdgeseaError(f"backend onnx runs on the CPU, not on {device}; choose backend=torch or device=cpu")
-    if backend == "torch" and find_spec("torch") is None:
-        raise missing_extra("torch", "train")
-    if threads is not None and threads < 1:
-        raise EdgeseaError(f"threads must be at least 1, not {threads}")
     place = "cpu" if backend == "onnx" else resolve_device(device)
     file = read_student(path_or_id)
     if backend == "onnx" or (backend == "auto" and place == "cpu" and file.config.head in get_args(Head)):
@@ -175,17 +163,11 @@ def load_model(
         if is_teacher(model):
             return load_teacher(model, weights, device)
         if not any(sign in model for sign in ("/", "\\", ".h5")) and not Path(model).exists():
-            raise EdgeseaError(
-                f"unknown teacher {model!r}; known: {', '.join(TEACHERS)}; nor is there a student's folder of that name"
-            )
+            raise EdgeseaError(f"{model}: neither a student's folder nor a teacher; known: {', '.join(TEACHERS)}")
     if isinstance(model, Path | str):
         if weights is not None:
-            raise EdgeseaError(
-                f"{model}: a student; weights are a teacher's (name the weight file of a student as the model)"
-            )
+            raise EdgeseaError(f"{model}: a student, but weights are a teacher's; name a student's file as the model")
         return load_student(model, device, backend)
-    if isinstance(model, type) or not isinstance(model, EmbeddingModel):
-        raise EdgeseaError(
-            f"model must be a loaded student or teacher, or a path or id of one, not {type(model).__name__}"
-        )
+    if not isinstance(model, EmbeddingModel):
+        raise EdgeseaError(f"model must be a student or a teacher, or a path or id of one, not {type(model).__name__}")
     return model

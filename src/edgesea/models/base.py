@@ -56,11 +56,9 @@ def check_windows(model: EmbeddingModel, windows: NDArray[np.floating]) -> None:
     """Raise EdgeseaError unless `windows` is a (B, W) array of the length that `model` accepts."""
     if windows.ndim != 2:
         raise EdgeseaError(f"{model.id}: windows must have shape (B, W), not {windows.shape}")
-    if model.window is not None and windows.shape[1] != round(model.window * model.sample_rate):
-        raise EdgeseaError(
-            f"{model.id}: windows must have {round(model.window * model.sample_rate)} samples "
-            f"({model.window} s at {model.sample_rate} Hz), not {windows.shape[1]}"
-        )
+    length = None if model.window is None else round(model.window * model.sample_rate)
+    if length not in (None, windows.shape[1]):
+        raise EdgeseaError(f"{model.id}: windows must have {length} samples ({model.window} s), not {windows.shape[1]}")
 
 
 def file_digest(path: Path) -> str:
@@ -73,14 +71,11 @@ def check_shapes(
     given: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], source: Path | str
 ) -> None:
     """Raise EdgeseaError unless the arrays of `source` have exactly the names and shapes that a model expects."""
-    optional = {name for name in expected if name.endswith(COUNTER)}
-    problems = [f"missing {name} {expected[name]}" for name in sorted(expected.keys() - given.keys() - optional)]
-    problems += [f"unexpected {name} {given[name]}" for name in sorted(given.keys() - expected.keys())]
-    problems += [
-        f"{name} has shape {given[name]} instead of {expected[name]}"
-        for name in sorted(expected.keys() & given.keys())
-        if given[name] != expected[name]
-    ]
+    problems = []
+    for name in sorted(expected.keys() | given.keys()):
+        found, wanted = given.get(name, "missing"), expected.get(name, "none")
+        if found != wanted and not (found == "missing" and name.endswith(COUNTER)):
+            problems.append(f"{name} has shape {found} instead of {wanted}")
     if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise EdgeseaError(f"{source}: these are the weights of another model: {shown}")
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise EdgeseaError(f"{source}: these are the weights of another model: {'; '.join(problems[:4])}{more}")

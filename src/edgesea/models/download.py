@@ -36,57 +36,43 @@ EDGESEA_PREFIXES = ("edgel3/", "efficientat/", "openl3/")
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 
-def cache_folder() -> Path:
-    """Where downloads are stored: ``EDGESEA_CACHE`` if it is set, otherwise the system's cache folder for edgesea."""
-    import pooch
-
-    return Path(os.environ.get("EDGESEA_CACHE") or pooch.os_cache("edgesea")).expanduser()
-
-
-def git_blob_id(path: Path) -> str:
-    """The id of a file in git: sha1 of ``blob``, a space, the size, a zero byte and the content, in hexadecimal."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
 def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
     """The file `name` of the cache folder, downloaded first if it is not there; EdgeseaError if it is another one.
 
-    A file without a known git blob id is trusted the first time: its sha256 is written to ``NAME.sha256`` beside it (a
-    line that ``sha256sum --check`` reads) and compared on every later use.
+    The folder is ``EDGESEA_CACHE``, or else the system's cache folder for edgesea. A file without a known git blob id
+    is trusted the first time: its sha256 is written to ``NAME.sha256`` beside it (a line that ``sha256sum --check``
+    reads) and compared on every later use.
     """
     import pooch
     import requests  # comes with pooch
 
-    path = cache_folder() / name
+    path = Path(os.environ.get("EDGESEA_CACHE") or pooch.os_cache("edgesea")).expanduser() / name
     # Without the header a server may send a .gz file as an encoded .h5 file, which would arrive decompressed
     headers = {"Accept-Encoding": "identity"}
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=30, headers=headers)
-    by_hand = (
-        f"get the file in another way and put it there: {path} (or name it: of a teacher as weights=FILE, of a student "
-        "as the model)"
-    )
+    by_hand = f"put the file there in another way: {path}, or give it as weights=FILE or, of a student, as the model"
     try:
-        found = path.is_file()
+        is_new = not path.is_file()
         pooch.retrieve(url, None, name, path.parent, downloader=downloader)
-        if problem := _mismatch(path, git_blob):
-            if found:
-                raise EdgeseaError(f"{path}: not the published file: {problem}; delete it to download it again")
-            path.unlink(missing_ok=True)
-            raise EdgeseaError(f"{url}: not the expected file: {problem}; {by_hand}")
+        problem = _mismatch(path, git_blob)
+        if problem and is_new:
+            path.unlink()
     except requests.RequestException as error:
         raise EdgeseaError(f"{url}: cannot be downloaded ({error}); {by_hand}") from error
     except OSError as error:
-        raise EdgeseaError(
-            f"{path}: cannot be used ({error.strerror or error}); set EDGESEA_CACHE to a folder that can be written"
-        ) from error
+        reason = error.strerror or error
+        raise EdgeseaError(f"{path}: cannot be used ({reason}); set EDGESEA_CACHE to a writable folder") from error
+    if problem:
+        remedy = f"it came from {url}; {by_hand}" if is_new else "delete it to download it again"
+        raise EdgeseaError(f"{path}: not the published file: {problem}; {remedy}")
     return path
 
 
 def _mismatch(path: Path, git_blob: str | None) -> str:
     """How the hash of a file differs from the expected one; "" if it does not. The first sha256 is recorded."""
     if git_blob is not None:
-        found = git_blob_id(path)
+        content = path.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         return "" if found == git_blob else f"git blob id {found} instead of {git_blob}"
     record, found = path.with_name(f"{path.name}.sha256"), file_digest(path)
     if not record.is_file():
@@ -102,9 +88,8 @@ def is_hub_id(name: str) -> bool:
     an id of the Hub.
     """
     match = HUB_ID.fullmatch(name)
-    if not match or name.startswith(EDGESEA_PREFIXES) or Path(name).exists():
-        return False
-    return bool(match[2]) or not Path(name.partition("/")[0]).is_dir()
+    is_place = Path(name).exists() or (match and not match[2] and Path(name.partition("/")[0]).is_dir())
+    return bool(match and not is_place and not name.startswith(EDGESEA_PREFIXES))
 
 
 def fetch_hub(id: str, files: Sequence[str]) -> Path:
@@ -115,7 +100,7 @@ def fetch_hub(id: str, files: Sequence[str]) -> Path:
     try:
         # Asked first, because snapshot_download would wait without end for a network that swallows packets
         timeout = hub.constants.HF_HUB_ETAG_TIMEOUT  # 10 s, unless the environment says otherwise
-        hub.HfApi().repo_info(repository, revision=revision or hub.constants.DEFAULT_REVISION, timeout=timeout)
+        hub.HfApi().repo_info(repository, revision=revision or "main", timeout=timeout)
         return Path(download())
     except Exception as error:  # of several libraries
         reason = hub_reason(error)
@@ -125,9 +110,7 @@ def fetch_hub(id: str, files: Sequence[str]) -> Path:
                 if all((folder / name).is_file() for name in files):
                     log.warning("%s: taken from the cache; the Hugging Face Hub did not answer: %s", id, reason)
                     return folder
-        raise EdgeseaError(
-            f"{id}: no such folder here, and it cannot be fetched from the Hugging Face Hub: {reason}"
-        ) from error
+        raise EdgeseaError(f"{id}: no folder here, and the Hugging Face Hub does not give it: {reason}") from error
 
 
 def hub_reason(error: Exception) -> str:

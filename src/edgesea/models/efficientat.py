@@ -9,7 +9,7 @@ from edgesea.audio.logmel import KaldiLogMel
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import file_digest
 from edgesea.models.download import fetch
-from edgesea.models.torch_model import TorchModel, load_arrays, read_state_dict
+from edgesea.models.torch_model import TorchModel, load_arrays
 
 # Multiplier of the channels, and the mAP on AudioSet that is in the file's name
 VARIANTS = {"mn04": (0.4, 432), "mn05": (0.5, 443), "mn10": (1.0, 471), "mn20": (2.0, 478), "mn40": (4.0, 484)}
@@ -43,14 +43,9 @@ def _round_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def _conv_norm(
-    inputs: int, outputs: int, kernel: int, stride: int, groups: int, activation: type[nn.Module] | None
-) -> nn.Sequential:
+def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *act: nn.Module) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
-    layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01)]
-    if activation is not None:
-        layers.append(activation())
-    return nn.Sequential(*layers)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01), *act)
 
 
 class _SqueezeExcite(nn.Module):
@@ -72,14 +67,10 @@ class _InvertedResidual(nn.Module):
         self, inputs: int, kernel: int, expanded: int, outputs: int, gated: bool, stride: int, act: type[nn.Module]
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        if expanded != inputs:
-            layers.append(_conv_norm(inputs, expanded, 1, 1, 1, act))
-        layers.append(_conv_norm(expanded, expanded, kernel, stride, expanded, act))
-        if gated:
-            layers.append(_SqueezeExcite(expanded))
-        layers.append(_conv_norm(expanded, outputs, 1, 1, 1, None))
-        self.block = nn.Sequential(*layers)
+        layers = [_conv_norm(inputs, expanded, 1, 1, 1, act())] if expanded != inputs else []
+        layers.append(_conv_norm(expanded, expanded, kernel, stride, expanded, act()))
+        gates = [_SqueezeExcite(expanded)] if gated else []
+        self.block = nn.Sequential(*layers, *gates, _conv_norm(expanded, outputs, 1, 1, 1))
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,12 +91,12 @@ class EfficientAT(TorchModel):
             return _round_channels(channels * VARIANTS[variant][0])
 
         channels = scale(16)
-        layers: list[nn.Module] = [_conv_norm(1, channels, 3, 2, 1, nn.Hardswish)]
+        layers: list[nn.Module] = [_conv_norm(1, channels, 3, 2, 1, nn.Hardswish())]
         for index, (kernel, expanded, outputs, gated, stride) in enumerate(BLOCKS):
             act = nn.ReLU if index < RELU_BLOCKS else nn.Hardswish
             layers.append(_InvertedResidual(channels, kernel, scale(expanded), scale(outputs), gated, stride, act))
             channels = scale(outputs)
-        layers.append(_conv_norm(channels, 6 * channels, 1, 1, 1, nn.Hardswish))
+        layers.append(_conv_norm(channels, 6 * channels, 1, 1, 1, nn.Hardswish()))
         self.id = f"efficientat/{variant}"
         self.embedding_size = 6 * channels
         self.log_mel = KaldiLogMel()
@@ -117,10 +108,24 @@ class EfficientAT(TorchModel):
         return features.mean((2, 3))
 
 
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A torch state dict; nothing but tensors is ever unpickled, anything else is an EdgeseaError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # of many types, and with the advice to unpickle it
+        state = None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise EdgeseaError(
+            f"{path}: not a torch state dict: it is damaged, of another kind, or holds objects other than tensors, "
+            "which are never loaded; give a file that torch.save(model.state_dict(), ...) wrote"
+        )
+    return state
+
+
 def load_efficientat(variant: str, weights: Path | None = None) -> EfficientAT:
     """Load a published state dict, without its classifier; `weights` of None: download it."""
     if variant not in VARIANTS:
-        raise EdgeseaError(f"unknown teacher efficientat/{variant}; known: {', '.join(VARIANTS)}")
+        raise EdgeseaError(f"unknown teacher 'efficientat/{variant}'; known: {', '.join(VARIANTS)}")
     name = f"{variant}_as_mAP_{VARIANTS[variant][1]}.pt"
     path = weights or fetch(URL + name, name)
     model = EfficientAT(variant)

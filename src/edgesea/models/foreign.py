@@ -3,14 +3,14 @@
 The API of ``hear:`` is that of the HEAR benchmark (https://hearbenchmark.com/hear-api.html).
 """
 
-import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,17 @@ from edgesea.models.base import Float32, check_windows, file_digest, window_of
 
 log = logging.getLogger(__name__)
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".h5", ".gz", ".npz", ".safetensors", ".onnx", ".keras")
+
+
+@contextmanager
+def _named(task: str) -> Iterator[None]:
+    """Foreign code may raise anything; its errors become an EdgeseaError that names the task."""
+    try:
+        yield
+    except EdgeseaError:
+        raise
+    except Exception as error:
+        raise EdgeseaError(f"{task} ({type(error).__name__}: {error})") from error
 
 
 @dataclass
@@ -38,35 +49,22 @@ class FunctionModel:
             raise EdgeseaError(f"{self.id}: the sample rate must be positive, not {self.sample_rate} Hz")
         if not self.embedding_size:
             silence = np.zeros((1, round(window_of(self) * self.sample_rate)), np.float32)
-            self.embedding_size = self._call(silence, "a trial window of silence").shape[1]
+            self.embedding_size = self._call(silence).shape[1]
 
     def embed(self, windows: Float32) -> Float32:
         """Embeddings (B, D) float32 of windows (B, W)."""
         windows = np.ascontiguousarray(windows, np.float32)
         check_windows(self, windows)
-        if not len(windows):
-            return np.zeros((0, self.embedding_size), np.float32)
-        result = self._call(windows, "windows")
-        if result.shape[1] != self.embedding_size:
-            raise EdgeseaError(
-                f"{self.id}: returned embeddings of {result.shape[1]} dimensions instead of {self.embedding_size}"
-            )
-        return result
+        return self._call(windows) if len(windows) else np.zeros((0, self.embedding_size), np.float32)
 
-    def _call(self, windows: Float32, what: str) -> Float32:
-        try:
+    def _call(self, windows: Float32) -> Float32:
+        with _named(f"{self.id}: failed on windows {windows.shape}"):
             result = np.asarray(self.function(windows))
-        except EdgeseaError:
-            raise
-        except Exception as error:  # foreign code may raise anything
-            raise EdgeseaError(
-                f"{self.id}: failed on {what} {windows.shape}: {type(error).__name__}: {error}"
-            ) from error
-        if result.ndim != 2 or result.shape[0] != windows.shape[0] or result.dtype.kind not in "fiu":
-            raise EdgeseaError(
-                f"{self.id}: must return numbers of shape ({windows.shape[0]}, D) for windows {windows.shape}, "
-                f"not {result.dtype} of shape {result.shape}"
-            )
+        rows, size = len(windows), self.embedding_size or "D"
+        fits = result.ndim == 2 and len(result) == rows and size in ("D", result.shape[1])
+        if not fits or result.dtype.kind not in "fiu":
+            found = f"{result.dtype} of shape {result.shape}"
+            raise EdgeseaError(f"{self.id}: must return numbers of shape ({rows}, {size}), not {found}")
         return result.astype(np.float32, copy=False)
 
 
@@ -76,33 +74,28 @@ def split_rate(text: str) -> tuple[str, int | None]:
     return (name, int(rate)) if at and rate.isascii() and rate.isdigit() else (text, None)
 
 
-def _import(name: str, model_id: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # foreign code may raise anything when it is imported
-        raise EdgeseaError(
-            f"{model_id}: cannot import {name} ({type(error).__name__}: {error}); install its package, "
-            "or add its folder to PYTHONPATH"
-        ) from error
+def _attributes(source: Any, id: str, *names: str) -> list[Any]:
+    """Attributes of a module (or of the module that is named) or of a model."""
+    if isinstance(source, str):
+        with _named(f"{id}: cannot import {source}; install its package, or add its folder to PYTHONPATH"):
+            source = import_module(source)
+    with _named(f"{id}: does not have what is needed: {', '.join(names)}"):
+        return [attrgetter(name)(source) for name in names]
 
 
-def load_callable(id: str, device: str = "cpu") -> FunctionModel:
+def load_callable(id: str) -> FunctionModel:
     """Load ``callable:package.module:function@RATE`` (Hz); the model's digest is that of the module's file.
 
     The function chooses its device itself.
     """
     target, rate = split_rate(id.removeprefix("callable:"))
-    module_name, _, name = target.partition(":")
-    if not module_name or not name or rate is None:
+    module, _, name = target.partition(":")
+    if not module or not name or rate is None:
         raise EdgeseaError(f"{id!r}: a callable is named as callable:package.module:function@RATE (RATE in Hz)")
-    module = _import(module_name, id)
-    try:
-        function = attrgetter(name)(module)
-    except AttributeError as error:
-        raise EdgeseaError(f"{id}: module {module_name} has no {name!r}") from error
+    (function,) = _attributes(module, id, name)
     if not callable(function):
-        raise EdgeseaError(f"{id}: {name!r} is a {type(function).__name__}, not a function")
-    source = Path(getattr(module, "__file__", None) or "")
+        raise EdgeseaError(f"{id}: {name!r} is not a function, but of type {type(function).__name__}")
+    source = Path(getattr(import_module(module), "__file__", None) or "")
     return FunctionModel(id, function, rate, digest=file_digest(source) if source.is_file() else "")
 
 
@@ -114,38 +107,23 @@ def load_hear(id: str, device: str = "cpu") -> FunctionModel:
     """
     from torch import nn
 
-    module_name, _, weights = id.removeprefix("hear:").partition(":")
-    if not module_name:
+    module, _, weights = id.removeprefix("hear:").partition(":")
+    if not module:
         raise EdgeseaError(f"{id!r}: a HEAR model is named as hear:package.module[:weights]")
     path = Path(weights)
     # Some modules overlook a missing file; with an @, it may be in a syntax of the module (``id@FILE``)
     if (path.is_absolute() or path.suffix.lower() in WEIGHT_SUFFIXES) and "@" not in weights and not path.exists():
         raise EdgeseaError(f"{id}: no such weight file: {weights}")
-    module = _import(module_name, id)
-    _require(module, ("load_model", "get_scene_embeddings"), id)
-    try:
-        model = module.load_model(weights) if weights else module.load_model()
-    except Exception as error:  # foreign code
-        gone = f"; there is no file {weights}" if weights and not path.exists() else ""
-        raise EdgeseaError(f"{id}: load_model failed ({type(error).__name__}: {error}){gone}") from error
+    load, embed = _attributes(module, id, "load_model", "get_scene_embeddings")
+    with _named(f"{id}: load_model failed"):
+        model = load(weights) if weights else load()
     if isinstance(model, nn.Module):
         model.to(device)
     elif device != "cpu":
         log.info("%s: not a torch module, so it chooses its device itself; %s is not passed on", id, device)
-    _require(model, ("sample_rate", "scene_embedding_size"), f"{id}: its model")
-    return FunctionModel(
-        id=id,
-        function=partial(_scene_embeddings, module.get_scene_embeddings, model),
-        sample_rate=int(model.sample_rate),
-        embedding_size=int(model.scene_embedding_size),
-        digest=file_digest(path) if path.is_file() else str(getattr(model, "digest", "")),
-    )
-
-
-def _require(thing: object, names: tuple[str, ...], what: str) -> None:
-    missing = [name for name in names if not hasattr(thing, name)]
-    if missing:
-        raise EdgeseaError(f"{what} has no {' and no '.join(missing)}, which the HEAR API asks for")
+    rate, size = _attributes(model, id, "sample_rate", "scene_embedding_size")
+    digest = file_digest(path) if path.is_file() else str(getattr(model, "digest", ""))
+    return FunctionModel(id, partial(_scene_embeddings, embed, model), int(rate), None, int(size), digest)
 
 
 def _scene_embeddings(function: Callable[..., Any], model: Any, windows: Float32) -> Float32:
@@ -179,31 +157,22 @@ def load_onnx(id: str, device: str = "cpu") -> FunctionModel:
     available = onnxruntime.get_available_providers()
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu") and not (kind == "cuda" and "CUDAExecutionProvider" in available):
-        raise EdgeseaError(
-            f"{path}: device {device!r} cannot be used: this build of onnxruntime has {', '.join(available)}; "
-            "choose auto or cpu, or for cuda install onnxruntime-gpu"
-        )
+        remedy = f"this onnxruntime has {', '.join(available)}; choose auto or cpu, or for cuda install onnxruntime-gpu"
+        raise EdgeseaError(f"{path}: device {device!r} cannot be used: {remedy}")
     cuda = [("CUDAExecutionProvider", {"device_id": index or "0"})] if kind == "cuda" else []
-    providers = available if kind == "auto" else [*cuda, "CPUExecutionProvider"]
-    try:
+    with _named(f"{path}: onnxruntime cannot load it"):
+        providers = available if kind == "auto" else [*cuda, "CPUExecutionProvider"]
         session = onnxruntime.InferenceSession(str(path), providers=providers)
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise EdgeseaError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    shapes = [it.shape for it in (*inputs, *outputs)]
-    if len(inputs) != 1 or [len(shape) for shape in shapes] != [2, 2] or inputs[0].type != "tensor(float)":
-        found = ", ".join(f"{it.name} {it.type} {it.shape}" for it in (*inputs, *outputs))
-        raise EdgeseaError(
-            f"{path}: must have one input of shape (B, W), tensor(float), and one output of shape (B, D), not {found}"
-        )
+    ends = [*session.get_inputs(), *session.get_outputs()]
+    if [len(end.shape) for end in ends] != [2, 2] or len(session.get_inputs()) != 1 or ends[0].type != "tensor(float)":
+        found = ", ".join(f"{end.name} {end.type} {end.shape}" for end in ends)
+        raise EdgeseaError(f"{path}: must have one input (B, W), tensor(float), and one output (B, D), not {found}")
     stored = session.get_modelmeta().custom_metadata_map.get("sample_rate")
     rates = {str(rate) for rate in (stored, given) if rate is not None}
     if len(rates) != 1 or not (rate := rates.pop()).isdigit():
-        raise EdgeseaError(
-            f"{path}: one sample rate in Hz is needed, but its metadata have {stored}, and the name has {given}; "
-            f"name it as onnx:{path}@RATE"
-        )
-    batch, samples, size = (it if isinstance(it, int) else 0 for it in (*shapes[0], shapes[1][1]))  # 0: open
+        found = f"the file's metadata have {stored}, its name {given}"
+        raise EdgeseaError(f"{path}: one sample rate in Hz is needed, but {found}; name it as onnx:{path}@RATE")
+    batch, samples, size = (it if isinstance(it, int) else 0 for it in (*ends[0].shape, ends[1].shape[1]))  # 0: open
     function = partial(_run, session, batch)
     return FunctionModel(id, function, int(rate), samples / int(rate) if samples else None, size, file_digest(path))
 

@@ -2,7 +2,7 @@
 
 import gzip
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from edgesea.errors import EdgeseaError
 Float32 = NDArray[np.float32]
 Layer = tuple[str, dict[str, NDArray[Any]]]
 
-MAX_BYTES = 512 * 2**20  # many times the largest published file; a damaged or hostile one must not fill the memory
-
-# Names of the arrays, in Keras and in torch
+# Names of the arrays of a layer, in Keras and in torch
 CONVOLUTION = {"kernel": "weight", "bias": "bias"}
 BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+TORCH_NAMES = CONVOLUTION | BATCH_NORM
 # Constants of kapre's spectrogram layers: the DFT kernels, and the mel filters under the name that Keras made up
 FRONT_END = {"real_kernels", "imag_kernels", "Variable"}
 
@@ -31,18 +30,13 @@ def read_keras_h5(path: Path) -> list[Layer]:
     import h5py
 
     try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            with gzip.open(file) if zipped else file as stream:
-                content = stream.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"larger than {MAX_BYTES // 2**20} MB")
+        content = path.read_bytes()
+        content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
         with h5py.File(io.BytesIO(content), "r") as h5:
             root = h5.get("model_weights", h5)
             return [layer for name in _names(root, "layer_names") for layer in _read_layer(root[name], name)]
     except Exception as error:  # a damaged file raises OSError, EOFError, zlib.error, KeyError, RuntimeError and more
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise EdgeseaError(f"{path}: not a readable HDF5 file with Keras weights ({reason})") from error
 
 
@@ -50,13 +44,10 @@ def _read_layer(group: Any, name: str) -> list[Layer]:
     """The arrays of a layer; for a nested model, those of each of its layers."""
     layers: dict[str, dict[str, NDArray[Any]]] = {}
     for weight in _names(group, "weight_names"):
-        if group[weight].nbytes > MAX_BYTES:  # chunked arrays take no room in the file before they are written
-            raise ValueError(f"{weight} claims {group[weight].nbytes // 2**20} MB, which no array of a model has")
         scope, _, short = weight.rpartition("/")
         layers.setdefault(scope, {})[short.partition(":")[0]] = np.asarray(group[weight][()])
-    if len(layers) == 1:
-        return [(name, arrays) for arrays in layers.values()]
-    return [(scope.rpartition("/")[2], arrays) for scope, arrays in layers.items()]
+    is_nested = len(layers) > 1
+    return [(scope.rpartition("/")[2] if is_nested else name, arrays) for scope, arrays in layers.items()]
 
 
 def _names(group: Any, attribute: str) -> list[str]:
@@ -73,30 +64,16 @@ def keras_to_torch(layers: Sequence[Layer], names: Sequence[str], source: Path |
     """
     layers = [(layer, arrays) for layer, arrays in layers if not arrays.keys() <= FRONT_END]
     if len(layers) != len(names):
-        found = ", ".join(layer for layer, _ in layers[:4]) + (", ..." if len(layers) > 4 else "")
-        raise EdgeseaError(
-            f"{source}: these are the weights of another model: {len(layers)} layers with weights ({found or 'none'}) "
-            f"instead of {len(names)}"
-        )
+        found = f"{len(layers)} layers with weights instead of {len(names)}"
+        raise EdgeseaError(f"{source}: these are the weights of another model: {found}")
     state: dict[str, Float32] = {}
     for (layer, arrays), name in zip(layers, names, strict=True):
-        keys = _torch_names(arrays)
-        if keys is None:
+        is_norm = arrays.keys() == BATCH_NORM.keys()
+        is_convolution = "kernel" in arrays and arrays.keys() <= CONVOLUTION.keys() and arrays["kernel"].ndim == 4
+        if not (is_norm or is_convolution) or any(array.dtype.kind != "f" for array in arrays.values()):
             found = ", ".join(f"{key} {array.dtype} {array.shape}" for key, array in arrays.items())
-            raise EdgeseaError(
-                f"{source}: these are the weights of another model: layer {layer!r} is neither a 2-d convolution nor "
-                f"a batch normalisation of floats ({found})"
-            )
+            raise EdgeseaError(f"{source}: these are the weights of another model: its layer {layer!r} has {found}")
         for key, array in arrays.items():
             axes = (3, 2, 0, 1) if key == "kernel" else range(array.ndim)  # from (height, width, in, out)
-            state[f"{name}.{keys[key]}"] = np.array(array.transpose(axes), np.float32, order="C")
+            state[f"{name}.{TORCH_NAMES[key]}"] = np.array(array.transpose(axes), np.float32, order="C")
     return state
-
-
-def _torch_names(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str] | None:
-    if any(array.dtype.kind != "f" for array in arrays.values()):
-        return None
-    if arrays.keys() == BATCH_NORM.keys():
-        return BATCH_NORM
-    is_convolution = "kernel" in arrays and arrays.keys() <= CONVOLUTION.keys() and arrays["kernel"].ndim == 4
-    return CONVOLUTION if is_convolution else None

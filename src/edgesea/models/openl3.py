@@ -13,14 +13,15 @@ from edgesea.models.download import GIT_BLOBS, OPENL3_URL, fetch
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
 from edgesea.models.torch_model import TorchModel, l3_blocks, load_arrays
 
-CONTENTS = ("env", "music")
 # Size of the final max pool over (bands, frames) of the last feature map for each embedding size
 POOLS = {
     "mel128": {512: (16, 24), 6144: (4, 8)},
     "mel256": {512: (32, 24), 6144: (8, 8)},
     "linear": {512: (32, 24), 6144: (8, 8)},
 }
-VARIANTS = tuple(f"{content}-{bands}-{size}" for content in CONTENTS for bands in POOLS for size in POOLS[bands])
+VARIANTS = tuple(
+    f"{content}-{bands}-{size}" for content in ("env", "music") for bands in POOLS for size in POOLS[bands]
+)
 FILTERS = (64, 128, 256, 512)
 
 
@@ -36,8 +37,7 @@ class OpenL3(TorchModel):
     def __init__(self, variant: str) -> None:
         super().__init__()
         if variant not in VARIANTS:
-            known = ", ".join(f"openl3/{name}" for name in VARIANTS)
-            raise EdgeseaError(f"unknown model 'openl3/{variant}'; known: {known}")
+            raise EdgeseaError(f"unknown teacher 'openl3/{variant}'; known: {', '.join(VARIANTS)}")
         self.id = f"openl3/{variant}"
         _, bands, size = variant.split("-")
         self.embedding_size = int(size)
@@ -52,10 +52,6 @@ class OpenL3(TorchModel):
         """Embeddings (B, D) of windows (B, 48000); their order is that of (band, frame, channel)."""
         features: Tensor = self.pool(self.features(self.input_norm(self.log_mel(windows)[:, None])))
         return features.permute(0, 2, 3, 1).flatten(1)
-
-    def keras_order(self) -> list[str]:
-        """Names of the modules that hold the weights of a published file, in that file's order."""
-        return [name for name, module in self.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
 
 
 def front_end(bands: str) -> LogMelSettings:
@@ -75,9 +71,8 @@ def load_openl3(variant: str, weights: Path | None = None) -> OpenL3:
     # The published files of all variants have arrays of the same names and shapes
     published = re.match(r"openl3_audio_([a-z0-9]+)_([a-z]+)", path.name)
     if published and published.groups() != (bands, content):
-        raise EdgeseaError(
-            f"{path}: its name says {published[2]} and {published[1]}, not {content} and {bands}; give {name}"
-        )
-    load_arrays(model, keras_to_torch(read_keras_h5(path), model.keras_order(), path), path)
+        raise EdgeseaError(f"{path}: the name of another teacher's weights; openl3/{variant} has {name}")
+    order = [layer for layer, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    load_arrays(model, keras_to_torch(read_keras_h5(path), order, path), path)
     model.digest = file_digest(path)
     return model

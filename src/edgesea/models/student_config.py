@@ -42,17 +42,13 @@ class StudentConfig:
         if self.head not in HEADS:
             raise EdgeseaError(f"unknown head {self.head!r}; known: {', '.join(HEADS)}")
         if self.head == "relu_max" and self.filters[-1] != self.embedding_size:
-            raise EdgeseaError(
-                f"head relu_max gives as many dimensions as the last block has filters ({self.filters[-1]}), "
-                f"not {self.embedding_size}; choose head=linear or other filters"
-            )
+            sizes = f"{self.filters[-1]} dimensions, as many as the last filters, not {self.embedding_size}"
+            raise EdgeseaError(f"head relu_max gives {sizes}; choose head=linear or other filters")
         if min(self.embedding_size, *self.filters) < 1:
             raise EdgeseaError(f"embedding_size and filters must be positive: {self.embedding_size}, {self.filters}")
-        smallest = min(self.n_mels, self.frames())
-        if smallest < 2 ** (len(self.filters) - 1):
-            raise EdgeseaError(
-                f"the spectrogram ({smallest} on its shorter side) is too small for {len(self.filters) - 1} 2x2 pools"
-            )
+        shape, pools = (self.n_mels, self.frames()), len(self.filters) - 1
+        if min(shape) < 2**pools:
+            raise EdgeseaError(f"the spectrogram of {shape} bands and frames is too small for {pools} 2x2 pools")
 
     def front_end(self) -> LogMelSettings:
         """The log-mel spectrogram that its network takes."""
@@ -76,22 +72,17 @@ class StudentConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "StudentConfig":
-        """Inverse of `to_dict`; unknown or missing keys raise EdgeseaError."""
-        try:
-            return cls(**{**values, "filters": tuple(values["filters"])})
-        except (KeyError, TypeError) as error:
-            raise EdgeseaError(f"not a student's configuration: {error}") from error
+        """Inverse of `to_dict`."""
+        return cls(**{**values, "filters": tuple(values["filters"])})
 
 
 def convolutions(config: StudentConfig) -> list[tuple[str, str, int, int]]:
     """Of each convolution: its name, that of its batch normalisation, and the channels in and out; two make a block."""
     found = []
-    index, channels = 0, 1
+    channels = 1
     for block, outputs in enumerate(config.filters):
-        index += 1 if block else 0  # the max pool
-        for _ in range(2):
+        for index in (7 * block, 7 * block + 3):  # convolution, normalisation and ReLU, twice, and the max pool
             found.append((f"features.{index}", f"features.{index + 1}", channels, outputs))
-            index += 3  # and the ReLU
             channels = outputs
     return found
 
@@ -125,10 +116,8 @@ def parameter_count(config: StudentConfig) -> int:
 
 def macs(config: StudentConfig) -> int:
     """Multiplications (with addition) that the convolutions and the head take for one window, without the front end."""
-    height, width = config.n_mels, config.frames()
     total = 2 * config.filters[-1] * config.embedding_size if config.head == "linear" else 0
     for index, (_, _, inputs, outputs) in enumerate(convolutions(config)):
-        if index and index % 2 == 0:
-            height, width = height // 2, width // 2
-        total += 9 * inputs * outputs * height * width
+        pooled = 2 ** (index // 2)
+        total += 9 * inputs * outputs * (config.n_mels // pooled) * (config.frames() // pooled)
     return total

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path, read_json, write_json
@@ -15,15 +14,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.models.base import check_shapes, file_digest
 from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
-from edgesea.models.student_config import (
-    FILTERS,
-    Head,
-    StudentConfig,
-    array_shapes,
-    keras_order,
-    macs,
-    parameter_count,
-)
+from edgesea.models.student_config import FILTERS, Head, StudentConfig, array_shapes, keras_order, macs, parameter_count
 
 if TYPE_CHECKING:
     from edgesea.models.student_torch import Student
@@ -35,29 +26,6 @@ ARCHITECTURE = "architecture"  # the one key of the weights' metadata: safetenso
 PUBLISHED = {f"edgel3/{name}": f"edgel3_sea_ust_audio_emb_{filters[-1]}.h5.gz" for name, filters in FILTERS.items()}
 # The folders of an absolute path, which is the whole text or follows as in ``onnx:FILE`` and ``hear:module:id@FILE``
 FOLDERS = re.compile(r"(?:^|(?<=[:@]))(?:[A-Za-z]:)?[/\\](?![/\\])(?:[^:@]*[/\\])?")
-CARD = """---
-library_name: "edgesea"
-{license}pipeline_tag: "feature-extraction"
-tags: [audio, audio-embedding, knowledge-distillation, tinyml]
----
-# {title}, {size} dimensions
-
-A specialised audio embedding made with edgesea: it maps {window:g} s of mono audio at {rate} Hz to
-{size} numbers{purpose}.
-
-| | |
-|---|---|
-{facts}
-{scores}
-```python
-import edgesea
-
-student = edgesea.load_student("{source}")
-embeddings = student.embed(windows)  # windows: (B, {samples}) float32 in [-1, 1] at {rate} Hz
-```
-
-How it was made (input hashes, options, versions) is recorded in `config.json`.
-"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +35,7 @@ class StudentFile:
     id: str  # name under which it was loaded
     digest: str  # sha256 of its weight file
     config: StudentConfig
-    arrays: Arrays  # in single precision, with torch's names and axes
+    arrays: Arrays  # with torch's names and axes
     path: Path  # the weight file
 
 
@@ -81,10 +49,10 @@ def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any]
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in student.state_dict().items()}
     architecture = student.config.to_dict()
-    with atomic_path(folder / WEIGHTS_FILE) as temporary:  # not by save_file, which lets nobody else read it
-        temporary.write_bytes(save(arrays, metadata={ARCHITECTURE: json.dumps(architecture)}))
-    with atomic_path(folder / CARD_FILE) as temporary:
-        temporary.write_text(card, "utf-8")
+    weights = save(arrays, metadata={ARCHITECTURE: json.dumps(architecture)})
+    for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.encode())):  # save_file lets nobody else read it
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(content)
     config = {"model": KIND, "architecture": architecture, "provenance": without_folders(dict(provenance))}
     write_json(folder / CONFIG_FILE, config)
 
@@ -99,23 +67,16 @@ def without_folders(value: Any) -> Any:
 
 
 def model_card(
-    config: StudentConfig,
-    provenance: Mapping[str, Any],
-    *,
-    source: str = "PATH",
-    domain: str = "",
-    license: str = "",
-    scores: str = "",
+    config: StudentConfig, provenance: Any, source: str = "PATH", domain: str = "", license: str = "", scores: str = ""
 ) -> str:
     """Markdown for a student.
 
     `provenance` is that of `config.json`, `source` what `load_student` takes, `domain` the recordings it was trained
     on, `license` the identifier of the weights' licence, and `scores` a Markdown section on a downstream task.
     """
-    provenance = without_folders(dict(provenance))
+    provenance = without_folders(provenance)
     teacher, reduction, fit = (provenance.get(key) or {} for key in ("teacher", "reduction", "scores"))
     r2, cosine, parameters = fit.get("r2"), fit.get("cosine"), parameter_count(config)
-    purpose = " that approximate the reduced embedding of the teacher\n`{id}` on the recordings it was trained on"
     facts = {
         "teacher": f"`{teacher['id']}`, {teacher['embedding_size']} dimensions" if teacher else "",
         "trained on": domain,
@@ -128,12 +89,12 @@ def model_card(
         "R2 on validation clips": "" if r2 is None else f"{r2:.3f} (share of the target's variance explained)",
         "cosine similarity on validation clips": "" if cosine is None else f"{cosine:.3f}",
     }
-    return CARD.format(
+    purpose = " that approximate the reduced embedding of the teacher\n`{id}` on the recordings it was trained on"
+    template = Path(__file__).with_name("card.md").read_text("utf-8")
+    return template.format(
+        config=config,
         license=f"license: {json.dumps(license)}\n" if license else "",
         title=f"Student of {teacher['id']}" if teacher else "Student",
-        size=config.embedding_size,
-        window=config.window,
-        rate=config.sample_rate,
         purpose=purpose.format(**teacher) if teacher else "",
         facts="\n".join(f"| {name} | {text} |" for name, text in facts.items() if text),
         scores=scores,
@@ -144,34 +105,31 @@ def model_card(
 
 def is_student(path: Path) -> bool:
     """Whether there is a student here: a checkpoint folder or a Keras file, which is not looked into."""
-    if path.is_dir():
-        try:
-            config = read_json(path / CONFIG_FILE)
-        except (EdgeseaError, OSError):
-            return False
-        return isinstance(config, dict) and config.get("model") == KIND
-    return path.is_file() and path.name.endswith((".h5", ".h5.gz"))
+    if not path.is_dir():
+        return path.is_file() and path.name.endswith((".h5", ".h5.gz"))
+    try:
+        return bool(read_json(path / CONFIG_FILE)["model"] == KIND)
+    except (EdgeseaError, OSError, KeyError, TypeError):
+        return False
 
 
 def read_student(path_or_id: Path | str) -> StudentFile:
     """Read a checkpoint folder, one of the Hugging Face Hub, or published SEA weights; see `edgesea.load_student`."""
     name, path = str(path_or_id), Path(path_or_id)
-    by_name = isinstance(path_or_id, str) and not path.exists()  # a Path means a place here
-    if by_name and name.startswith("edgel3/"):
-        if name not in PUBLISHED:
-            raise EdgeseaError(f"unknown student {name!r}; published: {', '.join(PUBLISHED)}")
-        path = fetch(EDGEL3_URL + PUBLISHED[name], PUBLISHED[name], git_blob=GIT_BLOBS[PUBLISHED[name]])
-    elif by_name and is_hub_id(name):
-        path = fetch_hub(name, (CONFIG_FILE, WEIGHTS_FILE))
+    if isinstance(path_or_id, str) and not path.exists():  # a Path means a place here
+        if name in PUBLISHED:
+            path = fetch(EDGEL3_URL + PUBLISHED[name], PUBLISHED[name], git_blob=GIT_BLOBS[PUBLISHED[name]])
+        elif is_hub_id(name):
+            path = fetch_hub(name, (CONFIG_FILE, WEIGHTS_FILE))
     if path.is_file() and path.name.endswith((".h5", ".h5.gz")):
         file = _published_student(path)
     elif (path / CONFIG_FILE).is_file():
         file = _checkpoint_student(path, name)
     else:
         raise EdgeseaError(
-            f"{name}: no student here{'' if path.exists() else ' (no such file or folder)'}; expected a folder with "
-            f"{CONFIG_FILE} and {WEIGHTS_FILE}, owner/name of one on the Hugging Face Hub (owner/name@main if there "
-            f"is a folder owner here), a published .h5 or .h5.gz file, or one of {', '.join(PUBLISHED)}"
+            f"{name}: no student here; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, owner/name of one on "
+            "the Hugging Face Hub (owner/name@main if there is a folder owner here), a published .h5 or .h5.gz file, "
+            f"or one of {', '.join(PUBLISHED)}"
         )
     if file.config.head in get_args(Head):
         check_shapes({key: array.shape for key, array in file.arrays.items()}, array_shapes(file.config), file.path)
@@ -182,39 +140,37 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file
 
-    config, weights = read_json(folder / CONFIG_FILE), folder / WEIGHTS_FILE
-    if not isinstance(config, dict) or config.get("model") != KIND:
-        raise EdgeseaError(f"{folder / CONFIG_FILE}: not the configuration of an edgesea student")
+    path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    config = read_json(path)
     try:
+        if config["model"] != KIND:
+            raise ValueError(f"its model is not {KIND}")
         architecture = StudentConfig.from_dict(config["architecture"])
     except Exception as error:  # a changed value may fail anywhere
-        raise EdgeseaError(f"{folder / CONFIG_FILE}: not the configuration of a student: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise EdgeseaError(f"{path}: not the configuration of a student ({reason})") from error
     try:
         arrays: Arrays = load_file(weights)
         with safe_open(weights, framework="numpy") as file:
             text = (file.metadata() or {}).get(ARCHITECTURE)  # missing in the weights of other programs
-        trained = None if text is None else StudentConfig.from_dict(json.loads(text))
+        trained = architecture if text is None else StudentConfig.from_dict(json.loads(text))
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
         raise EdgeseaError(f"{weights}: cannot be read: {error}") from error
-    if trained is not None and trained != architecture:  # most changes would give wrong embeddings silently
+    if trained != architecture:  # most changes would give wrong embeddings silently
         given, expected = architecture.to_dict(), trained.to_dict()
         changed = [key for key in expected if expected[key] != given[key]]
-        listed, remedy = (", ".join(f'"{key}": {json.dumps(it[key])}' for key in changed) for it in (given, expected))
-        raise EdgeseaError(
-            f"{folder / CONFIG_FILE}: it has {listed}, but the weights in {WEIGHTS_FILE} were trained with {remedy}; "
-            "write that, or train another student"
-        )
-    arrays = {k: v.astype(np.float32, copy=False) if v.dtype.kind == "f" else v for k, v in arrays.items()}
+        found, right = (json.dumps({key: it[key] for key in changed})[1:-1] for it in (given, expected))
+        raise EdgeseaError(f"{path}: it has {found}, but {WEIGHTS_FILE} was trained with {right}; write that")
     return StudentFile(id, file_digest(weights), architecture, arrays, weights)
 
 
 def _published_student(path: Path) -> StudentFile:
     """A SEA student from edgel3's Keras file; the size of its last convolution tells which one it is."""
     layers = read_keras_h5(path)
-    kernels = [arrays["kernel"] for _, arrays in layers if "kernel" in arrays]
-    if not kernels:
-        raise EdgeseaError(f"{path}: these are the weights of another model: no convolution in it")
-    name = f"sea-{kernels[-1].shape[-1]}"
+    sizes = [arrays["kernel"].shape[-1] for _, arrays in layers if "kernel" in arrays]
+    name = f"sea-{sizes[-1] if sizes else 0}"
+    if name not in FILTERS:
+        raise EdgeseaError(f"{path}: these are the weights of another model: none of {', '.join(FILTERS)}")
     config = StudentConfig.named(name, head="relu_max")
     arrays: Arrays = dict(keras_to_torch(layers, keras_order(config), path))
     return StudentFile(f"edgel3/{name}", file_digest(path), config, arrays, path)

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.logmel_numpy import OverlappingLogMel
-from edgesea.models.base import Float32, check_shapes, check_windows
-from edgesea.models.student_config import StudentConfig, array_shapes, convolutions
+from edgesea.models.base import Float32, check_windows
+from edgesea.models.student_config import StudentConfig, convolutions
 from edgesea.models.student_files import StudentFile
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -27,22 +28,24 @@ class OnnxStudent:
     """
 
     def __init__(self, file: StudentFile, threads: int | None = None) -> None:
-        config = file.config
-        check_shapes({name: array.shape for name, array in file.arrays.items()}, array_shapes(config), file.path)
-        self.config, self.id, self.digest = config, file.id, file.digest
-        self.sample_rate = config.sample_rate
+        config, self.id, self.digest = file.config, file.id, file.digest
+        self.config, self.sample_rate, self.embedding_size = config, config.sample_rate, config.embedding_size
         self.window: float | None = config.window
-        self.embedding_size = config.embedding_size
         self.front_end = OverlappingLogMel(config.front_end())
         self._graph, self._threads = student_graph(config, file.arrays), threads
-        self._session = _session(self._graph, threads)
+
+    @cached_property
+    def _session(self) -> Any:
+        import onnxruntime
+
+        environment = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads or (int(environment) if environment.isdecimal() else 0)  # 0: all
+        options.log_severity_level = 3  # errors
+        return onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._session = _session(self._graph, self._threads)
 
     def embed(self, windows: Float32) -> Float32:
         """Embeddings (B, D) float32 of windows (B, W) in [-1, 1] at ``sample_rate``."""
@@ -60,16 +63,6 @@ class OnnxStudent:
         # onnxruntime's maxima pass over NaN, and would make an embedding of a window that is not all numbers
         result[np.isnan(log_mel).any((1, 2))] = np.nan
         return result
-
-
-def _session(graph: bytes, threads: int | None) -> Any:
-    import onnxruntime
-
-    environment = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or (int(environment) if environment.isdecimal() else 0)  # 0: all cores
-    options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
@@ -114,9 +107,8 @@ def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
     given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", config.n_mels, config.frames()])
     wanted = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", config.embedding_size])
     made = helper.make_graph(nodes, "student", [given], [wanted], constants)
-    model = helper.make_model(
-        made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgesea"
-    )
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(made, opset_imports=opset, ir_version=IR_VERSION, producer_name="edgesea")
     return bytes(model.SerializeToString())
 
 

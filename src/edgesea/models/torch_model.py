@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgesea.errors import EdgeseaError
 from edgesea.models.base import Float32, check_shapes, check_windows
 
 
@@ -29,10 +28,12 @@ class TorchModel(nn.Module):
         self.eval()
         if not len(windows):
             return np.zeros((0, self.embedding_size), np.float32)
-        device = next((tensor.device for tensors in (self.parameters(), self.buffers()) for tensor in tensors), "cpu")
         with torch.inference_mode():
-            result: Tensor = self(torch.from_numpy(windows).to(device))
+            result: Tensor = self(torch.from_numpy(windows).to(self._device()))
         return result.float().cpu().numpy()
+
+    def _device(self) -> torch.device:
+        return next(self.buffers()).device
 
 
 def l3_blocks(filters: Sequence[int]) -> list[nn.Module]:
@@ -49,22 +50,6 @@ def l3_blocks(filters: Sequence[int]) -> list[nn.Module]:
             layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU()]
             channels = outputs
     return layers
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A torch state dict; nothing but tensors is ever unpickled, anything else is an EdgeseaError."""
-    if not path.is_file():
-        raise EdgeseaError(f"{path}: no such weight file")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged or foreign file, and advises to unpickle it
-        raise EdgeseaError(
-            f"{path}: not a torch state dict: it is damaged, of another kind, or holds objects other than tensors, "
-            "which are never loaded; give a file that torch.save(model.state_dict(), ...) wrote"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise EdgeseaError(f"{path}: not a state dict (a flat mapping of names to arrays)")
-    return state
 
 
 def load_arrays(module: nn.Module, arrays: Mapping[str, Tensor | NDArray[Any]], source: Path | str) -> None:
