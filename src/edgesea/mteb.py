@@ -59,8 +59,7 @@ class Encoder(AbsEncoder):  # type: ignore[misc]  # mteb is not there when types
         inputs.collate_fn = _sounds  # decodes in the loader's processes, if it has any
         hop = window_of(self.model) / 2  # as long as `get_embedding` takes them
         found = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", EdgeseaWarning)  # a benchmark's clips are as they are
+        with warnings.catch_warnings(action="ignore", category=EdgeseaWarning):  # a benchmark's clips are as they are
             for signals, rates in tqdm(inputs, disable=not show_progress_bar):
                 embeddings, _ = get_embedding(signals, rates, self.model, hop, center=False)
                 found += [embedding.mean(0, dtype=np.float64) for embedding in embeddings]
@@ -78,17 +77,18 @@ def _meta(model: EmbeddingModel) -> ModelMeta:
     name = model.id.partition("@")[0]  # without a revision
     if Path(model.id).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # mteb wants owner/name, as of the Hub
         name = "edgesea/" + re.sub(r"[^\w.-]+", "-", model.id).strip("-")
-    onnx = isinstance(model, OnnxStudent) or model.id.startswith("onnx:")
-    weights = model.parameters() if hasattr(model, "parameters") else None
-    size = None if weights is None else sum(array.numel() for array in weights)
-    size = parameter_count(model.config) if isinstance(model, OnnxStudent) else size
+    size, framework = None, ["ONNX"] if model.id.startswith("onnx:") else []
+    if isinstance(model, OnnxStudent):
+        size, framework = parameter_count(model.config), ["ONNX"]
+    elif hasattr(model, "parameters"):
+        size, framework = sum(array.numel() for array in model.parameters()), ["PyTorch"]
     return ModelMeta(
         name=name,
         revision=model.digest or f"edgesea-{versions().get('edgesea', 'unknown')}",
         n_parameters=size,
         memory_usage_mb=None if size is None else 4 * size / 2**20,
         embed_dim=model.embedding_size,
-        framework=["ONNX"] if onnx else [] if weights is None else ["PyTorch"],
+        framework=framework,
         license=licence,
         open_weights=True if licence else None,
         reference=home,

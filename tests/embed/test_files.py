@@ -36,9 +36,6 @@ def make_student(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-# --- what is written, and where
-
-
 def test_workers_batches_and_functions_do_not_change_the_result(noise_folder, tmp_path):
     paths = sorted(noise_folder.glob("*.wav"))
     embed([noise_folder], model=BY_NAME, out=tmp_path / "a", workers=1)
@@ -81,9 +78,6 @@ def test_odd_names_are_no_obstacle(tmp_path, name):
     for key in ("files", "present"):
         assert embed([tmp_path], model=BY_NAME)[key] == 1
     load(path.with_suffix(".npz"))
-
-
-# --- what is skipped, and what is refused
 
 
 def test_a_second_call_embeds_only_what_is_missing(noise_folder):
@@ -156,9 +150,6 @@ def test_what_is_not_a_result_is_neither_taken_nor_replaced_unasked(noise_folder
     load(noise_folder / "clip01.npz")
 
 
-# --- bad files, and bad input
-
-
 def test_a_bad_file_does_not_end_the_others(tmp_path, caplog):
     """Not one that cannot be decoded, nor one whose result cannot be written."""
     for name in ("a.wav", "x/b.wav", "n" * 250 + ".wav"):
@@ -186,22 +177,18 @@ def test_process_files_embeds_the_good_ones_before_it_fails(tmp_path):
     good = [write_noise(tmp_path / f"{name}.wav") for name in "ab"]
     with pytest.raises(EdgeseaError, match=r"^1 of 3 .*bad\.wav"):
         process_files([good[0], tmp_path / "bad.wav", good[1]], model=QUICK)
-    assert (tmp_path / "a.npz").exists()
-    assert (tmp_path / "b.npz").exists()
+    assert all(path.with_suffix(".npz").exists() for path in good)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["gone"], ["gone"]),
         (["empty"], ["empty", ".flac"]),
         (["bad.wav"], ["bad.wav", "cannot be decoded"]),
         (["student", "a.wav", f"--model={BY_NAME}"], ["student", "model"]),
         (["a.wav", "student", "--weights=gone.pt"], ["student", "weights"]),
-        (["a.wav", "invalid"], ["invalid"]),
         (["a.wav", "--hop=0"], ["hop", "0"]),
         (["a.wav", "--batch_size=0"], ["batch_size", "0"]),
-        (["a.wav", "--workers=-1"], ["workers", "-1"]),
         (["a.wav", "--suffix=x/y"], ["suffix", "x/y"]),
     ],
 )
@@ -211,21 +198,15 @@ def test_bad_input(tmp_path, monkeypatch, refuses, options, words):
     Path("empty").mkdir()
     Path("bad.wav").write_text("no audio")
     make_student(Path("student"))
-    named = any(option.startswith("--model") or option in ("student", "invalid") for option in options)
+    named = any(option.startswith("--model") or option == "student" for option in options)
     refuses("embed", *options, *([] if named else [f"--model={BY_NAME}"]), words=words)
     assert not list(tmp_path.glob("*.npz"))
 
 
 def test_process_file_checks_its_arguments(tmp_path):
     path = write_noise(tmp_path / "a.wav")
-    for options, word in (
-        ({"center": "yes"}, "center"),
-        ({"overwrite": "no"}, "overwrite"),
-        ({"suffix": "a\0"}, "suffix"),
-        ({"model": 64}, "model"),
-        ({"path": tmp_path}, str(tmp_path)),
-    ):
-        with pytest.raises(EdgeseaError, match=word):
+    for options in ({"center": "yes"}, {"overwrite": "no"}, {"suffix": "a\0"}, {"model": 64}, {"path": tmp_path}):
+        with pytest.raises(EdgeseaError, match=str(*(options if "path" not in options else options.values()))):
             process_file(**{"path": path, "model": QUICK, **options})
     with pytest.raises(EdgeseaError, match="list"):
         process_files(str(path), model=QUICK)

@@ -51,9 +51,6 @@ def student(request, shared_data):
     return load_model(str(path), device="cpu", backend=request.param)
 
 
-# --- the numbers of the whole file
-
-
 @pytest.mark.parametrize("rate", [8000, 22050, 48000])
 def test_chunks_of_any_size_give_what_the_file_gives(shared_data, student, tmp_path, rate):
     clip = sorted((shared_data / "esc10" / "audio").iterdir())[3]
@@ -81,7 +78,7 @@ def signals(draw):
         audio = audio[:, 0]
     cuts = draw(st.lists(st.integers(0, length), max_size=20))
     tiny = draw(st.integers(0, length))  # and a run of single samples
-    cuts += [min(tiny + k, length) for k in range(draw(st.integers(0, 300)))]
+    cuts += range(tiny, min(tiny + draw(st.integers(0, 300)), length))
     return rate, whole, np.split(audio, sorted(cuts))
 
 
@@ -111,9 +108,6 @@ def test_a_chunk_of_many_windows_is_embedded_in_batches():
     embedding, _ = feed_all(Stream(counting, batch_size=16), [np.ones(8000 * 60, np.float32)])
     assert (len(embedding), max(sizes)) == (596, 16)
     assert len(sizes) <= 596 / 16 + 8
-
-
-# --- the life of a stream
 
 
 def test_a_stream_without_samples_gives_nothing():
@@ -172,10 +166,9 @@ def test_bad_options_are_named():
 
 def test_a_stream_whose_model_fails_has_ended():
     stream = Stream(FunctionModel("broken", lambda windows: windows[:, :2] * np.nan, 8000))
-    with pytest.raises(EdgeseaError, match=r"broken gave NaN or Inf after 0\.0 s"):
-        stream.feed(np.zeros(8000, np.float32))
-    with pytest.raises(EdgeseaError, match="ended"):
-        stream.finish()
+    for call, words in ((lambda: stream.feed(np.zeros(8000)), r"broken gave NaN or Inf"), (stream.finish, "ended")):
+        with pytest.raises(EdgeseaError, match=words):
+            call()
 
 
 def test_memory_does_not_grow_with_the_stream():
@@ -190,9 +183,6 @@ def test_memory_does_not_grow_with_the_stream():
         tracemalloc.stop()
     assert count + len(stream.finish()[0]) == 601
     assert peak < 2e6
-
-
-# --- the command
 
 
 @contextmanager

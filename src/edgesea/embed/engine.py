@@ -119,9 +119,8 @@ def _finished(model: EmbeddingModel | None, batch: list[_Part[S, P]]) -> Iterato
             if np.isfinite(embedding).all():
                 yield source, cast(P, piece), embedding
             else:
-                errors.append(
-                    EdgeseaError(f"{model.id} gave NaN or Inf" if model else "the embeddings hold NaN or Inf")
-                )
+                reason = f"{model.id} gave NaN or Inf" if model else "the embeddings hold NaN or Inf"
+                errors.append(EdgeseaError(reason))
         if errors and errors is not failed:
             failed = errors
             yield Failure(source, str(errors[0]) or type(errors[0]).__name__)

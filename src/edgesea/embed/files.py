@@ -182,8 +182,9 @@ def _write_results(
 ) -> Iterator[AudioEmbedding[Path]]:
     """Embed the keys of `targets` and write the results to its values; one that is there comes without embedding."""
     checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
-    framing, made_with = framing_of(model, hop, center), versions().get("edgesea", "unknown")
+    framing = framing_of(model, hop, center)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
+    made_by["edgesea"] = versions().get("edgesea", "unknown")
     missing: dict[Path, dict[str, Any]] = {}  # with what their results are made of
     for path, target in targets.items():
         try:
@@ -191,7 +192,7 @@ def _write_results(
             check_file(target)
             made_of = {"source": path.name, "bytes": path.stat().st_size, **made_by}
             if overwrite or not target.exists():
-                missing[path] = {**made_of, "edgesea": made_with}
+                missing[path] = made_of
             else:
                 _check_result(target, made_of)
                 yield AudioEmbedding(path, None)
@@ -219,9 +220,10 @@ def _check_result(path: Path, made_of: dict[str, Any]) -> None:
             found = dict(json.loads(file["provenance"].item()))
     except Exception as error:  # of numpy, zipfile or json, whatever the file is
         raise EdgeseaError(f"{path}: exists, and is not a result of edgesea; {remedy}") from error
-    # a student is the same if its weights are, whatever it is called
-    ignored = {"model"} if made_of["digest"] and not is_teacher(made_of["model"]) else set()
-    there, here = ({key: values[key] for key in made_of.keys() & found.keys() - ignored} for values in (found, made_of))
+    keys = made_of.keys() & found.keys() - {"edgesea"}
+    if made_of["digest"] and not is_teacher(made_of["model"]):
+        keys -= {"model"}  # a student is the same if its weights are, whatever it is called
+    there, here = ({key: values[key] for key in keys} for values in (found, made_of))
     if there != here:
         raise EdgeseaError(f"{path}: exists, made of other input ({'; '.join(differences(there, here))}); {remedy}")
 
