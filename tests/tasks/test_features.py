@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from edgesea.audio.framing import Framing
 from edgesea.models import load_model
-from edgesea.tasks.features import SIZE, Bags, ContextEncoding, Targets, window_embeddings
+from edgesea.tasks.features import SIZE, Bags, ContextEncoding, window_embeddings
 from edgesea.tasks.folds import FoldTask
 
 #                  latitude longitude hour day week
@@ -29,14 +29,6 @@ def test_bags_hold_clips_of_some_or_no_windows() -> None:
     assert taken.context is not None
     assert taken.context[:, 0].tolist() == [10, 0, 10, 5]
     assert len(bags.take(np.zeros(0, np.int64))) == 0
-
-
-def test_targets_are_taken_with_all_that_belongs_to_them() -> None:
-    labels = np.array([[0, 1], [1, 0], [1, 1]], np.float32)
-    targets = Targets(labels, labels > 0, np.array([3, 4, 5])).take(np.array([2, 0]))
-    assert (targets.labels.tolist(), targets.given.tolist()) == ([[1, 1], [0, 1]], [[True, True], [False, True]])
-    assert targets.sensors is not None
-    assert (targets.sensors.tolist(), targets.proximity) == ([5, 3], None)
 
 
 def test_each_part_of_the_context_has_its_place() -> None:

@@ -123,13 +123,9 @@ def test_incomplete_tags_count_as_the_challenge_defines(labels: Any, scores: Any
 
 
 def test_scores_without_a_positive_label_are_none() -> None:
-    names, scores = CLASSES[:2], np.full((4, 2), 0.5)
-    nothing = tagging_scores(np.zeros((4, 2), int), scores, names)
-    assert nothing.pop("class_auprc") == dict.fromkeys(names)
-    assert nothing == {"micro_auprc": None, "micro_f1": 0.0, "macro_auprc": None, "lwlrap": None}
-    some = tagging_scores(np.array([[1, 0]] * 4), scores, names)
-    assert some["class_auprc"]["dog"] is None
-    assert some["macro_auprc"] == some["class_auprc"]["engine"]
+    labels, scores = np.zeros((4, 2), int), np.full((4, 2), 0.5)
+    nothing = {"micro_auprc": None, "micro_f1": 0.0, "macro_auprc": None, "lwlrap": None}
+    assert tagging_scores(labels, scores, ["a", "b"]) == nothing | {"class_auprc": {"a": None, "b": None}}
 
 
 def test_f1_and_lwlrap_are_those_of_scikit_learn() -> None:
@@ -172,15 +168,6 @@ def test_other_arrays_are_refused(labels: Any, scores: Any) -> None:
 
 def share(correct: np.ndarray) -> Callable[[np.ndarray], dict[str, float | None]]:
     return lambda clips: {"share": float(correct[clips].mean())}
-
-
-def test_intervals_cover_the_true_value_as_often_as_they_claim() -> None:
-    """Accuracy on 100 clips, of a classifier that is right with probability 0.7, in 200 experiments."""
-    rng, covered = np.random.default_rng(0), 0
-    for seed in range(200):
-        low, high = confidence_intervals(share(rng.random(100) < 0.7), 100, 200, seed)["share"]
-        covered += low <= 0.7 <= high
-    assert 0.9 < covered / 200 < 0.98
 
 
 def test_an_interval_is_that_of_scipy() -> None:

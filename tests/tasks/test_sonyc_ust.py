@@ -38,23 +38,19 @@ def test_what_is_loaded_is_what_is_trained_on_and_tested(tmp_path: Path) -> None
         *[("validate", "verified.wav", 0, "2-1"), ("validate", "crowd_validate.wav", 7, "2-1")],
         ("test", "test.wav", 0, "2-1"),
     ]
-    data = write(tmp_path / "data", *rows)
-
-    def names(options: TaggingOptions) -> list[str]:
-        return [path.name for path in SonycUst.load(data, options).paths]
-
-    assert names(TaggingOptions()) == ["crowd.wav", "verified.wav"]
-    assert names(TaggingOptions(label_mode="fine", monitor="validate")) == ["crowd.wav", "verified.wav"]
-    assert names(TaggingOptions(eval_split="test")) == ["crowd.wav", "test.wav"]
-    assert names(TaggingOptions(eval_split="test", monitor="validate")) == ["crowd.wav", "test.wav", "verified.wav"]
-    assert SonycUst.load(data, TaggingOptions()).paths[0] == data / "audio" / "crowd.wav"
-    split = tmp_path / "split.csv"
+    data, split = write(tmp_path / "data", *rows), tmp_path / "split.csv"
     split.write_text("audio_filename,split\ntest.wav,validate\ncrowd.wav,train\n")
-    assert names(TaggingOptions(split_path=split)) == ["crowd.wav", "test.wav"]
-    with pytest.raises(EdgeseaError, match=r"annotations\.csv.*split test"):
-        SonycUst.load(write(tmp_path / "other", *rows[:-1]), TaggingOptions(eval_split="test"))
-    with pytest.raises(EdgeseaError, match=r"annotations\.csv.*split train"):
-        SonycUst.load(write(tmp_path / "other", *rows[1:]), TaggingOptions(label_mode="fine"))
+    for options, names in (
+        (TaggingOptions(), ["crowd", "verified"]),
+        (TaggingOptions(label_mode="fine", monitor="validate"), ["crowd", "verified"]),
+        (TaggingOptions(eval_split="test"), ["crowd", "test"]),
+        (TaggingOptions(eval_split="test", monitor="validate"), ["crowd", "test", "verified"]),
+        (TaggingOptions(split_path=split), ["crowd", "test"]),
+    ):
+        assert SonycUst.load(data, options).paths == [data / "audio" / f"{name}.wav" for name in names]
+    for left, options, word in ((rows[:-1], TaggingOptions(eval_split="test"), "test"), (rows[1:], QUICK, "train")):
+        with pytest.raises(EdgeseaError, match=rf"annotations\.csv.*split {word}"):
+            SonycUst.load(write(tmp_path / "other", *left), options)
 
 
 def test_fine_tags_of_an_uncertain_class_are_not_given(tmp_path: Path) -> None:
