@@ -89,14 +89,6 @@ def test_a_set_that_nothing_completes_gets_nothing() -> None:
     assert {tuple(row) for row in made.labels.tolist()} == {(0, 1, 1)}
 
 
-def test_the_empty_set_may_be_the_commonest_or_the_rare_one() -> None:
-    made = run(label_set_smote, matrix(*[".."] * 6, "1.", "1."))  # ratios 1 and 3, mean 2: 6/3 is no more above
-    np.testing.assert_array_equal(made.labels, [[1, 0]])
-    made = run(label_set_smote, matrix("..", "..", *["1."] * 6))
-    np.testing.assert_array_equal(made.labels, [[0, 0]])
-    assert {*made.seed.tolist(), *made.neighbor.tolist()} == {0, 1}
-
-
 def follow(made: Mixtures, features: Floats, labels: Bool, iterations: int, threshold: str, k: int) -> int:
     """Take one step of the algorithm after the other; only what is random comes from the result."""
     counts, place = labels.sum(0).astype(int), 0

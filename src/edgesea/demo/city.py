@@ -67,12 +67,9 @@ class Sensor:
 def make_sensor(rng: Rng) -> Sensor:
     """Draw a sensor in Manhattan or Brooklyn."""
     borough, latitude, longitude = ((1, 40.7295, -73.9939), (3, 40.6938, -73.9870))[rng.integers(2)]
-    place = {
-        "borough": borough,
-        "block": int(rng.integers(100, 2700)),
-        "latitude": round(latitude + rng.uniform(-0.012, 0.012), 5),
-        "longitude": round(longitude + rng.uniform(-0.008, 0.008), 5),
-    }
+    place: dict[str, float] = {"borough": borough, "block": int(rng.integers(100, 2700))}
+    place["latitude"] = round(latitude + rng.uniform(-0.012, 0.012), 5)
+    place["longitude"] = round(longitude + rng.uniform(-0.008, 0.008), 5)
     n = int(rng.uniform(0.4, 1.1) * RATE)
     return Sensor(
         place,
@@ -168,10 +165,8 @@ def make_city(
     the same network: they come from all sensors, one in ten for validation. The same arguments give the same bytes;
     more days or sensors leave the other recordings as they are.
     """
-    plan = {
-        "sensors": sensors, "days": days, "clips_per_day": clips_per_day, "seconds": seconds, "annotated": annotated,
-        "seed": seed, "edgesea": versions().get("edgesea"),
-    }  # fmt: skip
+    sizes: dict[str, float] = {"sensors": sensors, "days": days, "clips_per_day": clips_per_day, "seconds": seconds}
+    plan = {**sizes, "annotated": annotated, "seed": seed, "edgesea": versions().get("edgesea")}
     out = Path(out)
     claim(out, plan, "city")
     if (out / "manifest.csv").exists():  # it is written last

@@ -45,16 +45,14 @@ def tag_probabilities(
     sensors = np.unique(np.asarray(targets.sensors))
 
     def examples(bags: Bags, targets: Targets) -> Examples:
-        factors = []
+        inputs, factors = prepare(bags), []
+        if options.target_mode == "framewise":  # each window is a clip
+            inputs, targets = Bags(inputs.rows, np.ones(len(inputs.rows), np.int64)), targets.take(bags.owner)
         if options.sensor_factor:
             factors.append((np.asarray(targets.sensors)[:, None, None] == sensors).astype(np.float32))
         if options.proximity_factor:
             factors.append(np.asarray(targets.proximity))
-        found = Examples(prepare(bags), targets.labels, targets.given, factors)
-        if options.target_mode == "framewise":  # each window is a clip
-            windows = Bags(found.bags.rows, np.ones(len(bags.rows), np.int64))
-            found = found.take(bags.owner)._replace(bags=windows)
-        return found
+        return Examples(inputs, targets.labels, targets.given, factors)
 
     learned = examples(bags, targets)
     watched = examples(*monitored) if options.patience and monitored is not None and len(monitored[0]) else None
@@ -69,12 +67,12 @@ def tag_probabilities(
 
 def check_needs(targets: Targets, context: NDArray[np.float64] | None, options: TaggingOptions) -> None:
     """Raise an `EdgeseaError` if an option needs columns that the annotations do not have."""
-    needs = (
-        ("context", context, "latitude, longitude, hour, day and week"),
-        ("sensor_factor", targets.sensors, "sensor_id"),
-        ("proximity_factor", targets.proximity, "..._proximity"),
-    )
-    for name, value, columns in needs:
+    needs = {
+        "context": (context, "latitude, longitude, hour, day and week"),
+        "sensor_factor": (targets.sensors, "sensor_id"),
+        "proximity_factor": (targets.proximity, "..._proximity"),
+    }
+    for name, (value, columns) in needs.items():
         if getattr(options, name) and value is None:
             raise EdgeseaError(f"tagging: {name} needs the columns {columns} in the annotations; leave out {name}")
 
