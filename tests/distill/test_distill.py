@@ -1,5 +1,6 @@
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from edgesea.reduction import load_reduction, reduce
 from edgesea.reduction.pca import PCA
 from edgesea.table.reader import Table
 
-SHORT: dict[str, Any] = {**TINY, "epochs": 2}
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def train(small_table: Path, small_reduction: Path, tmp_path: Path) -> Train:
+    """Train a student of two epochs in `tmp_path`."""
+
+    def run(name: str = "s", **options: Any) -> dict[str, Any]:
+        return distill(small_table, small_reduction, tmp_path / name, **{**TINY, "epochs": 2, **options})
+
+    return run
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
@@ -67,12 +78,8 @@ def test_the_results_are_those_of_the_saved_student_on_the_validation_windows(
     assert results["epochs"] == 18
 
 
-def test_the_student_is_that_of_the_best_epoch_unless_asked_otherwise(
-    small_table: Path, small_reduction: Path, tmp_path: Path
-) -> None:
-    options = {**TINY, "epochs": 10}
-    best = distill(small_table, small_reduction, tmp_path / "best", **options)
-    last = distill(small_table, small_reduction, tmp_path / "last", **options, keep="last")
+def test_the_student_is_that_of_the_best_epoch_unless_asked_otherwise(train: Train, tmp_path: Path) -> None:
+    best, last = train("best", epochs=10), train("last", epochs=10, keep="last")
     rows = history(tmp_path / "best")
     assert rows == history(tmp_path / "last")
     assert min(rows, key=lambda row: row["val_mse"]) is not rows[-1]
@@ -81,10 +88,8 @@ def test_the_student_is_that_of_the_best_epoch_unless_asked_otherwise(
     assert not same(tmp_path / "best", tmp_path / "last")
 
 
-def test_one_cycle_rises_falls_and_keeps_the_last_epoch(
-    small_table: Path, small_reduction: Path, tmp_path: Path
-) -> None:
-    result = distill(small_table, small_reduction, tmp_path / "s", **{**TINY, "epochs": 10}, schedule="onecycle")
+def test_one_cycle_rises_falls_and_keeps_the_last_epoch(train: Train, tmp_path: Path) -> None:
+    result = train(epochs=10, schedule="onecycle")
     rows = history(tmp_path / "s")
     rates = [row["lr"] for row in rows]
     peak = rates.index(max(rates))
@@ -96,34 +101,31 @@ def test_one_cycle_rises_falls_and_keeps_the_last_epoch(
     assert result["mse"] == pytest.approx(rows[-1]["val_mse"], rel=1e-6)
 
 
-def test_early_stopping_ends_the_training(small_table: Path, small_reduction: Path, tmp_path: Path) -> None:
-    result = distill(small_table, small_reduction, tmp_path / "s", **{**TINY, "patience": 3})
+def test_early_stopping_ends_the_training(train: Train, tmp_path: Path) -> None:
+    result = train(epochs=18, patience=3)
     rows = history(tmp_path / "s")
     best = min(range(len(rows)), key=lambda i: rows[i]["val_mse"])
     assert result["epochs"] == len(rows) == best + 4 < 18
 
 
-def test_the_seed_alone_decides(small_table: Path, small_reduction: Path, tmp_path: Path) -> None:
+def test_the_seed_alone_decides(train: Train, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        distill(small_table, small_reduction, tmp_path / name, **SHORT, seed=seed)
+        train(name, seed=seed)
     assert same(tmp_path / "a", tmp_path / "b")
     assert history(tmp_path / "a") == history(tmp_path / "b")
     assert not same(tmp_path / "a", tmp_path / "c")
 
 
-def test_bfloat16_training_is_validated_in_single_precision(
-    small_table: Path, small_reduction: Path, tmp_path: Path
-) -> None:
-    result = distill(small_table, small_reduction, tmp_path / "s", **SHORT, precision="bf16-mixed")
+def test_bfloat16_training_is_validated_in_single_precision(train: Train, tmp_path: Path) -> None:
+    result = train(precision="bf16-mixed")
     assert result["mse"] == pytest.approx(min(row["val_mse"] for row in history(tmp_path / "s")), rel=1e-6)
     assert all(array.dtype != np.float16 for array in weights(tmp_path / "s").values())
 
 
-def test_checkpoints_are_kept_by_the_epoch(small_table: Path, small_reduction: Path, tmp_path: Path) -> None:
-    for every, kept in ((1, ["epoch-0001.ckpt", "epoch-0002.ckpt", "epoch-0003.ckpt"]), (2, ["epoch-0002.ckpt"])):
-        folder = tmp_path / str(every)
-        distill(small_table, small_reduction, folder, **{**SHORT, "epochs": 3}, save_every=every)
-        assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["best.ckpt", *kept, "last.ckpt"]
+def test_checkpoints_are_kept_by_the_epoch(train: Train, tmp_path: Path) -> None:
+    train(epochs=3, save_every=2)
+    names = sorted(path.name for path in (tmp_path / "s" / "checkpoints").iterdir())
+    assert names == ["best.ckpt", "epoch-0002.ckpt", "last.ckpt"]
 
 
 def test_a_finished_folder_is_returned_as_it_is(small_table: Path, small_reduction: Path, small_student: Path) -> None:
@@ -133,23 +135,19 @@ def test_a_finished_folder_is_returned_as_it_is(small_table: Path, small_reducti
     assert {path: path.stat().st_mtime_ns for path in small_student.rglob("*")} == before
 
 
-def test_relu_max_of_another_size_is_refused_with_the_remedy(
-    small_table: Path, small_reduction: Path, tmp_path: Path
-) -> None:
+def test_relu_max_of_another_size_is_refused_with_the_remedy(train: Train, tmp_path: Path) -> None:
     with pytest.raises(EdgeseaError, match=r"8.*4.*head=linear"):
-        distill(small_table, small_reduction, tmp_path / "s", **SHORT, head="relu_max")
+        train(head="relu_max")
     assert not (tmp_path / "s").exists()
-    distill(small_table, small_reduction, tmp_path / "s", **{**SHORT, "filters": [4, 4, 8, 4]}, head="relu_max")
+    train(head="relu_max", filters=[4, 4, 8, 4])
     student = edgesea.load_student(tmp_path / "s")
     assert (student.embed(np.random.default_rng(0).uniform(-1, 1, (2, 8000)).astype(np.float32)) >= 0).all()
 
 
 @pytest.mark.parametrize(("lr", "schedule"), [(1e6, "onecycle"), (1e20, "plateau")])
-def test_diverging_training_says_so(
-    small_table: Path, small_reduction: Path, tmp_path: Path, lr: float, schedule: Any
-) -> None:
+def test_diverging_training_says_so(train: Train, tmp_path: Path, lr: float, schedule: str) -> None:
     with pytest.raises(EdgeseaError, match=r"epoch \d.*lr"):
-        distill(small_table, small_reduction, tmp_path / "s", **{**SHORT, "lr": lr}, schedule=schedule)
+        train(lr=lr, schedule=schedule)
     assert not (tmp_path / "s" / "results.json").exists()
 
 
@@ -168,13 +166,7 @@ def test_diverging_training_says_so(
     ],
 )
 def test_bad_input(
-    small_table: Path,
-    small_reduction: Path,
-    small_student: Path,
-    refuses: Any,
-    option: str,
-    value: float,
-    words: list[object],
+    small_table: Path, small_reduction: Path, small_student: Path, refuses: Any, option: str, value: Any, words: Any
 ) -> None:
     before = (small_student / "model.safetensors").read_bytes()
     options = [f"--{name}={given}" for name, given in {**TINY, option: value}.items()]

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,18 @@ from safetensors.numpy import load_file
 from edgesea import cli
 from edgesea.artifact import atomic_path
 from edgesea.distill import distill
+
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def train(small_table: Path, small_reduction: Path, tmp_path: Path) -> Train:
+    """Train a student in `tmp_path`."""
+
+    def run(name: str, **options: Any) -> dict[str, Any]:
+        return distill(small_table, small_reduction, tmp_path / name, **{**TINY, **options})
+
+    return run
 
 
 def arguments(table: Path, reduction: Path, out: Path, options: dict[str, Any]) -> list[str]:
@@ -40,15 +53,11 @@ def assert_same_training(actual: Path, expected: Path) -> None:
 # Plateau: five epochs have passed without improvement at epoch 14; killed at 11 the count must survive.
 @pytest.mark.parametrize(("schedule", "epoch"), [("plateau", 11), ("onecycle", 4)])
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(
-    small_table: Path, small_reduction: Path, small_student: Path, tmp_path: Path, schedule: str, epoch: int
+    small_table: Path, small_reduction: Path, train: Train, tmp_path: Path, schedule: str, epoch: int
 ) -> None:
-    options = {**TINY, "schedule": schedule}
-    if schedule == "plateau":
-        expected = small_student
-    else:
-        options["mask"] = 0.2  # the masks must resume, too
-        expected = tmp_path / "uninterrupted"
-        distill(small_table, small_reduction, expected, **options)  # type: ignore[arg-type]
+    options = {**TINY, "schedule": schedule, "mask": 0.2 if schedule == "onecycle" else 0.0}  # masks must resume, too
+    expected = tmp_path / "uninterrupted"
+    train("uninterrupted", **options)
     killed = tmp_path / "killed"
     words = arguments(small_table, small_reduction, killed, options)
     status = kill_when([sys.executable, "-m", "edgesea.cli", *words], lambda: epochs_done(killed) >= epoch)
@@ -76,12 +85,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("epoch", [1, 5])
 def test_killed_between_the_two_checkpoints_of_an_epoch(
-    small_table: Path,
-    small_reduction: Path,
-    small_student: Path,
-    tmp_path: Path,
-    epoch: int,
-    monkeypatch: pytest.MonkeyPatch,
+    train: Train, small_student: Path, tmp_path: Path, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While ``last.ckpt`` is half written, that of the epoch before is still there (after epoch 1: best.ckpt)."""
     out, written = tmp_path / "s", 0
@@ -97,52 +101,44 @@ def test_killed_between_the_two_checkpoints_of_an_epoch(
     with monkeypatch.context() as patch:
         patch.setattr("edgesea.distill.trainer.atomic_path", interrupted_write)
         with pytest.raises(Killed):
-            distill(small_table, small_reduction, out, **TINY)  # type: ignore[arg-type]
+            train("s")
     assert (out / "checkpoints" / "last.ckpt").exists() == (epoch > 1)
     assert (out / "checkpoints" / "best.ckpt").exists()
-    distill(small_table, small_reduction, out, **TINY)  # type: ignore[arg-type]
+    train("s")
     assert_same_training(out, small_student)
 
 
 def test_checkpoints_do_not_pass_through_another_file_system(
-    small_table: Path, small_reduction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning's own writer makes a file in the system's temporary folder, and copies it if that is elsewhere."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "does not exist"))
-    distill(small_table, small_reduction, tmp_path / "s", **{**TINY, "epochs": 1})  # type: ignore[arg-type]
+    train("s", epochs=1)
     names = sorted(path.name for path in (tmp_path / "s" / "checkpoints").iterdir())
     assert names == ["best.ckpt", "last.ckpt"]
 
 
 @pytest.mark.parametrize("remains", [0, 5000])
 def test_a_damaged_last_checkpoint_falls_back_to_the_best(
-    small_table: Path,
-    small_reduction: Path,
-    tmp_path: Path,
-    remains: int,
-    caplog: pytest.LogCaptureFixture,
+    train: Train, tmp_path: Path, remains: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = {**TINY, "epochs": 4}
     for name in ("expected", "damaged"):
-        distill(small_table, small_reduction, tmp_path / name, **options)  # type: ignore[arg-type]
+        train(name, epochs=4)
     damaged = tmp_path / "damaged"
     (damaged / "results.json").unlink()
     last = damaged / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:remains])
-    distill(small_table, small_reduction, damaged, **options)  # type: ignore[arg-type]
+    train("damaged", epochs=4)
     assert "last.ckpt: cannot be read" in caplog.text
     assert_same_training(damaged, tmp_path / "expected")
 
 
-def test_killed_after_early_stopping_it_does_not_train_another_epoch(
-    small_table: Path, small_reduction: Path, tmp_path: Path
-) -> None:
-    options = {**TINY, "patience": 3, "keep": "last"}
+def test_killed_after_early_stopping_it_does_not_train_another_epoch(train: Train, tmp_path: Path) -> None:
     for name in ("expected", "killed"):
-        distill(small_table, small_reduction, tmp_path / name, **options)  # type: ignore[arg-type]
+        train(name, patience=3, keep="last")
     assert epochs_done(tmp_path / "expected") < 18
     killed = tmp_path / "killed"
     for name in ("results.json", "model.safetensors", "config.json"):
         (killed / name).unlink()
-    distill(small_table, small_reduction, killed, **options)  # type: ignore[arg-type]
+    train("killed", patience=3, keep="last")
     assert_same_training(killed, tmp_path / "expected")

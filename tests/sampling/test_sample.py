@@ -45,12 +45,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
             common, rare = rng.standard_normal((1, 16)), 2 * rng.standard_normal((10, 16))
             rows = np.concatenate([common + 0.05 * rng.standard_normal((50, 16)), rare])
             rows = rows[rng.permutation(60)].reshape(6, 10, 16)
-            parts.append(
-                [
-                    {"embeddings": x, "sensor": sensor, "time": f"2020-05-0{day}T{4 * i:02d}:00:00", "levels": levels}
-                    for i, (x, levels) in enumerate(zip(rows, np.arange(60.0).reshape(6, 10), strict=True))
-                ]
-            )
+            times = [f"2020-05-0{day}T{4 * i:02d}:00:00" for i in range(6)]
+            clips = zip(rows, times, np.arange(60.0).reshape(6, 10), strict=True)
+            parts.append([{"embeddings": x, "sensor": sensor, "time": t, "levels": levels} for x, t, levels in clips])
     return write_table(tmp_path_factory.mktemp("network"), parts)
 
 
@@ -84,10 +81,8 @@ def test_the_seed_alone_decides(network: Path, tmp_path: Path, method: Any) -> N
 @pytest.mark.parametrize("method", ["random", "dpp"])
 def test_a_stratum_is_chosen_from_alike_whatever_else_is_in_the_table(tmp_path: Path, method: Any) -> None:
     rng = np.random.default_rng(5)
-    day = [
-        {"embeddings": rng.standard_normal((40, 8)), "sensor": "a", "time": "2020-05-02T00:00:00", "levels": range(40)}
-    ]
-    other = [{"embeddings": rng.standard_normal((30, 8)), "sensor": "a", "time": "2020-05-01T00:00:00"}]
+    day = [{"embeddings": rng.standard_normal((40, 8)), "sensor": "a", "time": "2020-05-02"}]
+    other = [{"embeddings": rng.standard_normal((30, 8)), "sensor": "a", "time": "2020-05-01"}]
     alone, both = write_table(tmp_path / "alone", [day]), write_table(tmp_path / "both", [other, day])
     sample(alone, tmp_path / "s1", method=method, size=6, seed=7)
     sample(both, tmp_path / "s2", method=method, size=12, seed=7)
@@ -182,9 +177,7 @@ def test_a_large_stratum_is_thinned_first(network: Path, tmp_path: Path, caplog:
     sample(network, tmp_path / "s", method="dpp_div", size=40, max_candidates=20)
     assert "4 of 4 strata have more than 40 windows" in caplog.text
     caplog.clear()
-    sample(
-        network, tmp_path / "s", method="spl", size=16, max_candidates=20
-    )  # which needs no embeddings, and so no candidates
+    sample(network, tmp_path / "s", method="spl", size=16, max_candidates=20)  # needs no embeddings
     assert "considered" not in caplog.text
 
 
@@ -218,36 +211,32 @@ def test_windows_that_a_method_cannot_choose_from(
     assert sample(table, tmp_path / "s", method="random", size=42)["windows"] == 42
 
 
-def test_what_is_not_known_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    x = np.random.default_rng(0).standard_normal((6, 4))
-    clips = [{"embeddings": x, "sensor": "a", "time": "2020-05-01T10:00:00"}, {"embeddings": x}]
-    assert sample(write_table(tmp_path / "t", [clips]), tmp_path / "s", method="spl", size=4)["strata"] == 2
-    for text in (
-        "some windows have no sensor",
-        "6 of 12 windows have no time: those",
-        "6 of 12 windows have no time: th",
-    ):
-        assert text in caplog.text
-    caplog.clear()
-    sample(write_table(tmp_path / "u", [[{"embeddings": x}]]), tmp_path / "s", size=4)
-    # A folder of recordings without any of this is nothing to be warned of.
-    assert {record.levelname for record in caplog.records} <= {"INFO"}
+CLIP = {"embeddings": np.random.default_rng(0).standard_normal((6, 4))}
 
 
-def test_times_in_utc_and_time_zones_without_effect_are_pointed_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("clips", "options", "warnings"),
+    [
+        (
+            [{**CLIP, "sensor": "a", "time": "2020-05-01T10:00"}, CLIP],
+            {"method": "spl"},
+            ["no sensor", "ranked", "6 of 12"],
+        ),
+        ([CLIP], {}, []),  # a folder of recordings without any of this is nothing to be warned of
+        ([{**CLIP, "time": "2020-05-01T10:00+00:00"}], {}, ["times are in UTC"]),
+        ([{**CLIP, "time": "2020-05-01T10:00+00:00"}], {"time_zone": "Europe/Berlin"}, []),
+        ([{**CLIP, "time": "2020-05-01T10:00+00:00"}], {"stratum": "none"}, []),
+        ([{**CLIP, "time": "2020-05-01T10:00"}], {}, []),
+        ([{**CLIP, "time": "2020-05-01T10:00"}], {"time_zone": "Europe/Berlin"}, ["time_zone changes nothing"]),
+    ],
+)
+def test_what_is_not_known_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, clips: Any, options: dict[str, Any], warnings: list[str]
 ) -> None:
-    x = np.zeros((6, 4))
-    utc = write_table(tmp_path / "utc", [[{"embeddings": x, "time": "2020-05-01T10:00:00+00:00"}]])
-    local = write_table(tmp_path / "local", [[{"embeddings": x, "time": "2020-05-01T10:00:00"}]])
-    sample(local, tmp_path / "s", size=2)
-    sample(utc, tmp_path / "s", size=2, time_zone="Europe/Berlin")
-    sample(utc, tmp_path / "s", size=2, stratum="none")
-    assert not [record for record in caplog.records if record.levelname == "WARNING"]
-    sample(utc, tmp_path / "s", size=2)
-    assert "times are in UTC" in caplog.text
-    sample(local, tmp_path / "s", size=2, time_zone="Europe/Berlin")
-    assert "time_zone changes nothing" in caplog.text
+    sample(write_table(tmp_path / "t", [clips]), tmp_path / "s", size=4, **options)
+    found = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [text for text in warnings if text not in "".join(found)] == []
+    assert bool(found) == bool(warnings)
 
 
 def test_sensors_can_be_chosen_by_their_positions(network: Path, tmp_path: Path) -> None:
