@@ -111,7 +111,7 @@ def test_numbers_of_any_type_are_understood() -> None:
         ({"sr": 0}, "sr must be a whole number"),
         ({"sr": [8000, 8000]}, "2 rates for 1 arrays"),
         ({"hop_size": 0}, "hop must be a positive number of seconds, not 0"),
-        ({"hop_size": 1e300}, "hop must be at most"),
+        ({"hop_size": 1e300}, "hop must be a positive number of at most"),
         ({"hop_size": 1e-6}, "shorter than a sample at 8000 Hz"),
         ({"center": 1.5}, "center must be True or False, not 1.5"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),

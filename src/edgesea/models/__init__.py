@@ -163,7 +163,7 @@ def load_model(
         if is_teacher(model):
             return load_teacher(model, weights, device)
         if not any(sign in model for sign in ("/", "\\", ".h5")) and not Path(model).exists():
-            raise EdgeseaError(f"{model}: neither a student's folder nor a teacher; known: {', '.join(TEACHERS)}")
+            raise EdgeseaError(f"{model!r}: neither a student's folder nor a teacher; known: {', '.join(TEACHERS)}")
     if isinstance(model, Path | str):
         if weights is not None:
             raise EdgeseaError(f"{model}: a student, but weights are a teacher's; name a student's file as the model")
