@@ -90,19 +90,6 @@ def test_a_table_holds_audio_levels_and_embeddings_of_all_windows(audio_folder, 
     assert dataset.schema.field("embedding").type == pyarrow.list_(pyarrow.type_for_alias(dtype), 512)
 
 
-def test_a_long_clip_takes_several_rows(tmp_path):
-    path = write_noise(tmp_path / "audio" / "long.wav", 180.0)
-    extract(path.parent, tmp_path / "table", teacher=QUICK, dtype="float32")
-    rows = clips_of(tmp_path / "table")
-    assert rows["clip"].tolist() == ["long.wav"] * 6  # 359 windows, 64 of them in a row
-    assert rows["offset"].tolist() == [row * 64 * 4000 for row in range(6)]
-    starts, _, embeddings, audio = windows_of(tmp_path / "table")["long.wav"]
-    np.testing.assert_array_equal(starts, np.arange(359) * 4000)
-    windows = Framing(1.0, 0.5).at(8000).cut(load_audio(path, 8000))
-    np.testing.assert_array_equal(audio, as_pcm(windows))
-    np.testing.assert_allclose(embeddings, mean_and_rms(windows), atol=1e-6)
-
-
 # --- which clips, and what is known of them
 
 
@@ -327,10 +314,7 @@ def test_a_clip_whose_embeddings_hold_nan_is_skipped(tmp_path, batch_size, secon
     teacher = "callable:test_extract:nan_when_loud@8000"
     extract(tmp_path, tmp_path / "table", teacher=teacher, batch_size=batch_size)
     assert skipped(tmp_path / "table") == {"b.wav": f"{teacher} gave NaN or Inf"}
-    assert {clip: len(starts) for clip, (starts, *_) in windows_of(tmp_path / "table").items()} == {
-        "a.wav": 2 * seconds - 1,
-        "c.wav": 2 * seconds - 1,
-    }
+    assert [len(found[0]) for found in windows_of(tmp_path / "table").values()] == [2 * seconds - 1] * 2
 
 
 def test_embeddings_too_large_for_their_dtype_are_refused(tmp_path):

@@ -37,7 +37,6 @@ def remount(folder: Path, options: str) -> None:
 
 
 def fill(disk: Path, left: int) -> None:
-    """Leave so many bytes."""
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - left))
 
 

@@ -110,7 +110,7 @@ def extract(
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
     framing.at(model.sample_rate)
     parts = cut_parts(entries, part_clips)
-    measured = any(entry.level for entry in entries)
+    rate = level_rate if any(entry.level for entry in entries) else None  # of measured levels
     plan = {
         "teacher": {
             "id": model.id,
@@ -124,20 +124,15 @@ def extract(
         "parts": len(parts),
         "part_clips": part_clips,
         "batch_size": batch_size,
-        "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
+        "level": {"unit": "dB SPL" if rate else "dB(A) re full scale", "rate": level_rate},
         "manifest_sha256": manifest_digest(entries),
     }
 
     read = partial(
-        clip_pieces,
-        framing=framing,
-        sample_rate=sample_rate,
-        teacher_rate=model.sample_rate,
-        level_rate=level_rate if measured else None,
+        clip_pieces, framing=framing, sample_rate=sample_rate, teacher_rate=model.sample_rate, level_rate=rate
     )
     embed = partial(embed_sources, model, read=read, batch_size=batch_size, workers=workers)
     result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract")
-    speed = result["windows_per_second"]
-    if speed:
+    if speed := result["windows_per_second"]:
         log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * hop)
     return {**result, "hours_per_hour": speed * hop}

@@ -12,18 +12,14 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
-from conftest import TINY, kill_when, load_audio, write_noise
+from conftest import kill_when, load_audio, write_noise
 from stored import as_pcm, clips_of, content, skipped, stamps, windows_of
 
-import edgesea
 from edgesea.audio.framing import Framing
 from edgesea.audio.level import a_weighted_level
-from edgesea.distill import distill
 from edgesea.embed.files import embed
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
-from edgesea.reduction import reduce
-from edgesea.sampling import sample
 from edgesea.table.importing import import_table, load_embeddings
 from edgesea.table.reader import Table
 
@@ -91,17 +87,6 @@ def store(path: Path, rows: np.ndarray, **more: np.ndarray) -> Path:
 
 MAKERS = {"shards": make_shards, "pairs": make_pairs}
 both_kinds = pytest.mark.parametrize("kind", list(MAKERS))
-
-
-@both_kinds
-def test_an_imported_table_goes_through_all_stages(tmp_path, kind):
-    options = MAKERS[kind](tmp_path / "in")
-    import_table(tmp_path / "in", tmp_path / "table", **options, validate=0.4)
-    sample(tmp_path / "table", tmp_path / "subset.parquet", size=20)
-    reduce(tmp_path / "table", tmp_path / "phi", subset=tmp_path / "subset.parquet", size=4)
-    distill(tmp_path / "table", tmp_path / "phi", tmp_path / "student", **{**TINY, "epochs": 1})
-    student = edgesea.load_student(tmp_path / "student")
-    assert student.embed(np.zeros((2, 8000), np.float32)).shape == (2, 4)
 
 
 @both_kinds

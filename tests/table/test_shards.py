@@ -206,13 +206,3 @@ def test_shards_that_do_not_fit_together_are_both_named(tmp_path, rate, size):
     write_shard(tmp_path / "in" / "b.h5", audio_rows(2, rate), embedding_rows(2, size=size))
     with pytest.raises(EdgeseaError, match=rf"a\.h5 .*12 .*8000.*b\.h5 .*{size} .*{rate}"):
         import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000)
-
-
-def test_embeddings_too_large_for_half_precision_are_refused(tmp_path):
-    embedding = embedding_rows(3)
-    embedding[1, 2] = 7e4
-    write_shard(tmp_path / "a.h5", audio_rows(3), embedding)
-    with pytest.raises(EdgeseaError, match=r"a\.h5#000001.*70000.*dtype=float32"):
-        import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000)
-    import_table(tmp_path / "a.h5", tmp_path / "single", audio_rate=8000, dtype="float32")
-    np.testing.assert_array_equal(stored(tmp_path / "single")[1], embedding)

@@ -332,7 +332,14 @@ def _read_pair(
     if isinstance(path, str):
         raise EdgeseaError(path)
     rows, stamps = load_embeddings(path)
-    _check_like(reference, path.name, rows, stamps)
+    if rows.shape[1] != reference.size:
+        raise EdgeseaError(f"{path.name}: {rows.shape[1]} dimensions, but {reference.name} has {reference.size}")
+    if stamps is None and reference.stamped:
+        raise EdgeseaError(f"{path.name}: no timestamps that tell its hop; give it as hop")
+    expected = reference.first + reference.framing.timestamps(len(rows))
+    if stamps is not None and not np.allclose(stamps, expected, rtol=1e-6, atol=STAMP_TOLERANCE):
+        found, wanted = (", ".join(f"{stamp:.6g}" for stamp in some[:3]) for some in (stamps, expected))
+        raise EdgeseaError(f"{path.name}: timestamps {found} ... s, but other files have {wanted} ... s")
     with AudioFile(entry.path) as audio:  # its header, to find a misfit before anything is decoded
         length = round(audio.frames * sample_rate / audio.sample_rate)
     framing, window = reference.framing, reference.framing.at(sample_rate).window
@@ -361,15 +368,3 @@ def _read_pair(
             yield replace(piece, pcm=pcm, starts=piece.starts[:usable], levels=piece.levels[:usable]), block
     if abs(seen - len(rows)) > 1:
         raise misfit(seen)
-
-
-def _check_like(reference: Reference, name: str, rows: NDArray[Any], stamps: NDArray[Any] | None) -> None:
-    if rows.shape[1] != reference.size:
-        raise EdgeseaError(f"{name}: {rows.shape[1]} dimensions, but {reference.name} has {reference.size}")
-    if stamps is None and reference.stamped:
-        raise EdgeseaError(f"{name}: no timestamps that tell its hop; give it as hop")
-    if stamps is not None:
-        expected = reference.first + reference.framing.timestamps(len(stamps))
-        if not np.allclose(stamps, expected, rtol=1e-6, atol=STAMP_TOLERANCE):
-            found, wanted = (", ".join(f"{stamp:.6g}" for stamp in some[:3]) for some in (stamps, expected))
-            raise EdgeseaError(f"{name}: timestamps {found} ... s, but other files have {wanted} ... s")

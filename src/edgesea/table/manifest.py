@@ -40,9 +40,9 @@ def split_rule(validate: float | str) -> tuple[float, str, str]:
     try:
         share = float(validate)
     except ValueError:
-        raise EdgeseaError(f"validate: {validate!r} is neither a share nor a condition column=value") from None
+        share = math.nan
     if not 0 <= share < 1:
-        raise EdgeseaError(f"validate: the share must lie in [0, 1), not {validate}")
+        raise EdgeseaError(f"validate must be a share in [0, 1) or a condition column=value, not {validate!r}")
     return share, "", ""
 
 
@@ -89,19 +89,15 @@ def _read_rows(source: Path, columns: Mapping[str, str], condition: str) -> list
         else:
             frame = pd.read_csv(source, dtype=str, na_filter=False, encoding="utf-8-sig", index_col=False)
     except (OSError, ValueError) as error:  # of pandas and pyarrow
-        kind = "Parquet file" if source.suffix == ".parquet" else "CSV manifest"
-        raise EdgeseaError(f"{source}: not a {kind} with rows: {error}") from error
-    names = {name: columns.get(name, name) for name in COLUMNS}
-    for name in (names["path"], *columns.values(), *filter(None, [condition])):
+        raise EdgeseaError(f"{source}: not a manifest in CSV or Parquet: {error}") from error
+    own = {"path": "path", **columns, **({"condition": condition} if condition else {})}
+    for name in own.values():
         if name not in frame:
             raise EdgeseaError(f"{source}: no column {name!r}; it has {', '.join(map(str, frame))}")
-    if frame.empty:
-        raise EdgeseaError(f"{source}: the manifest has no rows")
-    known = {name: frame[column] for name, column in names.items() if column in frame}
+    names = {name: own.get(name, name) for name in (*COLUMNS, "condition")}
+    known = pd.DataFrame({name: frame[column] for name, column in names.items() if column in frame})
     known["path"] = known["path"].fillna("").astype(str).str.strip()
-    if condition:
-        known["condition"] = frame[condition]
-    rows: list[dict[str, Any]] = pd.DataFrame(known).to_dict("records")  # type: ignore[assignment]
+    rows: list[dict[str, Any]] = known.to_dict("records")  # type: ignore[assignment]
     return rows
 
 

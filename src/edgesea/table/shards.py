@@ -144,7 +144,7 @@ def _read_slice(rows: Shard, layout: Layout) -> Iterator[tuple[Piece | tuple[str
     """The rows of a slice, each the only piece of a clip, and its embedding (1, D); (name, reason) if unusable."""
     if rows.reason:
         raise EdgeseaError(rows.reason)
-    where, shape, nothing = slice(rows.first, rows.last), (rows.last - rows.first, -1), np.zeros((0, 1), np.float32)
+    where, shape, nothing = slice(rows.first, rows.last), (rows.last - rows.first, -1), np.zeros((1, 1), np.float32)
     names = [rows.clip_at(row) for row in range(rows.first, rows.last)]
     try:
         with h5py.File(rows.path, "r") as file:

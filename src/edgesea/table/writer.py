@@ -71,10 +71,8 @@ class PartWriter:
     def add(self, piece: Piece, embeddings: NDArray[np.floating]) -> None:
         """Add a piece of a clip, with the embeddings (windows, size) of its windows."""
         if (largest := np.abs(embeddings).max()) > np.finfo(self._dtype).max:
-            clip = piece.entry.clip
-            raise EdgeseaError(
-                f"{clip}: an embedding holds {largest:g}, too large for {self._dtype}; try dtype=float32"
-            )
+            problem = f"an embedding holds {largest:g}, too large for {self._dtype}; try dtype=float32"
+            raise EdgeseaError(f"{piece.entry.clip}: {problem}")
         row = {name: getattr(piece.entry, name) for name in ("clip", "sensor", "time", "split", "label")}
         self._clips.append({**row, "offset": piece.offset, "pcm": piece.pcm.astype("<i2").tobytes()})
         clip_rows = np.full(len(piece.starts), self._rows, np.int32)  # a long clip has several
