@@ -118,13 +118,11 @@ def test_damage_is_noticed(method: str, tmp_path: Path) -> None:
 
     keys = ("method", "input_size", "output_size", "windows", *LEARNED[method])
     changes = ({"output_size": 4}, {"input_size": 8}, {"method": "magic"}, {"method": "identity"})
-    damaged = [(info, less(arrays, name), name) for name in arrays] + [
-        (less(info, name), arrays, name) for name in keys
-    ]
-    for changed, left, word in [*damaged, *(({**info, **change}, arrays, "") for change in changes)]:
+    damaged = [(info, less(arrays, name)) for name in arrays] + [(less(info, name), arrays) for name in keys]
+    for changed, left in [*damaged, *(({**info, **change}, arrays) for change in changes)]:
         save_file(left, tmp_path / "reduction.safetensors")
         (tmp_path / "reduction.json").write_text(json.dumps(changed))
-        with pytest.raises(EdgeseaError, match=f"{tmp_path.name}.*{word}"):
+        with pytest.raises(EdgeseaError, match=tmp_path.name):
             load_reduction(tmp_path)
     (tmp_path / "reduction.safetensors").write_bytes(b"no arrays")
     with pytest.raises(EdgeseaError, match=tmp_path.name):

@@ -21,12 +21,11 @@ Float32 = NDArray[np.float32]
 CENTRES = np.random.default_rng(42).standard_normal((4, 20)) * 4
 
 
-def clusters(rows: int = 240, seed: int = 0) -> tuple[Float32, NDArray[np.int64]]:
-    """Four clusters far apart, of other scales, and which each row belongs to."""
+def clusters(rows: int = 240, seed: int = 0) -> Float32:
+    """Four clusters far apart, of other scales."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 4, rows)
-    scales = np.logspace(-2, 2, 20)
-    return np.asarray((CENTRES[label] + rng.standard_normal((rows, 20))) * scales + 3, np.float32), label
+    return np.asarray((CENTRES[label] + rng.standard_normal((rows, 20))) * np.logspace(-2, 2, 20) + 3, np.float32)
 
 
 def fitted(rows: Float32, size: int = 3, **options: Any) -> Umap:
@@ -37,7 +36,7 @@ def fitted(rows: Float32, size: int = 3, **options: Any) -> Umap:
 
 @pytest.fixture(scope="module", params=["euclidean", "cosine", "correlation"])
 def phi(request: pytest.FixtureRequest) -> Umap:
-    return fitted(clusters()[0], metric=request.param)
+    return fitted(clusters(), metric=request.param)
 
 
 def layout(phi: Umap, rows: Float32) -> Float32:
@@ -48,7 +47,7 @@ def layout(phi: Umap, rows: Float32) -> Float32:
 
 @pytest.mark.parametrize("cut", [1, 97])
 def test_a_window_is_placed_alike_in_any_batch_and_order(phi: Umap, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.concatenate([clusters(200, seed=1)[0], clusters()[0][:100]])
+    rows = np.concatenate([clusters(200, seed=1), clusters()[:100]])
     together = phi.transform(rows)
     order = np.random.default_rng(cut).permutation(len(rows))[: 40 * cut]
     parts = [phi.transform(rows[order[first : first + cut]]) for first in range(0, len(order), cut)]
@@ -58,7 +57,7 @@ def test_a_window_is_placed_alike_in_any_batch_and_order(phi: Umap, cut: int, mo
 
 
 def test_the_layout_is_umaps_and_the_map_the_mean_of_the_nearest(phi: Umap) -> None:
-    train, new = clusters()[0], clusters(30, seed=1)[0]
+    train, new = clusters(), clusters(30, seed=1)
     model = umap.UMAP(n_neighbors=15, n_components=3, min_dist=0.1, metric=phi.metric, random_state=0, n_jobs=1)
     np.testing.assert_array_equal(layout(phi, train), model.fit_transform(phi._prepare(train)))
     scaler = StandardScaler().fit(train.astype(np.float64))
@@ -72,7 +71,7 @@ def test_the_layout_is_umaps_and_the_map_the_mean_of_the_nearest(phi: Umap) -> N
 
 
 def test_references_are_a_random_share_and_equal_windows_are_one() -> None:
-    rows = clusters()[0]
+    rows = clusters()
     few = fitted(rows, references=50, n_neighbors=5, seed=3)
     assert (few.points.shape, few.windows) == ((50, 20), 240)
     assert {point.tobytes() for point in few.points} <= {point.tobytes() for point in few._prepare(rows)}
@@ -83,8 +82,8 @@ def test_references_are_a_random_share_and_equal_windows_are_one() -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
-        (clusters(10)[0], {"n_neighbors": 4, "size": 9}, "size.*10.*9"),
-        (np.repeat(clusters(10)[0], 9, axis=0), {}, "n_neighbors.*10.*15"),
+        (clusters(10), {"n_neighbors": 4, "size": 9}, "size.*10.*9"),
+        (np.repeat(clusters(10), 9, axis=0), {}, "n_neighbors.*10.*15"),
     ],
 )
 def test_too_few_windows_are_refused(rows: Float32, options: dict[str, Any], words: str) -> None:
@@ -95,7 +94,7 @@ def test_too_few_windows_are_refused(rows: Float32, options: dict[str, Any], wor
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(EdgeseaError, match=r"umap-learn.*edgesea\[umap\]"):
-        fitted(clusters()[0])
+        fitted(clusters())
 
 
 def test_cuml_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +103,7 @@ def test_cuml_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "cuml", ModuleType("cuml"))
     monkeypatch.setitem(sys.modules, "cuml.manifold", SimpleNamespace(UMAP=on_gpu))
-    phi = fitted(clusters()[0])
+    phi = fitted(clusters())
     np.testing.assert_array_equal(phi.coordinates, phi.points[:, :3])
 
 
