@@ -41,7 +41,7 @@ def of(rows: Rows, system: str) -> dict[str, str]:
     return row
 
 
-# ----------------------------------------------------------------- real runs
+# ----------------------------------------------------------------- a real run
 
 NAME = "sea-64 with filters [4, 4, 8, 8], n_mels 16, 3 dimensions"
 TASK = "esc50, 2 classes (%)"
@@ -53,76 +53,49 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_esc50(tmp_path_factory.mktemp("tables") / "esc50")
 
 
-def run(folder: Path, data: Path, **distill: Any) -> Path:
-    """A run of seconds on `data`."""
+@pytest.fixture(scope="module")
+def first(data: Path) -> Path:
+    """A run of seconds."""
     sections: dict[str, dict[str, Any]] = {
         "extract": {"source": str(data / "audio"), "validate": 0.3, "workers": 1, "device": "cpu"},
         "sample": {"size": 15},
         "reduce": {"size": 3},
-        "distill": {**TINY, "epochs": 2, "device": "cpu", **distill},
+        "distill": {**TINY, "epochs": 2, "device": "cpu"},
         "evaluate": {"task": "esc50", "data": str(data), "resamples": 20, "workers": 1, "device": "cpu"},
     }
-    folder.mkdir(parents=True)
-    (folder.parent / f"{folder.name}.yaml").write_text(yaml.safe_dump(sections))
-    run_stages(read_config(folder.parent / f"{folder.name}.yaml"), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def first(data: Path) -> Path:
-    return run(data.parent / "runs" / "first", data)
-
-
-def score(run: Path, system: str) -> float:
-    return 100 * float(read_json(run / "results.json")["evaluate"][system]["accuracy"])
-
-
-def test_real_runs_are_averaged_over_seeds_and_kept_apart_by_options(first: Path, data: Path, tmp_path: Path) -> None:
-    again, longer = run(tmp_path / "again", data, seed=1), run(tmp_path / "longer", data, epochs=3)
-    rows = made(tmp_path, "Table 3", first, again)
-    values = [score(path, "student") for path in (first, again)]
-    mean = f"{sum(values) / 2:.1f} ({min(values):.1f} to {max(values):.1f}, 2 runs)"
-    assert of(rows, f"{NAME}")[TASK] == mean
-    # The teacher does not depend on the training's seed, so its score was read twice and not measured twice.
-    ends = read_json(first / "results.json")["evaluate"]["teacher"]["confidence"]["accuracy"]
-    teacher = f"{score(first, 'teacher'):.1f} [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
-    assert of(rows, "teacher (spectral)")[TASK] == teacher
-    assert "distill.epochs" not in rows[0]
-    apart = [row for row in made(tmp_path, "Table 3", first, again, longer) if row["system"].startswith(NAME)]
-    assert [(row["distill.epochs"], row[TASK].endswith("2 runs)")) for row in apart] == [("2", True), ("3", False)]
-    grid = made(tmp_path, GRID, first)
-    assert [(row["sampling"], row["system"], row["dimensions"]) for row in grid] == [
-        ("random", "reduced (spectral)", "3"),
-        ("random", NAME, "3"),
-    ]
-    assert grid[0]["accuracy (%)"].startswith(f"{score(first, 'reduced'):.1f} [")
+    config = data.parent / "first.yaml"
+    config.write_text(yaml.safe_dump(sections))
+    run_stages(read_config(config), data.parent / "first")
+    return data.parent / "first"
 
 
 def test_a_score_is_read_once(first: Path, data: Path, tmp_path: Path) -> None:
+    rows, scores = made(tmp_path, "Table 3", first), read_json(first / "results.json")["evaluate"]
+    for name, system in ((NAME, "student"), ("teacher (spectral)", "teacher")):
+        low, high = (100 * end for end in scores[system]["confidence"]["accuracy"])
+        assert of(rows, name)[TASK] == f"{100 * scores[system]['accuracy']:.1f} [{low:.1f}, {high:.1f}]"
+    grid = made(tmp_path, GRID, first)
+    assert [(row["sampling"], row["system"]) for row in grid] == [("random", "reduced (spectral)"), ("random", NAME)]
     (tmp_path / "link").symlink_to(first)
     evaluate("esc50", data, "spectral", out=tmp_path / "t.json", resamples=20, workers=1, device="cpu")
     paths = [first, first / "results.json", tmp_path / "link", first / "evaluate" / "student.json", tmp_path / "t.json"]
-    assert made(tmp_path, "Table 3", *paths) == made(tmp_path, "Table 3", first)
+    assert made(tmp_path, "Table 3", *paths) == rows
 
 
 def test_systems_evaluated_alone_are_known_by_their_run_or_file(first: Path, data: Path, tmp_path: Path) -> None:
     evaluate("esc50", data, str(first / "student"), out=tmp_path / "s.json", folds=[2], **QUIET)
-    evaluate("esc50", make_esc50(tmp_path / "other"), str(first / "student"), out=tmp_path / "o.json", **QUIET)
-    rows = made(tmp_path, "Table 3", first, tmp_path / "s.json", tmp_path / "o.json")
-    options = ("clips", "folds", "data")
-    assert {tuple(row[f"esc50, 2 classes: {name}"] for name in options) for row in rows if row["system"] == NAME} == {
-        ("10", "2", str(data)),
-        ("20", "1, 2", str(data)),
-        ("20", "1, 2", str(tmp_path / "other")),
-    }
+    rows = made(tmp_path, "Table 3", first, tmp_path / "s.json")
+    options = [tuple(row[f"esc50, 2 classes: {name}"] for name in ("clips", "folds")) for row in rows]
+    assert [one for one, row in zip(options, rows, strict=True) if row["system"] == NAME] == [
+        ("10", "2"),
+        ("20", "1, 2"),
+    ]
     evaluate("esc50", data, "spectral", reduction=first / "reduction", out=tmp_path / "r.json", **QUIET)
     assert [row["system"] for row in made(tmp_path, GRID, tmp_path / "r.json")] == ["reduced (spectral)"]
-    copy = Path(shutil.copytree(first / "student", tmp_path / "copy"))  # of which nothing is known but its architecture
+    copy = shutil.copytree(first / "student", tmp_path / "copy")  # of which nothing is known but its architecture
     evaluate("esc50", data, str(copy), out=tmp_path / "c.json", **QUIET)
-    parameters = read_json(first / "results.json")["distill"]["parameters"]
-    assert of(made(tmp_path, "Table 3", tmp_path / "c.json"), f"student {copy}")[
-        "parameters"
-    ] == f"{parameters:,}".replace(",", " ")
+    parameters = f"{read_json(first / 'results.json')['distill']['parameters']:,}".replace(",", " ")
+    assert of(made(tmp_path, "Table 3", tmp_path / "c.json"), f"student {copy}")["parameters"] == parameters
 
 
 def test_a_selection_fills_the_table_of_samplings(first: Path, data: Path, tmp_path: Path) -> None:
@@ -202,26 +175,11 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     assert [row[0] for row in sonyc[2:]] == [f"Student {i} (sea-{512 >> i})" for i in range(4)]
     assert sonyc[5][1:] == ["64", "398 306", "0.600", "0.784", "0.784", "0.400", "0.543", "0.559"]
     (other,) = [row for row in cells(text, "Table 3") if row[0] == "Student 3 (sea-64)"]
-    assert other[3:] == [
-        "60.0 [50.0, 70.0]",
-        "64.8",
-        "-",
-        "44.0",
-        "0.600",
-        "0.784",
-    ]
-    grid = [row for row in cells(text, "Table 4") if row[2] == "64" and row[0] == "random"]
-    assert grid[0][1:] == [
-        "reduced (openl3/env-mel256-512)",
-        "64",
-        "0.700",
-        "0.782",
-        "0.500",
-        "0.574",
-        "0.720",
-        "0.686",
-    ]
-    assert grid[1][1:] == ["student", "64", "0.600", "-", "0.400", "-", "0.620", "-"]
+    assert other[3:] == ["60.0 [50.0, 70.0]", "64.8", "-", "44.0", "0.600", "0.784"]
+    reduced, student = (row[1:] for row in cells(text, "Table 4") if row[2] == "64" and row[0] == "random")
+    assert reduced[:4] == ["reduced (openl3/env-mel256-512)", "64", "0.700", "0.782"]
+    assert reduced[4:] == ["0.500", "0.574", "0.720", "0.686"]
+    assert student == ["Student 3 (sea-64)", "64", "0.600", "-", "0.400", "-", "0.620", "-"]
     assert ["dpp", "reduced", "128", "-", "0.796", "-", "0.578", "-", "0.706"] in cells(text, "Table 4")
     assert "Published: Srivastava et al., ICASSP 2021." in text
     assert len(read_published(PUBLISHED)) == 89
@@ -253,12 +211,10 @@ def test_other_published_figures_may_be_given(tmp_path: Path) -> None:
     ("change", "column", "values"),
     [
         ({"seed": 1, "micro_auprc": 0.7}, None, ["0.650 (0.600 to 0.700, 2 runs)"]),
-        ({"seed": 1}, None, ["0.600 (0.600 to 0.600, 2 runs)"]),
         ({}, None, ["0.600"]),  # the same score, read twice
         ({"center": True, "micro_auprc": 0.7}, "center", ["False", "True"]),
         ({"data": "/far/b"}, "data", ["/far/a", "/far/b"]),
         ({"versions": {"edgesea": "1.0", "numpy": "3.0"}}, "numpy", ["2.4", "3.0"]),
-        ({"tagging": {**TAGGING, "members": 1}}, "members", ["1", "5"]),
         ({"clips": None}, "clips", ["538", "None"]),
     ],
 )
@@ -292,30 +248,19 @@ def test_older_results_take_what_they_lack_from_their_run(tmp_path: Path) -> Non
     assert made(tmp_path, "Table 2", older, newer) == made(tmp_path, "Table 2", newer)
 
 
-def test_both_files_hold_the_same_cells_and_escape_names(tmp_path: Path) -> None:
-    write_json(
-        tmp_path / "odd.json",
-        {"task": "sonyc_ust", "model": "a|b <i>c</i>\n*d*", "embedding_size": 8, "micro_auprc": 0.5},
-    )
+def test_both_files_hold_the_same_rows_and_escape_names(tmp_path: Path) -> None:
+    odd = {"task": "sonyc_ust", "model": "a|b <i>c</i>\n*d*", "embedding_size": 8, "micro_auprc": 0.5}
+    write_json(tmp_path / "odd.json", odd)
     result = tables([written(tmp_path / "a"), tmp_path / "odd.json"], out=tmp_path / "new" / "out.md")
-    assert [result[name] for name in ("markdown", "html")] == [
-        str(tmp_path / f"new/out.{end}") for end in ("md", "html")
-    ]
-    assert (tmp_path / "new" / "out.md").read_text("utf-8") == result["text"]
-    html = (tmp_path / "new" / "out.html").read_text("utf-8")
+    assert [result["markdown"], result["html"]] == [str(tmp_path / f"new/out.{end}") for end in ("md", "html")]
+    text, html = (Path(result[name]).read_text("utf-8") for name in ("markdown", "html"))
+    assert text == result["text"]
+    assert r"| student a\|b \<i>c\</i> \*d\* |" in text
+    assert "student a|b &lt;i&gt;c&lt;/i&gt;" in html
     assert not re.search(r"https?://|<script|<link|<img|@import|<i>", html)
-    assert r"| student a\|b \<i>c\</i> \*d\* |" in result["text"]
     for heading in ("Table 1", "Table 2", "Table 3", "Table 4"):
         section = html.split(f"<h2>{heading}</h2>")[1].split("</section>")[0]
-        found = [
-            re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr>(.*?)</tr>", section, re.S)
-        ]
-        plain = [[" ".join(cell.replace("&lt;", r"\<").replace("&gt;", ">").split()) for cell in row] for row in found]
-        expected = [
-            [cell.replace(r"\|", "|").replace(r"\*", "*").replace(" | ", "") for cell in row]
-            for row in cells(result["text"], heading)
-        ]
-        assert [[cell.replace("\u2013", "-") for cell in row] for row in plain] == expected
+        assert section.count("<tr>") == len(cells(text, heading))
 
 
 @pytest.mark.parametrize(
@@ -323,11 +268,8 @@ def test_both_files_hold_the_same_cells_and_escape_names(tmp_path: Path) -> None
     [
         ("5,teacher,micro_auprc,0.5", [2, 5]),
         ("2,sea-32,micro_auprc,0.5", [2, "sea-32"]),
-        ("2,teacher,accuracy,0.5", [2, "accuracy"]),
-        ("4,random,64,0.5", [2, "64"]),
         ("4,random,student-0,0.5", [2, "student-0"]),
         ("2,teacher,micro_auprc,72.5", [2, "72.5"]),
-        ("2,teacher,micro_auprc,nan", [2, "nan"]),
         ("2,teacher,micro_auprc", [2, "value"]),
         ("2,teacher,micro_auprc,0.1\n2,teacher,micro_auprc,0.2", [3, "twice"]),
     ],
@@ -336,8 +278,6 @@ def test_bad_published_figures(tmp_path: Path, line: str, words: list[Any], refu
     path, run = tmp_path / "paper.csv", written(tmp_path / "run")
     path.write_text(f"table,row,column,value\n{line}\n")
     refuses("tables", run, f"--published={path}", words=[path, *words])
-    path.write_text("table,row,column\n")
-    refuses("tables", run, f"--published={path}", words=[path, "value"])
     path.unlink()
     refuses("tables", run, f"--published={path}", words=[path])
 
@@ -355,7 +295,6 @@ def test_bad_input(tmp_path: Path, refuses: Callable[..., None]) -> None:
         "list.json": [],
         "bad/results.json": {**results, "evaluate": {"student": {"task": "esc50"}}},
         "worse/results.json": {**results, "evaluate": {"student": 3}},
-        "worst/results.json": {**results, "config": {"evaluate": {}}},
     }
     for name, content in contents.items():
         write_json(tmp_path / name, content)
@@ -363,5 +302,5 @@ def test_bad_input(tmp_path: Path, refuses: Callable[..., None]) -> None:
     (tmp_path / "predictions.csv").write_text("audio_filename,1_engine\n")
     refuses("tables", tmp_path / "predictions.csv", words=[tmp_path / "predictions.csv"])
     write_json(tmp_path / "unfinished" / "stages.json", {"stages": {}})
-    refuses("tables", tmp_path / "unfinished", words=[tmp_path / "unfinished", "unfinished run"])
+    refuses("tables", tmp_path / "unfinished", words=[tmp_path / "unfinished"])
     refuses("tables", run, f"--out={run}/results.json/tables", words=[run / "results.json"])

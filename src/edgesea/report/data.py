@@ -41,9 +41,6 @@ def metric(key: str) -> Metric:
 
 def read_results(folder: Path) -> dict[str, Any]:
     """``results.json`` of a run, all of whose stages are finished and the ones that the results were written from."""
-    if not (folder / RESULTS).is_file() and not (folder / STAMPS).is_file():
-        what = "not a run directory" if folder.is_dir() else "no such folder"
-        raise EdgeseaError(f"{folder}: {what} ({RESULTS} is missing); create one with `edgesea run`")
     results, stages = optional_json(folder / RESULTS), optional_json(folder / STAMPS).get("stages", {})
     # A run that was changed and killed leaves the results of the earlier one behind.
     unfinished = [
@@ -51,11 +48,11 @@ def read_results(folder: Path) -> dict[str, Any]:
         for name, stamp in stages.items()
         if name in results and (not stamp.get("finished") or stamp.get("result") != results[name])
     ]
-    if not results or unfinished:
+    if unfinished or (stages and not results):
         missing = ", ".join(unfinished) or f"no {RESULTS}"
         raise EdgeseaError(f"{folder}: unfinished run ({missing}); finish it with the same `edgesea run` command")
     if not {"config", "extract"} <= results.keys():
-        raise EdgeseaError(f"{folder / RESULTS}: not the results of a run; create a run with `edgesea run`")
+        raise EdgeseaError(f"{folder / RESULTS}: missing, or not of a run; create a run with `edgesea run`")
     return results
 
 

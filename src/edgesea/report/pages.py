@@ -96,11 +96,11 @@ def _reduction(folder: Path, table: Path | None) -> dict[str, Any]:
     if table is None and (beside / "table.json").is_file():
         table = beside
     source = None if table is None else Table(table)
-    if source is not None and info.get("input_size") != source.embedding_size:
-        raise EdgeseaError(
-            f"{folder}: reduces embeddings of {info.get('input_size')} dimensions, but those of {table} have "
-            f"{source.embedding_size}; give the table that it was fitted on"
+    if source is not None and (size := source.embedding_size) != info["input_size"]:
+        message = (
+            f"reduces {info['input_size']} dimensions, but {table} has {size}; give the table that it was fitted on"
         )
+        raise EdgeseaError(f"{folder}: {message}")
     return _preserved(info, folder, source, None if source is None else data.summarise(source, None))
 
 
@@ -165,7 +165,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=lambda value: MISSING if value is None else value,
     )
-    formats = (integer, decimal, percent, audio, duration, show, show_interval, markdown, data.label)
+    formats = (integer, decimal, percent, duration, show, show_interval, markdown, data.label)
     environment.filters |= {item.__name__: item for item in formats}
     environment.filters["basename"] = lambda path: PurePath(path).name
     environment.globals |= {
@@ -202,20 +202,13 @@ def percent(value: Any, digits: int = 0) -> str:
     return MISSING if value is None or value != value else f"{decimal(100 * float(value), digits)}\u00a0%"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
     """Seconds as hours and minutes, minutes and seconds, or seconds."""
-    if seconds != seconds:
+    if seconds is None or seconds != seconds:
         return MISSING
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
-
-
-def audio(seconds: float | None) -> str:
-    """Length of audio in hours or minutes."""
-    if seconds is None:
-        return MISSING
-    return f"{decimal(seconds / 3600, 1)} h" if seconds >= 3600 else f"{decimal(seconds / 60, 1)} min"
 
 
 def show(metric: Metric, value: Any, unit: bool = True) -> str:

@@ -25,16 +25,15 @@ COLUMNS: dict[str, dict[str, str]] = {  # table -> column -> its title
     },
     "4": dict(zip(AUPRC, ("micro AUPRC", "macro AUPRC", "macro AUPRC, 5 common classes"), strict=True)),
 }
-WORDS = {"1": ["system"], "2": ["system"], "3": ["system"]}  # what names a row, of other tables sampling and system
-NUMBERS = {"1": ["input"], "2": ["dimensions", "parameters"], "3": ["dimensions", "parameters"]}
+SIZES = {
+    "1": ["input"],
+    "2": ["dimensions", "parameters"],
+    "3": ["dimensions", "parameters"],
+}  # columns behind the names
 SYSTEM = "(teacher|sea-(512|256|128|64))"
-PLACES = "|".join(  # of a published figure: table, row and column
-    (
-        f"1,{SYSTEM},(input|parameters_M|size_MB|activation_MB)",
-        f"2,{SYSTEM},(avc_)?(micro|macro)_auprc",
-        f"3,{SYSTEM},(urbansound8k|esc50|esc10|sonyc_ust)",
-        r"4,(pca|student)-\d+ \w+,(micro_auprc|macro_auprc|macro_auprc_5_common)",
-    )
+PLACES = (  # of a published figure: table, row and column
+    f"1,{SYSTEM},(input|parameters_M|size_MB|activation_MB)|2,{SYSTEM},(avc_)?(micro|macro)_auprc|"
+    rf"3,{SYSTEM},(urbansound8k|esc50|esc10|sonyc_ust)|4,(pca|student)-\d+ \w+,(micro_auprc|macro_auprc(_5_common)?)"
 )
 COMMANDS = {  # table and column -> what makes their scores
     ("Table 2", "micro_auprc"): "edgesea evaluate sonyc_ust DATA edgel3/sea-64 --out FILE, edgesea run sonyc_ust.yaml",
@@ -42,10 +41,8 @@ COMMANDS = {  # table and column -> what makes their scores
     ("Table 3", "esc50"): "edgesea evaluate esc50 DATA RUN/student --out FILE, and likewise the teacher",
     ("Table 4", "micro_auprc"): "edgesea select TABLE sonyc_ust DATA OUT",
 }
-SHARED = (  # options that are named below a table if all scores have them in common
-    *("extract.source", "label_mode", "eval_split", "target_mode", "classifier", "features", "folds", "clips", "hop"),
-    "edgesea",
-)
+# Options that are named below a table if all scores have them in common
+SHARED = ("extract.source", "label_mode", "eval_split", "target_mode", "classifier", "folds", "clips", "hop", "edgesea")
 
 
 def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | None = None) -> dict[str, Any]:
@@ -87,7 +84,7 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
         names = ", ".join(map(str, runs)) or "no runs given"
         raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. Make them with", *missing]))
     scores = pd.concat([_models(), scores], ignore_index=True)
-    headings = dict.fromkeys([*(f"Table {number}" for number in COLUMNS), *sorted(scores.table.unique())])
+    headings = sorted({*scores.table, *(f"Table {number}" for number in COLUMNS)}, key=lambda name: (len(name), name))
     sheets = [_sheet(heading, scores[scores.table == heading], figures) for heading in headings]
     source = "Srivastava et al., ICASSP 2021" if published is None else f"as given in {Path(published).name}"
     content = {"title": "Tables of the SEA paper", "sheets": sheets, "source": source, "missing": missing}
@@ -138,7 +135,7 @@ def _models() -> Frame:
 def _sheet(heading: str, scores: Frame, published: Frame) -> dict[str, Any]:
     """A table ready to be written: a row for each system and combination of options that differ."""
     number = heading.removeprefix("Table ")
-    words, sizes = WORDS.get(number, ["sampling", "system"]), NUMBERS.get(number, ["dimensions"])
+    words, sizes = (["system"], SIZES[number]) if number in SIZES else (["sampling", "system"], ["dimensions"])
     titles = COLUMNS.get(number, {"accuracy": "accuracy (%)"})
     titles = titles | {name: f"{name} (%)" for name in scores.column.unique() if name not in titles}
     options: Frame = pd.DataFrame(list(scores.options), scores.index)

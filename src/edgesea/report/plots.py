@@ -208,10 +208,8 @@ def selection(figure: Figure, trials: Frame, shown: Metric, chosen: Any, referen
             if chosen.name in item.index:
                 axes.plot(x[chosen.name], score[chosen.name], markersize=12, **ring)
         if reference:
-            look = {"color": COLOURS["teacher"], "linestyle": "--", "linewidth": 1.2}
-            axes.axhline(
-                reference["score"] * shown.best, label=f"teacher, {reference['dimensions']} dimensions", **look
-            )
+            name = f"teacher, {reference['dimensions']} dimensions"
+            axes.axhline(reference["score"] * shown.best, color=COLOURS["teacher"], linestyle="--", label=name)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
         axes.xaxis.set_major_formatter("{x:g}")

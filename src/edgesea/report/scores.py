@@ -104,6 +104,7 @@ def _rows(kind: str, scores: Mapping[str, Any], results: Row | None, known: Row 
     """A row for each table and column that a system's scores belong in; `results`: of the run that made it."""
     made: Row = {"key": "", "rank": SYSTEMS.index(kind), "parameters": None, "sampling": "", "options": {}, "seeds": ""}
     made |= known or _made(kind, scores, results)
+    method = made["options"].get("reduce.method") if kind == "reduced" else made["key"] and "student"
     names = (scores.get("confusion") or {}).get("classes") or scores.get("accuracy_by_class") or ()
     task, size, sampling, coarse = scores["task"], scores["embedding_size"], made["sampling"], scores.get("coarse")
     if task == "esc50" and len(names) not in (0, 50):
@@ -111,28 +112,22 @@ def _rows(kind: str, scores: Mapping[str, Any], results: Row | None, known: Row 
     for level in [scores, {**scores, **coarse, "label_mode": "coarse, by fine tags"}] if coarse else [scores]:
         areas = pd.Series(level.get("class_auprc") or {}, dtype=float).reindex(COMMON)
         shown = {"macro_auprc_5_common": areas.mean(skipna=False), **level}
-        protocol = _protocol(level)
-        scoped = {f"{task}: {name}": value for name, value in protocol.items()}
-        places = []  # table, column, metric, and what else its row has
+        places = []  # table, column and metric
         if kind != "reduced" or not sampling:
-            named = {"options": made["options"] | protocol}
-            places += [("Table 2", name, name, named) for name in AUPRC[:2] if task == SONYC]
-            named = {"options": made["options"] | scoped}
-            places += [("Table 3", task, OFFICIAL.get(task, "accuracy"), named)]
+            places += [("Table 2", name, name) for name in AUPRC[:2] if task == SONYC]
+            places += [("Table 3", task, OFFICIAL.get(task, "accuracy"))]
         if kind != "teacher" and sampling:
-            named = {
-                "options": made["options"] | protocol,
-                "key": f"{made['options'].get('reduce.method')}-{size} {sampling}",
-            }
-            if kind == "student":
-                named |= {"key": f"student-{size} {sampling}", "system": "student"} if made["key"] else {"key": ""}
             table, columns = ("Table 4", AUPRC) if task == SONYC else (f"As table 4: {task}", ("accuracy",))
-            places += [(table, name, name, named) for name in columns]
-        for table, column, name, named in places:
+            places += [(table, name, name) for name in columns]
+        for table, column, name in places:
             if pd.notna(value := shown.get(name)):
                 low, high = interval(level, name) or (None, None)
-                row = {"table": table, "column": column, "value": float(value), "low": low, "high": high}
-                yield {**made, **named, **row, "dimensions": size, "evaluated_with": str(scores.get("seed"))}
+                row = {**made, "table": table, "column": column, "value": float(value), "low": low, "high": high}
+                scope = f"{task}: " if table == "Table 3" else ""
+                row["options"] = made["options"] | {f"{scope}{key}": item for key, item in _protocol(level).items()}
+                if table not in ("Table 2", "Table 3"):
+                    row["key"] = method and f"{method}-{size} {sampling}"
+                yield {**row, "dimensions": size, "evaluated_with": str(scores.get("seed"))}
 
 
 def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
@@ -147,10 +142,8 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
         return {"system": f"{STUDENTS[name]} ({model}, published weights)", "key": name, "parameters": parameters}
     if results is None:  # nothing records how it was made
         item = optional_json(Path(model) / "config.json").get("architecture")
-        return {
-            "system": f"student {model}",
-            "parameters": parameter_count(StudentConfig.from_dict(item)) if item else None,
-        }
+        parameters = item and parameter_count(StudentConfig.from_dict(item))
+        return {"system": f"student {model}", "parameters": parameters}
     config, extract = results["config"], results["extract"]
     stages = [name for name in LEFT_OUT if config.get(name) and (name != "distill" or kind == "student")]
     options = {key: value for name in stages for key, value in _options(name, config[name]).items()}
@@ -163,11 +156,8 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
         return {**made, "system": f"reduced ({model})"}
     made["parameters"], student = results["distill"]["parameters"], config["distill"]
     key, size = student["student"], scores["embedding_size"]
-    changed = [
-        f"{name} {student[name]}" for name, usual in ARCHITECTURE.items() if student.get(name) not in (None, usual)
-    ]
-    if f"sea-{size}" != key:
-        changed.append(f"{size} dimensions")
+    options = {name: student[name] for name, usual in ARCHITECTURE.items() if student.get(name) not in (None, usual)}
+    changed = [f"{name} {value}" for name, value in options.items()] + [f"{size} dimensions"] * (f"sea-{size}" != key)
     if changed:  # not one of the paper's
         return {**made, "system": f"{key} with {', '.join(changed)}"}
     return {**made, "system": f"{STUDENTS[key]} ({key})", "key": key}
