@@ -160,9 +160,8 @@ def test_bad_input(run: Path, tmp_path: Path, refuses: Callable[..., None]) -> N
     (run / "student/metrics.csv").write_text("epoch,lr\n1,x\n", "utf-8")
     refuses("report", run, words=[run / "student/metrics.csv", "x"])
     change(run / "stages.json", lambda stamps: stamps["stages"]["extract"]["result"].update(windows=1))
-    refuses(
-        "report", run, words=[run, "unfinished run (extract)"]
-    )  # a killed second run leaves the results of the first
+    # A killed second run leaves the results of the first.
+    refuses("report", run, words=[run, "unfinished run (extract)"])
     change(run / "stages.json", lambda stamps: stamps["stages"]["distill"].update(finished=False))
     refuses("report", run, words=[run, "unfinished run", "distill"])
     for content in ([], {"parameters": 3}):
@@ -209,9 +208,9 @@ def test_the_map_shows_a_bounded_sample_of_the_tables_windows(finished: Path, mo
     phi, counts = load_reduction(finished / "reduction"), summarise(table, None)
     known = {}
     for chunk in table.chunks():
-        for window, point in enumerate(phi.transform(table.embeddings(chunk.part, chunk.group))):
-            clip = chunk.clip[window]
-            known[point[0].item()] = (chunk.level[window], chunk.splits[clip], chunk.sensors[clip], chunk.labels[clip])
+        points, clips = phi.transform(table.embeddings(chunk.part, chunk.group)), chunk.clip
+        rows = (chunk.level, chunk.splits[clips], chunk.sensors[clips], chunk.labels[clips])
+        known |= dict(zip(points[:, 0].tolist(), zip(*rows, strict=True), strict=True))
     for limit, expected in ((2000, 36), (7, 7)):
         monkeypatch.setattr(data, "SAMPLE", limit)
         sample = sample_windows(table, counts, phi)

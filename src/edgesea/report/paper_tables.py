@@ -11,7 +11,6 @@ from edgesea.models.student_config import StudentConfig, parameter_count
 from edgesea.report.data import Frame
 from edgesea.report.pages import integer, write_page
 from edgesea.report.scores import AUPRC, SONYC, STUDENTS, read_scores
-from edgesea.report.summary import SYSTEMS
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 COLUMNS: dict[str, dict[str, str]] = {  # table -> column -> its title
@@ -25,11 +24,8 @@ COLUMNS: dict[str, dict[str, str]] = {  # table -> column -> its title
     },
     "4": dict(zip(AUPRC, ("micro AUPRC", "macro AUPRC", "macro AUPRC, 5 common classes"), strict=True)),
 }
-SIZES = {
-    "1": ["input"],
-    "2": ["dimensions", "parameters"],
-    "3": ["dimensions", "parameters"],
-}  # columns behind the names
+# Columns behind the name of a system; of other tables: behind the sampling and the system
+SIZES = {"1": ["input"], "2": ["dimensions", "parameters"], "3": ["dimensions", "parameters"]}
 SYSTEM = "(teacher|sea-(512|256|128|64))"
 PLACES = (  # of a published figure: table, row and column
     f"1,{SYSTEM},(input|parameters_M|size_MB|activation_MB)|2,{SYSTEM},(avc_)?(micro|macro)_auprc|"
@@ -190,8 +186,8 @@ def _published_row(key: str) -> dict[str, Any]:
     if key in STUDENTS:
         return {"key": key, "rank": 2, "system": f"{STUDENTS[key]} ({key})", "dimensions": int(key[4:])}
     method, size, sampling = re.split("[- ]", key)
-    kind = "student" if method == "student" else "reduced"
-    return {"key": key, "rank": SYSTEMS.index(kind), "sampling": sampling, "system": kind, "dimensions": int(size)}
+    kind, rank = ("student", 2) if method == "student" else ("reduced", 1)
+    return {"key": key, "rank": rank, "sampling": sampling, "system": kind, "dimensions": int(size)}
 
 
 def _number(value: float, title: str) -> str:

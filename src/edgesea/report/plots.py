@@ -1,7 +1,6 @@
 """The figures of the pages: plain matplotlib, as SVG elements to be placed in a page."""
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from html import escape
@@ -89,17 +88,16 @@ def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
     """Windows by their first two reduced dimensions, coloured by group and by level."""
     kind = next((kind for kind in ("label", "sensor", "split") if sample[kind].any()), "split")
     by_group, by_level = figure.subplots(1, 2, sharex=True, sharey=True)
-    frequent = [name for name, _ in Counter(sample[kind]).most_common(2 * len(GROUPS))]
+    look: dict[str, Any] = {"s": 9, "alpha": 0.7, "linewidths": 0}
+    frequent = sample[kind].value_counts().index[: 2 * len(GROUPS)]
     others = sample[~sample[kind].isin(frequent)]
-    if len(others):
-        by_group.scatter(others.x, others.y, s=9, color=GREY, alpha=0.4, linewidths=0, label="others")
+    by_group.scatter(others.x, others.y, color=GREY, label="others" if len(others) else None, **look)
     for place, name in enumerate(sorted(frequent, key=natural)):
-        item = sample[sample[kind] == name]
-        look = {"color": GROUPS[place % len(GROUPS)], "marker": "o^"[place // len(GROUPS)]}
-        by_group.scatter(item.x, item.y, s=9, alpha=0.65, linewidths=0, label=label(name or "unknown", 14), **look)
+        item, colour, marker = sample[sample[kind] == name], GROUPS[place % len(GROUPS)], "o^"[place // len(GROUPS)]
+        by_group.scatter(item.x, item.y, color=colour, marker=marker, label=label(name or "unknown", 14), **look)
     known = sample.level.dropna()
     low, high = np.percentile(known, (1, 99)) if len(known) else (0, 1)
-    dots = by_level.scatter(sample.x, sample.y, s=9, c=sample.level, vmin=low, vmax=high, alpha=0.8, linewidths=0)
+    dots = by_level.scatter(sample.x, sample.y, c=sample.level, vmin=low, vmax=high, **look)
     figure.colorbar(dots, ax=by_level, aspect=30, label=f"level ({unit})")
     by_group.set(title=f"by {kind}", xlabel="reduced dimension 1", ylabel="reduced dimension 2")
     by_level.set(title="by level", xlabel="reduced dimension 1")
@@ -163,10 +161,8 @@ def confusions(figure: Figure, systems: Mapping[str, Frame]) -> None:
     """Confusion matrices side by side; colours are shares of the class, numbers clips."""
     size = max(item.shape[1] for item in systems.values())
     figure.set_figheight(min(5.4, 2.2 + 0.45 * size))
-    panels = figure.subplots(1, 2)
-    for axes in panels[len(systems) :]:
-        axes.remove()
-    for axes, (system, counts) in zip(panels, systems.items(), strict=False):
+    panels = figure.subplots(1, len(systems), squeeze=False)[0]
+    for axes, (system, counts) in zip(panels, systems.items(), strict=True):
         shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
         axes.imshow(shares, LinearSegmentedColormap.from_list(system, ["#ffffff", COLOURS[system]]), vmin=0, vmax=1)
         if size <= 60:

@@ -142,8 +142,8 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
         return {"system": f"{STUDENTS[name]} ({model}, published weights)", "key": name, "parameters": parameters}
     if results is None:  # nothing records how it was made
         item = optional_json(Path(model) / "config.json").get("architecture")
-        parameters = item and parameter_count(StudentConfig.from_dict(item))
-        return {"system": f"student {model}", "parameters": parameters}
+        size = parameter_count(StudentConfig.from_dict(item)) if item else None
+        return {"system": f"student {model}", "parameters": size}
     config, extract = results["config"], results["extract"]
     stages = [name for name in LEFT_OUT if config.get(name) and (name != "distill" or kind == "student")]
     options = {key: value for name in stages for key, value in _options(name, config[name]).items()}
@@ -155,9 +155,11 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
     if kind == "reduced":
         return {**made, "system": f"reduced ({model})"}
     made["parameters"], student = results["distill"]["parameters"], config["distill"]
-    key, size = student["student"], scores["embedding_size"]
+    key, dimensions = student["student"], scores["embedding_size"]
     options = {name: student[name] for name, usual in ARCHITECTURE.items() if student.get(name) not in (None, usual)}
-    changed = [f"{name} {value}" for name, value in options.items()] + [f"{size} dimensions"] * (f"sea-{size}" != key)
+    changed = [f"{name} {value}" for name, value in options.items()]
+    if key != f"sea-{dimensions}":
+        changed.append(f"{dimensions} dimensions")
     if changed:  # not one of the paper's
         return {**made, "system": f"{key} with {', '.join(changed)}"}
     return {**made, "system": f"{STUDENTS[key]} ({key})", "key": key}
