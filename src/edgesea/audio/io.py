@@ -185,7 +185,7 @@ def _number(value: Any) -> float:
     """A real number, also in an array without dimensions as np.load gives one, as a float; NaN for anything else."""
     value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < 1e300 else math.nan
+    return float(value) if is_number and abs(value) <= np.finfo(float).max else math.nan
 
 
 class Resampler:
