@@ -37,7 +37,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> dict[str, Any]:
     check_seed(seed, TaggingOptions().members)
     from edgesea.demo.city import make_city
 
-    city = make_city(Path(f"{out}-city"), annotated=0.8, seed=seed)
+    city = make_city(Path(f"{Path(out)}-city"), annotated=0.8, seed=seed)
     options: dict[str, dict[str, Any]] = {
         "extract": {"source": city / "manifest.csv", "teacher": "spectral", "hop": 1.0, "part_clips": 64},
         "sample": {"size": 2000, "seed": seed},

@@ -20,6 +20,7 @@ HAMMERS = ((25, 42, 0.05, 1700), (10, 24, 0.08, 1000), (4.5, 9, 0.2, 500), (0.8,
 # ... slope, share of noise, teeth of the blade and fall of the pitch in the cut; resonances, seconds, share of noise.
 SAWS = ((85, 200, -3, 0.35, 1, 0.3), (200, 400, -6, 0.6, 9, 0.15), (80, 160, -5, 0.9, 16, 0.08))
 MATERIALS = ((60, 250, 0.2, 0.6), (500, 3800, 0.8, 0.3), (250, 1200, 0.1, 0.8), (150, 2500, 0.3, 1.5))
+CYCLES = ((2.5, 4.5), (0.15, 0.6), (0.9, 1.8))  # of car alarm, siren and beeper in a second
 MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
 PROGRESSIONS = ((0, 4, 5, 3), (0, 5, 3, 4), (5, 3, 0, 4), (0, 3, 4, 3))  # scale degrees of the roots
 # First two formants in Hz of some vowels (after Peterson and Barney, JASA 1952).
@@ -156,8 +157,8 @@ def alert_signal(kind: int, n: int, rng: Rng) -> Signal:
             add(honks, fades(count, 0.03), start)
             start += count + int(RATE * rng.uniform(0.08, 0.6))
         return honks * (tone(pitch, buzz, n, rng) + rng.uniform(0.5, 1.0) * tone(1.25 * pitch, buzz, n, rng))
-    hoots, rate = kind == 2 and rng.random() < 0.3, rng.uniform(*((2.5, 4.5), (0.15, 0.6), (0.9, 1.8))[kind - 1])
-    phase = 2 * np.pi * (np.arange(n) * rate / RATE + rng.random())
+    hoots = kind == 2 and rng.random() < 0.3
+    phase = 2 * np.pi * (np.arange(n) * rng.uniform(*CYCLES[kind - 1]) / RATE + rng.random())
     if kind == 3:
         return tone(log_uniform(1000, 2800, rng), [1.0, 0.15, 0.1], n, rng) * (np.sin(phase) > 0)
     curve = 0.4 * signal.square(2 * phase) if hoots else signal.sawtooth(phase, rng.uniform(0.3, 0.6))
