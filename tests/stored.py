@@ -1,11 +1,14 @@
 """What a table holds, in a form that tests can compare."""
 
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from edgesea.table.reader import Table
+
+SIZE = 6  # dimensions of embeddings that are imported
 
 
 def content(table: Path) -> dict[str, bytes]:
@@ -44,3 +47,20 @@ def skipped(table: Path) -> dict[str, str]:
 def as_pcm(audio: np.ndarray) -> np.ndarray:
     """Audio as it is stored."""
     return np.rint(audio * 32767).clip(-32768, 32767).astype(np.int16)
+
+
+def rows_for(name: str, count: int) -> np.ndarray:
+    """Embeddings by which clip and window can be told."""
+    return np.random.default_rng(list(name.encode())).standard_normal((count, SIZE)).astype(np.float32)
+
+
+def store(path: Path, rows: np.ndarray, **more: np.ndarray) -> Path:
+    """Write an array as the ending of `path` says."""
+    if path.name.endswith(".gz"):
+        with gzip.open(path, "wb") as file:
+            np.save(file, rows)
+    elif path.suffix == ".npy":
+        np.save(path, rows)
+    else:
+        (np.savez_compressed if "compressed" in path.name else np.savez)(path, embedding=rows, **more)
+    return path

@@ -1,6 +1,5 @@
 """Importing: resuming and what is refused, for both kinds of sources; and audio with embeddings beside it."""
 
-import gzip
 import math
 import shutil
 import sys
@@ -13,17 +12,15 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import kill_when, load_audio, write_noise
-from stored import as_pcm, clips_of, content, skipped, stamps, windows_of
+from stored import SIZE, as_pcm, clips_of, content, rows_for, skipped, stamps, store, windows_of
 
 from edgesea.audio.framing import Framing
 from edgesea.audio.level import a_weighted_level
 from edgesea.embed.files import embed
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
-from edgesea.table.importing import import_table, load_embeddings
+from edgesea.table.importing import import_table
 from edgesea.table.reader import Table
-
-SIZE = 6
 
 
 def make_shards(folder: Path, shards: int = 3, rows: int = 40, size: int = 16, rate: int = 8000) -> dict[str, Any]:
@@ -48,11 +45,6 @@ def openl3_count(samples: int, rate: int, hop: float, center: bool, window: floa
     return 1 + math.ceil(max(0, length - frame) / step)
 
 
-def rows_for(name: str, count: int) -> np.ndarray:
-    """Embeddings by which clip and window can be told."""
-    return np.random.default_rng(list(name.encode())).standard_normal((count, SIZE)).astype(np.float32)
-
-
 def write_pair(
     folder: Path, name: str, samples: int, hop: float = 0.5, center: bool = True, rate: int = 8000, more: int = 0
 ) -> np.ndarray:
@@ -69,18 +61,6 @@ def make_pairs(folder: Path, clips: int = 12) -> dict[str, Any]:
         write_pair(folder, f"c{index:02d}", 8000 * (1 + index % 5), hop=0.25)
     (folder / "c03.npz").unlink()
     return {"part_clips": 3}
-
-
-def store(path: Path, rows: np.ndarray, **more: np.ndarray) -> Path:
-    """Write an array as the ending of `path` says."""
-    if path.name.endswith(".gz"):
-        with gzip.open(path, "wb") as file:
-            np.save(file, rows)
-    elif path.suffix == ".npy":
-        np.save(path, rows)
-    else:
-        (np.savez_compressed if "compressed" in path.name else np.savez)(path, embedding=rows, **more)
-    return path
 
 
 # --- both kinds of sources
@@ -170,63 +150,6 @@ def test_bad_input(tmp_path, refuses):
     ]:
         refuses("import", source, tmp_path / "table", *options, words=words)
         assert not (tmp_path / "table").exists()
-
-
-# --- files of embeddings
-
-
-@pytest.mark.parametrize("ending", [".npz", "_compressed.npz", ".npy", ".npy.gz"])
-@pytest.mark.parametrize("dtype", ["<f2", ">f4"])
-def test_embeddings_are_read_as_they_were_written_and_damage_is_an_error(tmp_path, ending, dtype):
-    """The file is cut and altered at many places; whatever is read, nothing but EdgeseaError may be raised."""
-    rng = np.random.default_rng(0)
-    rows = np.array(rows_for("a", 40), dtype, order="F")
-    path = store(tmp_path / f"x{ending}", rows, timestamps=np.arange(40) * 0.1)
-    found, times = load_embeddings(path)
-    np.testing.assert_array_equal(found, rows)
-    np.testing.assert_array_equal(times, np.arange(40) * 0.1 if ending.endswith("npz") else None)
-    whole = path.read_bytes()
-    damaged = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 40))]
-    for place in [*range(150), *rng.integers(0, len(whole), 50), *range(len(whole) - 150, len(whole))]:
-        damaged.append(whole[:place] + bytes([whole[place] ^ int(rng.integers(1, 256))]) + whole[place + 1 :])
-    refused = []
-    for contents in damaged:
-        path.unlink()  # not written over: what is mapped into memory would change
-        path.write_bytes(contents)
-        try:
-            load_embeddings(path)
-        except EdgeseaError as error:
-            refused.append(str(error))
-    assert len(refused) >= 40
-    assert all(reason.startswith(f"{path.name}: ") for reason in refused)
-
-
-class Trap:
-    """What would leave a file behind if it were unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
-        return open, ("unpickled", "w")
-
-
-TRAP = np.array([[Trap()]], object)
-SEVEN = rows_for("a", 7)
-
-
-@pytest.mark.parametrize(
-    ("name", "rows", "times"),
-    [
-        *(("x.npy", np.zeros(shape, dtype), None) for shape, dtype in ((5, "f"), ((1, 7, 5), "f"), ((7, 5), "i"))),
-        *(("x.npz", SEVEN, times) for times in (np.arange(6), np.r_[:6, 9], -np.arange(7), ["a"] * 7)),
-        *((name, TRAP, None) for name in ("x.npy", "x.npy.gz", "x.npz")),
-        ("x.npz", SEVEN, TRAP),
-    ],
-)  # fmt: skip
-def test_other_arrays_and_timestamps_are_refused_and_nothing_is_unpickled(tmp_path, monkeypatch, name, rows, times):
-    monkeypatch.chdir(tmp_path)
-    store(tmp_path / name, rows, **({} if times is None else {"timestamps": np.array(times)}))
-    with pytest.raises(EdgeseaError, match=f"^{name}: "):
-        load_embeddings(tmp_path / name)
-    assert not (tmp_path / "unpickled").exists()
 
 
 # --- what is stored of them
