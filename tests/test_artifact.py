@@ -14,7 +14,6 @@ from edgesea.artifact import (
     check_file,
     check_vacant,
     claim,
-    differences,
     locked,
     read_json,
     walk,
@@ -77,12 +76,6 @@ def test_an_error_of_the_disk_names_the_file_that_was_to_be_written(tmp_path, er
     assert (raised.value.errno, raised.value.filename) == (code, str(tmp_path / "part-0"))
 
 
-def test_an_error_about_another_file_is_not_renamed(tmp_path):
-    with pytest.raises(FileNotFoundError) as raised, atomic_path(tmp_path / "a"):
-        (tmp_path / "gone").read_text()
-    assert raised.value.filename == str(tmp_path / "gone")
-
-
 def test_json_is_read_back_without_nan(tmp_path):
     value = {"a": [1, 2.5, math.nan, -math.inf], "b": {"ü": None}, "c": Path("x/y"), 3: (1, 2)}
     write_json(tmp_path / "a.json", value)
@@ -122,13 +115,6 @@ def test_a_folder_is_claimed_by_one_plan(tmp_path):
     for word in (folder, "student", "lr: 0.1 there, 0.2 here", f"{'0' * 28}...{'1' * 28} there"):
         assert str(word) in str(raised.value)
     assert read_json(folder / "plan.json") == plan
-
-
-def test_differences_name_values_that_only_one_side_has():
-    assert list(differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}, "d": 3})) == [
-        "c: 2 there, None here",
-        "d: None there, 3 here",
-    ]
 
 
 def test_a_folder_with_other_things_is_not_claimed(tmp_path):

@@ -35,10 +35,6 @@ def test_everything_comes_in_order(workers, depth):
     assert result == [list(range(10 * index, 10 * index + index)) for index in range(12)]
 
 
-def test_no_sources_give_nothing():
-    assert list(prefetch([], 2)) == []
-
-
 def test_an_exception_arrives_in_its_place_and_the_next_source_goes_on():
     def failing() -> Iterator[int]:
         yield 1
@@ -51,14 +47,6 @@ def test_an_exception_arrives_in_its_place_and_the_next_source_goes_on():
     with pytest.raises(OSError, match="damaged"):
         next(broken)
     assert list(next(streams)) == [5, 6]
-
-
-def test_a_source_that_cannot_be_made_raises_too():
-    def unusable() -> Iterator[int]:
-        raise ValueError("no file")
-
-    with pytest.raises(ValueError, match="no file"):
-        list(next(prefetch([unusable], 1)))
 
 
 def test_no_more_than_the_depth_is_made_ahead():
@@ -78,21 +66,6 @@ def test_no_more_than_the_depth_is_made_ahead():
     streams.close()
 
 
-def test_few_sources_are_opened_ahead():
-    opened: list[int] = []
-
-    def source(index: int) -> Iterator[int]:
-        opened.append(index)
-        yield index
-
-    streams = prefetch((lambda index=index: source(index) for index in range(1000)), workers=2)
-    assert list(next(streams)) == [0]
-    wait_until(lambda: len(opened) == 4)
-    time.sleep(0.05)
-    assert len(opened) == 4  # workers + 2
-    streams.close()
-
-
 def test_closing_early_ends_the_threads():
     before = decode_threads()
     streams = prefetch([count_up(0, 10**9) for _ in range(5)], workers=3)
@@ -100,19 +73,6 @@ def test_closing_early_ends_the_threads():
     assert decode_threads() - before
     streams.close()
     assert not decode_threads() - before
-
-
-def test_an_exception_in_the_consumer_ends_the_threads():
-    before = decode_threads()
-
-    def consume() -> None:
-        for items in prefetch([count_up(0, 10**9)] * 5, workers=3):
-            next(items)
-            raise RuntimeError("consumer")
-
-    with pytest.raises(RuntimeError, match="consumer"):
-        consume()
-    wait_until(lambda: not decode_threads() - before)
 
 
 def test_sources_abandoned_halfway_do_not_hold_the_threads():

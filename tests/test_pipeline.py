@@ -116,14 +116,6 @@ def test_the_configuration_of_a_run_repeats_it(finished: Path, data: Path) -> No
     assert redone(before, finished) == []
 
 
-def test_a_finished_run_is_not_done_again(again: Path, data: Path, tmp_path: Path) -> None:
-    before, expected = times(again), scores(again)
-    result = run(experiment(tmp_path / "tiny.yaml", data), out=again)
-    assert redone(before, again) == []
-    assert scores(again) == expected
-    assert result["evaluate"] == json.loads((again / "results.json").read_text())["evaluate"]
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -229,15 +221,6 @@ def test_environment_variables_are_filled_in(data: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("PLACE", "/somewhere")
     assert read_config(path)["extract"]["source"] == Path("/somewhere/x")
     assert read_config(path)["extract"]["teacher"] == "onnx:$x"
-
-
-def test_the_run_directory_is_named_after_the_experiment(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = experiment(tmp_path / "mine.yaml", data, {"distill": {"epochs": 1}, "evaluate": {"folds": [1]}})
-    assert run(path)["run"] == "runs/mine"
-    assert (tmp_path / "runs" / "mine" / "results.json").is_file()
 
 
 def test_a_failing_stage_leaves_what_is_finished(data: Path, tmp_path: Path) -> None:
