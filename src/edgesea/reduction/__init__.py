@@ -16,7 +16,7 @@ def reduce(
     out: Path,
     *,
     subset: Path | None = None,
-    method: Literal["pca", "kernel_pca", "umap", "random_projection", "identity"] = "pca",
+    method: str = "pca",
     size: int = 64,
     whiten: bool = False,
     kernel: Literal["rbf", "poly"] = "rbf",
@@ -42,7 +42,7 @@ def reduce(
         Folder of the reduction: new, empty, or with an earlier reduction, which is replaced.
     subset : Path, optional
         The windows to fit on, from `edgesea sample`; default: all training windows.
-    method : {"pca", "kernel_pca", "umap", "random_projection", "identity"}
+    method : str
         pca: exact principal components, from one pass over the table. kernel_pca: those of a kernel's features,
         approximated with landmarks. umap: UMAP's layout (needs the extra umap, and memory for all windows fitted on);
         other windows are placed among their nearest neighbours. random_projection: a Gaussian matrix. All of these
