@@ -200,22 +200,17 @@ def _states(files: Iterable[Path]) -> str:
 
 
 def _run_stage(name: str, options: Mapping[str, Any], sections: Sections, out: Path) -> dict[str, Any]:
-    path = {key: out / stage.artifact for key, stage in STAGES.items()}
-    if name == "extract":
-        return extract(**options, out=path["extract"])
-    if name == "sample":
-        return sample(**options, table=path["extract"], out=path["sample"])
-    if name == "reduce":
-        return reduce(**options, table=path["extract"], subset=path["sample"], out=path["reduce"])
-    if name == "distill":
-        return distill(**options, table=path["extract"], reduction=path["reduce"], out=path["distill"])
+    stage, paths = STAGES[name], {key: out / other.artifact for key, other in STAGES.items()}
+    if name != "evaluate":
+        inputs = {"table": "extract", "subset": "sample", "reduction": "reduce", "out": name}
+        return stage.function(**options, **{key: paths[inputs[key]] for key in stage.fixed})
     teacher = {"model": sections["extract"]["teacher"], "weights": sections["extract"]["weights"]}
     systems = {
         "teacher": teacher,
-        "reduced": {**teacher, "reduction": path["reduce"]},
-        "student": {"model": str(path["distill"])},
+        "reduced": {**teacher, "reduction": paths["reduce"]},
+        "student": {"model": str(paths["distill"])},
     }
-    folder, tags = path["evaluate"], options["task"] == "sonyc_ust"
+    folder, tags = paths["evaluate"], options["task"] == "sonyc_ust"
     return {
         system: evaluate(
             **options,
