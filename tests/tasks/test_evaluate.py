@@ -108,9 +108,20 @@ def test_bad_input(
         (esc, "spectral", ["--predictions=p.csv"], ["predictions", "esc50"]),
         (esc, "spectral", ["--tagging.members=1"], ["tagging", "probe"]),
         (esc, "spectral", ["--resamples=-1"], ["resamples", -1]),
+        *(
+            (ust, "spectral", [f"--tagging.{name}={value}"], ["tagging", name, value])
+            for name, value in (
+                *(("num_hidden_layers", -1), ("l2_reg", "nan"), ("learning_rate", -1.0), ("pca_components", 0)),
+                *(("thresh_type", "percentile_100"), ("thresh_type", "percentile_²")),
+            )
+        ),
+        (ust, "spectral", ["--tagging.oversample=mlsmote", "--tagging.sensor_factor=true"], ["oversample", "factors"]),
+        (esc, "spectral", ["--probe.hidden_layer_size=0"], ["hidden_layer_size", 0]),
         (esc, "spectral", ["--folds=9"], ["folds", 9]),
         (esc, "no-such-model", [], ["no-such-model"]),
         (esc, small_student, ["--window=1.5"], [small_student, 1.5]),
         (esc, small_student, [f"--reduction={small_reduction}"], ["512", "4"]),
     ):
         refuses("evaluate", *task, model, *options, words=words)
+    with pytest.raises(EdgeseaError, match="optimizer.*sgd"):
+        TaggingOptions(optimizer="sgd")  # type: ignore[arg-type]

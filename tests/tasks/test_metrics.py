@@ -1,10 +1,7 @@
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from direct_metrics import direct_scores
 from scipy import stats
@@ -12,15 +9,7 @@ from sklearn.metrics import f1_score, label_ranking_average_precision_score
 
 from edgesea.errors import EdgeseaError
 from edgesea.tasks import metrics
-from edgesea.tasks.annotations import read_taxonomy
-from edgesea.tasks.metrics import (
-    auprc,
-    confidence_intervals,
-    confusion_counts,
-    lwlrap,
-    tagging_scores,
-)
-from edgesea.tasks.score import sonyc_ust_scores
+from edgesea.tasks.metrics import auprc, confidence_intervals, confusion_counts, lwlrap, tagging_scores
 
 CLASSES = ("engine", "dog", "saw", "rare")
 # Three complete tags and X, one tag alone, two complete tags and X, X alone.
@@ -40,64 +29,24 @@ def random_cases() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     yield (rng.random((120, 9)) < 0.05).astype(int), rng.random((120, 9)).round(2)
 
 
-def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """All scores of the expected ones equal to 1e-12, or both None."""
-    assert list(found["class_auprc"]) == list(expected["class_auprc"])
-    for name in ("micro_auprc", "micro_f1", "macro_auprc", "class_auprc"):
-        values = [[*one[name].values()] if name == "class_auprc" else [one[name]] for one in (found, expected)]
-        np.testing.assert_allclose(*np.array(values, float), rtol=0, atol=1e-12, err_msg=name)
-
-
 def test_scores_are_those_of_the_definition() -> None:
     for labels, scores in random_cases():
         for arrays in ((labels[:, :4], scores[:, :4], CLASSES), (labels, scores, CLASSES, *FINE)):
             for ties, expected in direct_scores(*arrays).items():
-                assert_equal(tagging_scores(*arrays[:3], ties, *arrays[3:]), expected)  # type: ignore[arg-type]
+                found = tagging_scores(*arrays[:3], ties, *arrays[3:])  # type: ignore[arg-type]
+                assert (found.pop("class_auprc"), found) == (
+                    pytest.approx(expected.pop("class_auprc"), abs=1e-12),
+                    pytest.approx(expected | {"lwlrap": found["lwlrap"]}, abs=1e-12),
+                )
 
 
-def test_a_numpy_without_the_introsort_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "INTROSORT", list(range(20)))
+def test_ties_are_in_the_order_of_the_threshold_or_of_the_introsort(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Recall is 1/2 at 0.8, 0.6 and 0.4, while precision falls: only the order by threshold gives this area.
+    arrays = np.array([1, 0, 0, 1]), np.array([0.8, 0.6, 0.4, 0.2])
+    assert auprc(*arrays) == pytest.approx(0.5 * (0 + 1) / 2 + 0.5 * (1 / 3 + 1 / 2) / 2)
+    monkeypatch.setattr(metrics, "INTROSORT", list(range(20)))  # numpy has another one
     with pytest.raises(EdgeseaError):
-        auprc(np.array([1, 0]), np.array([0.9, 0.1]), "published")
-
-
-@pytest.mark.parametrize("number", [0, 3])
-def test_published_scores_are_met(shared_data: Path, number: int) -> None:
-    folder = shared_data / "sonyc_ust"
-    predictions, truth = folder / f"predictions_{number}.csv", folder / "validate_ground_truth_coarse.csv"
-    tags = folder / "dcase-ust-taxonomy.yaml"
-    published = json.loads((folder / f"published_scores_{number}.json").read_text())
-    expected = published["coarse"]
-    assert_equal(sonyc_ust_scores(predictions, truth, tags, ties="published"), expected)
-    # F1 has no ties. The area of dog, with 6 positives, differs by 0.017 and 0.052; with it macro by 0.004, 0.008.
-    found = sonyc_ust_scores(predictions, truth, tags)
-    for name, near in {"micro_f1": 1e-12, "micro_auprc": 2e-4, "macro_auprc": 0.009, "class_auprc": 0.06}.items():
-        assert found[name] == pytest.approx(expected[name], abs=near)
-    # Of the classes with a single fine tag, the fine truth is the coarse one.
-    taxonomy, rows = read_taxonomy(tags), pd.read_csv(truth).set_index("audio_filename")
-    scores = pd.read_csv(predictions).set_index("audio_filename").loc[rows.index, list(taxonomy.fine)].to_numpy()
-    labels, classes = rows.to_numpy()[:, taxonomy.parent], (taxonomy.parent, taxonomy.incomplete)
-    areas = tagging_scores(labels, scores, taxonomy.names, "published", *classes)["class_auprc"]
-    for name in ("non-machinery-impact", "dog"):
-        assert areas[name] == pytest.approx(published["fine"]["class_auprc"][name], abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "area"),
-    [
-        # Thresholds 1, 0.9, 0.5, 0.2 (0.009 is below 0.01 and no threshold) select 0, 1, 3, 4 of five scores:
-        # from (0, 1) by (0, 0), (1/4, 1), (2/4, 2/3), (3/4, 3/4) to (1, 0), each a quarter wide.
-        ([1, 0, 1, 1, 1], [0.9, 0.5, 0.5, 0.2, 0.009], (1 + (1 + 2 / 3) + (2 / 3 + 3 / 4) + 3 / 4) / 8),
-        # Recall is 1/2 at 0.8, 0.6 and 0.4, while precision falls: only the order by threshold gives this area.
-        ([1, 0, 0, 1], [0.8, 0.6, 0.4, 0.2], 0.5 * (0 + 1) / 2 + 0.5 * (1 / 3 + 1 / 2) / 2),
-        # Nothing reaches the threshold 1, where precision counts as 0: the curve begins with a notch.
-        ([1, 1, 0, 0], [0.9, 0.9, 0.1, 0.1], 0.5),
-        ([1, 1, 0, 0], [1.0, 1.0, 0.0, 0.0], 1.0),
-        ([1, 1, 0, 0], [0.0, 0.0, 0.0, 0.0], 0.0),
-    ],
-)
-def test_areas_worked_by_hand(labels: list[int], scores: list[float], area: float) -> None:
-    assert auprc(np.array(labels), np.array(scores)) == pytest.approx(area)
+        auprc(*arrays, "published")
 
 
 @pytest.mark.parametrize(
@@ -123,9 +72,9 @@ def test_incomplete_tags_count_as_the_challenge_defines(labels: Any, scores: Any
 
 
 def test_scores_without_a_positive_label_are_none() -> None:
-    labels, scores = np.zeros((4, 2), int), np.full((4, 2), 0.5)
     nothing = {"micro_auprc": None, "micro_f1": 0.0, "macro_auprc": None, "lwlrap": None}
-    assert tagging_scores(labels, scores, ["a", "b"]) == nothing | {"class_auprc": {"a": None, "b": None}}
+    found = tagging_scores(np.zeros((4, 2), int), np.full((4, 2), 0.5), ["a", "b"])
+    assert found == nothing | {"class_auprc": {"a": None, "b": None}}
 
 
 def test_f1_and_lwlrap_are_those_of_scikit_learn() -> None:
@@ -152,18 +101,14 @@ def test_lwlrap_worked_by_hand_ranks_the_later_of_equal_scores_higher() -> None:
     assert overall == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
 
 
-@pytest.mark.parametrize(
-    ("labels", "scores"),
-    [
+def test_other_arrays_are_refused() -> None:
+    for labels, scores in (
         *[([[1, 0]], [[0.5]]), ([1, 0], [0.5, 0.5]), (np.zeros((0, 9)), np.zeros((0, 9)))],
-        *[([[2] * 9], [[0.5] * 9]), ([[-1] * 9], [[0.5] * 9])],
+        *[([[2] * 9], [[0.5] * 9]), ([[-1] * 9], [[0.5] * 9]), (np.zeros((3, 8)), np.zeros((3, 8)))],
         *[([[1] * 9], [[score] * 9]) for score in (1.5, -0.1, np.nan)],
-        (np.zeros((3, 8)), np.zeros((3, 8))),  # columns of another taxonomy
-    ],
-)
-def test_other_arrays_are_refused(labels: Any, scores: Any) -> None:
-    with pytest.raises(EdgeseaError):
-        tagging_scores(np.asarray(labels), np.asarray(scores, float), CLASSES, "threshold", *FINE)
+    ):
+        with pytest.raises(EdgeseaError):
+            tagging_scores(np.asarray(labels), np.asarray(scores, float), CLASSES, "threshold", *FINE)
 
 
 def share(correct: np.ndarray) -> Callable[[np.ndarray], dict[str, float | None]]:
