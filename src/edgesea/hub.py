@@ -88,6 +88,8 @@ def student_card(
 ) -> str:
     """The model card of a student's folder, with the scores of its run; `source` is what `load_student` takes."""
     folder = Path(student)
+    if folder.is_file():
+        raise EdgeseaError(f"{folder}: a file, not the folder of a student, with {CONFIG_FILE} and {WEIGHTS_FILE}")
     config, provenance = read_student(folder).config, read_json(folder / CONFIG_FILE).get("provenance") or {}
     results = _results(folder, provenance, run)
     scores = _score_table(results.get("evaluate") or {})

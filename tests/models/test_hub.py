@@ -22,7 +22,8 @@ import edgesea
 from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.hub import push_to_hub, student_card
-from edgesea.models import download, load_model
+from edgesea.models import load_model
+from edgesea.models.download import is_hub_id
 from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import save_student, without_folders
 from edgesea.models.student_torch import Student
@@ -44,13 +45,13 @@ RESULTS = {
 }
 needs_hub = pytest.mark.skipif(
     not find_spec("huggingface_hub"),
-    reason="huggingface-hub is not installed (pip install 'edgesea[hub]')",
+    reason="huggingface-hub is not installed",
 )
 
 
-def save(folder: Path, provenance: dict | None = None) -> Path:
-    torch.manual_seed(0)
-    save_student(Student(CONFIG), folder, PROVENANCE if provenance is None else provenance, "card")
+def save(folder: Path, provenance: dict = PROVENANCE, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    save_student(Student(CONFIG), folder, provenance, "card")
     return folder
 
 
@@ -119,11 +120,9 @@ def test_what_is_here_goes_before_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     save(tmp_path / "owner" / "name")
-    for name in ("o-w.n_er/na-m.e_", "other/name@refs/pr/1", "owner/gone@main"):
-        assert download.is_hub_id(name)
+    assert all(map(is_hub_id, ["o-w.n_er/na-m.e_", "other/name@refs/pr/1", "owner/gone@main"]))
     ours = ["edgel3/sea-64", "efficientat/mn04", "openl3/env-mel256-512", "owner/gone"]
-    for name in (*ours, "name", "a/b/c", "/a/b", "./a", "../a", "a/", "a b/c"):
-        assert not download.is_hub_id(name)
+    assert not any(map(is_hub_id, [*ours, "name", "a/b/c", "/a/b", "./a", "../a", "a/", "a b/c"]))
     assert edgesea.load_student("owner/name").id == "owner/name"
     for load, name in ((edgesea.load_student, Path("owner/gone")), (load_model, "owner/gone")):
         with pytest.raises(EdgeseaError, match="owner/gone: no student here"):
@@ -224,13 +223,19 @@ def hub():
         server.shutdown()
 
 
-def python(code: str, hub: type[Hub] | None, cache: Path, *arguments: object, **changes: str):
+@pytest.fixture
+def python(hub, tmp_path):
     """Run code in a process of its own, for the library reads the Hub's address when it is imported."""
-    settings = {"HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "secret", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    place = {"HF_HUB_OFFLINE": "1"} if hub is None else {"HF_ENDPOINT": hub.address}
-    command = [sys.executable, "-c", f"import sys, json, numpy as np, edgesea\n{code}", *map(str, arguments)]
-    environment = {**os.environ, **settings, **place, **changes}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+    def python(code: str, *arguments: object, cache: str = "a", **changes: str):
+        settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / cache), "HF_HUB_DISABLE_XET": "1"}
+        settings |= {"HF_TOKEN": "secret", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        command = [sys.executable, "-c", f"import sys, json, numpy as np, edgesea\n{code}", *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **settings, **changes}, timeout=120
+        )
+
+    return python
 
 
 PUSH = "from edgesea import push_to_hub\nprint(push_to_hub(sys.argv[1], 'owner/name', **json.loads(sys.argv[2])))"
@@ -243,64 +248,52 @@ np.save(sys.argv[2], student.embed(np.load(sys.argv[3])))
 """
 
 
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
+
 @pytest.fixture
-def push(hub, tmp_path):
-    """Push the student of a run; returns the error."""
-
-    def push(student: Path, **options: object) -> str:
-        return python(PUSH, hub, tmp_path / "a", student, json.dumps(options)).stderr
-
-    return push
+def push(python):
+    """Push a student; returns the error."""
+    return lambda student, **options: python(PUSH, student, json.dumps(options)).stderr
 
 
 @needs_hub
-def test_a_student_comes_back_from_the_hub_as_it_was_pushed(run, hub, tmp_path):
-    done = python(PUSH, hub, tmp_path / "a", run / "student", json.dumps({"private": True}))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{hub.address}/owner/name"
+def test_a_student_comes_back_from_the_hub_as_it_was_pushed(run, hub, python, tmp_path):
+    done = python(PUSH, run / "student", "{}", HF_TOKEN="wrong")
+    assert re.search(r"EdgeseaError: \S+student: .*owner/name: .*401.*HF_TOKEN", done.stderr)
+    for place, reason in (({}, "404"), (OFFLINE, "")):
+        assert re.search(rf"EdgeseaError: owner/name: .*{reason}", python(DIGEST, "owner/name", **place).stderr)
+    done = python(PUSH, run / "student", json.dumps({"private": True}))
+    assert done.stdout.strip() == f"{hub.address}/owner/name", done.stderr
     assert hub.created[0]["name"] == "name"
     assert hub.created[0].get("private", hub.created[0].get("visibility") == "private")
     (files,) = hub.commits
-    assert files.keys() == {"config.json", "model.safetensors", "README.md"}
-    assert files["model.safetensors"] == (run / "student" / "model.safetensors").read_bytes()
-    assert files["config.json"] == (run / "student" / "config.json").read_bytes()
-    assert files["README.md"].decode() == student_card(run / "student", "owner/name")
+    expected = {name: (run / "student" / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    assert files == {**expected, "README.md": student_card(run / "student", "owner/name").encode()}
 
     windows = np.random.default_rng(0).uniform(-1, 1, (2, 8000)).astype(np.float32)
     np.save(tmp_path / "windows.npy", windows)
+    done = python(LOAD, "owner/name", tmp_path / "found.npy", tmp_path / "windows.npy", cache="b")
+    assert done.stdout.strip() == "owner/name", done.stderr
     expected = edgesea.load_student(run / "student").embed(windows)
-    load = (LOAD, hub, tmp_path / "b", "owner/name", tmp_path / "found.npy", tmp_path / "windows.npy")
-    done = python(*load)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "owner/name"
     np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), expected)
 
 
 @needs_hub
-def test_a_network_that_swallows_packets_does_not_block(run, hub, push, tmp_path):
-    push(run / "student")
-    expected = python(DIGEST, hub, tmp_path / "b", "owner/name").stdout
-    assert expected
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        changes = {"HF_ENDPOINT": address, "HF_HUB_ETAG_TIMEOUT": "1"}
-        assert python(DIGEST, hub, tmp_path / "b", "owner/name", **changes).stdout == expected  # from the cache
-        assert "EdgeseaError: owner/name: " in python(DIGEST, hub, tmp_path / "c", "owner/name", **changes).stderr
-
-
-@needs_hub
-def test_only_sound_students_are_pushed_and_loaded_and_no_paths(run, hub, push, tmp_path):
-    student = run / "student"
-    (tmp_path / "card.md").write_text("---\nlicense: mit\n---\n# Mine, naïvely\n", "utf-8")
+def test_only_sound_students_are_pushed_and_loaded_and_no_paths(run, hub, push, python, tmp_path):
+    student, card, h5 = run / "student", tmp_path / "card.md", tmp_path / "student.h5"
+    card.write_text("---\nlicense: mit\n---\n# Mine, naïvely\n", "utf-8")
+    h5.touch()
     assert "EdgeseaError: gone.md" in push(student, card="gone.md")
+    assert f"EdgeseaError: {h5}: " in push(h5)
     config = read_json(student / "config.json")
     config["provenance"]["teacher"]["id"] = "onnx:/home/me/x.onnx@8000"  # of an older version
     write_json(student / "config.json", config)
     push(student)
     assert not any(b"/home/me" in content for content in hub.commits[0].values())
     assert b"# Student of onnx:x.onnx@8000" in hub.commits[0]["README.md"]
-    push(student, card=str(tmp_path / "card.md"))
-    assert hub.commits[1]["README.md"] == (tmp_path / "card.md").read_bytes()
+    push(student, card=str(card))
+    assert hub.commits[1]["README.md"] == card.read_bytes()
     config["architecture"]["sample_rate"] = 16000
     write_json(student / "config.json", config)
     assert re.search(r'EdgeseaError: .*config\.json: .*"sample_rate": 16000', push(student))
@@ -309,34 +302,28 @@ def test_only_sound_students_are_pushed_and_loaded_and_no_paths(run, hub, push, 
     assert len(hub.commits) == 2
     for content in (b'{"model_type": "bert"}', (student / "config.json").read_bytes()):  # edited on the website
         hub.commits[1]["config.json"] = content
-        assert re.search(r"EdgeseaError: .*config\.json: ", python(DIGEST, hub, tmp_path / "b", "owner/name").stderr)
+        assert re.search(r"EdgeseaError: .*config\.json: ", python(DIGEST, "owner/name").stderr)
 
 
 @needs_hub
-def test_refusals_of_the_hub_are_reported(run, hub, tmp_path):
-    done = python(PUSH, hub, tmp_path / "a", run / "student", "{}", HF_TOKEN="wrong")
-    assert re.search(r"EdgeseaError: \S+student: .*owner/name: .*401.*HF_TOKEN", done.stderr)
-    for hub_or_none, reason in ((hub, "404"), (None, "")):
-        done = python(DIGEST, hub_or_none, tmp_path / "b", "owner/name")
-        assert re.search(rf"EdgeseaError: owner/name: .*{reason}", done.stderr)
-
-
-@needs_hub
-def test_a_revision_is_an_older_student_and_the_cache_serves_only_where_the_hub_does_not_answer(
-    run, hub, push, tmp_path
+def test_revisions_are_older_students_and_the_cache_serves_only_where_the_hub_does_not_answer(
+    run, hub, push, python, tmp_path
 ):
     for seed in (1, 2):
-        torch.manual_seed(seed)
-        save_student(Student(CONFIG), run / "student", PROVENANCE, "card")
+        save(run / "student", seed=seed)
         push(run / "student")
-    expected = [hashlib.sha256(commit["model.safetensors"]).hexdigest() for commit in hub.commits]
-    assert expected[0] != expected[1]
-    for name, digest in (("", expected[1]), ("@main", expected[1]), (f"@{1:040x}", expected[0])):
-        assert python(DIGEST, hub, tmp_path / "b", f"owner/name{name}").stdout.strip() == digest
-    assert "owner/name@gone" in python(DIGEST, hub, tmp_path / "b", "owner/name@gone").stderr
+    old, new = (hashlib.sha256(commit["model.safetensors"]).hexdigest() for commit in hub.commits)
+    assert old != new
+    for name, digest in (("", new), ("@main", new), (f"@{1:040x}", old)):
+        assert python(DIGEST, f"owner/name{name}", cache="b").stdout.strip() == digest
+    assert "owner/name@gone" in python(DIGEST, "owner/name@gone", cache="b").stderr
     hub.commits.clear()  # the repository was deleted
-    assert "404" in python(DIGEST, hub, tmp_path / "b", "owner/name").stderr
-    assert python(DIGEST, None, tmp_path / "b", "owner/name").stdout.strip() == expected[1]
+    assert "404" in python(DIGEST, "owner/name", cache="b").stderr
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        swallow = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HUB_ETAG_TIMEOUT": "1"}
+        for place in (OFFLINE, swallow):
+            assert python(DIGEST, "owner/name", cache="b", **place).stdout.strip() == new
+            assert "EdgeseaError: owner/name: " in python(DIGEST, "owner/name", cache="c", **place).stderr
     for weights in (tmp_path / "b").rglob("snapshots/*/model.safetensors"):
         weights.unlink()
-    assert "EdgeseaError: owner/name: " in python(DIGEST, None, tmp_path / "b", "owner/name").stderr
+    assert "EdgeseaError: owner/name: " in python(DIGEST, "owner/name", cache="b", **OFFLINE).stderr

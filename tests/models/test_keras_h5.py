@@ -29,11 +29,10 @@ def assert_layers(found, expected):
 
 
 @pytest.mark.parametrize("full_model", [False, True])
-@pytest.mark.parametrize("zipped", [False, True])
-def test_layers_are_read_in_topological_order(tmp_path, full_model, zipped):
+def test_layers_are_read_in_topological_order(tmp_path, full_model):
     path = write_keras_h5(tmp_path / "model.h5", [FRONT_END, *LAYERS], full_model)
-    if zipped:
-        path.write_bytes(gzip.compress(path.read_bytes()))
+    assert_layers(read_keras_h5(path), [FRONT_END, *LAYERS])
+    path.write_bytes(gzip.compress(path.read_bytes()))
     assert_layers(read_keras_h5(path), [FRONT_END, *LAYERS])
 
 
@@ -63,27 +62,24 @@ def test_layers_of_a_nested_model_are_separate(tmp_path):
     assert_layers(read_keras_h5(path), LAYERS)
 
 
-def damaged(content: bytes) -> dict[str, bytes]:
-    zipped = gzip.compress(content)
-    middle = len(zipped) // 2
-    return {
-        "text": b"version https://git-lfs.github.com/spec/v1\n",
-        "empty": b"",
-        "truncated": content[: len(content) // 2],
-        "truncated gzip": zipped[:-100],
-        "damaged gzip": zipped[:middle] + bytes([zipped[middle] ^ 0xFF]) + zipped[middle + 1 :],
-        "gzip of text": gzip.compress(b"not HDF5"),
-        "other HDF5": content.replace(b"layer_names", b"other_names"),
-        "no group": content.replace(b"a_norm\0", b"b_norm\0"),
-    }
-
-
 def test_damaged_files_are_named(tmp_path):
     path = tmp_path / "weights.h5"
-    for problem, content in damaged(write_keras_h5(path, LAYERS).read_bytes()).items():
-        path.write_bytes(content)
+    content = write_keras_h5(path, LAYERS).read_bytes()
+    zipped = gzip.compress(content)
+    middle = len(zipped) // 2
+    for damaged in (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        b"",
+        content[: len(content) // 2],
+        zipped[:-100],
+        zipped[:middle] + bytes([zipped[middle] ^ 0xFF]) + zipped[middle + 1 :],
+        gzip.compress(b"not HDF5"),
+        content.replace(b"layer_names", b"other_names"),
+        content.replace(b"a_norm\0", b"b_norm\0"),
+    ):
+        path.write_bytes(damaged)
         with pytest.raises(EdgeseaError, match=r"weights\.h5: "):
-            pytest.fail(f"{problem}: {read_keras_h5(path)}")
+            read_keras_h5(path)
 
 
 def test_keras_to_torch_computes_what_keras_computes():

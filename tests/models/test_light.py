@@ -35,7 +35,8 @@ def run_light(code: str, *arguments: object) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
     save_student(Student(config), tmp_path / "student", {}, "card")
     windows = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 8000)).astype(np.float32)
@@ -48,24 +49,23 @@ def test_students_need_no_torch(folder):
     code = """
 import numpy as np
 import edgesea
-student = edgesea.load_student(sys.argv[1] + "/student")
-np.save(sys.argv[1] + "/embedding.npy", student.embed(np.load(sys.argv[1] + "/windows.npy")))
+student = edgesea.load_student("student")
+np.save("embedding.npy", student.embed(np.load("windows.npy")))
 assert not BLOCKED & set(sys.modules)
 """
-    done = run_light(code, folder)
+    done = run_light(code)
     assert done.returncode == 0, done.stderr
-    expected = edgesea.load_student(folder / "student", backend="torch").embed(np.load(folder / "windows.npy"))
-    np.testing.assert_allclose(np.load(folder / "embedding.npy"), expected, rtol=0, atol=1e-5)
+    expected = edgesea.load_student(folder / "student", backend="torch").embed(np.load("windows.npy"))
+    np.testing.assert_allclose(np.load("embedding.npy"), expected, rtol=0, atol=1e-5)
 
 
-def test_the_command_embeds_without_torch(shared_data, tmp_path):
+def test_the_command_embeds_without_torch(shared_data, folder):
     with np.load(shared_data / "edgel3" / "chirp_8k_reference.npz") as reference:
-        soundfile.write(tmp_path / "chirp.wav", reference["audio"], 8000, subtype="FLOAT")
-        model = shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz"
-        done = run_light(CLI, "embed", tmp_path / "chirp.wav", model)
+        soundfile.write("chirp.wav", reference["audio"], 8000, subtype="FLOAT")
+        done = run_light(CLI, "embed", "chirp.wav", shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["files"] == 1
-        with np.load(tmp_path / "chirp.npz") as result:
+        with np.load("chirp.npz") as result:
             np.testing.assert_allclose(result["embedding"], reference["embedding"], rtol=1e-4, atol=1e-3)
 
 
@@ -80,25 +80,17 @@ def test_the_command_embeds_without_torch(shared_data, tmp_path):
         "select table out --size 3",
     ],
 )
-def test_what_needs_torch_names_the_extra(folder, monkeypatch, words):
-    monkeypatch.chdir(folder)
+def test_what_needs_torch_names_the_extra(folder, words):
     done = run_light(CLI, *words.split())
     assert done.returncode == 1
     assert "edgesea[train]" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_torch_is_named_in_python_too(folder):
-    for call in ('load_teacher("spectral")', 'load_student(sys.argv[1], backend="torch")'):
-        done = run_light(f"import edgesea\nedgesea.{call}", folder / "student")
-        assert "EdgeseaError: torch is not installed" in done.stderr
-
-
 def test_help_lists_all_commands_without_torch():
     done = run_light(CLI, "--help")
     assert done.returncode == 0, done.stderr
-    for command in ("embed", "extract", "distill", "select", "tables", "import"):
-        assert f" {command} " in done.stdout
+    assert all(f" {command} " in done.stdout for command in ("embed", "extract", "distill", "select", "import"))
 
 
 def test_importing_edgesea_is_light():

@@ -46,14 +46,11 @@ def test_variants(variant):
     assert 512 * np.prod(pools) == model.embedding_size
 
 
-def test_unknown_variants_and_the_file_of_another_one_are_refused(weights, tmp_path):
-    for variant in ("env-mel512-512", "mel256-512", "env-mel256-1024", ""):
-        with pytest.raises(EdgeseaError, match=f"'openl3/{variant}'.* env-mel128-512, "):
-            load_openl3(variant, Path("unused.h5"))
-    for name in ("openl3_audio_mel128_env.h5", "openl3_audio_mel256_music-v0_4_0.h5"):
-        (tmp_path / name).symlink_to(weights)
-        with pytest.raises(EdgeseaError, match=f"{tmp_path / name}: "):
-            load_openl3("env-mel256-512", tmp_path / name)
+@pytest.mark.parametrize("name", ["openl3_audio_mel128_env.h5", "openl3_audio_mel256_music-v0_4_0.h5"])
+def test_the_file_of_another_variant_is_refused(weights, tmp_path, name):
+    (tmp_path / name).symlink_to(weights)
+    with pytest.raises(EdgeseaError, match=f"{tmp_path / name}: "):
+        load_openl3("env-mel256-512", tmp_path / name)
 
 
 def test_other_layers_are_refused(tmp_path):

@@ -140,29 +140,21 @@ def test_a_saved_student_gives_the_same_numbers_in_both_back_ends(tmp_path, conf
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_any_batch_gives_the_same_and_other_shapes_are_refused(saved, backend):
-    student = edgesea.load_student(saved, "cpu", backend)
+@pytest.mark.parametrize("head", ["linear", "relu_max"])
+def test_any_batch_gives_the_same_and_other_windows_none(tmp_path, backend, head):
+    save_student(make_student(replace(SMALL, head=head, embedding_size=6)), tmp_path, {}, "card")
+    student = edgesea.load_student(tmp_path, "cpu", backend)
     windows = noise(SMALL, 150)  # more than are computed at once
     embedding = student.embed(windows)
-    assert (embedding.shape, embedding.dtype) == ((150, 5), np.float32)
+    assert (embedding.shape, embedding.dtype) == ((150, 6), np.float32)
     for first, count in ((0, 1), (3, 7), (149, 1)):
         assert_same(student.embed(windows[first : first + count]), embedding[first : first + count])
-    assert student.embed(windows[:0]).shape == (0, 5)
+    assert student.embed(windows[:0]).shape == (0, 6)
+    windows[2, 4000] = np.nan
+    assert np.flatnonzero(np.isnan(student.embed(windows)).all(1)).tolist() == [2]
     for shape in ((8000,), (1, 7999), (2, 1, 8000)):
         with pytest.raises(EdgeseaError, match="windows"):
             student.embed(np.zeros(shape, np.float32))
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("head", ["linear", "relu_max"])
-def test_a_window_that_is_not_all_numbers_gives_none(tmp_path, backend, head):
-    save_student(make_student(replace(SMALL, head=head, embedding_size=6)), tmp_path, {}, "card")
-    student = edgesea.load_student(tmp_path, "cpu", backend)
-    windows = noise()
-    windows[2, 4000] = np.nan
-    embedding = student.embed(windows)
-    assert np.isnan(embedding[2]).all()
-    assert np.isfinite(embedding[[0, 1, 3, 4]]).all()
 
 
 @pytest.mark.parametrize("head", ["linear", "relu_max"])
@@ -172,37 +164,34 @@ def test_batches_are_computed_with_folded_normalisations_and_never_with_stale_on
     windows = noise(SMALL, 40)
     log_mel = student.numpy_log_mel(windows)
 
-    def check() -> None:
+    def check() -> np.ndarray:
         student.eval()
         with torch.no_grad():
             expected = student(torch.from_numpy(windows)).numpy()
-        assert_same(student.embed_log_mel(log_mel), expected)
-        assert_same(student.embed_log_mel(log_mel[:3]), expected[:3])
+        for count in (40, 3):
+            assert_same(student.embed_log_mel(log_mel[:count]), expected[:count])
+        return expected
 
-    check()
-    before = student.embed_log_mel(log_mel)
+    before = check()
     optimizer = torch.optim.SGD(student.parameters(), 0.01)
-    student.train()
-    student(torch.from_numpy(windows)).square().mean().backward()
+    student.train()(torch.from_numpy(windows)).square().mean().backward()
     optimizer.step()
     check()
     student.features[1].running_mean.data += 1.0  # counts as no change of the tensor
-    check()
-    assert np.abs(student.embed_log_mel(log_mel) - before).max() > 1e-3
-    assert [type(module).__name__ for module in student.features[:3]] == ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert np.abs(check() - before).max() > 1e-3
     assert not student.features[2].inplace
-    assert all(parameter.requires_grad for parameter in student.parameters())
 
 
 def test_the_back_end_is_chosen_by_the_device(saved):
     assert isinstance(edgesea.load_student(saved, "cpu"), OnnxStudent)
     assert isinstance(edgesea.load_student(saved, "cpu", backend="torch"), Student)
-    for options, words in (
-        ({"device": "cuda", "backend": "onnx"}, "cuda"),
-        ({"backend": "tensorflow"}, "'tensorflow'.* auto, torch, onnx"),
+    for path, options, words in (
+        (saved, {"device": "cuda", "backend": "onnx"}, "cuda"),
+        (saved, {"backend": "tensorflow"}, "'tensorflow'.* auto, torch, onnx"),
+        ("edgel3/sea-32", {}, "edgel3/sea-32.*sea-512, .*sea-64"),
     ):
         with pytest.raises(EdgeseaError, match=words):
-            edgesea.load_student(saved, **options)
+            edgesea.load_student(path, **options)
 
 
 @pytest.mark.parametrize(("setting", "threads"), [("3", 3), ("2,1", 2), ("", 0), ("many", 0)])
@@ -218,44 +207,35 @@ def test_threads_are_those_of_openmp_also_after_pickling(saved, monkeypatch, set
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("name", "changes", "words"),
     [
-        ({"head": "softmax"}, "'softmax'.*linear, relu_max"),
-        ({"head": "relu_max", "embedding_size": 10}, "64 .* 10"),
-        ({"embedding_size": 0}, "0"),
-        ({"filters": (32, 0)}, "32, 0"),
-        ({"hop_length": -1}, "hop_length.*-1"),
-        ({"fmax": float("nan")}, "fmax.*nan"),
-        ({"n_mels": 7}, "7.* 3 2x2"),
-        ({"window": 0.1}, "5.* 3 2x2"),
+        ("sea-32", {}, "sea-32.*sea-512, sea-256, sea-128, sea-64"),
+        ("sea-64", {"head": "softmax"}, "'softmax'.*linear, relu_max"),
+        ("sea-64", {"head": "relu_max", "embedding_size": 10}, "64 .* 10"),
+        ("sea-64", {"embedding_size": 0}, "0"),
+        ("sea-64", {"filters": (32, 0)}, "32, 0"),
+        ("sea-64", {"hop_length": -1}, "hop_length.*-1"),
+        ("sea-64", {"fmax": float("nan")}, "fmax.*nan"),
+        ("sea-64", {"n_mels": 7}, "7.* 3 2x2"),
+        ("sea-64", {"window": 0.1}, "5.* 3 2x2"),
     ],
 )
-def test_configurations_that_cannot_work_are_refused(changes, words):
+def test_configurations_that_cannot_work_are_refused(name, changes, words):
     with pytest.raises(EdgeseaError, match=words):
-        StudentConfig.named("sea-64", **changes)
-
-
-def test_unknown_students_get_the_known_ones():
-    for make, name in ((StudentConfig.named, "sea-32"), (edgesea.load_student, "edgel3/sea-32")):
-        with pytest.raises(EdgeseaError, match=f"{name}.*sea-512, .*sea-256, .*sea-128, .*sea-64"):
-            make(name)
+        StudentConfig.named(name, **changes)
 
 
 # --- on disk
 
 
-def test_a_saved_student_carries_its_provenance(saved):
+def test_a_saved_student_carries_its_provenance_and_has_the_same_bytes(saved):
     config = json.loads((saved / "config.json").read_text())
     assert config["provenance"] == {"teacher": {"id": "spectral"}}
     assert StudentConfig.from_dict(config["architecture"]) == SMALL
     assert (saved / "README.md").read_text() == "# A card"
     assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-
-
-def test_the_same_student_gives_the_same_bytes(saved):
-    """In every process: safetensors writes the keys of its metadata in a random order, so there must be one only."""
     with safe_open(saved / "model.safetensors", "numpy") as file:
-        assert list(file.metadata()) == ["architecture"]
+        assert list(file.metadata()) == ["architecture"]  # safetensors would write several keys in a random order
     save_student(make_student(), saved.with_name("again"), {}, "card")
     assert file_digest(saved / "model.safetensors") == file_digest(saved.with_name("again") / "model.safetensors")
 
@@ -288,13 +268,12 @@ def test_what_does_not_change_the_student_is_accepted(saved):
     assert_same(*(edgesea.load_student(saved, "cpu", backend).embed(noise()) for backend in BACKENDS))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("head.linear.bias", None), ("extra", np.zeros(2)), ("head.linear.bias", np.zeros(4))]
-)
-def test_arrays_that_do_not_fit_are_named(saved, name, value):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_arrays_that_do_not_fit_are_named(saved, backend):
     weights = saved / "model.safetensors"
-    save_file({k: v for k, v in {**load_file(weights), name: value}.items() if v is not None}, weights)
-    for backend in BACKENDS:
+    arrays = load_file(weights)
+    for name, value in (("head.linear.bias", None), ("extra", np.zeros(2)), ("head.linear.bias", np.zeros(4))):
+        save_file({k: v for k, v in {**arrays, name: value}.items() if v is not None}, weights)
         with pytest.raises(EdgeseaError, match=rf"model\.safetensors: .*: {name} has"):
             edgesea.load_student(saved, "cpu", backend)
 
@@ -305,17 +284,19 @@ def test_arrays_that_do_not_fit_are_named(saved, name, value):
 )
 def test_damaged_files_are_named(saved, content):
     weights, config = saved / "model.safetensors", saved / "config.json"
-    arrays, right = load_file(weights), config.read_text()
+    right = config.read_bytes()
+
+    def refused(path: Path) -> None:
+        with pytest.raises(EdgeseaError, match=f"{path}: "):
+            edgesea.load_student(saved)
+
     for text in (content, f'{{"model": "edgesea.student", "architecture": {content}}}'):
         config.write_text(text)
-        with pytest.raises(EdgeseaError, match=f"{config}: "):
-            edgesea.load_student(saved)
-    config.write_text(right)
-    save_file(arrays, weights, metadata={"architecture": content})
-    for _ in range(2):
-        with pytest.raises(EdgeseaError, match=f"{weights}: "):
-            edgesea.load_student(saved)
-        weights.write_bytes(weights.read_bytes()[:-100])
+        refused(config)
+    config.write_bytes(right)
+    save_file(load_file(weights), weights, metadata={"architecture": content})
+    refused(weights)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(weights)
     weights.unlink()
-    with pytest.raises(EdgeseaError, match=f"{weights}: "):
-        edgesea.load_student(saved)
+    refused(weights)

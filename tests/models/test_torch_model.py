@@ -56,9 +56,10 @@ def test_arrays_are_loaded_if_they_fit_exactly(tmp_path):
     arrays = read_state_dict(tmp_path / "a.pt")
     del arrays["1.num_batches_tracked"]  # it is not a weight, and older files do not have it
     load_arrays(module, arrays, "a.pt")
-    for name, shape in (("0.bias", None), ("other", 4), ("0.weight", (2, 4))):
-        changed = {key: value for key, value in arrays.items() if key != name}
+    missing = {key: value for key, value in arrays.items() if key != "0.bias"}
+    others = ({**arrays, name: torch.zeros(shape)} for name, shape in (("other", 4), ("0.weight", (2, 4))))
+    for changed, name in zip([missing, *others], ("0.bias", "other", "0.weight"), strict=True):
         with pytest.raises(EdgeseaError, match=rf"a\.pt: .*: {name} has"):
-            load_arrays(module, changed if shape is None else {**changed, name: torch.zeros(shape)}, "a.pt")
+            load_arrays(module, changed, "a.pt")
     for name, value in source.state_dict().items():
         torch.testing.assert_close(module.state_dict()[name], value, rtol=0, atol=0)
