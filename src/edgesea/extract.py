@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import checked_count, checked_hop, checked_rate
 from edgesea.errors import EdgeseaError
-from edgesea.table.manifest import cut_parts, manifest_digest, read_manifest
+from edgesea.table.manifest import check_options, cut_parts, manifest_digest, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +92,8 @@ def extract(
         If the source, the options or the teacher's weights are unusable, `out` holds another table, or too many clips
         had to be skipped.
     """
-    for name, count in (("part_clips", part_clips), ("batch_size", batch_size), ("workers", workers)):
-        checked_count(name, count)
-    checked_rate("sample_rate", sample_rate)
-    checked_hop("level_rate", level_rate, "readings per second")
+    counts = {"part_clips": part_clips, "batch_size": batch_size, "workers": workers}
+    check_options(sample_rate, level_rate, max_skipped, **counts)
     from edgesea.embed.engine import embed_sources
     from edgesea.models import load_teacher
     from edgesea.table.clips import clip_pieces
@@ -111,13 +108,9 @@ def extract(
     framing.at(model.sample_rate)
     parts = cut_parts(entries, part_clips)
     rate = level_rate if any(entry.level for entry in entries) else None  # of measured levels
+    made_by = {"id": model.id, "sha256": model.digest, "sample_rate": model.sample_rate}
     plan = {
-        "teacher": {
-            "id": model.id,
-            "sha256": model.digest,
-            "sample_rate": model.sample_rate,
-            "embedding_size": model.embedding_size,
-        },
+        "teacher": {**made_by, "embedding_size": model.embedding_size},
         "sample_rate": sample_rate,
         "framing": asdict(framing),
         "dtype": dtype,

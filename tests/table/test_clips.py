@@ -1,12 +1,10 @@
 """Clips cut at two rates: the windows are those of the framing at either, at the same times, in bounded memory."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 import soundfile
 from conftest import load_audio, write_noise
-from stored import as_pcm
+from stored import as_pcm, peak_memory
 
 from edgesea.audio.framing import Framing
 from edgesea.table.clips import clip_pieces
@@ -52,11 +50,7 @@ def test_memory_depends_neither_on_length_nor_on_hop(tmp_path, window, hop, most
     soundfile.write(tmp_path / "long.wav", np.tile(noise, 30), 8000)
     entry = ClipEntry("long.wav", tmp_path / "long.wav", None, None, "train", None)
     framing = Framing(window, hop)
-    tracemalloc.start()
-    try:
-        count = sum(len(piece.starts) for piece, _ in clip_pieces(entry, framing, 8000, 16000, None))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    pieces = clip_pieces(entry, framing, 8000, 16000, None)
+    count, peak = peak_memory(lambda: sum(len(piece.starts) for piece, _ in pieces))
     assert count == framing.at(8000).count(1800 * 8000)
     assert peak < most

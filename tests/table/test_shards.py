@@ -1,4 +1,3 @@
-import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -6,7 +5,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from stored import clips_of, skipped, windows_of
+from stored import clips_of, peak_memory, skipped, windows_of
 
 from edgesea.audio.level import a_weighted_level
 from edgesea.errors import EdgeseaError
@@ -122,12 +121,8 @@ def test_shards_are_read_in_bounded_memory(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:  # chunks that are not written take no room
         file.create_dataset("audio", (6000, 16000), np.int16, chunks=(64, 16000), fillvalue=1)
         file["l3_embedding"] = embedding_rows(6000)
-    tracemalloc.start()
-    try:
-        assert import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=16000)["windows"] == 6000
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    result, peak = peak_memory(lambda: import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=16000))
+    assert result["windows"] == 6000
     assert peak < 60e6
 
 

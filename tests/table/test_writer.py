@@ -86,16 +86,10 @@ def test_what_was_written_is_read(written_table):
         found = stack(list(table.iter_embeddings(split)), SIZE)
         assert len(found) == count
         np.testing.assert_array_equal(found, np.concatenate(chosen)[: len(found)])
-
-
-def test_rows_are_counted_through_the_part(written_table):
-    """`clip` is the row in the part's whole clips file, so that other tools can join the two."""
-    table, _ = written_table
-    for part in range(2):
-        clips = pq.read_table(part_path(table.path, "clips", part))["clip"].to_pylist()
-        windows = pq.read_table(part_path(table.path, "windows", part))["clip"].to_pylist()
+    for part in range(2):  # `clip` is the row in the part's whole clips file, so that other tools can join the two
+        clips, windows = (pq.read_table(part_path(table.path, kind, part))["clip"] for kind in ("clips", "windows"))
         chunks = [chunk for chunk in table.chunks() if chunk.part == part]
-        assert [clips[row] for row in windows] == [name for c in chunks for name in c.names[c.clip]]
+        assert clips.take(windows).to_pylist() == [name for c in chunks for name in c.names[c.clip]]
         assert [c.first_window for c in chunks] == np.cumsum([0, *[len(c.clip) for c in chunks]])[:-1].tolist()
         assert part_skipped(table.path, part) == [(f"bad{part}\n", "damaged, wholly")]
 

@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import file_state, walk
 from edgesea.audio.framing import FINEST, Framing
-from edgesea.audio.io import AudioFile, checked_count, checked_hop, checked_rate
+from edgesea.audio.io import AudioFile, checked_hop, checked_rate
 from edgesea.embed.engine import embed_sources
 from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Job, Piece, clip_pieces
-from edgesea.table.manifest import ClipEntry, clip_name, cut_parts, file_size, manifest_digest, read_manifest
+from edgesea.table.manifest import (
+    ClipEntry,
+    check_options,
+    clip_name,
+    cut_parts,
+    file_size,
+    manifest_digest,
+    read_manifest,
+)
 
 log = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
@@ -118,23 +126,20 @@ def import_table(
     EdgeseaError
         If the source or the options are unusable, `out` holds another table, or too much had to be skipped.
     """
-    for name, count in (("part_clips", part_clips), ("workers", workers)):
-        checked_count(name, count)
-    checked_rate("sample_rate", sample_rate)
-    for name, value in (("window", window), ("hop", hop), ("level_rate", level_rate)):
+    check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, workers=workers)
+    for name, value in (("window", window), ("hop", hop)):
         checked_hop(name, 1.0 if value is None else value)
     from edgesea.table.shards import SLICE_ROWS, Layout, shards_job
     from edgesea.table.writer import write_table
 
-    place, endings = Path(source), _endings(suffix)
+    place = Path(source)
+    endings = tuple(result_ending(suffix, ending) for ending in (".npz", ".npy", ".npy.gz"))  # the preferred one first
     shards, found = _find(place, SHARDS), _find(place, endings)
     if shards and found:
         kinds = f"HDF5 shards ({shards[0]}) and embeddings beside audio ({found[0]})"
         raise EdgeseaError(f"{place}: holds both {kinds}; move one kind to a folder of its own and import each")
-    useless = (
-        {"hop": hop, "center": center, "suffix": suffix or None, "root": root} if shards else {"audio_rate": audio_rate}
-    )
-    for name, given in useless.items():
+    of_pairs = {"hop": hop, "center": center, "suffix": suffix or None, "root": root}
+    for name, given in (of_pairs if shards else {"audio_rate": audio_rate}).items():
         if given is not None:
             raise EdgeseaError(f"{name}={given} is of no use for {'HDF5 shards' if shards else 'audio files'}; omit it")
     if shards:
@@ -149,8 +154,21 @@ def import_table(
             raise EdgeseaError(f"{place}: neither {kinds}; to embed audio: edgesea extract")
         clips, pairs = _find_pairs(read_manifest(place, root and Path(root), columns, validate), endings, found, place)
         reference = _find_reference(pairs, window or 1.0, hop, center)
-        described = {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center}
-        job = _pairs_job(clips, pairs, reference, described, sample_rate, level_rate, part_clips)
+        reference.framing.at(sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
+        measured = any(entry.level for entry in clips)
+        digest = hashlib.sha256(manifest_digest(clips).encode())
+        for path in (pairs[entry.clip] for entry in clips):
+            fields = (path,) if isinstance(path, str) else (path.name, file_size(path))
+            digest.update(repr(fields).encode("utf-8", "surrogateescape"))
+        of_input = {
+            "framing": asdict(reference.framing),
+            "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
+            "input": {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center},
+            "manifest_sha256": digest.hexdigest(),
+        }
+        rate = level_rate if measured else None
+        read = partial(_read_pair, pairs=pairs, reference=reference, sample_rate=sample_rate, level_rate=rate)
+        job = Job(reference.size, of_input, cut_parts(clips, part_clips), read, len(clips))
     plan = {
         "teacher": {"id": teacher, "sha256": None, "sample_rate": None, "embedding_size": job.size},
         "sample_rate": sample_rate,
@@ -165,11 +183,6 @@ def import_table(
     if result["clipped"]:
         log.warning("%d samples beyond full scale were clipped", result["clipped"])
     return result
-
-
-def _endings(suffix: str) -> tuple[str, ...]:
-    """Endings of the files with embeddings, in the order in which they are preferred."""
-    return tuple(result_ending(suffix, ending) for ending in (".npz", ".npy", ".npy.gz"))
 
 
 def _find(source: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -217,33 +230,6 @@ class Reference:
     first: float  # timestamp of the first window in seconds
     stamped: bool  # every file must have timestamps, because the hop was not given
     guessed: bool  # neither an option nor timestamps say that clips are centred
-
-
-def _pairs_job(
-    clips: Sequence[ClipEntry],
-    pairs: Pairs,
-    reference: Reference,
-    described: dict[str, Any],
-    sample_rate: int,
-    level_rate: float,
-    part_clips: int,
-) -> Job:
-    reference.framing.at(sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
-    measured = any(entry.level for entry in clips)
-    digest = hashlib.sha256(manifest_digest(clips).encode())
-    for entry in clips:
-        path = pairs[entry.clip]
-        fields = (path,) if isinstance(path, str) else (path.name, file_size(path))
-        digest.update(repr(fields).encode("utf-8", "surrogateescape"))
-    plan = {
-        "framing": asdict(reference.framing),
-        "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
-        "input": described,
-        "manifest_sha256": digest.hexdigest(),
-    }
-    rate = level_rate if measured else None
-    read = partial(_read_pair, pairs=pairs, reference=reference, sample_rate=sample_rate, level_rate=rate)
-    return Job(reference.size, plan, cut_parts(clips, part_clips), read, len(clips))
 
 
 def load_embeddings(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:

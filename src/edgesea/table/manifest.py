@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesea.artifact import file_state, walk
-from edgesea.audio.io import audio_suffixes, is_audio
+from edgesea.audio.io import audio_suffixes, checked_count, checked_hop, checked_rate, is_audio
 from edgesea.errors import EdgeseaError
 
 SPLITS = ("train", "validate", "test")
@@ -30,6 +30,16 @@ class ClipEntry:
     split: str
     level: tuple[float, ...] | None  # measured, in dB SPL, evenly spaced from the start of the clip
     label: str | None = None  # colours the map of windows in a report; nothing is learned from it
+
+
+def check_options(sample_rate: int, level_rate: float, max_skipped: float, **counts: int) -> None:
+    """EdgeseaError for a number that neither `extract` nor `import_table` can use."""
+    for name, count in counts.items():
+        checked_count(name, count)
+    checked_rate("sample_rate", sample_rate)
+    checked_hop("level_rate", level_rate, "readings per second")
+    if not 0 <= max_skipped <= 1:
+        raise EdgeseaError(f"max_skipped must be a share from 0 to 1, not {max_skipped}")
 
 
 def split_rule(validate: float | str) -> tuple[float, str, str]:

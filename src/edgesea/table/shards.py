@@ -21,7 +21,7 @@ from edgesea.audio.io import Resampler
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import PCM_SCALE, Job, Piece, to_pcm
-from edgesea.table.manifest import COLUMNS, ClipEntry, clip_name, file_size, make_entry, split_rule
+from edgesea.table.manifest import COLUMNS, clip_name, file_size, make_entry, split_rule
 from edgesea.table.writer import check_skipped
 
 Float32 = NDArray[np.float32]
@@ -155,8 +155,8 @@ def _read_slice(rows: Shard, layout: Layout) -> Iterator[tuple[Piece | tuple[str
         return
     for index, name in enumerate(names):
         try:
-            entry = _entry(name, rows.path, {column: _plain(data[index]) for column, data in columns.items()}, layout)
-            yield _read_row(entry, audio[index], embeddings[index], layout)
+            values = {column: _plain(data[index]) for column, data in columns.items()}
+            yield _read_row(name, rows.path, values, audio[index], embeddings[index], layout)
         except EdgeseaError as error:
             yield (name, str(error)), nothing
 
@@ -171,7 +171,9 @@ def _plain(value: Any) -> Any:
     return plain
 
 
-def _entry(clip: str, path: Path, values: dict[str, Any], layout: Layout) -> ClipEntry:
+def _read_row(
+    clip: str, path: Path, values: dict[str, Any], audio: NDArray[Any], embedding: NDArray[Any], layout: Layout
+) -> tuple[Piece, Float32]:
     if isinstance(time := values.get("time"), int | float):
         try:
             values["time"] = datetime.fromtimestamp(time, UTC)
@@ -180,10 +182,6 @@ def _entry(clip: str, path: Path, values: dict[str, Any], layout: Layout) -> Cli
     entry = make_entry(clip, path, values, layout.validate, folder=clip.split("/")[0] if "/" in clip else "")
     if "level" in values and not entry.level:
         raise EdgeseaError(f"level {values['level']} is not a number")
-    return entry
-
-
-def _read_row(entry: ClipEntry, audio: NDArray[Any], embedding: NDArray[Any], layout: Layout) -> tuple[Piece, Float32]:
     # int16 is taken on the scale of the table, so that it is stored as it is where the rates are equal.
     samples = np.asarray(audio, np.float32) / np.float32(PCM_SCALE if audio.dtype.kind == "i" else 1.0)
     with np.errstate(over="ignore"):
