@@ -1,4 +1,4 @@
-"""The page of a run: a tiny real one of a dozen noisy clips, and hand-written scores."""
+"""The pages of a run (a tiny real one, and hand-written scores), of a reduction and of a model selection."""
 
 import re
 import shutil
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import make_esc50
@@ -15,10 +16,11 @@ from conftest import make_esc50
 from edgesea.artifact import read_json, write_json
 from edgesea.config import plain
 from edgesea.pipeline import read_config, run_stages
-from edgesea.reduction import load_reduction
+from edgesea.reduction import load_reduction, reduce
 from edgesea.report import data, report
-from edgesea.report.data import Counts, confusion, most_confused, sample_windows, summarise
-from edgesea.report.pages import duration, integer, percent
+from edgesea.report.data import Counts, confusion, label, most_confused, sample_windows, summarise
+from edgesea.report.pages import MISSING, duration, integer, percent
+from edgesea.sampling import sample
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 from edgesea.tasks.options import ProbeOptions, TaggingOptions
@@ -29,16 +31,23 @@ NO_NETWORK = re.compile(r"<script|<link|<img|@import|url\((?!#)|\bon\w+=|https?:
 
 def rows(html: str) -> list[list[str]]:
     """Cells of all tables, with a bar for each tag."""
-    found = re.findall("<tr>(.*?)</tr>", html, re.DOTALL)
-    return [
-        [re.sub("(<[^>]*>)+", "|", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL)]
-        for row in found
-    ]
+    found = (re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in re.findall("(?s)<tr>(.*?)</tr>", html))
+    return [[re.sub("(<[^>]*>)+", "|", cell) for cell in row] for row in found]
 
 
 def texts(html: str) -> list[str]:
     """What is written in the figures."""
     return re.findall(r"<text[^>]*>([^<]*)</text>", html)
+
+
+def words(html: str) -> str:
+    """Text of a page with single, plain spaces."""
+    return re.sub(r"\s+([.,;])", r"\1", " ".join(re.sub("<[^>]*>", " ", html).split()))
+
+
+def page(folder: Path, table: Path | None = None) -> str:
+    assert report(folder, table=table) == {"report": str(folder / "report.html")}
+    return (folder / "report.html").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +84,11 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def change(path: Path, change: Callable[[Any], Any]) -> None:
-    content = read_json(path)
-    change(content)
+    change(content := read_json(path))
     write_json(path, content)
 
 
-def page(folder: Path) -> str:
-    assert report(folder) == {"report": str(folder / "report.html")}
-    return (folder / "report.html").read_text("utf-8")
-
-
-def test_the_pipeline_writes_a_page_that_works_offline(finished: Path) -> None:
+def test_the_page_works_offline_and_a_second_call_writes_the_same_bytes(finished: Path) -> None:
     html = (finished / "report.html").read_text("utf-8")
     assert re.findall("<h2>(.*?)</h2>", html) == ["Result", "Data", "Reduction", "Training", "Task", "Provenance"]
     assert html.count("<svg") == 8
@@ -94,17 +97,17 @@ def test_the_pipeline_writes_a_page_that_works_offline(finished: Path) -> None:
     assert ["audio/&lt;b&gt;x&lt;/b&gt;.wav", "cannot be decoded: no such file"] in rows(html)
     assert {"hum &amp; &lt;i&gt;$buzz$&lt;/i&gt;", "&lt;s1&gt;"} <= set(texts(html))
     assert not re.search("<b>|<i>|<s1>", html)
+    assert page(finished) == html
 
 
 def test_scores_are_those_of_the_results(finished: Path) -> None:
     html = (finished / "report.html").read_text("utf-8")
     results = read_json(finished / "results.json")
-    teacher, reduced, student = (results["evaluate"][system] for system in ("teacher", "reduced", "student"))
-    for system, scores in (("teacher", teacher), ("reduced", reduced), ("student", student)):
+    for system, scores in results["evaluate"].items():
         low, high = (100 * end for end in scores["confidence"]["accuracy"])
         cell = f"{percent(scores['accuracy'], 1)}|{low:.1f}\u2013{high:.1f}|"
         if system != "teacher":
-            cell += f"{percent(scores['accuracy'] / teacher['accuracy'])} of teacher|"
+            cell += f"{percent(scores['accuracy'] / results['evaluate']['teacher']['accuracy'])} of teacher|"
         assert [f"|{system}|", integer(scores["embedding_size"]), cell] in rows(html)
     assert f"<dd>{integer(results['distill']['parameters'])}</dd>" in html
     assert f"<dd>{results['distill']['r2']:.3f}</dd>".replace("-", "\u2212") in html
@@ -115,18 +118,12 @@ def test_scores_are_those_of_the_results(finished: Path) -> None:
     assert {"hiss", "0", "20", "windows in the subset", "2024-05-01", "by label", "by level"} <= set(texts(html))
 
 
-def test_a_second_call_writes_the_same_bytes(run: Path) -> None:
-    first = (run / "report.html").read_bytes()
-    (run / "report.html").unlink()
-    assert page(run).encode() == first
-
-
 @pytest.mark.parametrize(("artifacts", "plots"), [(["table"], 5), (["subset.parquet", "reduction", "student"], 6)])
 def test_deleted_artifacts_are_left_out(run: Path, artifacts: list[str], plots: int) -> None:
     for path in (run / artifact for artifact in artifacts):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     html = page(run)
-    assert (len(re.findall("<h2>", html)), html.count("<svg")) == (6, plots)
+    assert (html.count("<h2>"), html.count("<svg")) == (6, plots)
 
 
 def test_missing_values_and_results_of_an_older_edgesea_are_shown(run: Path) -> None:
@@ -138,25 +135,24 @@ def test_missing_values_and_results_of_an_older_edgesea_are_shown(run: Path) -> 
         results["distill"]["r2_per_dimension"] = [None, -7.0, 0.5, 0.9]
         results["reduce"]["explained_variance_validate"] = None
 
-    def with_curve(info: dict[str, Any]) -> None:
-        info["kept"] |= {"distance_correlation": 0.9, "distance_correlation_chance": 0.1, "explained_variance": 0.25}
-        info["kept"]["knn_overlap_curve"] = [{"neighbors": 5, "overlap": 0.5, "chance": 0.25}]
-
     change(run / "results.json", older)
-    change(run / "reduction/reduction.json", with_curve)
+    more = {"explained_variance": 0.25, "knn_overlap_curve": [{"neighbors": 5, "overlap": 0.5, "chance": 0.25}]}
+    change(run / "reduction/reduction.json", lambda info: info["kept"].update(more))
     (run / "stages.json").unlink()  # else the results were those of another run
     html = page(run)
     assert "exceeds 0.5 in\n1 of 4" in html
     assert ["variance recovered by a linear map", "0.250", ""] in rows(html)
     assert ["5 nearest neighbours preserved", "50.0\u00a0%", "25.0\u00a0%"] in rows(html)
-    assert ["|student|", "4", "\u2013"] in rows(html)
+    assert ["|student|", "4", MISSING] in rows(html)
     assert ">nan" not in html
 
 
-def test_bad_input(run: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
+def test_bad_input(run: Path, small_table: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
     refuses("report", tmp_path / "nowhere", words=[tmp_path / "nowhere", "results.json"])
     refuses("report", run / "student", words=[run / "student"])
     refuses("report", run / "reduction", f"--table={tmp_path}", words=[tmp_path])
+    change(run / "reduction/reduction.json", lambda info: info.update(input_size=100))
+    refuses("report", run / "reduction", f"--table={small_table}", words=[run / "reduction", 100, small_table, 512])
     (run / "student/metrics.csv").write_text("epoch,lr\n1,x\n", "utf-8")
     refuses("report", run, words=[run / "student/metrics.csv", "x"])
     change(run / "stages.json", lambda stamps: stamps["stages"]["extract"]["result"].update(windows=1))
@@ -169,9 +165,10 @@ def test_bad_input(run: Path, tmp_path: Path, refuses: Callable[..., None]) -> N
         refuses("report", run, words=[run / "results.json"])
     (run / "results.json").unlink()
     refuses("report", run, words=[run, "results.json"])
-
-
-# ----------------------------------------------------------------- counts and samples
+    selection = tmp_path / "select.json"
+    for damaged in ([], {**SELECTION, "winner": 9}, {**SELECTION, "trials": [trial("pca", "spl", 8, "high")]}):
+        write_json(selection, damaged)
+        refuses("report", tmp_path, words=[selection])
 
 
 def test_windows_and_subset_are_counted(finished: Path) -> None:
@@ -187,20 +184,16 @@ def test_windows_and_subset_are_counted(finished: Path) -> None:
     assert (period, grid.to_numpy().sum(), list(grid.index)) == ("day", 20, ["2", ODD_SENSOR])
 
 
-def test_days_become_weeks_months_or_years() -> None:
-    import pandas as pd
-
-    def period(days: Any) -> tuple[str, list[str]]:
-        keys = [("train", sensor, day) for day in days for sensor in ("s", "")]
-        index = pd.MultiIndex.from_tuples(keys, names=["split", "sensor", "day"])
-        grid, name = Counts(pd.DataFrame({"windows": 1}, index), {}, []).by_period("windows")
-        assert grid.to_numpy().sum() == len(keys)
-        return name, list(grid.columns)
-
-    assert period([f"20{year}-{month:02d}-01" for year in (10, 11) for month in range(1, 13)])[0] == "day"
-    name, columns = period([str(day) for day in pd.date_range("2024-01-01", periods=100).date] + [""])
-    assert (name, columns[:2], len(columns)) == ("week", ["", "2024-W01"], 16)
-    assert period([f"{year}-{month:02d}-01" for year in range(2000, 2020) for month in range(1, 13)])[0] == "year"
+@pytest.mark.parametrize(
+    ("freq", "periods", "expected", "columns"), [("MS", 24, "day", 24), ("D", 100, "week", 16), ("MS", 240, "year", 21)]
+)
+def test_days_become_weeks_months_or_years(freq: str, periods: int, expected: str, columns: int) -> None:
+    days = [str(day) for day in pd.date_range("2024-01-01", periods=periods, freq=freq).date]
+    days += [""] * (expected != "day")
+    keys = [("train", sensor, day) for day in days for sensor in ("s", "")]
+    index = pd.MultiIndex.from_tuples(keys, names=["split", "sensor", "day"])
+    grid, period = Counts(pd.DataFrame({"windows": 1}, index), {}, []).by_period("windows")
+    assert (grid.to_numpy().sum(), period, len(grid.columns)) == (len(keys), expected, columns)
 
 
 def test_the_map_shows_a_bounded_sample_of_the_tables_windows(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,86 +202,57 @@ def test_the_map_shows_a_bounded_sample_of_the_tables_windows(finished: Path, mo
     known = {}
     for chunk in table.chunks():
         points, clips = phi.transform(table.embeddings(chunk.part, chunk.group)), chunk.clip
-        rows = (chunk.level, chunk.splits[clips], chunk.sensors[clips], chunk.labels[clips])
-        known |= dict(zip(points[:, 0].tolist(), zip(*rows, strict=True), strict=True))
+        columns = (chunk.level, chunk.splits[clips], chunk.sensors[clips], chunk.labels[clips])
+        known |= dict(zip(points[:, 0].tolist(), zip(*columns, strict=True), strict=True))
     for limit, expected in ((2000, 36), (7, 7)):
         monkeypatch.setattr(data, "SAMPLE", limit)
-        sample = sample_windows(table, counts, phi)
-        assert sample is not None
-        assert len(sample) == sample.x.nunique() == expected
-        for row in sample.itertuples():
+        found = sample_windows(table, counts, phi)
+        assert found is not None
+        assert len(found) == found.x.nunique() == expected
+        for row in found.itertuples():
             nearest = min(known, key=lambda x, row=row: abs(x - row.x))  # type: ignore[misc]
             assert known[nearest] == (row.level, row.split, row.sensor, row.label)
 
-
-# ----------------------------------------------------------------- hand-written scores
 
 COUNTS = np.array([[18, 2, 0], [5, 10, 5], [0, 1, 9]])
 CLASSES = ["<b>dog</b>", "$cat$", "a hen with a name that is far too long for any axis"]
 
 
-def single_label(counts: Any = COUNTS, classes: Any = CLASSES, **more: Any) -> dict[str, Any]:
-    counts = np.asarray(counts)
-    recalls = np.diag(counts) / np.maximum(counts.sum(1), 1)
-    return {
-        "task": "esc50",
-        "probe": asdict(ProbeOptions()),
-        "accuracy": float(np.trace(counts) / counts.sum()),
-        "class_accuracy": float(recalls.mean()),
-        "accuracy_by_fold": {"1": 0.5, "2": 0.75},
-        "accuracy_by_class": dict(zip(classes, recalls.tolist(), strict=True)),
-        "confusion": {
-            "classes": list(classes),
-            "columns": [*classes, "(none)"][: counts.shape[1]],
-            "counts": counts.tolist(),
-        },
-        "clips": int(counts.sum()),
-        "embedding_size": 8,
-        **more,
-    }
-
-
-def test_the_protocol_is_described(tmp_path: Path) -> None:
-    options = {"members": 5, "context": True, "eval_split": "validate", "monitor": "validate"}
-    html = shown(tmp_path, student=tags(**options, split_path=Path("to/mine.csv")))
-    for part in ("(from mine.csv)", "AutoPool", "the mean of 5 networks", "where and when a clip", "are optimistic"):
-        assert part in html
-    probe, chosen = asdict(ProbeOptions("svm", "statistics")), {"1": {"C": 0.001, "<i>": None}}
-    html = shown(tmp_path, student=single_label(probe=probe, chosen=chosen, failed={"<u>.wav": "<script>"}))
-    for part in (
-        "a support vector machine",
-        "median of",
-        "C 0.001, &lt;i&gt; None",
-        "&lt;u&gt;.wav",
-        "1 clips of the task",
-    ):
-        assert part in html
-    assert "optimistic" not in html
-    assert not re.search("<i>|<u>|<script", html)
+def single_label(found: Any = COUNTS, **more: Any) -> dict[str, Any]:
+    counts = np.asarray(found)
+    recalls = np.diag(counts) / counts.sum(1)
+    matrix = {"classes": CLASSES, "columns": [*CLASSES, "(none)"][: counts.shape[1]], "counts": counts.tolist()}
+    scores = {"accuracy": np.trace(counts) / counts.sum(), "class_accuracy": recalls.mean(), "confusion": matrix}
+    scores |= {"accuracy_by_fold": {"1": 0.5, "2": 0.75}, "accuracy_by_class": dict(zip(CLASSES, recalls, strict=True))}
+    sizes = {"clips": int(counts.sum()), "embedding_size": 8}
+    return {"task": "esc50", "probe": asdict(ProbeOptions()), **scores, **sizes, **more}
 
 
 def tags(**options: Any) -> dict[str, Any]:
     own = TaggingOptions(**options)
     scores = {"micro_auprc": 0.8, "macro_auprc": None, "micro_f1": 0.7, "lwlrap": 0.9}
-    found = {
-        "task": "sonyc_ust",
-        "tagging": plain(own),
-        "label_mode": own.label_mode,
-        **scores,
-        "confidence": {"micro_auprc": [0.7654, 0.8345], "macro_auprc": None, "lwlrap": [float("nan"), float("nan")]},
-        "class_auprc": {"engine": 0.5, "dog": None},
-        "train_clips": 13538,
-        "clips": 538,
-        "embedding_size": 8,
-    }
+    found = {"task": "sonyc_ust", "tagging": plain(own), "label_mode": own.label_mode, **scores}
+    found["confidence"] = {"micro_auprc": [0.7654, 0.8345], "macro_auprc": None, "lwlrap": [float("nan")] * 2}
+    found |= {"class_auprc": {"engine": 0.5, "dog": None}, "train_clips": 13538, "clips": 538, "embedding_size": 8}
     return {**found, "coarse": {**scores, "micro_auprc": 0.888}} if own.label_mode == "fine" else found
 
 
 def shown(folder: Path, **systems: dict[str, Any]) -> str:
     """The page of a run that has nothing but results.json."""
-    results = {"config": {}, "extract": {}, "distill": {}, "evaluate": systems}
-    write_json(folder / "results.json", results)
+    write_json(folder / "results.json", {"config": {}, "extract": {}, "distill": {}, "evaluate": systems})
     return page(folder)
+
+
+def test_the_protocol_is_described(tmp_path: Path) -> None:
+    options = {"members": 5, "context": True, "eval_split": "validate", "monitor": "validate"}
+    html = shown(tmp_path, student=tags(**options, split_path=Path("to/mine.csv")))
+    parts = ["(from mine.csv)", "AutoPool", "the mean of 5 networks", "where and when a clip", "are optimistic"]
+    assert [part for part in parts if part not in html] == []
+    probe, chosen = asdict(ProbeOptions("svm", "statistics")), {"1": {"C": 0.001, "<i>": None}}
+    html = shown(tmp_path, student=single_label(probe=probe, chosen=chosen, failed={"<u>.wav": "<script>"}))
+    parts = ["a support vector machine", "median of", "C 0.001, &lt;i&gt; None", "&lt;u&gt;.wav", "1 clips of the task"]
+    assert [part for part in parts if part not in html] == []
+    assert not re.search("<i>|<u>|<script|optimistic", html)
 
 
 def test_matrices_and_confusions_are_shown(tmp_path: Path) -> None:
@@ -300,8 +264,7 @@ def test_matrices_and_confusions_are_shown(tmp_path: Path) -> None:
     assert ["$cat$", "&lt;b&gt;dog&lt;/b&gt;", "2", "10.0\u00a0%", "5"] in rows(html)
     assert ["student", "62.5", "17.7", "50.0", "75.0"] in rows(html)
     assert not any(CLASSES[2] in text for text in texts(html))  # shortened
-    wide = single_label(np.hstack([COUNTS, [[1], [0], [0]]]))
-    assert "(none)" in texts(shown(tmp_path, student=wide))
+    assert "(none)" in texts(shown(tmp_path, student=single_label(np.hstack([COUNTS, [[1], [0], [0]]]))))
 
 
 def test_the_most_frequent_confusions_come_first() -> None:
@@ -315,12 +278,12 @@ def test_the_most_frequent_confusions_come_first() -> None:
 def test_tags_show_what_is_known_of_them(tmp_path: Path) -> None:
     html = shown(tmp_path, teacher=tags(), student=tags())
     micro = "0.800|0.765\u20130.835|100\u00a0% of teacher|"
-    expected = [micro, "\u2013", "0.700|100\u00a0% of teacher|", "0.900|100\u00a0% of teacher|"]
+    expected = [micro, MISSING, "0.700|100\u00a0% of teacher|", "0.900|100\u00a0% of teacher|"]
     assert ["|student|", "8", *expected] in rows(html)
     assert {"engine", "dog", "AUPRC"} <= set(texts(html))
     assert "micro AUPRC on sonyc_ust (coarse tags) (0.800 of 0.800)" in html
     fine = shown(tmp_path, student=tags(label_mode="fine"))
-    assert ["|student|", "0.888", "\u2013", "0.700", "0.900"] in rows(fine)
+    assert ["|student|", "0.888", MISSING, "0.700", "0.900"] in rows(fine)
     assert "AUPRC of the fine tags of each class" in fine
 
 
@@ -330,3 +293,108 @@ def test_hardly_any_scores_are_enough(tmp_path: Path) -> None:
     assert "<svg" not in html
     assert "Task esc50: 4 clips evaluated." in html
     assert "no section evaluate" in shown(tmp_path)
+
+
+def test_a_reduction_has_a_page(small_table: Path, tmp_path: Path) -> None:
+    sample(small_table, tmp_path / "s.parquet", size=30, seed=7)
+    reduce(small_table, tmp_path / "phi", subset=tmp_path / "s.parquet", size=4)
+    html = page(tmp_path / "phi", small_table)
+    assert html.count("<svg") == 1
+    assert not NO_NETWORK.search(html)
+    chosen = "The 30 windows of the subset were chosen by the method random"
+    assert f"reduced from 512 to 4 dimensions. {chosen}" in words(html)
+    assert {"by sensor", "by level", "s0", "s1", "s2"} <= set(texts(html))
+    variance = read_json(tmp_path / "phi/reduction.json")["kept"]["explained_variance"]
+    assert ["variance recovered by a linear map", f"{variance:.3f}", ""] in rows(html)
+    without = page(tmp_path / "phi")
+    assert (without.count("<svg"), "--table TABLE" in without) == (0, True)
+
+
+def test_what_is_known_of_a_reduction_is_shown(tmp_path: Path) -> None:
+    kept = {"compared_windows": 1000, "split": "validate", "neighbors": 10}
+    overlap = {"knn_overlap": 0.6, "knn_overlap_chance": 0.01}
+    subset = {"method": "dpp", "candidates": 12345, "split": "train", "frame": "week", "seed": 3, "frames": 1040}
+    info = {"method": "kernel_pca", "input_size": 512, "output_size": 2, "windows": 60, "feature_variance": 0.7}
+    info |= {"explained_variance_ratio": [0.4, 0.3], "provenance": {"subset": {**subset, "mean_core": 0.934}}}
+    write_json(tmp_path / "reduction.json", {**info, "kept": kept | overlap})
+    text = words(page(tmp_path))
+    for part in (
+        "10 nearest neighbours preserved 60.0 % 1.0 %",
+        "1 000 windows of the split validate.",
+        "kernel&#39;s variance preserved 70.0 %",
+        "the windows fitted on: 50 %: 2.",
+        "by the method dpp from 12 345 windows (split train, equal shares of 1 040 strata: sensor and week",
+        "The k-DPPs chose 93 % of them; the rest were drawn uniformly.",
+    ):
+        assert part in text
+    write_json(tmp_path / "reduction.json", {**info, "kept": kept | {"knn_overlap": None}})
+    assert "too few to compare" in page(tmp_path)
+
+
+def trial(reduction: str, sampling: str | None, size: int, score: Any, **more: Any) -> dict[str, Any]:
+    chosen = None if sampling is None else {"method": sampling, "size": 1000, "seed": 0}
+    stages = {"sample": chosen, "reduce": {"method": reduction, "size": size, "whiten": False}, "kept": None}
+    scores = {"dimensions": size, "score": score, "score_std": 0.01, "standard_error": 0.02, "seconds": 1.5}
+    return {**stages, **scores, "classifier": {"layers": 1, "units": 128}, **more}
+
+
+TRIALS = [
+    trial("pca", "random", 8, 0.701),
+    trial("pca", "dpp", 8, 0.752),
+    trial("pca", "dpp", 64, 0.853, kept={"trustworthiness": 0.987, "knn_overlap": 0.61, "distance_correlation": 0.95}),
+    trial("pca", "random", 64, 0.844, score_std=None),
+    trial("identity", None, 512, 0.9),
+]
+TEACHER = {"score": 0.88, "dimensions": 512}
+SELECTION = {"task": "esc50", "metric": "accuracy", "trials": TRIALS, "reference": TEACHER, "winner": 2}
+
+
+def selected(folder: Path, **changes: Any) -> str:
+    write_json(folder / "select.json", {**SELECTION, **changes})
+    return page(folder)
+
+
+def test_trials_are_listed_by_score_and_the_winner_is_named_with_its_uncertainty(tmp_path: Path) -> None:
+    html = selected(tmp_path)
+    head, *body = rows(html)
+    names = {"random", "dpp", "all windows", "pca", "identity", "teacher, 512 dimensions", "chosen", "accuracy (%)"}
+    assert names | {"8", "64", "512", "dimensions"} <= set(texts(html))
+    assert head[:5] == ["", "sampling", "reduction", "dimensions", "accuracy"]
+    assert [row[4] for row in body] == [f"{score}\u00a0%" for score in (90.0, 85.3, 84.4, 75.2, 70.1)]
+    assert body[0][:4] == ["", "all windows", "identity", "512"]
+    assert body[1][:7] == ["★", "dpp", "pca", "64", "85.3\u00a0%", "2.0", "1.0"]
+    assert body[1][7:] == ["97\u00a0%", "0.987", "61\u00a0%", "1.5 s"]
+    assert body[2][6] == MISSING
+    winner = "Chosen among 5 trials on esc50: pca, 64 dimensions, dpp with accuracy 85.3 % ± 2.0; the unreduced teacher"
+    ties = "with 512 dimensions has 88.0 %. 2 other trials are within its standard error; the smallest has 64"
+    assert f"{winner} {ties}" in words(html)
+    assert "No other trial is within its standard error." in words(selected(tmp_path, trials=TRIALS[:3]))
+
+
+def test_options_that_differ_are_shown_and_others_are_not(tmp_path: Path) -> None:
+    trials = [trial("pca", "spl", 8, 0.5), trial("pca", "spl", 8, 0.6), trial("umap", "spl", 8, 0.7)]
+    trials[0]["classifier"]["units"], trials[1]["sample"]["size"] = 64, 500
+    trials[1]["reduce"]["whiten"], trials[2]["reduce"]["neighbors"] = True, 15
+    head, *body = rows(selected(tmp_path, trials=trials, winner=0))
+    assert head[1:4] == ["sampling", "reduction", "classifier"]
+    assert body[0][1:4] == ["spl size 1000", "umap whiten False", "units 128"]
+    assert body[1][1:4] == ["spl size 500", "pca whiten True", "units 128"]
+    assert body[2][1:4] == ["spl size 1000", "pca whiten False", "units 64"]
+
+
+def test_unfinished_trials_and_unknown_metrics_are_shown(tmp_path: Path) -> None:
+    trials = [trial("umap", "dpp", 4, 0.9, complete=False), trial("pca", "dpp", 4, 0.25, standard_error=None)]
+    html = selected(tmp_path, trials=trials, metric="mean_rank", winner=1, reference=None)
+    head, *body = rows(html)
+    assert "mean rank" in head
+    assert [row[:3:2] for row in body] == [["★", "pca"], [MISSING, "umap"]]
+    assert "mean rank 0.250." in words(html)
+    assert "not all seeds could be run" in words(html)
+
+
+def test_names_are_escaped_and_shortened(tmp_path: Path) -> None:
+    html = selected(tmp_path, trials=[trial("<b>pca</b>", "<i>", 8, 0.5)], task="<u>", winner=0)
+    assert not re.search("<b>|<i>|<u>", html)
+    assert "&lt;b&gt;pca&lt;/b&gt;" in html
+    assert label("sonycnode-b827eb0fedda.sonyc", 13) == "sonycn….sonyc"
+    assert label("a\nb\udce9") == "a?b?"
