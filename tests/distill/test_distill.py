@@ -40,18 +40,13 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 def same(first: Path, second: Path) -> bool:
     one, two = weights(first), weights(second)
-    return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
-
-
-def test_the_student_learns(small_student: Path) -> None:
-    rows = history(small_student)
-    assert len(rows) == 18
-    assert rows[-1]["train_mse"] < rows[0]["train_mse"] / 2
-    assert [row["epoch"] for row in rows] == list(range(1, 19))
+    return all(np.array_equal(one[name], two[name]) for name in one) and history(first) == history(second)
 
 
 def test_the_plateau_schedule_lowers_the_rate_after_five_epochs_without_improvement(small_student: Path) -> None:
     rows = history(small_student)
+    assert [row["epoch"] for row in rows] == list(range(1, 19))
+    assert rows[-1]["train_mse"] < rows[0]["train_mse"] / 2
     rates = [row["lr"] for row in rows]
     assert sorted(set(rates), reverse=True) == pytest.approx([0.03, 0.003])
     best = min(range(14), key=lambda i: rows[i]["val_mse"])
@@ -64,13 +59,10 @@ def test_the_results_are_those_of_the_saved_student_on_the_validation_windows(
     results = json.loads((small_student / "results.json").read_text())
     table, phi = Table(small_table), load_reduction(small_reduction)
     student = edgesea.load_student(small_student, backend="torch")
-    outputs, targets = [], []
-    for chunk in table.chunks():
-        rows = chunk.select("validate")
-        if len(rows):
-            outputs.append(student.embed(table.audio(chunk, rows) / np.float32(32767)))
-            targets.append(phi.transform(table.embeddings(chunk.part, chunk.group)[rows]))
-    y, t = np.concatenate(outputs).astype(np.float64), np.concatenate(targets).astype(np.float64)
+    places = [(chunk, chunk.select("validate")) for chunk in table.chunks()]
+    audio = np.concatenate([table.audio(chunk, rows) for chunk, rows in places]) / np.float32(32767)
+    y = student.embed(audio).astype(np.float64)
+    t = phi.transform(np.concatenate(list(table.iter_embeddings("validate")))).astype(np.float64)
     assert len(t) == 20
     assert results["mse"] == pytest.approx(np.square(t - y).mean(), rel=1e-5)
     assert results["r2"] == pytest.approx(1 - np.square(t - y).sum() / np.square(t - t.mean(0)).sum(), rel=1e-5)
@@ -85,7 +77,6 @@ def test_the_student_is_that_of_the_best_epoch_unless_asked_otherwise(train: Tra
     assert min(rows, key=lambda row: row["val_mse"]) is not rows[-1]
     assert best["mse"] == pytest.approx(min(row["val_mse"] for row in rows), rel=1e-6)
     assert last["mse"] == pytest.approx(rows[-1]["val_mse"], rel=1e-6)
-    assert not same(tmp_path / "best", tmp_path / "last")
 
 
 def test_one_cycle_rises_falls_and_keeps_the_last_epoch(train: Train, tmp_path: Path) -> None:
@@ -94,10 +85,8 @@ def test_one_cycle_rises_falls_and_keeps_the_last_epoch(train: Train, tmp_path: 
     rates = [row["lr"] for row in rows]
     peak = rates.index(max(rates))
     assert 1 <= peak <= 4  # 30 % of ten epochs
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert max(rates) <= 0.03
-    assert rates[-1] < 0.03 / 1000
+    assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
+    assert 0.03 >= max(rates) > 1000 * rates[-1]
     assert result["mse"] == pytest.approx(rows[-1]["val_mse"], rel=1e-6)
 
 
@@ -112,18 +101,13 @@ def test_the_seed_alone_decides(train: Train, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(name, seed=seed)
     assert same(tmp_path / "a", tmp_path / "b")
-    assert history(tmp_path / "a") == history(tmp_path / "b")
     assert not same(tmp_path / "a", tmp_path / "c")
 
 
 def test_bfloat16_training_is_validated_in_single_precision(train: Train, tmp_path: Path) -> None:
-    result = train(precision="bf16-mixed")
+    result = train(precision="bf16-mixed", epochs=3, save_every=2)
     assert result["mse"] == pytest.approx(min(row["val_mse"] for row in history(tmp_path / "s")), rel=1e-6)
-    assert all(array.dtype != np.float16 for array in weights(tmp_path / "s").values())
-
-
-def test_checkpoints_are_kept_by_the_epoch(train: Train, tmp_path: Path) -> None:
-    train(epochs=3, save_every=2)
+    assert {array.dtype for array in weights(tmp_path / "s").values()} <= {np.dtype("float32"), np.dtype("int64")}
     names = sorted(path.name for path in (tmp_path / "s" / "checkpoints").iterdir())
     assert names == ["best.ckpt", "epoch-0002.ckpt", "last.ckpt"]
 
@@ -135,10 +119,7 @@ def test_a_finished_folder_is_returned_as_it_is(small_table: Path, small_reducti
     assert {path: path.stat().st_mtime_ns for path in small_student.rglob("*")} == before
 
 
-def test_relu_max_of_another_size_is_refused_with_the_remedy(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(EdgeseaError, match=r"8.*4.*head=linear"):
-        train(head="relu_max")
-    assert not (tmp_path / "s").exists()
+def test_relu_max_has_no_negative_outputs(train: Train, tmp_path: Path) -> None:
     train(head="relu_max", filters=[4, 4, 8, 4])
     student = edgesea.load_student(tmp_path / "s")
     assert (student.embed(np.random.default_rng(0).uniform(-1, 1, (2, 8000)).astype(np.float32)) >= 0).all()
@@ -163,6 +144,7 @@ def test_diverging_training_says_so(train: Train, tmp_path: Path, lr: float, sch
         ("lr", -1, ["lr", -1]),
         ("devices", 0, ["devices", 0]),
         ("mask", 1.5, ["mask", 1.5]),
+        ("head", "relu_max", [8, 4, "head=linear"]),
     ],
 )
 def test_bad_input(

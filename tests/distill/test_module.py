@@ -30,33 +30,24 @@ def test_measures_equal_their_formulas(batch: int) -> None:
     assert result["r2_per_dimension"] == pytest.approx(1 - error.sum(0) / deviation.sum(0), rel=1e-8)
 
 
-def test_a_perfect_student_and_one_that_knows_only_the_mean() -> None:
+def test_a_perfect_student_and_targets_that_do_not_vary() -> None:
     targets = np.random.default_rng(1).standard_normal((40, 3))
     assert measured(targets, targets, 16)["r2"] == 1.0
-    assert measured(targets, targets, 16)["cosine"] == pytest.approx(1.0)
-    mean = np.broadcast_to(targets.mean(0), targets.shape).copy()
-    assert measured(mean, targets, 16)["r2"] == pytest.approx(0.0, abs=1e-12)
-
-
-def test_a_dimension_that_does_not_vary_has_no_r2() -> None:
-    rng = np.random.default_rng(2)
-    targets = rng.standard_normal((30, 3))
     targets[:, 1] = 0.7
     result = measured(targets + 0.1, targets, 10)
-    assert result["r2_per_dimension"][1] is None
-    assert all(value is not None for value in (result["r2_per_dimension"][0], result["r2_per_dimension"][2]))
+    assert [value is None for value in result["r2_per_dimension"]] == [False, True, False]
     assert math.isfinite(result["r2"])
     constant = np.full((30, 2), 0.7)
-    assert math.isnan(measured(constant, constant, 10)["r2"])
-    assert measured(constant, constant, 10)["mse"] == 0.0
+    result = measured(constant, constant, 10)
+    assert math.isnan(result["r2"])
+    assert result["mse"] == 0.0
 
 
 def test_outputs_in_low_precision_are_measured_in_double() -> None:
     targets = np.random.default_rng(3).standard_normal((64, 4)).astype(np.float32) + 100
     outputs = targets.astype(np.float16)
-    result = measured(outputs, targets, 32)
-    error = np.square(targets.astype(np.float64) - outputs.astype(np.float64)).mean()
-    assert result["mse"] == pytest.approx(error, rel=1e-12)
+    error = np.square(targets.astype(np.float64) - outputs).mean()
+    assert measured(outputs, targets, 32)["mse"] == pytest.approx(error, rel=1e-12)
 
 
 def test_masks_hide_at_most_their_share_and_differ_between_windows() -> None:

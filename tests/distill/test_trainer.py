@@ -30,9 +30,15 @@ def train(small_table: Path, small_reduction: Path, tmp_path: Path) -> Train:
     return run
 
 
-def arguments(table: Path, reduction: Path, out: Path, options: dict[str, Any]) -> list[str]:
-    named = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return ["distill", str(table), str(reduction), str(out), *named]
+@pytest.fixture
+def words(small_table: Path, small_reduction: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The same as words of a command."""
+
+    def make(name: str, **options: Any) -> list[str]:
+        named = [f"--{name}={value}" for name, value in {**TINY, **options}.items()]
+        return ["distill", str(small_table), str(small_reduction), str(tmp_path / name), *named]
+
+    return make
 
 
 def epochs_done(folder: Path) -> int:
@@ -42,40 +48,34 @@ def epochs_done(folder: Path) -> int:
 
 def assert_same_training(actual: Path, expected: Path) -> None:
     one, two = (load_file(folder / "model.safetensors") for folder in (actual, expected))
-    assert one.keys() == two.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], two[name])
+    assert {name for name in one | two if not np.array_equal(one[name], two[name])} == set()
     assert (actual / "metrics.csv").read_text() == (expected / "metrics.csv").read_text()
     results = [json.loads((folder / "results.json").read_text()) for folder in (actual, expected)]
     assert {**results[0], "student": 0} == {**results[1], "student": 0}
 
 
 # Plateau: five epochs have passed without improvement at epoch 14; killed at 11 the count must survive.
-@pytest.mark.parametrize(("schedule", "epoch"), [("plateau", 11), ("onecycle", 4)])
+@pytest.mark.parametrize(("schedule", "epoch", "mask"), [("plateau", 11, 0.0), ("onecycle", 4, 0.2)])
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(
-    small_table: Path, small_reduction: Path, train: Train, tmp_path: Path, schedule: str, epoch: int
+    train: Train, words: Callable[..., list[str]], tmp_path: Path, schedule: str, epoch: int, mask: float
 ) -> None:
-    options = {**TINY, "schedule": schedule, "mask": 0.2 if schedule == "onecycle" else 0.0}  # masks must resume, too
-    expected = tmp_path / "uninterrupted"
-    train("uninterrupted", **options)
-    killed = tmp_path / "killed"
-    words = arguments(small_table, small_reduction, killed, options)
-    status = kill_when([sys.executable, "-m", "edgesea.cli", *words], lambda: epochs_done(killed) >= epoch)
+    train("uninterrupted", schedule=schedule, mask=mask)
+    killed, command = tmp_path / "killed", words("killed", schedule=schedule, mask=mask)
+    status = kill_when([sys.executable, "-m", "edgesea.cli", *command], lambda: epochs_done(killed) >= epoch)
     assert status == -signal.SIGKILL
     assert epoch <= epochs_done(killed) < 18
     assert not (killed / "results.json").exists()
-    assert cli.main(words) == 0
-    assert_same_training(killed, expected)
+    assert cli.main(command) == 0
+    assert_same_training(killed, tmp_path / "uninterrupted")
 
 
 def test_ctrl_c_ends_with_130_and_the_same_command_resumes(
-    small_table: Path, small_reduction: Path, small_student: Path, tmp_path: Path
+    words: Callable[..., list[str]], small_student: Path, tmp_path: Path
 ) -> None:
-    words = arguments(small_table, small_reduction, tmp_path / "s", TINY)
-    command = [sys.executable, "-m", "edgesea.cli", *words]
+    command = [sys.executable, "-m", "edgesea.cli", *words("s")]
     assert kill_when(command, lambda: epochs_done(tmp_path / "s") >= 2, signal.SIGINT) == 130
     assert 2 <= epochs_done(tmp_path / "s") < 18
-    assert cli.main(words) == 0
+    assert cli.main(words("s")) == 0
     assert_same_training(tmp_path / "s", small_student)
 
 

@@ -15,19 +15,13 @@ def set_p_value(drawn: Iterable[Iterable[int]], probability: Mapping[tuple[int, 
     Sets expected less than five times share one cell. A set that is impossible, or unknown, must never be drawn.
     """
     counts = Counter(tuple(sorted(int(i) for i in each)) for each in drawn)
-    total = counts.total()
-    for each in counts:
-        assert probability[each] > IMPOSSIBLE, f"{each} is impossible"
-    cells: list[tuple[int, float]] = []
-    rare_count, rare_expected = 0, 0.0
-    for each, p in probability.items():
-        if p * total >= 5:
-            cells.append((counts[each], p * total))
-        else:
-            rare_count, rare_expected = rare_count + counts[each], rare_expected + p * total
-    if rare_expected > 1:
-        cells.append((rare_count, rare_expected))
-    if len(cells) == 1:
+    assert [each for each in counts if probability[each] <= IMPOSSIBLE] == []
+    found, expected = np.array([(counts[each], p * counts.total()) for each, p in probability.items()]).T
+    rare = expected < 5
+    if expected[rare].sum() > 1:
+        found, expected = np.append(found, found[rare].sum()), np.append(expected, expected[rare].sum())
+        rare = np.append(rare, False)
+    found, expected = found[~rare], expected[~rare]
+    if len(found) == 1:
         return 1.0  # one set that is certain
-    found, expected = np.array(cells, float).T
     return float(chisquare(found, expected * found.sum() / expected.sum()).pvalue)

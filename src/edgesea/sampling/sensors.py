@@ -35,7 +35,7 @@ def read_positions(path: Path) -> dict[str, Position]:
     columns = [next((name for name in known if name in rows), known[0]) for known in COLUMNS]
     if missing := [name for name in columns if name not in rows]:
         raise EdgeseaError(
-            f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, rows))} (separated by commas)"
+            f"{path}: no column {', '.join(missing)}; it has {', '.join(rows.columns)} (separated by commas)"
         )
     rows = rows[columns].set_axis(["sensor", *PLACE], axis=1).dropna(how="all", subset=PLACE).drop_duplicates()
     degrees = rows[PLACE].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
@@ -65,23 +65,21 @@ def choose_sensors(
     most = len(np.unique(places, axis=0))
     if count > most:
         raise EdgeseaError(f"cannot choose {count} sensors: the {len(named)} of the table stand in {most} places")
-    features = position_features(places[:, 0], places[:, 1])
-    return [named[row] for row in k_dpp(features, count, rng=rng)]
+    return [named[row] for row in k_dpp(position_features(places), count, rng=rng)]
 
 
-def position_features(latitude: Float64, longitude: Float64, *, scale_km: float | None = None) -> Float64:
-    """Features (n, <= n) whose inner products are exp(-distance / scale), with the distance along the earth's surface.
+def position_features(degrees: Float64) -> Float64:
+    """Features (n, <= n) whose inner products are exp(-distance / median distance), along the earth's surface.
 
-    Positions are in degrees, the scale is the median distance of different positions by default. This kernel, unlike
-    the Gaussian one, is positive definite on a sphere: Feragen, Lauze & Hauberg, "Geodesic exponential kernels: when
+    Positions are rows of latitude and longitude, the median is that of different ones. This kernel, unlike the
+    Gaussian one, is positive definite on a sphere: Feragen, Lauze & Hauberg, "Geodesic exponential kernels: when
     curvature and linearity conflict", CVPR 2015.
     """
-    north, east = np.radians(latitude), np.radians(longitude)
+    north, east = np.radians(degrees).T
     # The haversine formula keeps its digits for sensors a few metres apart.
     haversine = np.sin((north[:, None] - north) / 2) ** 2
     haversine += np.cos(north[:, None]) * np.cos(north) * np.sin((east[:, None] - east) / 2) ** 2
     distance = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(haversine.clip(max=1.0)))
     different = distance[distance > 1e-12 * distance.max()]
-    scale = scale_km or (np.median(different) if len(different) else 1.0)
-    kernel = np.exp(-distance / scale)
+    kernel = np.exp(-distance / (np.median(different) if len(different) else 1.0))
     return pivoted_cholesky(np.diag(kernel), kernel.__getitem__, len(kernel), tolerance=1e-12)[1]

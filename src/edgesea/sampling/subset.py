@@ -51,4 +51,4 @@ class Subset:
         except FileNotFoundError:
             raise EdgeseaError(f"{path}: no such subset; make one: edgesea sample") from None
         except (OSError, ValueError, KeyError, TypeError) as error:  # not Parquet, or of something else
-            raise EdgeseaError(f"{path}: not a subset; make one: edgesea sample") from error
+            raise EdgeseaError(f"{path}: not a subset; make one, under another name: edgesea sample") from error
