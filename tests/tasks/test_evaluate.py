@@ -108,13 +108,9 @@ def test_bad_input(
         (esc, "spectral", ["--predictions=p.csv"], ["predictions", "esc50"]),
         (esc, "spectral", ["--tagging.members=1"], ["tagging", "probe"]),
         (esc, "spectral", ["--resamples=-1"], ["resamples", -1]),
-        *(
-            (ust, "spectral", [f"--tagging.{name}={value}"], ["tagging", name, value])
-            for name, value in (
-                *(("num_hidden_layers", -1), ("l2_reg", "nan"), ("learning_rate", -1.0), ("pca_components", 0)),
-                *(("thresh_type", "percentile_100"), ("thresh_type", "percentile_²")),
-            )
-        ),
+        (ust, "spectral", ["--tagging.l2_reg=nan"], ["tagging", "l2_reg", "nan"]),
+        (ust, "spectral", ["--tagging.pca_components=0"], ["pca_components", 0]),
+        (ust, "spectral", ["--tagging.thresh_type=percentile_100"], ["thresh_type", "percentile_100"]),
         (ust, "spectral", ["--tagging.oversample=mlsmote", "--tagging.sensor_factor=true"], ["oversample", "factors"]),
         (esc, "spectral", ["--probe.hidden_layer_size=0"], ["hidden_layer_size", 0]),
         (esc, "spectral", ["--folds=9"], ["folds", 9]),

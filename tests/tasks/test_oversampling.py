@@ -44,16 +44,6 @@ def test_further_iterations_add_clips_until_the_ratio_is_at_the_threshold(method
     assert sorted(made[1].seed.tolist()) == [80, 80, 81, 81]
 
 
-def test_neighbours_are_the_nearest_clips_with_the_tag_one_of_them_at_random() -> None:
-    labels = matrix(*["1."] * 40, *[".1"] * 12)
-    features = np.concatenate([np.full(40, 5.1), 10.0 * np.arange(12) ** 1.1])[:, None]  # the first would be nearer
-    made = run(mlsmote, labels, features, threshold="percentile_1", k=2, iterations=2)
-    assert set(made.seed.tolist()) == set(range(40, 52))
-    found = {(seed - 40, other - 40) for seed, other in pairs(made)}
-    assert found <= {(0, 1), (0, 2), (11, 10), (11, 9)} | {(i, j) for i in range(1, 11) for j in (i - 1, i + 1)}
-    assert len(found) > 12
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_clip_is_never_its_own_neighbour_even_among_equal_clips(method: Callable[..., Mixtures]) -> None:
     made = run(method, matrix(*["1."] * 60, *[".1"] * 30), np.zeros((90, 3)), threshold="percentile_1")
@@ -64,13 +54,10 @@ def test_a_clip_is_never_its_own_neighbour_even_among_equal_clips(method: Callab
 def test_a_rare_set_is_completed_by_clips_whose_tags_make_it_up() -> None:
     # sets: {} 4, {a} 4, {b} 2, {a, b} 1, {c} 4; ratios 1, 1, 2, 4, 1, mean 1.8: {b} lacks 1 (4/3), {a, b} lacks 2
     labels = matrix("...", "...", "...", "...", "1..", "1..", "1..", "1..", ".1.", ".1.", "11.", *["..1"] * 4)
-    both_ways = {(i, j) for i in range(4) for j in (8, 9)} | {(j, i) for i in range(4) for j in (8, 9)}
     partners = {
-        ".1.": {(8, 9), (9, 8)} | both_ways,
-        "11.": {(i, 10) for i in range(10)}
-        | {(10, j) for j in range(10)}
-        | {(i, j) for i in range(4, 8) for j in (8, 9)}
-        | {(j, i) for i in range(4, 8) for j in (8, 9)},
+        ".1.": {(8, 9), (9, 8)} | {pair for i in range(4) for j in (8, 9) for pair in ((i, j), (j, i))},
+        "11.": {pair for i in range(10) for pair in ((i, 10), (10, i))}
+        | {pair for i in range(4, 8) for j in (8, 9) for pair in ((i, j), (j, i))},
     }
     seen: dict[str, set[tuple[int, int]]] = {name: set() for name in partners}
     for seed in range(300):
@@ -110,7 +97,7 @@ def follow(made: Mixtures, features: Floats, labels: Bool, iterations: int, thre
 
 def test_it_agrees_with_one_clip_at_a_time() -> None:
     """On a few clips, with tags from common to absent."""
-    sizes = []
+    made_some = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
         clips, tags = rng.integers(1, 31), rng.integers(1, 6)
@@ -119,11 +106,10 @@ def test_it_agrees_with_one_clip_at_a_time() -> None:
         threshold = str(rng.choice(["mean", "percentile_1", "percentile_50", "percentile_90"]))
         options = {"iterations": int(rng.integers(1, 4)), "threshold": threshold, "k": int(rng.integers(1, 7))}
         made = run(mlsmote, labels, features, **options)
-        assert made.labels.shape == (len(made.seed), tags)
         assert ((made.weight >= 0) & (made.weight < 1)).all()
         assert follow(made, features, labels, **options) == len(made.seed)  # type: ignore[arg-type]
-        sizes.append(len(made.seed))
-    assert sum(map(bool, sizes)) > 30
+        made_some += len(made.seed) > 0
+    assert made_some > 30
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -87,15 +87,6 @@ def test_a_search_needs_two_folds_of_two_classes() -> None:
             fit_probe(bags.means(), own, among, ProbeOptions(search=True), 0)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "random_forest"])
-def test_the_seed_alone_decides(kind: Classifier) -> None:
-    bags, labels, folds = problem(noise=3.0)
-    rows = bags.means()
-    found = [fit_probe(rows, labels, folds, ProbeOptions(kind), seed)[0].predict_proba(rows) for seed in (3, 3, 4)]
-    np.testing.assert_array_equal(found[0], found[1])
-    assert not np.allclose(found[0], found[2])
-
-
 @pytest.mark.parametrize("search", [False, True])
 def test_ctrl_c_ends_the_training_instead_of_cutting_it_short(search: bool) -> None:
     bags, labels, folds = problem(3000)

@@ -84,9 +84,6 @@ def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: 
     result = task.score(bags, 0, resamples=30, predictions=path)
     assert (result["label_mode"], result["train_clips"], result["clips"]) == (mode, 120, 40)
     assert result["micro_auprc"] > 0.8
-    for name, (low, high) in result["confidence"].items():
-        assert 0 < low <= result[name] <= high <= 1
-    assert task.score(bags, 0, resamples=30) == result
     written = pd.read_csv(path)
     assert list(written.columns) == ["audio_filename", *FINE, *COARSE]
     official = score(path, data=tmp_path, resamples=30)
@@ -97,20 +94,13 @@ def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: 
         assert result["coarse"] == official["coarse"]
 
 
-def test_failed_clips_are_not_trained_on_and_score_zero(tmp_path: Path) -> None:
+def test_some_clips_must_have_been_embedded(tmp_path: Path) -> None:
     task, bags = made_of(tmp_path)
-    counts = bags.counts.copy()
-    counts[[3, *range(130, 160)]] = 0
-    for failed, what in ((slice(0), ""), (slice(120, None), "test"), (slice(120), "training")):
-        counts[failed] = 0
-        given = Bags(bags.rows[np.repeat(counts > 0, bags.counts)], counts), 0
-        if what:
-            with pytest.raises(EdgeseaError, match=f"no {what} clip"):
-                task.score(*given)
-        else:
-            result = task.score(*given, predictions=tmp_path / "p.csv")
-            assert (result["train_clips"], result["clips"]) == (119, 40)
-            assert (pd.read_csv(tmp_path / "p.csv")[COARSE].iloc[10:] == 0).all(axis=None)
+    for part, what in ((slice(120), "training"), (slice(120, None), "test")):
+        counts = bags.counts.copy()
+        counts[part] = 0
+        with pytest.raises(EdgeseaError, match=f"no {what} clip"):
+            task.score(Bags(bags.rows[:160], counts), 0)
 
 
 def test_clips_without_all_labels_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -124,10 +114,6 @@ def test_clips_without_all_labels_are_left_out(tmp_path: Path, caplog: pytest.Lo
     again = score(path, resamples=0)
     assert (result["clips"], result["micro_auprc"]) == (38, again["coarse"]["micro_auprc"])
     assert "fine" not in again  # which a coarse classifier does not predict
-    other = pd.read_csv(path)
-    other.loc[len(other)] = other.loc[0].to_dict() | {"audio_filename": "125.wav"}  # predicted, but not scored
-    other.to_csv(path, index=False)
-    assert score(path, resamples=0)["coarse"] == again["coarse"]
 
 
 def test_predictions_for_other_splits_are_scored_with_them(tmp_path: Path) -> None:
@@ -155,9 +141,8 @@ def test_predictions_are_read_back_to_the_last_bit(shared_data: Path, tmp_path: 
 
 
 def test_columns_of_incomplete_tags_may_be_missing_and_then_score_zero(tmp_path: Path) -> None:
-    (tmp_path / "t.yaml").write_text(TEXT)
+    taxonomy = read_taxonomy(write(tmp_path) / "dcase-ust-taxonomy.yaml")
     (tmp_path / "p.csv").write_text("audio_filename,2-1_bark,1-2_big,1-1_small,2_dog\na,0.1,0.2,0.3,none\n")
-    taxonomy = read_taxonomy(tmp_path / "t.yaml")
     scores = read_predictions(tmp_path / "p.csv", taxonomy, ["fine"])["fine"]  # nothing else is looked at
     assert scores.loc["a"].tolist() == [0.3, 0.2, 0.0, 0.1]
     with pytest.raises(EdgeseaError, match=r"p\.csv.* 1_engine"):

@@ -39,14 +39,11 @@ def test_embeddings_are_standardised_and_whitened_as_by_scikit_learn(standardize
     found = preparation(train, TaggingOptions(standardize=standardize, pca_components=3))(test).rows
     np.testing.assert_allclose(np.abs(found), np.abs(wanted), atol=1e-4)  # an axis may point either way
     assert found.dtype == plain.dtype == np.float32
-
-
-def test_there_are_no_more_components_than_directions() -> None:
-    train, test = problem()[0], problem(20, seed=1)[0]
+    # There are no more components than directions: three windows span a plane.
+    few = train.take(np.flatnonzero(train.counts == 3)[:1])
+    assert preparation(few, TaggingOptions(pca_components=9))(test).rows.shape == (len(test.rows), 2)
     train.rows[:, 1], train.rows[:, 2] = 2 * train.rows[:, 0], 1.5
     assert preparation(train, TaggingOptions(pca_components=9))(test).rows.shape == (len(test.rows), 4)
-    few = train.take(np.flatnonzero(train.counts == 3)[:1])  # three windows span a plane
-    assert preparation(few, TaggingOptions(pca_components=9))(test).rows.shape == (len(test.rows), 2)
 
 
 def test_context_follows_each_window() -> None:
@@ -96,13 +93,11 @@ def test_synthetic_clips_are_made_window_by_window(name: Any, smote: Any) -> Non
 
 
 def test_probabilities_are_the_mean_of_networks_with_consecutive_seeds() -> None:
-    train, targets = problem()
-    test, wanted = problem(60, seed=1)
+    (train, targets), test = problem(), problem(60, seed=1)[0]
     together = tag_probabilities(train, targets, test, replace(FAST, members=2), 4)
     single = [tag_probabilities(train, targets, test, FAST, seed) for seed in (4, 5)]
     np.testing.assert_allclose(together, np.mean(single, 0), atol=1e-9)
     assert not np.allclose(single[0], single[1])
-    assert ((together > 0.5) == wanted.labels).mean() > 0.75
 
 
 @pytest.mark.parametrize("mode", ["mil", "framewise", "clip"])
