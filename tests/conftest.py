@@ -8,9 +8,11 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import signal
 import subprocess
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import sleep
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import torch
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +66,32 @@ def load_audio(path: Path, rate: int) -> np.ndarray:
 
     with AudioFile(path) as file:
         return np.concatenate(list(resample_stream(file.chunks(), file.sample_rate, rate)))
+
+
+def peak_memory(function: Callable[[], T]) -> tuple[T, int]:
+    """What a function returns, and how many bytes Python and numpy held at most meanwhile."""
+    tracemalloc.start()
+    try:
+        return function(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def make_student(folder: Path, seed: int = 0) -> Path:
+    """Save a small student with random weights."""
+    from edgesea.models.student_config import StudentConfig
+    from edgesea.models.student_files import save_student
+    from edgesea.models.student_torch import Student
+
+    torch.manual_seed(seed)
+    save_student(Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)), folder, {}, "card")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a student of `make_student`."""
+    return make_student(tmp_path_factory.mktemp("random") / "student")
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-import tracemalloc
 from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 import pytest
+from conftest import peak_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,17 +172,13 @@ def test_memory_does_not_depend_on_the_hop(hop, eager):
     """Four windows take 32 kB, a chunk 40 kB; 10 000 s of audio 80 MB, and a last window may lie beyond its end."""
     framing = Framing(1.0, hop).at(2000)
     cutter = PieceCutter(framing, 4, eager)
-    sums: list[float] = []
-    tracemalloc.start()
-    try:
-        for _ in range(2000):
-            for piece in cutter.feed(np.ones(10000, np.float32)):
-                sums += piece_windows(piece, framing).sum(1).tolist()
-        for piece in cutter.finish():
-            sums += piece_windows(piece, framing).sum(1).tolist()
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+
+    def add_up() -> list[float]:
+        fed = chain.from_iterable(cutter.feed(np.ones(10000, np.float32)) for _ in range(2000))
+        pieces = chain(fed, cutter.finish())
+        return [total for piece in pieces for total in piece_windows(piece, framing).sum(1).tolist()]
+
+    sums, peak = peak_memory(add_up)
     inside = [20_000_000 - framing.start(index) for index in range(framing.count(20_000_000))]
     assert sums == [min(2000, max(0, samples)) for samples in inside]
     assert peak < 1e6
