@@ -76,9 +76,9 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
     if not is_teacher(id):
         raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
     path = None if weights is None else Path(weights)
-    if path is not None and (id == "spectral" or ":" in id):
+    if path and (id == "spectral" or ":" in id):
         raise EdgeseaError(f"teacher {id} takes no weights option")
-    if path is not None and not path.is_file():
+    if path and not path.is_file():
         raise EdgeseaError(f"{path}: no such weight file (of teacher {id})")
     if id.startswith("onnx:"):  # onnxruntime names its devices differently
         from edgesea.models.foreign import load_onnx

@@ -86,16 +86,14 @@ class EfficientAT(TorchModel):
 
     def __init__(self, variant: str) -> None:
         super().__init__()
-
-        def scale(channels: int) -> int:
-            return _round_channels(channels * VARIANTS[variant][0])
-
-        channels = scale(16)
+        width = VARIANTS[variant][0]
+        channels = _round_channels(16 * width)
         layers: list[nn.Module] = [_conv_norm(1, channels, 3, 2, 1, nn.Hardswish())]
-        for index, (kernel, expanded, outputs, gated, stride) in enumerate(BLOCKS):
+        for index, (kernel, *sizes, gated, stride) in enumerate(BLOCKS):
             act = nn.ReLU if index < RELU_BLOCKS else nn.Hardswish
-            layers.append(_InvertedResidual(channels, kernel, scale(expanded), scale(outputs), gated, stride, act))
-            channels = scale(outputs)
+            expanded, outputs = (_round_channels(size * width) for size in sizes)
+            layers.append(_InvertedResidual(channels, kernel, expanded, outputs, gated, stride, act))
+            channels = outputs
         layers.append(_conv_norm(channels, 6 * channels, 1, 1, 1, nn.Hardswish()))
         self.id = f"efficientat/{variant}"
         self.embedding_size = 6 * channels
@@ -115,10 +113,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except Exception:  # of many types, and with the advice to unpickle it
         state = None
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise EdgeseaError(
-            f"{path}: not a torch state dict: it is damaged, of another kind, or holds objects other than tensors, "
-            "which are never loaded; give a file that torch.save(model.state_dict(), ...) wrote"
-        )
+        reason = "damaged, of another kind, or with objects other than tensors, which are never loaded"
+        raise EdgeseaError(f"{path}: not a torch state dict ({reason}); save one with torch.save(model.state_dict())")
     return state
 
 

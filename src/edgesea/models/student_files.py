@@ -126,11 +126,10 @@ def read_student(path_or_id: Path | str) -> StudentFile:
     elif (path / CONFIG_FILE).is_file():
         file = _checkpoint_student(path, name)
     else:
-        raise EdgeseaError(
-            f"{name}: no student here; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, owner/name of one on "
-            "the Hugging Face Hub (owner/name@main if there is a folder owner here), a published .h5 or .h5.gz file, "
-            f"or one of {', '.join(PUBLISHED)}"
+        known = (
+            f"a published .h5 or .h5.gz file, {', '.join(PUBLISHED)}, or owner/name@revision of the Hugging Face Hub"
         )
+        raise EdgeseaError(f"{name}: no student here; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, {known}")
     if file.config.head in get_args(Head):
         check_shapes({key: array.shape for key, array in file.arrays.items()}, array_shapes(file.config), file.path)
     return file
@@ -147,8 +146,7 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
             raise ValueError(f"its model is not {KIND}")
         architecture = StudentConfig.from_dict(config["architecture"])
     except Exception as error:  # a changed value may fail anywhere
-        reason = f"{type(error).__name__}: {error}"
-        raise EdgeseaError(f"{path}: not the configuration of a student ({reason})") from error
+        raise EdgeseaError(f"{path}: not the configuration of a student ({type(error).__name__}: {error})") from error
     try:
         arrays: Arrays = load_file(weights)
         with safe_open(weights, framework="numpy") as file:
