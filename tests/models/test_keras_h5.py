@@ -36,30 +36,23 @@ def test_layers_are_read_in_topological_order(tmp_path, full_model):
     assert_layers(read_keras_h5(path), [FRONT_END, *LAYERS])
 
 
-def test_names_as_bytes_in_pieces_and_without_suffix(tmp_path):
-    """Keras 1 stores bytes, Keras 3 drops ':0', and all of them cut attributes that are too long for HDF5."""
-    path = tmp_path / "model.h5"
-    with h5py.File(path, "w") as file:
+def test_names_as_bytes_in_pieces_and_nested_models(tmp_path):
+    """Keras 1 stores bytes, Keras 3 drops ':0', and all of them cut attributes that are too long for HDF5.
+
+    A nested model is one layer, with the trainable arrays of all its layers first.
+    """
+    with h5py.File(tmp_path / "model.h5", "w") as file:
         file.attrs["layer_names0"] = [b"input"]
-        file.attrs["layer_names1"] = [b"conv"]
+        file.attrs["layer_names1"] = [b"conv", b"body"]
         file.create_group("input").attrs["weight_names"] = np.zeros(0)
         file.create_group("conv").attrs["weight_names"] = [b"conv/kernel", b"conv/bias"]
+        file.create_group("body").attrs["weight_names"] = [f"{layer}/{key}:0" for layer, it in LAYERS for key in it]
         for key, array in CONV.items():
             file[f"conv/conv/{key}"] = array
-    assert_layers(read_keras_h5(path), [("conv", CONV)])
-
-
-def test_layers_of_a_nested_model_are_separate(tmp_path):
-    """Keras stores a nested model as one layer, with the trainable arrays of all its layers first."""
-    path = tmp_path / "model.h5"
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = ["body"]
-        group = file.create_group("body")
-        group.attrs["weight_names"] = [f"{layer}/{key}:0" for layer, arrays in LAYERS for key in arrays]
         for layer, arrays in LAYERS:
             for key, array in arrays.items():
-                group[f"{layer}/{key}:0"] = array
-    assert_layers(read_keras_h5(path), LAYERS)
+                file[f"body/{layer}/{key}:0"] = array
+    assert_layers(read_keras_h5(tmp_path / "model.h5"), [("conv", CONV), *LAYERS])
 
 
 def test_damaged_files_are_named(tmp_path):

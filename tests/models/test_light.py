@@ -37,8 +37,7 @@ def run_light(code: str, *arguments: object) -> subprocess.CompletedProcess[str]
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
-    save_student(Student(config), tmp_path / "student", {}, "card")
+    save_student(Student(StudentConfig(5, (4, 6), n_mels=16)), tmp_path / "student", {}, "card")
     windows = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 8000)).astype(np.float32)
     np.save(tmp_path / "windows.npy", windows)
     soundfile.write(tmp_path / "sound.wav", windows[0], 8000)

@@ -155,10 +155,7 @@ def load_student(
 def load_model(
     model: ModelOrName, weights: Path | None = None, device: str = "cpu", backend: Backend = "auto"
 ) -> EmbeddingModel:
-    """A student or a teacher: `model` is loaded already, a student's path (a Path is never an id), or an id of either.
-
-    `weights` are a teacher's; see `load_teacher` and `load_student`.
-    """
+    """A student or a teacher, if `model` is not loaded already; a Path is a student, and never an id."""
     if isinstance(model, str):
         if is_teacher(model):
             return load_teacher(model, weights, device)

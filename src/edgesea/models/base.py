@@ -32,10 +32,7 @@ class EmbeddingModel(Protocol):
 
 @runtime_checkable
 class LogMelModel(EmbeddingModel, Protocol):
-    """A model, any student, that also takes spectrograms, of which overlapping windows share frames.
-
-    ``model.embed(windows)`` and ``model.embed_log_mel(model.front_end(windows))`` are the same.
-    """
+    """A model, any student, that also takes spectrograms: ``embed`` is ``embed_log_mel`` of ``front_end``."""
 
     @property
     def front_end(self) -> OverlappingLogMel | None:

@@ -84,10 +84,7 @@ def _attributes(source: Any, id: str, *names: str) -> list[Any]:
 
 
 def load_callable(id: str) -> FunctionModel:
-    """Load ``callable:package.module:function@RATE`` (Hz); the model's digest is that of the module's file.
-
-    The function chooses its device itself.
-    """
+    """Load ``callable:package.module:function@RATE`` (Hz), which chooses its device; the digest is of the module."""
     target, rate = split_rate(id.removeprefix("callable:"))
     module, _, name = target.partition(":")
     if not module or not name or rate is None:

@@ -23,10 +23,7 @@ FRONT_END = {"real_kernels", "imag_kernels", "Variable"}
 
 
 def read_keras_h5(path: Path) -> list[Layer]:
-    """(name, arrays by short name) of the layers with weights of a Keras 1 or 2 file, in topological order.
-
-    The file may be gzipped. The arrays of a nested model appear as separate layers.
-    """
+    """(name, arrays by short name) of the layers with weights of a Keras file, maybe gzipped, in topological order."""
     import h5py
 
     try:

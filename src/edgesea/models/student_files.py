@@ -69,11 +69,7 @@ def without_folders(value: Any) -> Any:
 def model_card(
     config: StudentConfig, provenance: Any, source: str = "PATH", domain: str = "", license: str = "", scores: str = ""
 ) -> str:
-    """Markdown for a student.
-
-    `provenance` is that of `config.json`, `source` what `load_student` takes, `domain` the recordings it was trained
-    on, `license` the identifier of the weights' licence, and `scores` a Markdown section on a downstream task.
-    """
+    """Markdown for a student with the `provenance` of its `config.json`; `scores` are Markdown, too."""
     provenance = without_folders(provenance)
     teacher, reduction, fit = (provenance.get(key) or {} for key in ("teacher", "reduction", "scores"))
     r2, cosine, parameters = fit.get("r2"), fit.get("cosine"), parameter_count(config)

@@ -21,11 +21,7 @@ INPUT, OUTPUT = "log_mel", "embedding"
 
 
 class OnnxStudent:
-    """A student on the CPU; `student_torch.Student` computes the same numbers with torch.
-
-    It can be pickled, and thereby handed to another process. There, `threads` of None again means the environment's
-    ``OMP_NUM_THREADS``, or else all cores.
-    """
+    """A student on the CPU, with the numbers of `student_torch.Student`; it can be pickled, for other processes."""
 
     def __init__(self, file: StudentFile, threads: int | None = None) -> None:
         config, self.id, self.digest = file.config, file.id, file.digest
@@ -66,10 +62,7 @@ class OnnxStudent:
 
 
 def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
-    """An ONNX model: ``log_mel`` (B, bands, frames) float32 in dB -> ``embedding`` (B, D) float32, for any B.
-
-    Batch normalisations are folded into the convolutions before them, in double precision.
-    """
+    """An ONNX model: ``log_mel`` (B, bands, frames) float32 in dB -> ``embedding`` (B, D) float32, for any B."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes: list[Any] = []
@@ -93,7 +86,7 @@ def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
     for index, (name, norm, _, _) in enumerate(convolutions(config)):
         if index and index % 2 == 0:
             now = add("MaxPool", now, kernel_shape=[2, 2], strides=[2, 2])
-        scale, shift = _scale_and_shift(arrays, norm)
+        scale, shift = _scale_and_shift(arrays, norm)  # folded into the convolution, in double precision
         kernel = np.asarray(arrays[f"{name}.weight"], np.float64) * scale[:, None, None, None]
         bias = np.asarray(arrays[f"{name}.bias"], np.float64) * scale + shift
         names = [constant(f"{name}.weight", kernel), constant(f"{name}.bias", bias)]
