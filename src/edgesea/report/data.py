@@ -43,11 +43,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     """``results.json`` of a run, all of whose stages are finished and the ones that the results were written from."""
     results, stages = optional_json(folder / RESULTS), optional_json(folder / STAMPS).get("stages", {})
     # A run that was changed and killed leaves the results of the earlier one behind.
-    unfinished = [
-        name
-        for name, stamp in stages.items()
-        if name in results and (not stamp.get("finished") or stamp.get("result") != results[name])
-    ]
+    same = {name for name, one in stages.items() if one.get("finished") and one.get("result") == results.get(name)}
+    unfinished = [name for name in stages if name in results and name not in same]
     if unfinished or (stages and not results):
         missing = ", ".join(unfinished) or f"no {RESULTS}"
         raise EdgeseaError(f"{folder}: unfinished run ({missing}); finish it with the same `edgesea run` command")

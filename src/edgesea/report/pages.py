@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Any
@@ -84,10 +84,6 @@ def _run(folder: Path) -> dict[str, Any]:
         **_preserved(reduction, folder / "reduction", table, counts),
         **data.details(scores),
         "digests": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in weights},
-        "config": [
-            yaml.safe_dump({name: options}, sort_keys=False, allow_unicode=True)
-            for name, options in results["config"].items()
-        ],
     }
 
 
@@ -97,10 +93,8 @@ def _reduction(folder: Path, table: Path | None) -> dict[str, Any]:
         table = beside
     source = None if table is None else Table(table)
     if source is not None and (size := source.embedding_size) != info["input_size"]:
-        message = (
-            f"reduces {info['input_size']} dimensions, but {table} has {size}; give the table that it was fitted on"
-        )
-        raise EdgeseaError(f"{folder}: {message}")
+        other = f"reduces {info['input_size']} dimensions, but {table} has {size}"
+        raise EdgeseaError(f"{folder}: {other}; give the table that it was fitted on")
     return _preserved(info, folder, source, None if source is None else data.summarise(source, None))
 
 
@@ -168,6 +162,7 @@ def _environment() -> Environment:
     formats = (integer, decimal, percent, duration, show, show_interval, markdown, data.label)
     environment.filters |= {item.__name__: item for item in formats}
     environment.filters["basename"] = lambda path: PurePath(path).name
+    environment.filters["yaml"] = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
     environment.globals |= {
         "MISSING": MISSING,
         "plots": plots,
