@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 
@@ -75,4 +76,26 @@ def store(path: Path, rows: np.ndarray, **more: np.ndarray) -> Path:
         np.save(path, rows)
     else:
         (np.savez_compressed if "compressed" in path.name else np.savez)(path, embedding=rows, **more)
+    return path
+
+
+def audio_rows(rows: int, rate: int = 8000, seed: int = 0, seconds: float = 1.0) -> np.ndarray:
+    """Noise of different loudness in each row, int16."""
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((rows, round(seconds * rate))) * rng.uniform(50, 5000, (rows, 1))
+    return np.clip(np.rint(noise), -32767, 32767).astype(np.int16)
+
+
+def embedding_rows(rows: int, seed: int = 0, size: int = 12) -> np.ndarray:
+    return np.random.default_rng(100 + seed).standard_normal((rows, size)).astype(np.float32)
+
+
+def write_shard(path: Path, audio: np.ndarray, embedding: np.ndarray, **more: Any) -> Path:
+    """As an earlier pipeline wrote them: gzip, in chunks that h5py chooses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("audio", data=audio, compression="gzip")
+        file.create_dataset("l3_embedding", data=embedding, compression="gzip")
+        for name, values in more.items():
+            file[name] = values
     return path

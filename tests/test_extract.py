@@ -116,13 +116,20 @@ def test_what_a_manifest_tells_of_its_clips(tmp_path):
 # --- resuming
 
 
-def test_workers_do_not_change_a_byte(noise_folder, tmp_path):
+def test_workers_and_resuming_do_not_change_a_byte(noise_folder, tmp_path):
     (noise_folder / "clip04.wav").write_text("no audio")
-    for workers in (1, 2, 4):
-        extract(noise_folder, tmp_path / str(workers), part_clips=3, batch_size=7, workers=workers)
+    options = {"part_clips": 3, "batch_size": 7}
+    results = [extract(noise_folder, tmp_path / str(n), **options, workers=n) for n in (1, 2, 4)]
     first = content(tmp_path / "1")
     assert len([name for name in first if name.startswith("clips/")]) == 4
     assert content(tmp_path / "2") == content(tmp_path / "4") == first
+    before = stamps(tmp_path / "1")
+    again = extract(noise_folder, tmp_path / "1", **options, max_skipped=0.1)  # it is finished, and left alone
+    assert again == {**results[0], "windows_per_second": 0, "hours_per_hour": 0}
+    assert stamps(tmp_path / "1") == before
+    (tmp_path / "1" / "clips" / "part-00001.parquet").unlink()
+    extract(noise_folder, tmp_path / "1", **options)
+    assert content(tmp_path / "1") == first
 
 
 def test_a_killed_extraction_resumes(tmp_path, monkeypatch):
@@ -147,18 +154,6 @@ def test_a_killed_extraction_resumes(tmp_path, monkeypatch):
         extract(tmp_path / "audio", tmp_path / out, **options)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert {path: path.stat().st_mtime_ns for path in complete} == complete  # not written again
-
-
-def test_a_finished_table_is_left_alone_and_a_deleted_part_is_made_again(noise_folder, tmp_path):
-    table = tmp_path / "table"
-    first = extract(noise_folder, table, teacher=QUICK, part_clips=5)
-    before, written = stamps(table), content(table)
-    second = extract(noise_folder, table, teacher=QUICK, part_clips=5, workers=1, max_skipped=0.0)
-    assert stamps(table) == before
-    assert second == {**first, "windows_per_second": 0, "hours_per_hour": 0}
-    (table / "clips" / "part-00001.parquet").unlink()
-    extract(noise_folder, table, teacher=QUICK, part_clips=5)
-    assert content(table) == written
 
 
 POSITIVE = ("hop", "window", "sample_rate", "part_clips", "batch_size", "workers", "level_rate")

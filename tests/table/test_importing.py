@@ -6,12 +6,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import soundfile
 from conftest import kill_when, load_audio, write_noise
-from stored import SIZE, as_pcm, clips_of, content, peak_memory, rows_for, skipped, stamps, store, windows_of
+from stored import (
+    SIZE,
+    as_pcm,
+    audio_rows,
+    clips_of,
+    content,
+    embedding_rows,
+    peak_memory,
+    rows_for,
+    skipped,
+    stamps,
+    store,
+    windows_of,
+    write_shard,
+)
 
 from edgesea.audio.framing import Framing
 from edgesea.audio.level import a_weighted_level
@@ -24,15 +37,10 @@ from edgesea.table.reader import Table
 
 def make_shards(folder: Path, shards: int = 3, rows: int = 40) -> dict[str, Any]:
     """Shards of noise, one damaged; returns the options that importing them needs."""
-    folder.mkdir(parents=True)
     for index in range(shards):
-        rng = np.random.default_rng(index)
-        with h5py.File(folder / f"{index}.h5", "w") as file:
-            noise = rng.standard_normal((rows, 8000)) * rng.uniform(100, 3000, (rows, 1))
-            file.create_dataset("audio", data=noise.astype(np.int16), compression="gzip", chunks=(8, 8000))
-            embedding = rng.standard_normal((rows, 16)).astype(np.float32)
-            embedding[5, 0] = np.nan
-            file.create_dataset("l3_embedding", data=embedding, compression="gzip")
+        embedding = embedding_rows(rows, index)
+        embedding[5, 0] = np.nan
+        write_shard(folder / f"{index}.h5", audio_rows(rows, seed=index), embedding)
     (folder / "9.h5").write_text("not a shard")
     return {"audio_rate": 8000, "part_clips": 25}
 

@@ -15,9 +15,6 @@ def write_csv(folder: Path, text: str) -> Path:
     return path
 
 
-# --- folders
-
-
 def test_a_folder_gives_its_audio_sorted_by_name(tmp_path):
     for name in ("b.wav", "a/c.FLAC", "a/b.ogg", ".hidden.wav", "notes.txt", "a/.cache/d.mp3"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -37,9 +34,6 @@ def test_subfolders_named_like_splits_are_the_splits(tmp_path):
     assert (validate, test, set(splits.values())) == ("validate", "test", {"train"})
 
 
-# --- splits
-
-
 def test_the_hash_split_never_changes():
     """Published splits depend on it; it is a function of the name alone."""
     names = [f"clip{index:03d}.wav" for index in range(30)]
@@ -54,9 +48,6 @@ def test_a_split_in_the_manifest_goes_before_share_and_condition(tmp_path):
     by_fold = [entry.split for entry in read_manifest(source, validate="fold = 5")]
     assert by_fold == ["test", "validate", "validate", "train", "train"]
     assert [entry.split for entry in read_manifest(source, validate=0.0)] == ["test", "validate", *["train"] * 3]
-
-
-# --- manifests
 
 
 def test_the_digest_is_that_of_everything_but_labels(tmp_path):

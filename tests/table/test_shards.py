@@ -1,40 +1,15 @@
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from stored import clips_of, peak_memory, skipped, windows_of
+from stored import audio_rows, clips_of, embedding_rows, peak_memory, skipped, windows_of, write_shard
 
 from edgesea.audio.level import a_weighted_level
 from edgesea.errors import EdgeseaError
 from edgesea.table.importing import import_table
 from edgesea.table.reader import Table
-
-SIZE = 12
-
-
-def audio_rows(rows: int, rate: int = 8000, seed: int = 0, seconds: float = 1.0) -> np.ndarray:
-    """Noise of different loudness in each row, int16."""
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((rows, round(seconds * rate))) * rng.uniform(50, 5000, (rows, 1))
-    return np.clip(np.rint(noise), -32767, 32767).astype(np.int16)
-
-
-def embedding_rows(rows: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
-    return np.random.default_rng(100 + seed).standard_normal((rows, size)).astype(np.float32)
-
-
-def write_shard(path: Path, audio: np.ndarray, embedding: np.ndarray, **more: Any) -> Path:
-    """As an earlier pipeline wrote them: gzip, in chunks that h5py chooses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file.create_dataset("audio", data=audio, compression="gzip")
-        file.create_dataset("l3_embedding", data=embedding, compression="gzip")
-        for name, values in more.items():
-            file[name] = values
-    return path
 
 
 def stored(table: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -57,7 +32,7 @@ def test_rows_become_clips_of_one_window(tmp_path):
     expected = a_weighted_level(np.concatenate(audio).astype(np.float32) / 32767, 8000)
     np.testing.assert_allclose(levels, expected, atol=1e-4)
     info = Table(tmp_path / "table").info
-    assert info["teacher"] == {"id": "imported", "sha256": None, "sample_rate": None, "embedding_size": SIZE}
+    assert info["teacher"] == {"id": "imported", "sha256": None, "sample_rate": None, "embedding_size": 12}
     assert info["level"] == {"unit": "dB(A) re full scale", "rate": None}
 
 
