@@ -28,8 +28,7 @@ def make(folder: Path, days: int) -> None:
     from tqdm import tqdm
 
     from edgesea.artifact import write_json
-    from edgesea.table.clips import Piece
-    from edgesea.table.manifest import ClipEntry
+    from edgesea.table.clips import ClipEntry, Piece
     from edgesea.table.writer import write_part
 
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.table.manifest import check_options, cut_parts, manifest_digest, read_manifest
+from edgesea.table.clips import check_options, clip_pieces, cut_parts, manifest_digest, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,6 @@ def extract(
     check_options(sample_rate, level_rate, max_skipped, **counts)
     from edgesea.embed.engine import embed_sources
     from edgesea.models import load_teacher
-    from edgesea.table.clips import clip_pieces
     from edgesea.table.writer import write_table
 
     framing = Framing(window, hop, center)

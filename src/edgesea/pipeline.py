@@ -19,7 +19,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.reduction import reduce
 from edgesea.sampling import sample
-from edgesea.table.manifest import read_manifest
+from edgesea.table.clips import read_manifest
 from edgesea.tasks.evaluate import evaluate, load_task
 from edgesea.tasks.options import check_seed
 

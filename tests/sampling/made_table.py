@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgesea.artifact import write_json
-from edgesea.table.clips import Piece
-from edgesea.table.manifest import ClipEntry
+from edgesea.table.clips import ClipEntry, Piece
 from edgesea.table.writer import write_part
 
 

@@ -12,8 +12,7 @@ import pytest
 from edgesea.artifact import write_json
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import Piece
-from edgesea.table.manifest import ClipEntry
+from edgesea.table.clips import ClipEntry, Piece
 from edgesea.table.reader import Table, part_path, part_skipped, stack
 from edgesea.table.writer import PartWriter, write_part, write_table
 

@@ -1,24 +1,204 @@
-"""Clips as a table stores them: decoded once, at the student's and the teacher's rate, a few windows at a time."""
+"""The clips of a table: listed by a manifest or found below a folder, and decoded a few windows at a time."""
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.artifact import file_state, walk
 from edgesea.audio import framing as cuts
 from edgesea.audio.framing import Framing, PieceCutter, piece_windows
-from edgesea.audio.io import AudioFile, Resampler
+from edgesea.audio.io import AudioFile, Resampler, audio_suffixes, checked_count, checked_hop, checked_rate, is_audio
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.errors import EdgeseaError
-from edgesea.table.manifest import ClipEntry
 
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
 PCM_SCALE = 32767.0  # stored value of amplitude 1
 END = np.zeros(0, np.float32)  # the chunk behind the last
+SPLITS = ("train", "validate", "test")
+PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one
+COLUMNS = ("path", "sensor", "time", "split", "level", "label")
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """One clip of a manifest."""
+
+    clip: str  # name: the path below the root, with forward slashes
+    path: Path
+    sensor: str | None
+    time: str | None  # start, ISO 8601
+    split: str
+    level: tuple[float, ...] | None  # measured, in dB SPL, evenly spaced from the start of the clip
+    label: str | None = None  # colours the map of windows in a report; nothing is learned from it
+
+
+def check_options(sample_rate: int, level_rate: float, max_skipped: float, **counts: int) -> None:
+    """EdgeseaError for a number that neither `extract` nor `import_table` can use."""
+    for name, count in counts.items():
+        checked_count(name, count)
+    checked_rate("sample_rate", sample_rate)
+    checked_hop("level_rate", level_rate, "readings per second")
+    if not 0 <= max_skipped <= 1:
+        raise EdgeseaError(f"max_skipped must be a share from 0 to 1, not {max_skipped}")
+
+
+def split_rule(validate: float | str) -> tuple[float, str, str]:
+    """The option `validate`: a share, or (``fold=5``) the column and the value that clips which validate have."""
+    if isinstance(validate, str) and "=" in validate:
+        column, value = (part.strip() for part in validate.split("=", 1))
+        return 0.0, column, value
+    try:
+        share = float(validate)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < 1:
+        raise EdgeseaError(f"validate must be a share in [0, 1) or a condition column=value, not {validate!r}")
+    return share, "", ""
+
+
+def read_manifest(
+    source: Path, root: Path | None = None, columns: Mapping[str, str] | None = None, validate: float | str = 0.1
+) -> list[ClipEntry]:
+    """List the clips of a folder or of a manifest, sorted by name, each once; options as in `extract`."""
+    columns, (_, condition, _) = columns or {}, split_rule(validate)
+    if unknown := sorted(columns.keys() - set(COLUMNS)):
+        raise EdgeseaError(f"columns: unknown {', '.join(unknown)}; known: {', '.join(COLUMNS)}")
+    if not source.exists():
+        raise EdgeseaError(f"{source}: no such file or folder")
+    if not source.is_dir():
+        root, rows = root or source.parent, _read_rows(source, columns, condition)
+    elif condition:
+        raise EdgeseaError(f"validate: the condition {validate!r} needs a manifest, but {source} is a folder")
+    else:
+        root, rows = source, [{"path": str(path.relative_to(source))} for path in walk(source) if is_audio(path)]
+    entries: dict[str, ClipEntry] = {}
+    for row in rows:
+        if not row["path"]:
+            raise EdgeseaError(f"{source}: a row has an empty path")
+        path = Path(row["path"])
+        name = path.relative_to(root) if path.is_absolute() and path.is_relative_to(root) else path
+        folder = name.parts[0] if source.is_dir() and len(name.parts) > 1 else ""
+        try:
+            entry = make_entry(clip_name(name), root / path, row, validate, folder)
+        except EdgeseaError as error:
+            raise EdgeseaError(f"{source}: {name}: {error}") from None
+        entries.setdefault(entry.clip, entry)
+    if not entries:
+        raise EdgeseaError(f"{source}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
+    return [entries[name] for name in sorted(entries)]
+
+
+def _read_rows(source: Path, columns: Mapping[str, str], condition: str) -> list[dict[str, Any]]:
+    """The rows of a manifest, by the names in `COLUMNS`, and ``condition``: the column that decides which validate."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    try:
+        if source.suffix == ".parquet":
+            frame = pd.DataFrame(pq.read_table(source).to_pylist(), dtype=object)
+        else:
+            frame = pd.read_csv(source, dtype=str, na_filter=False, encoding="utf-8-sig", index_col=False)
+    except (OSError, ValueError) as error:  # of pandas and pyarrow
+        raise EdgeseaError(f"{source}: not a manifest in CSV or Parquet: {error}") from error
+    own = {"path": "path", **columns, **({"condition": condition} if condition else {})}
+    for name in own.values():
+        if name not in frame:
+            raise EdgeseaError(f"{source}: no column {name!r}; it has {', '.join(map(str, frame))}")
+    names = {name: own.get(name, name) for name in (*COLUMNS, "condition")}
+    known = pd.DataFrame({name: frame[column] for name, column in names.items() if column in frame})
+    known["path"] = known["path"].fillna("").astype(str).str.strip()
+    rows: list[dict[str, Any]] = known.to_dict("records")  # type: ignore[assignment]
+    return rows
+
+
+def clip_name(path: Path) -> str:
+    """The name of a clip; bytes that are not UTF-8, which neither Parquet nor JSON can store, are spelt out."""
+    return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def make_entry(clip: str, path: Path, values: Mapping[str, Any], validate: float | str, folder: str = "") -> ClipEntry:
+    """The clip that a row of a manifest or a shard describes; the folder it lies in may name its split."""
+    share, condition, value = split_rule(validate)
+    split = str(values.get("split") or "")
+    if not split and condition:
+        split = "validate" if str(values["condition"]) == value else "train"
+    split = split or (folder if folder in SPLITS else hash_split(clip, share))
+    if split not in SPLITS:
+        raise EdgeseaError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    sensor, label = (None if values.get(name) in (None, "") else str(values[name]) for name in ("sensor", "label"))
+    time = None if values.get("time") in (None, "") else _iso(values["time"])
+    return ClipEntry(clip, path, sensor, time, split, _levels(values.get("level")), label)
+
+
+def hash_split(clip: str, validate: float) -> str:
+    """``validate`` for a share `validate` of all names, else ``train``; a function of the name alone."""
+    position = int.from_bytes(hashlib.blake2b(clip.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+    return "validate" if position < validate * 2**64 else "train"
+
+
+def _iso(value: Any) -> str:
+    text = value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise EdgeseaError(f"time {text!r} is not ISO 8601, e.g. 2019-05-01T13:45:00") from None
+    return text
+
+
+def _levels(value: Any) -> tuple[float, ...] | None:
+    if value is None or value == "":
+        return None
+    try:
+        if isinstance(value, str):
+            value = json.loads(value) if value.lstrip().startswith("[") else re.split(r"[\s;,]+", value.strip())
+        numbers = tuple(float(item) for item in (value if isinstance(value, list | tuple) else [value]))
+    except (TypeError, ValueError):
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise EdgeseaError(f"level {value!r} is neither a number nor a list of numbers")
+    return numbers or None
+
+
+def cut_parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]:
+    """Cut the manifest into parts; only names and file sizes matter, so every run cuts alike."""
+    parts: list[list[ClipEntry]] = [[]]
+    total = 0
+    for entry in entries:
+        size = max(0, file_size(entry.path))
+        if parts[-1] and (len(parts[-1]) >= clips or total + size > PART_BYTES):
+            parts.append([])
+            total = 0
+        parts[-1].append(entry)
+        total += size
+    return parts
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    return (file_state(path) or (-1,))[0]
+
+
+def manifest_digest(entries: Sequence[ClipEntry]) -> str:
+    """sha256 of what the manifest says of all clips, labels excepted, and of their sizes: the identity of a table."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        fields = (entry.clip, entry.sensor, entry.time, entry.split, entry.level, file_size(entry.path))
+        digest.update(repr(fields).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+# --- decoding
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,13 @@ from edgesea.audio.io import AudioFile, checked_hop, checked_rate
 from edgesea.embed.engine import embed_sources
 from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import Job, Piece, clip_pieces
-from edgesea.table.manifest import (
+from edgesea.table.clips import (
     ClipEntry,
+    Job,
+    Piece,
     check_options,
     clip_name,
+    clip_pieces,
     cut_parts,
     file_size,
     manifest_digest,

@@ -20,8 +20,7 @@ from edgesea.audio.framing import Framing
 from edgesea.audio.io import Resampler
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import PCM_SCALE, Job, Piece, to_pcm
-from edgesea.table.manifest import COLUMNS, clip_name, file_size, make_entry, split_rule
+from edgesea.table.clips import COLUMNS, PCM_SCALE, Job, Piece, clip_name, file_size, make_entry, split_rule, to_pcm
 from edgesea.table.writer import check_skipped
 
 Float32 = NDArray[np.float32]

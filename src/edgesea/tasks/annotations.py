@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.table.manifest import SPLITS
+from edgesea.table.clips import SPLITS
 from edgesea.tasks.csv_table import CsvTable, some
 from edgesea.tasks.features import CONTEXT
 
