@@ -34,12 +34,9 @@ def test_clips_are_scored_by_the_mean_of_their_windows(
     reduction, probe = (small_reduction, ProbeOptions("mlp")) if system == "reduced" else (None, ProbeOptions())
     options = {"reduction": reduction, "probe": probe, "seed": 3, "resamples": 9, "workers": 1}
     result = evaluate("esc50", data, model, out=out, **options)  # type: ignore[arg-type]
-    task, phi = FoldTask.load("esc50", data), None if reduction is None else load_reduction(reduction)
-    means = []
-    for file in embed_files(load_model(model), task.paths, Framing(1.0, 0.5)):
-        assert file.embedding is not None
-        rows = file.embedding if phi is None else np.concatenate([phi.transform(row[None]) for row in file.embedding])
-        means.append(rows.mean(0, dtype=np.float64))
+    task, transform = FoldTask.load("esc50", data), load_reduction(reduction).transform if reduction else np.asarray
+    windows = (transform(file.embedding) for file in embed_files(load_model(model), task.paths, Framing(1.0, 0.5)))
+    means = [rows.mean(0, dtype=np.float64) for rows in windows]
     bags = Bags(np.stack(means).astype(np.float32), np.ones(20, np.int64))
     assert result | task.score(bags, probe, None, 3, 9) == result
     wanted = {"task": "esc50", "model": model, "window": 1.0, "hop": 0.5, "clips": 20, "probe": asdict(probe)}

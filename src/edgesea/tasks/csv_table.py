@@ -27,10 +27,8 @@ class CsvTable:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.reader(file, skipinitialspace=True)
                 rows = [(reader.line_num, [value.strip() for value in row]) for row in reader]
-        except OSError as error:
-            raise EdgeseaError(f"{path}: {error.strerror or error}") from error
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise EdgeseaError(f"{path}: not a CSV table in UTF-8: {error}") from error
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise EdgeseaError(f"{path}: cannot be read as a CSV table in UTF-8: {error}") from error
         (_, header), *rows = [row for row in rows if any(row[1])] or [(0, [""])]
         if not rows:
             raise EdgeseaError(f"{path}: no rows below a header")

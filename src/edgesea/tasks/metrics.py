@@ -113,11 +113,6 @@ def _area(counts: Counts, ties: Ties, rising: bool = False) -> float | None:
     return float(np.sum(np.diff(recall) * (precision[1:] + precision[:-1]) / 2))
 
 
-def auprc(labels: Labels, scores: NDArray[np.floating], ties: Ties = "threshold") -> float | None:
-    """Area under the precision-recall curve of labels (N,) and scores (N,); None if there is no positive label."""
-    return _area(confusion_counts(labels[:, None], scores[:, None]), ties)
-
-
 def tagging_scores(
     labels: Labels,
     scores: NDArray[np.floating],
