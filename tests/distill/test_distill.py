@@ -1,15 +1,20 @@
 import csv
 import json
+import signal
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, kill_when
 from safetensors.numpy import load_file
 
 import edgesea
+from edgesea import cli
+from edgesea.artifact import atomic_path
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.reduction import load_reduction, reduce
@@ -20,13 +25,31 @@ Train = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def train(small_table: Path, small_reduction: Path, tmp_path: Path) -> Train:
-    """Train a student of two epochs in `tmp_path`."""
+def train(small_table: Path, small_reduction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Train a student in `tmp_path`."""
+    # Checkpoints must not pass through the folder of temporary files, where Lightning's own writer puts them.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "does not exist"))
 
     def run(name: str = "s", **options: Any) -> dict[str, Any]:
-        return distill(small_table, small_reduction, tmp_path / name, **{**TINY, "epochs": 2, **options})
+        return distill(small_table, small_reduction, tmp_path / name, **{**TINY, **options})
 
     return run
+
+
+@pytest.fixture
+def words(small_table: Path, small_reduction: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """The same as words of a command."""
+
+    def make(name: str, **options: Any) -> list[str]:
+        named = [f"--{name}={value}" for name, value in {**TINY, **options}.items()]
+        return ["distill", str(small_table), str(small_reduction), str(tmp_path / name), *named]
+
+    return make
+
+
+def epochs_done(folder: Path) -> int:
+    path = folder / "metrics.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
@@ -40,7 +63,12 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 def same(first: Path, second: Path) -> bool:
     one, two = weights(first), weights(second)
-    return all(np.array_equal(one[name], two[name]) for name in one) and history(first) == history(second)
+    results = [{**json.loads((folder / "results.json").read_text()), "student": 0} for folder in (first, second)]
+    return (
+        all(np.array_equal(one[name], two[name]) for name in one | two)
+        and history(first) == history(second)
+        and results[0] == results[1]
+    )
 
 
 def test_the_plateau_schedule_lowers_the_rate_after_five_epochs_without_improvement(small_student: Path) -> None:
@@ -91,7 +119,7 @@ def test_one_cycle_rises_falls_and_keeps_the_last_epoch(train: Train, tmp_path: 
 
 
 def test_early_stopping_ends_the_training(train: Train, tmp_path: Path) -> None:
-    result = train(epochs=18, patience=3)
+    result = train(patience=3)
     rows = history(tmp_path / "s")
     best = min(range(len(rows)), key=lambda i: rows[i]["val_mse"])
     assert result["epochs"] == len(rows) == best + 4 < 18
@@ -99,7 +127,7 @@ def test_early_stopping_ends_the_training(train: Train, tmp_path: Path) -> None:
 
 def test_the_seed_alone_decides(train: Train, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(name, seed=seed)
+        train(name, seed=seed, epochs=2)
     assert same(tmp_path / "a", tmp_path / "b")
     assert not same(tmp_path / "a", tmp_path / "c")
 
@@ -120,7 +148,7 @@ def test_a_finished_folder_is_returned_as_it_is(small_table: Path, small_reducti
 
 
 def test_relu_max_has_no_negative_outputs(train: Train, tmp_path: Path) -> None:
-    train(head="relu_max", filters=[4, 4, 8, 4])
+    train(epochs=2, head="relu_max", filters=[4, 4, 8, 4])
     student = edgesea.load_student(tmp_path / "s")
     assert (student.embed(np.random.default_rng(0).uniform(-1, 1, (2, 8000)).astype(np.float32)) >= 0).all()
 
@@ -128,7 +156,7 @@ def test_relu_max_has_no_negative_outputs(train: Train, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("lr", "schedule"), [(1e6, "onecycle"), (1e20, "plateau")])
 def test_diverging_training_says_so(train: Train, tmp_path: Path, lr: float, schedule: str) -> None:
     with pytest.raises(EdgeseaError, match=r"epoch \d.*lr"):
-        train(lr=lr, schedule=schedule)
+        train(epochs=2, lr=lr, schedule=schedule)
     assert not (tmp_path / "s" / "results.json").exists()
 
 
@@ -172,3 +200,83 @@ def test_input_that_does_not_fit_together(
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     refuses("distill", small_table, small_reduction, tmp_path / "mine", *options, words=[tmp_path / "mine"])
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+# Plateau: five epochs have passed without improvement at epoch 14; killed at 11 the count must survive.
+@pytest.mark.parametrize(("schedule", "epoch", "mask"), [("plateau", 11, 0.0), ("onecycle", 4, 0.2)])
+def test_a_killed_training_ends_as_if_it_had_not_been_killed(
+    train: Train, words: Callable[..., list[str]], tmp_path: Path, schedule: str, epoch: int, mask: float
+) -> None:
+    train("uninterrupted", schedule=schedule, mask=mask)
+    killed, command = tmp_path / "killed", words("killed", schedule=schedule, mask=mask)
+    status = kill_when([sys.executable, "-m", "edgesea.cli", *command], lambda: epochs_done(killed) >= epoch)
+    assert status == -signal.SIGKILL
+    assert epoch <= epochs_done(killed) < 18
+    assert not (killed / "results.json").exists()
+    assert cli.main(command) == 0
+    assert same(killed, tmp_path / "uninterrupted")
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_resumes(
+    words: Callable[..., list[str]], small_student: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "edgesea.cli", *words("s")]
+    assert kill_when(command, lambda: epochs_done(tmp_path / "s") >= 2, signal.SIGINT) == 130
+    assert 2 <= epochs_done(tmp_path / "s") < 18
+    assert cli.main(words("s")) == 0
+    assert same(tmp_path / "s", small_student)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process at one exact point."""
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+def test_killed_between_the_two_checkpoints_of_an_epoch(
+    train: Train, small_student: Path, tmp_path: Path, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While ``last.ckpt`` is half written, that of the epoch before is still there (after epoch 1: best.ckpt)."""
+    out, written = tmp_path / "s", 0
+
+    def interrupted_write(path: Path):  # type: ignore[no-untyped-def]
+        nonlocal written
+        written += path.name == "last.ckpt"
+        if written == epoch:
+            path.with_name(f".{path.name}.123.tmp").write_bytes(b"half a checkpoint")
+            raise Killed
+        return atomic_path(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgesea.distill.trainer.atomic_path", interrupted_write)
+        with pytest.raises(Killed):
+            train("s")
+    assert (out / "checkpoints" / "last.ckpt").exists() == (epoch > 1)
+    assert (out / "checkpoints" / "best.ckpt").exists()
+    train("s")
+    assert same(out, small_student)
+
+
+@pytest.mark.parametrize("remains", [0, 5000])
+def test_a_damaged_last_checkpoint_falls_back_to_the_best(
+    train: Train, tmp_path: Path, remains: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("expected", "damaged"):
+        train(name, epochs=4)
+    damaged = tmp_path / "damaged"
+    (damaged / "results.json").unlink()
+    last = damaged / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:remains])
+    train("damaged", epochs=4)
+    assert "last.ckpt: cannot be read" in caplog.text
+    assert same(damaged, tmp_path / "expected")
+
+
+def test_killed_after_early_stopping_it_does_not_train_another_epoch(train: Train, tmp_path: Path) -> None:
+    for name in ("expected", "killed"):
+        train(name, patience=3, keep="last")
+    assert epochs_done(tmp_path / "expected") < 18
+    killed = tmp_path / "killed"
+    for name in ("results.json", "model.safetensors", "config.json"):
+        (killed / name).unlink()
+    train("killed", patience=3, keep="last")
+    assert same(killed, tmp_path / "expected")

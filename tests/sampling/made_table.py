@@ -27,17 +27,15 @@ def write_table(folder: Path, parts: Sequence[Sequence[Mapping[str, Any]]], dtyp
                 piece = Piece(entry, 0, np.zeros(count * rate, np.int16), np.arange(count) * rate, levels)
                 writer.add(piece, embeddings)
                 by_split[split] += count
+    counts = {"parts": len(parts), "part_clips": max(map(len, parts)), "clips": sum(map(len, parts))}
     info = {
         "teacher": {"id": "made", "sha256": None, "sample_rate": rate, "embedding_size": size},
         "sample_rate": rate,
         "framing": {"window": 1.0, "hop": 1.0, "center": False},
         "dtype": dtype,
-        "parts": len(parts),
-        "part_clips": max(map(len, parts)),
         "manifest_sha256": str(folder.name),
-        "clips": sum(map(len, parts)),
         "windows": sum(by_split.values()),
         "windows_by_split": by_split,
     }
-    write_json(folder / "table.json", info)
+    write_json(folder / "table.json", info | counts)
     return folder

@@ -43,14 +43,6 @@ def test_louder_windows_are_as_likely_as_their_ordered_draws(levels: list[float]
     assert min(found) > 0.01 / len(found)
 
 
-def test_a_draw_with_joint_weights_would_be_found_out() -> None:
-    weights, rng = np.array([1, 0.8, 0.6, 0.4, 0.2]), np.random.default_rng(0)
-    expected = by_definition(weights, 2)
-    product = np.array([weights[list(s)].prod() for s in expected])
-    jointly = rng.choice(len(product), DRAWS, p=product / product.sum())
-    assert set_p_value([list(expected)[i] for i in jointly], expected) < 1e-6
-
-
 def test_ranks_are_taken_within_two_hours_and_equal_levels_share_theirs() -> None:
     levels, seconds = [40, 50, 60, 70, 10, 30, 20, 1, 2], [0, 7199.9, 100, 5000, 7200, 14399, 86399, np.nan, np.nan]
     assert relevance(stratum(levels, seconds)).tolist() == [0.25, 0.5, 0.75, 1, 0.5, 1, 1, 0.5, 1]

@@ -141,8 +141,7 @@ def distill(
     claim(folder, plan, "student of `edgesea distill`")
     if (folder / RESULTS_FILE).exists():
         log.info("%s is finished; nothing to do", folder)
-        finished: dict[str, Any] = read_json(folder / RESULTS_FILE)
-        return finished
+        return dict(read_json(folder / RESULTS_FILE))
     seed_everything(seed, workers=True, verbose=False)
     network = Student(config)
     hardware = {"precision": actual_precision, "device": device_name, "devices": devices, "save_every": save_every}

@@ -33,11 +33,10 @@ class Training:
     seed: int
 
     def __post_init__(self) -> None:
-        one_cycle = self.schedule == "onecycle"
-        if one_cycle:
+        if self.schedule == "onecycle":
             self.patience = 0  # it runs to its end
         if self.keep == "auto":
-            self.keep = "last" if one_cycle else "best"
+            self.keep = "last" if self.schedule == "onecycle" else "best"
 
 
 def mask_spectrogram(spectrogram: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -82,15 +81,13 @@ class FitMeasure:
         error, total, squared = self.per_dimension
         variance = squared - total.square() / count
         varies = variance > 1e-9 * squared.clamp_min(1e-30)
-        per_dimension = 1.0 - error / variance.clamp_min(1e-30)
+        each = zip((1.0 - error / variance.clamp_min(1e-30)).tolist(), varies.tolist(), strict=True)
         return {
             "mse": float(error.sum()) / count / len(error),
             "mae": absolute / count / len(error),
             "cosine": cosine / count,
             "r2": 1.0 - float(error.sum() / variance.sum()) if bool(varies.any()) else math.nan,
-            "r2_per_dimension": [
-                r2 if varied else None for r2, varied in zip(per_dimension.tolist(), varies, strict=True)
-            ],
+            "r2_per_dimension": [r2 if varied else None for r2, varied in each],
         }
 
 

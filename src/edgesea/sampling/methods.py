@@ -148,15 +148,14 @@ def choose_windows(
     bar = tqdm(total=int(shares.sum()), unit="window", unit_scale=True, desc="sample", disable=None)
     # One thread for each stratum, rather than all for one stratum's matrices, unless there is only one stratum.
     limit = threadpool_limits(1) if min(workers, len(wanted)) > 1 else nullcontext()
-    parts, rows, by_similarity, among = [], [], 0.0, 0
+    places, by_similarity, among = [], 0.0, 0
     with limit, bar:
         for windows, (chosen, similar) in chain.from_iterable(prefetch(calls, workers)):
-            parts.append(windows.part[chosen])
-            rows.append(windows.window[chosen])
+            places.append(np.array([windows.part[chosen], windows.window[chosen]], np.int64))
             if similar is not None:
                 by_similarity, among = by_similarity + similar, among + len(chosen)
             bar.update(len(chosen))
-    part, window = np.concatenate(parts).astype(np.int64), np.concatenate(rows).astype(np.int64)
+    part, window = np.concatenate(places, axis=1)
     order = np.lexsort((window, part))
     if isinstance(method, DPP):
         warn_if_uniform(by_similarity, among, method.ridge)
