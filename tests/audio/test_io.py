@@ -1,6 +1,4 @@
-import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,13 +70,6 @@ def test_audio_is_recognised_by_its_ending(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.wav").mkdir()
     assert [path.name for path in tmp_path.iterdir() if is_audio(path)] == ["a.WAV"]
-
-
-def test_names_need_not_be_utf8(tmp_path):
-    soundfile.write(tmp_path / "a.wav", sine(8000), 8000)
-    odd = os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav")  # noqa: PTH118
-    os.rename(tmp_path / "a.wav", odd)  # noqa: PTH104
-    assert len(load_audio(Path(os.fsdecode(odd)), 8000)) == 16000
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,6 @@ def process_file(
     Parameters
     ----------
     path : path
-        Anything that libsndfile reads.
     output_dir : path, optional
         Folder for the result, made if it is missing; default: that of the audio.
     suffix : str, optional
@@ -159,8 +158,8 @@ def process_files(
         raise EdgeseaError(f"{folder}: a folder; name the files in it, or embed it: edgesea embed {folder}")
     targets = result_paths(paths, output_dir, suffix or "")
     failed = []
-    results = _write_results(load_model(model), targets, hop_size, center, batch_size, workers, overwrite)
-    for path, _, error, found in results:
+    network = load_model(model)
+    for path, _, error, found in _write_results(network, targets, hop_size, center, batch_size, workers, overwrite):
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
             warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
@@ -176,12 +175,12 @@ def _write_results(
     targets: dict[Path, Path],
     hop: float,
     center: bool,
-    batch_size: int,
+    batch: int,
     workers: int,
     overwrite: bool,
 ) -> Iterator[AudioEmbedding[Path]]:
     """Embed the keys of `targets` and write the results to its values; one that is there comes without embedding."""
-    checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
+    checked_count("batch_size", batch), checked_count("workers", workers), checked_flag("overwrite", overwrite)
     framing = framing_of(model, hop, center)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
     made_by["edgesea"] = versions().get("edgesea", "unknown")
@@ -198,7 +197,7 @@ def _write_results(
                 yield AudioEmbedding(path, None)
         except (EdgeseaError, OSError) as error:
             yield AudioEmbedding(path, None, str(error).removeprefix(f"{path}: "))
-    for result in embed_files(model, list(missing), framing, batch_size, workers):
+    for result in embed_files(model, list(missing), framing, batch, workers):
         path, embedding = result.path, result.embedding
         try:
             if embedding is not None:
