@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import edgesea
-from edgesea.audio.framing import Framing
-from edgesea.embed.engine import embed_files
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import LogMelModel, file_digest
 from edgesea.models.student_config import FILTERS, StudentConfig, array_shapes, keras_order, macs, parameter_count
@@ -72,7 +69,7 @@ def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_published_student_gives_the_reference(shared_data, tmp_path, backend):
+def test_a_published_student_gives_the_reference(shared_data, backend):
     student = edgesea.load_student(shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz", "cpu", backend)
     assert (student.id, student.sample_rate, student.window) == ("edgel3/sea-64", 8000, 1.0)
     assert student.config == StudentConfig.named("sea-64", head="relu_max")
@@ -82,10 +79,6 @@ def test_a_published_student_gives_the_reference(shared_data, tmp_path, backend)
         assert np.count_nonzero(error > 1e-2) <= 1
         assert error.max() <= 0.0145
         np.testing.assert_allclose(student.embed(reference["windows"]), reference["embedding"], rtol=1e-4, atol=1e-3)
-    with np.load(shared_data / "edgel3" / "chirp_8k_reference.npz") as reference:
-        soundfile.write(tmp_path / "chirp.wav", reference["audio"], 8000, subtype="FLOAT")
-        (result,) = embed_files(student, [tmp_path / "chirp.wav"], Framing(1.0, 0.1, True))
-        np.testing.assert_allclose(result.embedding, reference["embedding"], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +134,7 @@ def test_a_saved_student_gives_the_same_numbers_in_both_back_ends(tmp_path, conf
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("head", ["linear", "relu_max"])
-def test_any_batch_gives_the_same_and_other_windows_none(tmp_path, backend, head):
+def test_any_batch_gives_the_same_and_bad_windows_show(tmp_path, backend, head):
     save_student(make_student(replace(SMALL, head=head, embedding_size=6)), tmp_path, {}, "card")
     student = edgesea.load_student(tmp_path, "cpu", backend)
     windows = noise(SMALL, 150)  # more than are computed at once

@@ -82,11 +82,8 @@ def _mismatch(path: Path, git_blob: str | None) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` is ``owner/name[@revision]`` of the Hugging Face Hub, and neither a path here nor one of our ids.
-
-    Where ``owner`` is a folder here, as in ``runs/cty``, a mistyped path is more likely; ``owner/name@main`` is still
-    an id of the Hub.
-    """
+    """Whether `name` is ``owner/name[@revision]`` of the Hugging Face Hub, not a path here or an id of ours."""
+    # Where owner is a folder here, as in runs/cty, a mistyped path is more likely, unless there is a revision
     match = HUB_ID.fullmatch(name)
     is_place = Path(name).exists() or (match and not match[2] and Path(name.partition("/")[0]).is_dir())
     return bool(match and not is_place and not name.startswith(EDGESEA_PREFIXES))

@@ -1,7 +1,4 @@
-"""Models of other programs, as functions from windows to embeddings: ``callable:``, ``hear:`` and ``onnx:``.
-
-The API of ``hear:`` is that of the HEAR benchmark (https://hearbenchmark.com/hear-api.html).
-"""
+"""Models of other programs: ``callable:``, ``onnx:`` and ``hear:`` (https://hearbenchmark.com/hear-api.html)."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -97,11 +94,7 @@ def load_callable(id: str) -> FunctionModel:
 
 
 def load_hear(id: str, device: str = "cpu") -> FunctionModel:
-    """Load ``hear:package.module[:weights]``; the scene embedding of a window is its embedding.
-
-    `weights` is what the module's ``load_model`` takes: a path, or a name that the module knows. A torch model is moved
-    to `device`; models of other frameworks choose their device themselves.
-    """
+    """Load ``hear:package.module[:weights]``; `weights` is what ``load_model`` takes: a path, or a name it knows."""
     from torch import nn
 
     module, _, weights = id.removeprefix("hear:").partition(":")

@@ -40,15 +40,11 @@ class StudentFile:
 
 
 def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any], card: str) -> None:
-    """Write ``config.json`` + ``model.safetensors`` + the model card; an earlier checkpoint is replaced.
-
-    The weights carry the architecture, too: it decides as much about the embeddings as they do, so their digest covers
-    it. Of files named by absolute paths in `provenance` (JSON values) the mere names are written.
-    """
+    """Write ``config.json`` + ``model.safetensors`` + the model card; an earlier checkpoint is replaced."""
     from safetensors.numpy import save
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in student.state_dict().items()}
-    architecture = student.config.to_dict()
+    architecture = student.config.to_dict()  # in the weights, too, so that their digest covers it
     weights = save(arrays, metadata={ARCHITECTURE: json.dumps(architecture)})
     for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.encode())):  # save_file lets nobody else read it
         with atomic_path(folder / name) as temporary:
