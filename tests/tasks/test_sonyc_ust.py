@@ -113,7 +113,7 @@ def test_clips_without_all_labels_are_left_out(tmp_path: Path, caplog: pytest.Lo
     result = task.score(bags.take(np.setdiff1d(np.arange(160), [125, 130])), 0, predictions=path)
     again = score(path, resamples=0)
     assert (result["clips"], result["micro_auprc"]) == (38, again["coarse"]["micro_auprc"])
-    assert "fine" not in again  # which a coarse classifier does not predict
+    assert "fine" not in again  # a coarse classifier does not predict it
 
 
 def test_predictions_for_other_splits_are_scored_with_them(tmp_path: Path) -> None:
