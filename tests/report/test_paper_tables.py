@@ -269,17 +269,14 @@ def test_bad_input(tmp_path: Path, refuses: Callable[..., None]) -> None:
     results = read_json(run / "results.json")
     write_json(tmp_path / "none" / "results.json", {**results, "evaluate": None})
     (tmp_path / "empty").mkdir()
-    for name in ("none", "empty", "nowhere", "nowhere.json"):
+    write_json(tmp_path / "empty.json", {})
+    write_json(tmp_path / "list.json", [])
+    write_json(tmp_path / "unfinished" / "stages.json", {"stages": {}})
+    (tmp_path / "other.csv").write_text("audio_filename,1_engine\n")
+    for name in ("none", "empty", "nowhere", "nowhere.json", "empty.json", "list.json", "unfinished", "other.csv"):
         refuses("tables", tmp_path / name, words=[tmp_path / name])
     refuses("tables", tmp_path / "none", words=["Table 2", "edgesea evaluate sonyc_ust DATA edgel3/sea-64"])
-    for name, content in (("empty.json", {}), ("list.json", [])):
-        write_json(tmp_path / name, content)
-        refuses("tables", tmp_path / name, words=[tmp_path / name])
     for student in (3, {"task": "esc50"}):
         write_json(tmp_path / "bad" / "results.json", {**results, "evaluate": {"student": student}})
         refuses("tables", tmp_path / "bad", words=[tmp_path / "bad"])
-    (tmp_path / "predictions.csv").write_text("audio_filename,1_engine\n")
-    refuses("tables", tmp_path / "predictions.csv", words=[tmp_path / "predictions.csv"])
-    write_json(tmp_path / "unfinished" / "stages.json", {"stages": {}})
-    refuses("tables", tmp_path / "unfinished", words=[tmp_path / "unfinished"])
     refuses("tables", run, f"--out={run}/results.json/tables", words=[run / "results.json"])
