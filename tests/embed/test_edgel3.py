@@ -170,6 +170,7 @@ def test_options_have_the_names_and_defaults_of_edgel3_and_openl3(audio_folder, 
 
 def test_quiet_says_nothing_but_errors(audio_folder, weights, tmp_path, capsys, caplog):
     """test_script_main."""
+    caplog.set_level("INFO", "edgesea")  # and back at the end: quiet changes it
     command = ["embed", str(audio_folder), str(weights), "-o", str(tmp_path)]
     assert cli.main(command) == 1
     assert json.loads(capsys.readouterr().out)["files"] == 6
