@@ -156,8 +156,11 @@ def test_inputs_are_files_and_folders(audio_folder, weights, tmp_path, capsys):
         "--hop 0.5 --batch_size 16 --out {} --suffix=suffix",
     ],
 )
-def test_options_have_the_names_and_defaults_of_edgel3_and_openl3(audio_folder, weights, tmp_path, words, capsys):
+def test_options_have_the_names_and_defaults_of_edgel3_and_openl3(
+    audio_folder, weights, tmp_path, words, capsys, caplog
+):
     """test_parse_args, test_run."""
+    caplog.set_level("INFO", "edgesea")  # and back at the end: quiet changes it
     path = audio_folder / "chirp_44k.wav"
     assert cli.main(["embed", str(path), str(weights), *words.format(tmp_path).split()]) == 0
     assert (capsys.readouterr().out == "") is ("-q" in words)
