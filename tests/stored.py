@@ -1,8 +1,6 @@
 """What a table holds, in a form that tests can compare."""
 
 import gzip
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +44,6 @@ def skipped(table: Path) -> dict[str, str]:
     """The reason for each clip that was left out."""
     frame = pd.read_csv(table / "skipped.csv")
     return dict(zip(frame["clip"], frame["reason"], strict=True))
-
-
-def peak_memory(call: Callable[[], Any]) -> tuple[Any, int]:
-    """What a call returns, and the bytes that it held at most."""
-    tracemalloc.start()
-    try:
-        return call(), tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 def as_pcm(audio: np.ndarray) -> np.ndarray:

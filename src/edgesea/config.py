@@ -57,16 +57,15 @@ def checked_options(
 
     if not isinstance(options, Mapping):
         raise EdgeseaError(f"{source}: must be a mapping of options, not {options!r}")
-    known = {name: own for name, own in inspect.signature(stage).parameters.items() if name not in fixed}
+    names = inspect.signature(stage).parameters
+    known = [name for name in names if name not in fixed]
     if unknown := [str(name) for name in options if name not in known]:
         raise EdgeseaError(f"{source}: unknown option {', '.join(unknown)}; known: {', '.join(known)}")
     app = App(config=[Dict(dict(options), source=source), refuse_fractions])
     app.default(stage)
-    missing = {name: "0" for name in fixed if name in inspect.signature(stage).parameters}
+    placeholders = [f"--{name}=0" for name in names if name in fixed]  # the caller sets them
     try:
-        _, bound, _ = app.parse_args(
-            [f"--{name}={value}" for name, value in missing.items()], exit_on_error=False, print_error=False
-        )
+        _, bound, _ = app.parse_args(placeholders, exit_on_error=False, print_error=False)
     except (CycloptsError, EdgeseaError) as error:
         text = " ".join(str(error).split()).replace(f" from {source}", "")
         raise EdgeseaError(f"{source}: {text}") from error

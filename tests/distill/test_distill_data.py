@@ -1,4 +1,3 @@
-import tracemalloc
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -6,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import write_noise
+from conftest import peak_memory, write_noise
 from torch import Tensor
 
 from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
@@ -134,10 +133,9 @@ def test_memory_is_bounded_by_the_buffer(tmp_path: Path, monkeypatch: pytest.Mon
     assert [count for *_, count in source.chunks] == [64] * 9 + [23]
     windows = shuffled(source, buffer=130)
     sum(1 for _ in windows.epoch(0))
-    tracemalloc.start()
-    assert sum(1 for _ in windows.epoch(1)) == 74
-    peak = tracemalloc.get_traced_memory()[1] / source.window_bytes
-    tracemalloc.stop()
+    batches, held = peak_memory(lambda: sum(1 for _ in windows.epoch(1)))
+    assert batches == 74
+    peak = held / source.window_bytes
     assert peak < 130 + 64 + 3 * 8 + 20, f"{peak:.0f} windows in memory"  # buffer, chunk being read, batches, overlaps
 
 

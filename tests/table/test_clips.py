@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import load_audio, write_noise
-from stored import as_pcm, peak_memory
+from conftest import load_audio, peak_memory, write_noise
+from stored import as_pcm
 
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import kill_when, load_audio, write_noise
+from conftest import kill_when, load_audio, peak_memory, write_noise
 from stored import (
     SIZE,
     as_pcm,
@@ -17,7 +17,6 @@ from stored import (
     clips_of,
     content,
     embedding_rows,
-    peak_memory,
     rows_for,
     skipped,
     stamps,

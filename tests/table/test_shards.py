@@ -4,7 +4,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from stored import audio_rows, clips_of, embedding_rows, peak_memory, skipped, windows_of, write_shard
+from conftest import peak_memory
+from stored import audio_rows, clips_of, embedding_rows, skipped, windows_of, write_shard
 
 from edgesea.audio.level import a_weighted_level
 from edgesea.errors import EdgeseaError

@@ -154,9 +154,8 @@ def run_all(trials: Sequence[Trial], evaluator: Evaluator, workers: int) -> dict
     missing = [trial for trial, result in results if result is None or classifiers - set(result["scores"])]
     log.info("%d of %d trials were finished before", len(trials) - len(missing), len(trials))
     undrawn = {trial.subset: trial for trial, result in results if result is None and not trial.subset.exists()}
-    in_processes(
-        Trial.draw, [(trial,) for trial in undrawn.values()], workers, "sample"
-    )  # what fails, fails below again
+    # A subset that cannot be drawn fails again below, for each of its trials.
+    in_processes(Trial.draw, [(trial,) for trial in undrawn.values()], workers, "sample")
     ended = in_processes(Trial.run, [(trial, evaluator) for trial in missing], workers, "reduce and evaluate")
     failed = [(trial, error) for trial, error in zip(missing, ended, strict=True) if error is not None]
     errors = {trial.folder.name: f"{trial}: {error}" for trial, error in failed}
