@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.artifact import check_file
+from edgesea.audio.io import checked_count
 from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import k_dpp
 
@@ -107,8 +108,7 @@ def sample(
     check_file(Path(out))
     if Path(out).exists():
         Subset.load(Path(out))  # anything else is not overwritten
-    if workers < 1:
-        raise EdgeseaError(f"workers must be at least 1, not {workers}")
+    checked_count("workers", workers)
     if (sensors is None) != (positions is None):
         raise EdgeseaError("give sensors (how many) and positions (a file with sensor, latitude, longitude) together")
     source = Table(table)

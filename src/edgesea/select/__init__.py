@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from edgesea.artifact import atomic_path, claim, file_state, locked, versions, write_json
 from edgesea.audio.framing import Framing
+from edgesea.audio.io import checked_count
 from edgesea.config import checked_options, plain
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
@@ -124,8 +125,7 @@ def select(
         If the grid, the table or the task is unusable, `out` holds another selection, or a process is killed.
     """
     for name, value in (("repeats", repeats), ("workers", workers), ("batch_size", batch_size)):
-        if value < 1:
-            raise EdgeseaError(f"{name} must be at least 1, not {value}")
+        checked_count(name, value)
     check_seed(seed, max(repeats, tagging.members))
     source, folder = Table(table), Path(out)
     classifiers = _classifiers([0, 1, 2] if layers is None else layers, [128, 256] if units is None else units)
