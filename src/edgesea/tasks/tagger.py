@@ -132,10 +132,11 @@ def oversampled(bags: Bags, targets: Targets, options: TaggingOptions, rng: np.r
 
 def preparation(train: Bags, options: TaggingOptions) -> Callable[[Bags], Bags]:
     """What maps embeddings and context of clips to the inputs of the network; learned on training clips."""
-    steps = [StandardScaler(with_mean=options.standardize, with_std=options.standardize).fit(train.rows)]
+    rows = train.rows.astype(np.float64)  # to be rounded once, at the end
+    steps = [StandardScaler(with_mean=options.standardize, with_std=options.standardize).fit(rows)]
     if options.pca_components is not None:
-        rows = steps[0].transform(train.rows).astype(np.float64)
-        pca = PCA(min(options.pca_components, *rows.shape), whiten=True).fit(rows)
+        rows = steps[0].transform(rows)
+        pca = PCA(min(options.pca_components, *rows.shape), whiten=True, svd_solver="covariance_eigh").fit(rows)
         # A direction without variance cannot be whitened: in other clips, it would be rounding noise blown up.
         rank = np.count_nonzero(pca.explained_variance_ > CUTOFF * pca.explained_variance_[0])
         pca.components_, pca.explained_variance_ = pca.components_[:rank], pca.explained_variance_[:rank]
@@ -143,7 +144,7 @@ def preparation(train: Bags, options: TaggingOptions) -> Callable[[Bags], Bags]:
     encoding = ContextEncoding.fit(np.asarray(train.context), options.standardize) if options.context else None
 
     def prepare(bags: Bags) -> Bags:
-        rows = bags.rows
+        rows = bags.rows.astype(np.float64)
         for step in steps:
             rows = step.transform(rows)
         if encoding is not None:
