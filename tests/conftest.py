@@ -9,7 +9,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import signal
 import subprocess
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import sleep
 from typing import TypeVar
@@ -77,14 +77,14 @@ def peak_memory(function: Callable[[], T]) -> tuple[T, int]:
         tracemalloc.stop()
 
 
-def make_student(folder: Path, seed: int = 0) -> Path:
+def make_student(folder: Path, seed: int = 0, provenance: Mapping[str, object] = {}) -> Path:
     """Save a small student with random weights."""
     from edgesea.models.student_config import StudentConfig
     from edgesea.models.student_files import save_student
     from edgesea.models.student_torch import Student
 
     torch.manual_seed(seed)
-    save_student(Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)), folder, {}, "card")
+    save_student(Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)), folder, provenance, "card")
     return folder
 
 

@@ -88,19 +88,3 @@ def test_keras_to_torch_computes_what_keras_computes():
     np.testing.assert_allclose(result, expected * column["gamma"] + column["beta"], rtol=1e-5)
     state = keras_to_torch([("conv", {"kernel": CONV["kernel"]})], ["body.0"], Path("file"))
     assert {name: array.shape for name, array in state.items()} == {"body.0.weight": (3, 2, 3, 5)}
-
-
-@pytest.mark.parametrize(
-    "layers",
-    [
-        [],
-        LAYERS * 3,
-        [LAYERS[0], ("dense", {"kernel": np.ones((3, 4)), "bias": np.ones(4)})],
-        [LAYERS[0], ("norm", {"gamma": np.ones(3), "beta": np.ones(3)})],
-        [LAYERS[0], ("odd", {**CONV, "recurrent_kernel": np.ones(3)})],
-        [LAYERS[0], ("quantised", {"kernel": np.ones((3, 3, 2, 3), np.int8)})],
-    ],
-)
-def test_other_models_are_refused(layers):
-    with pytest.raises(EdgeseaError, match=rf"some/file\.h5: .*{layers[1][0] if len(layers) == 2 else len(layers)}"):
-        keras_to_torch(layers, ["0", "1"], Path("some/file.h5"))

@@ -3,15 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from conftest import load_audio, write_noise
 
 import edgesea
-from edgesea.models.student_config import StudentConfig
-from edgesea.models.student_files import save_student
-from edgesea.models.student_torch import Student
 
 LIGHT = """
 import importlib.abc, json, sys
@@ -35,36 +34,32 @@ def run_light(code: str, *arguments: object) -> subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def sound(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    save_student(Student(StudentConfig(5, (4, 6), n_mels=16)), tmp_path / "student", {}, "card")
-    windows = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 8000)).astype(np.float32)
-    np.save(tmp_path / "windows.npy", windows)
-    soundfile.write(tmp_path / "sound.wav", windows[0], 8000)
-    return tmp_path
+    return write_noise(tmp_path / "sound.wav")
 
 
-def test_students_need_no_torch(folder):
+def test_students_need_no_torch(sound, random_student):
+    np.save("windows.npy", load_audio(sound, 8000).reshape(3, 8000))
     code = """
 import numpy as np
 import edgesea
-student = edgesea.load_student("student")
-np.save("embedding.npy", student.embed(np.load("windows.npy")))
+np.save("embedding.npy", edgesea.load_student(sys.argv[1]).embed(np.load("windows.npy")))
 assert not BLOCKED & set(sys.modules)
 """
-    done = run_light(code)
+    done = run_light(code, random_student)
     assert done.returncode == 0, done.stderr
-    expected = edgesea.load_student(folder / "student", backend="torch").embed(np.load("windows.npy"))
+    expected = edgesea.load_student(random_student, backend="torch").embed(np.load("windows.npy"))
     np.testing.assert_allclose(np.load("embedding.npy"), expected, rtol=0, atol=1e-5)
 
 
-def test_the_command_embeds_without_torch(shared_data, folder):
+def test_the_command_embeds_without_torch(shared_data, sound):
     with np.load(shared_data / "edgel3" / "chirp_8k_reference.npz") as reference:
-        soundfile.write("chirp.wav", reference["audio"], 8000, subtype="FLOAT")
-        done = run_light(CLI, "embed", "chirp.wav", shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz")
+        soundfile.write(sound, reference["audio"], 8000, subtype="FLOAT")
+        done = run_light(CLI, "embed", sound, shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["files"] == 1
-        with np.load("chirp.npz") as result:
+        with np.load("sound.npz") as result:
             np.testing.assert_allclose(result["embedding"], reference["embedding"], rtol=1e-4, atol=1e-3)
 
 
@@ -74,13 +69,13 @@ def test_the_command_embeds_without_torch(shared_data, folder):
         "distill table phi student",
         "embed sound.wav spectral",
         "embed sound.wav efficientat/mn04",
-        "embed sound.wav student --backend torch",
-        "embed sound.wav student --device cuda",
+        "embed sound.wav STUDENT --backend torch",
+        "embed sound.wav STUDENT --device cuda",
         "select table out --size 3",
     ],
 )
-def test_what_needs_torch_names_the_extra(folder, words):
-    done = run_light(CLI, *words.split())
+def test_what_needs_torch_names_the_extra(sound, random_student, words):
+    done = run_light(CLI, *words.replace("STUDENT", str(random_student)).split())
     assert done.returncode == 1
     assert "edgesea[train]" in done.stderr
     assert "Traceback" not in done.stderr

@@ -10,11 +10,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 import edgesea
+from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import LogMelModel, file_digest
-from edgesea.models.student_config import FILTERS, StudentConfig, array_shapes, keras_order, macs, parameter_count
+from edgesea.models.student_config import StudentConfig, array_shapes, macs, parameter_count
 from edgesea.models.student_files import save_student
 from edgesea.models.student_onnx import OnnxStudent
 from edgesea.models.student_torch import Student
@@ -82,26 +84,13 @@ def test_a_published_student_gives_the_reference(shared_data, backend):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "millions"),
-    [("sea-512", 4688066, 636.5), ("sea-256", 1173602, 159.6), ("sea-128", 583010, 131.3), ("sea-64", 398306, 122.4)],
+    ("size", "parameters", "millions"),
+    [(512, 4688066, 636.5), (256, 1173602, 159.6), (128, 583010, 131.3), (64, 398306, 122.4)],
 )
-def test_sizes_of_the_published_students(name, parameters, millions):
-    config = StudentConfig.named(name, head="relu_max")
-    with torch.device("meta"):  # shapes only
-        student = Student(config)
-    assert sum(parameter.numel() for parameter in student.parameters()) == parameters == parameter_count(config)
-    assert student.embedding_size == FILTERS[name][-1] == int(name.removeprefix("sea-"))
+def test_sizes_of_the_published_students(size, parameters, millions):
+    config = StudentConfig.named(f"sea-{size}", head="relu_max")
+    assert (config.embedding_size, parameter_count(config)) == (size, parameters)
     assert macs(config) / 1e6 == pytest.approx(millions, abs=0.05)
-
-
-def test_macs_are_those_that_torch_counts():
-    from torch.utils.flop_counter import FlopCounterMode
-
-    student = Student(OTHER).eval()
-    spectrogram = student.spectrogram(torch.from_numpy(noise(OTHER, 2)[1:]))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        student.embed_spectrogram(spectrogram)
-    assert counter.get_total_flops() == 2 * macs(OTHER)
 
 
 # --- both back ends
@@ -109,11 +98,13 @@ def test_macs_are_those_that_torch_counts():
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.head}-{len(config.filters)}")
 def test_a_saved_student_gives_the_same_numbers_in_both_back_ends(tmp_path, config):
-    student = make_student(config)
-    expected_shapes = {name: tuple(value.shape) for name, value in student.state_dict().items()}
-    assert array_shapes(config) == expected_shapes
-    layers = [n for n, m in student.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d)]
-    assert keras_order(config) == layers
+    student, windows = make_student(config), noise(config)
+    assert array_shapes(config) == {name: tuple(value.shape) for name, value in student.state_dict().items()}
+    assert parameter_count(config) == sum(map(torch.numel, student.parameters()))
+    spectrogram = student.spectrogram(torch.from_numpy(windows)).detach()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        student.embed_spectrogram(spectrogram)
+    assert counter.get_total_flops() == 2 * len(windows) * macs(config)
     save_student(student, tmp_path / "a" / "b", {}, "card")
     with_torch, without = (edgesea.load_student(tmp_path / "a" / "b", "cpu", backend) for backend in BACKENDS)
     assert isinstance(with_torch, Student)
@@ -121,15 +112,14 @@ def test_a_saved_student_gives_the_same_numbers_in_both_back_ends(tmp_path, conf
     assert with_torch.digest == file_digest(tmp_path / "a" / "b" / "model.safetensors")
     for name in ("id", "digest", "config", "sample_rate", "window", "embedding_size"):
         assert getattr(with_torch, name) == getattr(without, name)
-    windows = noise(config)
     expected = with_torch.embed(windows)
     np.testing.assert_array_equal(expected, student.embed(windows))
     assert np.ptp(expected[2:], axis=0).min() > 1e-3 * np.abs(expected).max() or config.head == "relu_max"
+    assert (expected.min() < 0) == (config.head == "linear")
     assert_same(without.embed(windows), expected)
     for model in (with_torch, without):
         assert isinstance(model, LogMelModel)
         assert_same(model.embed_log_mel(model.front_end(windows)), expected)
-    assert (expected.min() < 0) == (config.head == "linear")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -150,25 +140,20 @@ def test_any_batch_gives_the_same_and_bad_windows_show(tmp_path, backend, head):
             student.embed(np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("head", ["linear", "relu_max"])
-def test_batches_are_computed_with_folded_normalisations_and_never_with_stale_ones(head):
+def test_batches_are_computed_with_folded_normalisations_and_never_with_stale_ones():
     """More windows than a batch are computed in another way; both are compared with the definition, `forward`."""
-    student = make_student(replace(SMALL, head=head, embedding_size=6))
-    windows = noise(SMALL, 40)
-    log_mel = student.numpy_log_mel(windows)
+    student, windows = make_student(), noise(SMALL, 40)
 
     def check() -> np.ndarray:
-        student.eval()
         with torch.no_grad():
-            expected = student(torch.from_numpy(windows)).numpy()
+            expected = student.eval()(torch.from_numpy(windows)).numpy()
         for count in (40, 3):
-            assert_same(student.embed_log_mel(log_mel[:count]), expected[:count])
+            assert_same(student.embed_log_mel(student.numpy_log_mel(windows[:count])), expected[:count])
         return expected
 
     before = check()
-    optimizer = torch.optim.SGD(student.parameters(), 0.01)
     student.train()(torch.from_numpy(windows)).square().mean().backward()
-    optimizer.step()
+    torch.optim.SGD(student.parameters(), 0.01).step()
     check()
     student.features[1].running_mean.data += 1.0  # counts as no change of the tensor
     assert np.abs(check() - before).max() > 1e-3
@@ -222,11 +207,11 @@ def test_configurations_that_cannot_work_are_refused(name, changes, words):
 
 
 def test_a_saved_student_carries_its_provenance_and_has_the_same_bytes(saved):
-    config = json.loads((saved / "config.json").read_text())
+    config = read_json(saved / "config.json")
     assert config["provenance"] == {"teacher": {"id": "spectral"}}
     assert StudentConfig.from_dict(config["architecture"]) == SMALL
     assert (saved / "README.md").read_text() == "# A card"
-    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert len(list(saved.iterdir())) == 3
     with safe_open(saved / "model.safetensors", "numpy") as file:
         assert list(file.metadata()) == ["architecture"]  # safetensors would write several keys in a random order
     save_student(make_student(), saved.with_name("again"), {}, "card")
@@ -234,26 +219,34 @@ def test_a_saved_student_carries_its_provenance_and_has_the_same_bytes(saved):
 
 
 def edit(folder: Path, **changes: object) -> None:
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     config["architecture"] |= changes
-    (folder / "config.json").write_text(json.dumps(config))
+    write_json(folder / "config.json", config)
 
 
-@pytest.mark.parametrize("changes", [{"sample_rate": 16000}, {"hop_length": 100, "fmax": 3e3}, {"filters": [4, 8]}])
-def test_an_edited_configuration_is_refused(saved, changes):
+def refused(student: Path, path: Path, words: str = "", backend: str = "auto") -> None:
+    with pytest.raises(EdgeseaError, match=f"{path}: .*{words}"):
+        edgesea.load_student(student, "cpu", backend)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sample_rate": 16000}, "sample_rate.* 16000 .* 8000"),
+        ({"hop_length": 100, "fmax": 3e3}, "hop_length.* 100 .* 160.*fmax.* 3000.0 .* None"),
+        ({"filters": [4, 8]}, r"filters.* \[4, 8\] .* \[4, 6\]"),
+    ],
+)
+def test_an_edited_configuration_is_refused(saved, changes, words):
     edit(saved, **changes)
-    with pytest.raises(EdgeseaError, match=r"student/config\.json: ") as error:
-        edgesea.load_student(saved)
-    for values in (changes, {key: getattr(SMALL, key) for key in changes}):
-        assert json.dumps(values)[1:-1] in str(error.value)
+    refused(saved, saved / "config.json", words)
 
 
 def test_what_does_not_change_the_student_is_accepted(saved):
     """Values written in another way, weights without metadata or of another program's, half precision."""
     weights, expected = saved / "model.safetensors", edgesea.load_student(saved).embed(noise())
     edit(saved, window=1)
-    np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise()), expected)
-    for metadata in (None, {"format": "pt"}):
+    for metadata in ({"architecture": json.dumps(SMALL.to_dict())}, None, {"format": "pt"}):
         save_file(load_file(weights), weights, metadata=metadata)
         np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise()), expected)
     half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in load_file(weights).items()}
@@ -267,8 +260,7 @@ def test_arrays_that_do_not_fit_are_named(saved, backend):
     arrays = load_file(weights)
     for name, value in (("head.linear.bias", None), ("extra", np.zeros(2)), ("head.linear.bias", np.zeros(4))):
         save_file({k: v for k, v in {**arrays, name: value}.items() if v is not None}, weights)
-        with pytest.raises(EdgeseaError, match=rf"model\.safetensors: .*: {name} has"):
-            edgesea.load_student(saved, "cpu", backend)
+        refused(saved, weights, f"{name} has", backend)
 
 
 @pytest.mark.parametrize(
@@ -278,18 +270,13 @@ def test_arrays_that_do_not_fit_are_named(saved, backend):
 def test_damaged_files_are_named(saved, content):
     weights, config = saved / "model.safetensors", saved / "config.json"
     right = config.read_bytes()
-
-    def refused(path: Path) -> None:
-        with pytest.raises(EdgeseaError, match=f"{path}: "):
-            edgesea.load_student(saved)
-
     for text in (content, f'{{"model": "edgesea.student", "architecture": {content}}}'):
         config.write_text(text)
-        refused(config)
+        refused(saved, config)
     config.write_bytes(right)
     save_file(load_file(weights), weights, metadata={"architecture": content})
-    refused(weights)
+    refused(saved, weights)
     weights.write_bytes(weights.read_bytes()[:-100])
-    refused(weights)
+    refused(saved, weights)
     weights.unlink()
-    refused(weights)
+    refused(saved, weights)

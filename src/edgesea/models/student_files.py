@@ -147,10 +147,9 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
         raise EdgeseaError(f"{weights}: cannot be read: {error}") from error
     if trained != architecture:  # most changes would give wrong embeddings silently
-        given, expected = architecture.to_dict(), trained.to_dict()
-        changed = [key for key in expected if expected[key] != given[key]]
-        found, right = (json.dumps({key: it[key] for key in changed})[1:-1] for it in (given, expected))
-        raise EdgeseaError(f"{path}: it has {found}, but {WEIGHTS_FILE} was trained with {right}; write that")
+        given, right = architecture.to_dict(), trained.to_dict()
+        wrong = ", ".join(f"{key} is {given[key]} instead of {right[key]}" for key in right if given[key] != right[key])
+        raise EdgeseaError(f"{path}: not what {WEIGHTS_FILE} was trained with: {wrong}")
     return StudentFile(id, file_digest(weights), architecture, arrays, weights)
 
 
