@@ -161,6 +161,30 @@ def make_esc50(folder: Path, clips: int = 20) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on ESC-50's layout; its manifest has sensors, times, odd names and a clip that is not there."""
+    from edgesea.pipeline import checked_sections, run_stages
+
+    folder = make_esc50(tmp_path_factory.mktemp("run") / "task", 12)
+    labels = folder / "meta/esc50.csv"
+    labels.write_text(
+        labels.read_text("utf-8").replace("tone", "hum & <i>$buzz$</i>").replace("noise", "hiss"), "utf-8"
+    )
+    clips = ["path,sensor,time,split,kind", "audio/<b>x</b>.wav,2,2024-05-01T09:00,train,"]
+    for number in range(12):
+        split, kind = ("train", "train", "validate")[number % 3], ("hiss", "hum & <i>$buzz$</i>")[number % 2]
+        time = f"2024-05-0{1 + number % 2}T08:00"
+        clips.append(f"audio/{number:02d}.wav,{('<s1>', '2')[number // 6]},{time},{split},{kind}")
+    (folder / "manifest.csv").write_text("\n".join(clips) + "\n", "utf-8")
+    source = {"source": str(folder / "manifest.csv"), "columns": {"label": "kind"}, "hop": 0.25, "device": "cpu"}
+    training = {"filters": [2, 2, 2, 4], "epochs": 2, "batch_size": 16, "device": "cpu"}
+    sections = {"extract": source, "sample": {"size": 20}, "reduce": {"size": 4}, "distill": training}
+    sections["evaluate"] = {"task": "esc50", "data": str(folder), "device": "cpu", "workers": 1, "resamples": 20}
+    run_stages(checked_sections(sections, "test"), folder.parent / "run")
+    return folder.parent / "run"
+
+
 def kill_when(command: list[str], ready: Callable[[], bool], sent: int = signal.SIGKILL) -> int:
     """Run a command in a process of its own, send it a signal as soon as `ready()`, and return how it ended.
 

@@ -11,22 +11,16 @@ def lines(scores: dict[str, Any]) -> list[str]:
     return summary({"evaluate": systems, "distill": FITTED}, Path("runs/x")).splitlines()
 
 
-def test_the_summary_shows_scores_fit_size_and_places() -> None:
-    text = "\n".join(lines({"accuracy": 0.51234}))
-    assert text.count("0.512") == 3
-    for part in ("accuracy", "0.250", "2,048 (8 KiB float32, 2 KiB int8)", "runs/x/report.html", "runs/x/student"):
-        assert part in text
-
-
-def test_the_interval_stands_behind_the_students_first_score_and_columns_stay_aligned() -> None:
+def test_the_summary_shows_scores_fit_size_and_places_in_aligned_columns() -> None:
     scores = {"micro_auprc": 0.8371, "macro_auprc": 0.6, "micro_f1": 0.7, "lwlrap": 0.9}
     confidence = {name: [value - 0.04, value + 0.03] for name, value in scores.items()}
-    head, teacher, _, student, *_ = lines({**scores, "confidence": confidence})
+    head, teacher, _, student, *facts = lines({**scores, "confidence": confidence})
     assert student.split() == ["student", "8", "0.837", "(0.80-0.87)", "0.600", "0.700", "0.900"]
     assert "(" not in teacher
     for name, value in (("micro_auprc", "0.837"), ("macro_auprc", "0.600"), ("lwlrap", "0.900")):
         assert {line.index(value) + len(value) for line in (teacher, student)} == {head.index(name) + len(name)}
-    assert max(map(len, (head, teacher, student))) <= 80
+    for part in ("0.250", "2,048 (8 KiB float32, 2 KiB int8)", "runs/x/report.html", "runs/x/student"):
+        assert part in "\n".join(facts)
 
 
 def test_intervals_that_do_not_exist_are_left_out() -> None:
