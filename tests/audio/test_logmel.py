@@ -62,14 +62,16 @@ def test_frames_cover_a_window_as_tensorflow_pads_it():
     assert LogMelSettings(48000, 2048, 242, 256, padding="end").frames(48000) == 199
 
 
-def definition(audio: np.ndarray, filters: np.ndarray | None, n_fft: int, hop: int, pad: tuple[int, int], root: bool):
+def definition(audio: np.ndarray, settings: LogMelSettings, pad: tuple[int, int]) -> np.ndarray:
     """The front end step by step, in double precision."""
-    padded = np.pad(audio.astype(np.float64), pad)
+    padded, n_fft = np.pad(audio.astype(np.float64), pad), settings.n_fft
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-    frames = [padded[i : i + n_fft] * hann for i in range(0, len(padded) - n_fft + 1, hop)]
-    bands = np.abs(np.fft.rfft(frames)) ** (2 if root else 1)
-    bands = bands if filters is None else bands @ filters.T
-    decibels = 10 * np.log10(np.maximum(np.sqrt(bands) if root else bands, 1e-10)).T
+    frames = [padded[i : i + n_fft] * hann for i in range(0, len(padded) - n_fft + 1, settings.hop_length)]
+    bands = np.abs(np.fft.rfft(frames)) ** (2 if settings.root_of_power else 1)
+    if settings.n_mels:
+        rate = settings.sample_rate
+        bands = bands @ mel_filters(rate, n_fft, settings.n_mels, 0.0, rate / 2, settings.scale).T
+    decibels = 10 * np.log10(np.maximum(np.sqrt(bands) if settings.root_of_power else bands, 1e-10)).T
     return np.maximum(decibels - decibels.max(), -80.0)
 
 
@@ -81,26 +83,21 @@ def signals(rate: int) -> list[np.ndarray]:
     return [signal.astype(np.float32) for signal in (noise, tone, click)]
 
 
-def test_student_front_end_is_its_definition():
-    """432 zeros on each side, mel bands of the power spectrum, square root; relative to each window's maximum."""
-    filters = mel_filters(8000, 1024, 64, 0.0, 4000.0, "htk")
-    windows = np.stack([*signals(8000), 1e-3 * signals(8000)[0]])
-    result = LogMel(LogMelSettings(8000, 1024, 160, 64))(torch.from_numpy(windows))
+@pytest.mark.parametrize(
+    ("settings", "pad"),
+    [
+        (LogMelSettings(8000, 1024, 160, 64), (432, 432)),  # the students'
+        (LogMelSettings(48000, 2048, 242, 128, None, "slaney", False, "end"), (0, 199 * 242 - 242 + 2048 - 48000)),
+        (LogMelSettings(48000, 512, 242, None, None, "slaney", False, "none"), (0, 0)),
+    ],
+)
+def test_l3_front_ends_are_their_definition(settings, pad):
+    """Relative to each window's maximum."""
+    windows = signals(settings.sample_rate)
+    result = LogMel(settings)(torch.from_numpy(np.stack([*windows, 1e-3 * windows[0]])))
     assert result.dtype == torch.float32
-    for found, signal in zip(result, windows, strict=True):
-        expected = definition(signal, filters, 1024, 160, (432, 432), root=True)
-        np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("signal", signals(48000))
-@pytest.mark.parametrize(("n_mels", "n_fft", "end"), [(128, 2048, 199 * 242 - 242 + 2048 - 48000), (None, 512, 0)])
-def test_openl3_front_ends_are_their_definition(signal, n_mels, n_fft, end):
-    """Zeros after the end or none, mel bands of the magnitude spectrum."""
-    filters = None if n_mels is None else mel_filters(48000, n_fft, n_mels, 0.0, 24000.0, "slaney")
-    expected = definition(signal, filters, n_fft, 242, (0, end), root=False)
-    padding = "none" if n_mels is None else "end"
-    front_end = LogMel(LogMelSettings(48000, n_fft, 242, n_mels, None, "slaney", False, padding))
-    np.testing.assert_allclose(front_end(torch.from_numpy(signal)[None])[0].numpy(), expected, atol=1e-4)
+    for found, signal in zip(result, [*windows, 1e-3 * windows[0]], strict=True):
+        np.testing.assert_allclose(found.numpy(), definition(signal, settings, pad), atol=1e-4)
 
 
 def test_efficientat_front_end_is_its_definition():

@@ -1,7 +1,6 @@
 """The synthetic city on disk."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,20 +15,20 @@ from edgesea.errors import EdgeseaError
 SMALL = {"sensors": 3, "days": 2, "clips_per_day": 4, "seconds": 2.5, "annotated": 0.5}
 
 
-def make(folder: Path, **changes: float) -> Path:
-    return make_city(folder, **{**SMALL, **changes})  # type: ignore[arg-type]
+def make(folder, **changes):
+    return make_city(folder, **{**SMALL, **changes})
 
 
-def presence(rows: pd.DataFrame, tags: dict[str, str]) -> pd.DataFrame:
+def presence(rows, tags):
     return rows[[f"{code}_{name}_presence" for code, name in tags.items()]].set_axis(list(tags), axis=1)
 
 
 @pytest.fixture(scope="module")
-def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def city(tmp_path_factory):
     return make(tmp_path_factory.mktemp("city"))
 
 
-def test_audio_is_mono_16_bit_unclipped_and_has_its_levels(city: Path) -> None:
+def test_audio_is_mono_16_bit_unclipped_and_has_its_levels(city):
     manifest = pd.read_csv(city / "manifest.csv")
     assert list(manifest) == ["path", "sensor", "time", "split", "level"]
     assert sorted(f"audio/{path.name}" for path in (city / "audio").iterdir()) == sorted(manifest.path)
@@ -45,7 +44,7 @@ def test_audio_is_mono_16_bit_unclipped_and_has_its_levels(city: Path) -> None:
     assert len({round(found[0], 1) for found in offsets.values()}) == 3
 
 
-def test_times_are_in_order_and_labelled_clips_are_split_by_sensor(city: Path) -> None:
+def test_times_are_in_order_and_labelled_clips_are_split_by_sensor(city):
     manifest = pd.read_csv(city / "manifest.csv", parse_dates=["time"])
     for _, rows in manifest.groupby("sensor"):
         assert rows.time.is_monotonic_increasing
@@ -62,7 +61,7 @@ def test_times_are_in_order_and_labelled_clips_are_split_by_sensor(city: Path) -
         assert -74.1 < float(str(row.longitude)) < -73.9
 
 
-def test_taxonomy_and_columns_are_those_of_sonyc_ust(city: Path, shared_data: Path) -> None:
+def test_taxonomy_and_columns_are_those_of_sonyc_ust(city, shared_data):
     folder = shared_data / "sonyc_ust"
     headers = [list(pd.read_csv(path, nrows=0)) for path in (city / "annotations.csv", folder / "annotations_eval.csv")]
     assert headers[0] == headers[1]
@@ -70,7 +69,7 @@ def test_taxonomy_and_columns_are_those_of_sonyc_ust(city: Path, shared_data: Pa
     assert taxonomies[0] == taxonomies[1]
 
 
-def test_annotations_agree_with_themselves(city: Path) -> None:
+def test_annotations_agree_with_themselves(city):
     rows = pd.read_csv(city / "annotations.csv")
     fine, coarse = presence(rows, FINE), presence(rows, COARSE)
     for code in COARSE:
@@ -84,7 +83,7 @@ def test_annotations_agree_with_themselves(city: Path) -> None:
     assert ((annotators.map(min) == 0) == verified).all()
 
 
-def test_volunteers_err_in_about_a_tenth() -> None:
+def test_volunteers_err_in_about_a_tenth():
     rng, heard = np.random.default_rng(0), {"1-2": "near", "5-X": "far"}
     rows = pd.DataFrame([tag_columns(annotate(heard, rng)) for _ in range(1000)])
     coarse = presence(rows, COARSE).mean()
@@ -96,12 +95,12 @@ def test_volunteers_err_in_about_a_tenth() -> None:
     assert 0.05 < counts["notsure"] / 1000 < 0.15
 
 
-def test_activity_follows_the_clock() -> None:
+def test_activity_follows_the_clock():
     assert activity("2", 10.0) == 1.0 > 0.15 > activity("2", 2.0)
     assert activity("6", 0.5) == pytest.approx(activity("6", 21.5))  # 23 h is as near to both
 
 
-def test_same_seed_same_bytes_other_seed_other_city(city: Path, tmp_path: Path) -> None:
+def test_same_seed_same_bytes_other_seed_other_city(city, tmp_path):
     again = make(tmp_path / "again")
     names = sorted(path.relative_to(city) for path in city.rglob("*") if path.is_file())
     assert len(names) == 24 + 4
@@ -115,7 +114,7 @@ def test_same_seed_same_bytes_other_seed_other_city(city: Path, tmp_path: Path) 
             assert (path.read_bytes() == (city / "audio" / path.name).read_bytes()) is equal
 
 
-def test_a_city_is_completed_and_another_one_is_not_replaced(city: Path, tmp_path: Path) -> None:
+def test_a_city_is_completed_and_another_one_is_not_replaced(city, tmp_path):
     made = make(tmp_path, sensors=2, days=1)
     for name in ("manifest.csv", "audio/00_000000.wav"):
         (made / name).write_bytes(b"half of a")

@@ -3,9 +3,6 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,57 +18,49 @@ from edgesea.reduction import load_reduction, reduce
 from edgesea.reduction.pca import PCA
 from edgesea.table.reader import Table
 
-Train = Callable[..., dict[str, Any]]
-
 
 @pytest.fixture
-def train(small_table: Path, small_reduction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+def train(small_table, small_reduction, tmp_path, monkeypatch):
     """Train a student in `tmp_path`."""
     # Checkpoints must not pass through the folder of temporary files, where Lightning's own writer puts them.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "does not exist"))
 
-    def run(name: str = "s", **options: Any) -> dict[str, Any]:
+    def run(name="s", **options):
         return distill(small_table, small_reduction, tmp_path / name, **{**TINY, **options})
 
     return run
 
 
 @pytest.fixture
-def words(small_table: Path, small_reduction: Path, tmp_path: Path) -> Callable[..., list[str]]:
+def words(small_table, small_reduction, tmp_path):
     """The same as words of a command."""
 
-    def make(name: str, **options: Any) -> list[str]:
+    def make(name, **options):
         named = [f"--{name}={value}" for name, value in {**TINY, **options}.items()]
         return ["distill", str(small_table), str(small_reduction), str(tmp_path / name), *named]
 
     return make
 
 
-def epochs_done(folder: Path) -> int:
+def epochs_done(folder):
     path = folder / "metrics.csv"
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
-def weights(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(folder / "model.safetensors")
-
-
-def history(folder: Path) -> list[dict[str, float]]:
+def history(folder):
     with (folder / "metrics.csv").open(newline="") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def same(first: Path, second: Path) -> bool:
-    one, two = weights(first), weights(second)
-    results = [{**json.loads((folder / "results.json").read_text()), "student": 0} for folder in (first, second)]
-    return (
-        all(np.array_equal(one[name], two[name]) for name in one | two)
-        and history(first) == history(second)
-        and results[0] == results[1]
-    )
+def same(first, second):
+    def content(folder):
+        results = {**json.loads((folder / "results.json").read_text()), "student": ""}
+        return results, *((folder / name).read_bytes() for name in ("model.safetensors", "metrics.csv"))
+
+    return content(first) == content(second)
 
 
-def test_the_plateau_schedule_lowers_the_rate_after_five_epochs_without_improvement(small_student: Path) -> None:
+def test_the_plateau_schedule_lowers_the_rate_after_five_epochs_without_improvement(small_student):
     rows = history(small_student)
     assert [row["epoch"] for row in rows] == list(range(1, 19))
     assert rows[-1]["train_mse"] < rows[0]["train_mse"] / 2
@@ -82,8 +71,8 @@ def test_the_plateau_schedule_lowers_the_rate_after_five_epochs_without_improvem
 
 
 def test_the_results_are_those_of_the_saved_student_on_the_validation_windows(
-    small_student: Path, small_table: Path, small_reduction: Path
-) -> None:
+    small_student, small_table, small_reduction
+):
     results = json.loads((small_student / "results.json").read_text())
     table, phi = Table(small_table), load_reduction(small_reduction)
     student = edgesea.load_student(small_student, backend="torch")
@@ -98,7 +87,7 @@ def test_the_results_are_those_of_the_saved_student_on_the_validation_windows(
     assert results["epochs"] == 18
 
 
-def test_the_student_is_that_of_the_best_epoch_unless_asked_otherwise(train: Train, tmp_path: Path) -> None:
+def test_the_student_is_that_of_the_best_epoch_unless_asked_otherwise(train, tmp_path):
     best, last = train("best", epochs=10), train("last", epochs=10, keep="last")
     rows = history(tmp_path / "best")
     assert rows == history(tmp_path / "last")
@@ -107,7 +96,7 @@ def test_the_student_is_that_of_the_best_epoch_unless_asked_otherwise(train: Tra
     assert last["mse"] == pytest.approx(rows[-1]["val_mse"], rel=1e-6)
 
 
-def test_one_cycle_rises_falls_and_keeps_the_last_epoch(train: Train, tmp_path: Path) -> None:
+def test_one_cycle_rises_falls_and_keeps_the_last_epoch(train, tmp_path):
     result = train(epochs=10, schedule="onecycle")
     rows = history(tmp_path / "s")
     rates = [row["lr"] for row in rows]
@@ -118,36 +107,31 @@ def test_one_cycle_rises_falls_and_keeps_the_last_epoch(train: Train, tmp_path: 
     assert result["mse"] == pytest.approx(rows[-1]["val_mse"], rel=1e-6)
 
 
-def test_the_seed_alone_decides(train: Train, tmp_path: Path) -> None:
+def test_the_seed_alone_decides(train, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(name, seed=seed, epochs=2)
     assert same(tmp_path / "a", tmp_path / "b")
     assert not same(tmp_path / "a", tmp_path / "c")
 
 
-def test_bfloat16_training_is_validated_in_single_precision(train: Train, tmp_path: Path) -> None:
+def test_bfloat16_training_is_validated_in_single_precision(train, tmp_path):
     result = train(precision="bf16-mixed", epochs=3, save_every=2)
     assert result["mse"] == pytest.approx(min(row["val_mse"] for row in history(tmp_path / "s")), rel=1e-6)
-    assert {array.dtype for array in weights(tmp_path / "s").values()} <= {np.dtype("float32"), np.dtype("int64")}
+    arrays = load_file(tmp_path / "s" / "model.safetensors").values()
+    assert {array.dtype for array in arrays} <= {np.dtype("float32"), np.dtype("int64")}
     names = sorted(path.name for path in (tmp_path / "s" / "checkpoints").iterdir())
     assert names == ["best.ckpt", "epoch-0002.ckpt", "last.ckpt"]
 
 
-def test_a_finished_folder_is_returned_as_it_is(small_table: Path, small_reduction: Path, small_student: Path) -> None:
+def test_a_finished_folder_is_returned_as_it_is(small_table, small_reduction, small_student):
     before = {path: path.stat().st_mtime_ns for path in small_student.rglob("*")}
-    result = distill(small_table, small_reduction, small_student, **TINY)  # type: ignore[arg-type]
+    result = distill(small_table, small_reduction, small_student, **TINY)
     assert result == json.loads((small_student / "results.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in small_student.rglob("*")} == before
 
 
-def test_relu_max_has_no_negative_outputs(train: Train, tmp_path: Path) -> None:
-    train(epochs=2, head="relu_max", filters=[4, 4, 8, 4])
-    student = edgesea.load_student(tmp_path / "s")
-    assert (student.embed(np.random.default_rng(0).uniform(-1, 1, (2, 8000)).astype(np.float32)) >= 0).all()
-
-
 @pytest.mark.parametrize(("lr", "schedule"), [(1e6, "onecycle"), (1e20, "plateau")])
-def test_diverging_training_says_so(train: Train, tmp_path: Path, lr: float, schedule: str) -> None:
+def test_diverging_training_says_so(train, tmp_path, lr, schedule):
     with pytest.raises(EdgeseaError, match=r"epoch \d.*lr"):
         train(epochs=2, lr=lr, schedule=schedule)
     assert not (tmp_path / "s" / "results.json").exists()
@@ -168,9 +152,7 @@ def test_diverging_training_says_so(train: Train, tmp_path: Path, lr: float, sch
         ("head", "relu_max", [8, 4, "head=linear"]),
     ],
 )
-def test_bad_input(
-    small_table: Path, small_reduction: Path, small_student: Path, refuses: Any, option: str, value: Any, words: Any
-) -> None:
+def test_bad_input(small_table, small_reduction, small_student, refuses, option, value, words):
     before = (small_student / "model.safetensors").read_bytes()
     options = [f"--{name}={given}" for name, given in {**TINY, option: value}.items()]
     refuses("distill", small_table, small_reduction, small_student, *options, words=words)
@@ -178,8 +160,8 @@ def test_bad_input(
 
 
 def test_input_that_does_not_fit_together(
-    small_table: Path, small_reduction: Path, small_student: Path, train_only_table: Path, tmp_path: Path, refuses: Any
-) -> None:
+    small_table, small_reduction, small_student, train_only_table, tmp_path, refuses
+):
     options = [f"--{name}={value}" for name, value in TINY.items()]
     pca = PCA(2)
     pca.fit([np.random.default_rng(0).standard_normal((9, 24)).astype(np.float32)])
@@ -189,35 +171,30 @@ def test_input_that_does_not_fit_together(
     assert not (tmp_path / "s").exists()
     reduce(small_table, tmp_path / "phi", size=4, whiten=False)
     refuses("distill", small_table, tmp_path / "phi", small_student, *options, words=["reduction.whiten", True, False])
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    refuses("distill", small_table, small_reduction, tmp_path / "mine", *options, words=[tmp_path / "mine"])
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 # Plateau: five epochs have passed without improvement at epoch 14; killed at 11 the count must survive.
-@pytest.mark.parametrize(("schedule", "epoch", "mask"), [("plateau", 11, 0.0), ("onecycle", 4, 0.2)])
+@pytest.mark.parametrize(
+    ("sent", "status", "schedule", "epoch", "mask"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, "plateau", 11, 0.0),
+        (signal.SIGKILL, -signal.SIGKILL, "onecycle", 4, 0.2),
+        (signal.SIGINT, 130, "plateau", 2, 0.0),
+    ],
+)
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(
-    train: Train, words: Callable[..., list[str]], tmp_path: Path, schedule: str, epoch: int, mask: float
-) -> None:
-    train("uninterrupted", schedule=schedule, mask=mask)
-    killed, command = tmp_path / "killed", words("killed", schedule=schedule, mask=mask)
-    status = kill_when([sys.executable, "-m", "edgesea.cli", *command], lambda: epochs_done(killed) >= epoch)
-    assert status == -signal.SIGKILL
+    train, words, small_student, tmp_path, sent, status, schedule, epoch, mask
+):
+    expected, killed = small_student if schedule == "plateau" else tmp_path / "uninterrupted", tmp_path / "killed"
+    if expected != small_student:
+        train("uninterrupted", schedule=schedule, mask=mask)
+    command = words("killed", schedule=schedule, mask=mask)
+    found = kill_when([sys.executable, "-m", "edgesea.cli", *command], lambda: epochs_done(killed) >= epoch, sent)
+    assert found == status
     assert epoch <= epochs_done(killed) < 18
     assert not (killed / "results.json").exists()
     assert cli.main(command) == 0
-    assert same(killed, tmp_path / "uninterrupted")
-
-
-def test_ctrl_c_ends_with_130_and_the_same_command_resumes(
-    words: Callable[..., list[str]], small_student: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "edgesea.cli", *words("s")]
-    assert kill_when(command, lambda: epochs_done(tmp_path / "s") >= 2, signal.SIGINT) == 130
-    assert 2 <= epochs_done(tmp_path / "s") < 18
-    assert cli.main(words("s")) == 0
-    assert same(tmp_path / "s", small_student)
+    assert same(killed, expected)
 
 
 class Killed(BaseException):
@@ -225,13 +202,11 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("epoch", [1, 5])
-def test_killed_between_the_two_checkpoints_of_an_epoch(
-    train: Train, small_student: Path, tmp_path: Path, epoch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_between_the_two_checkpoints_of_an_epoch(train, small_student, tmp_path, epoch, monkeypatch):
     """While ``last.ckpt`` is half written, that of the epoch before is still there (after epoch 1: best.ckpt)."""
     out, written = tmp_path / "s", 0
 
-    def interrupted_write(path: Path):  # type: ignore[no-untyped-def]
+    def interrupted_write(path):
         nonlocal written
         written += path.name == "last.ckpt"
         if written == epoch:
@@ -250,9 +225,7 @@ def test_killed_between_the_two_checkpoints_of_an_epoch(
 
 
 @pytest.mark.parametrize("remains", [0, 5000])
-def test_a_damaged_last_checkpoint_falls_back_to_the_best(
-    train: Train, tmp_path: Path, remains: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_last_checkpoint_falls_back_to_the_best(train, tmp_path, remains, caplog):
     for name in ("expected", "damaged"):
         train(name, epochs=4)
     damaged = tmp_path / "damaged"
@@ -264,7 +237,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_best(
     assert same(damaged, tmp_path / "expected")
 
 
-def test_killed_after_early_stopping_it_does_not_train_another_epoch(train: Train, tmp_path: Path) -> None:
+def test_killed_after_early_stopping_it_does_not_train_another_epoch(train, tmp_path):
     for name in ("expected", "killed"):
         result = train(name, patience=3, keep="last")
     losses = [row["val_mse"] for row in history(tmp_path / "expected")]

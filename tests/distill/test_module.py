@@ -7,7 +7,7 @@ import torch
 from edgesea.distill.module import FitMeasure, mask_spectrogram
 
 
-def measured(outputs: np.ndarray, targets: np.ndarray, batch: int) -> dict:  # type: ignore[type-arg]
+def measured(outputs, targets, batch):
     measure = FitMeasure(targets.shape[1])
     for first in range(0, len(targets), batch):
         rows = slice(first, first + batch)
@@ -16,7 +16,7 @@ def measured(outputs: np.ndarray, targets: np.ndarray, batch: int) -> dict:  # t
 
 
 @pytest.mark.parametrize("batch", [1, 7, 50])
-def test_measures_equal_their_formulas(batch: int) -> None:
+def test_measures_equal_their_formulas(batch):
     rng = np.random.default_rng(0)
     targets = rng.standard_normal((50, 5)) * [3, 1, 1, 0.1, 2] + [0, 5, 0, -1, 0]
     outputs = targets + rng.standard_normal((50, 5)) * 0.3
@@ -30,7 +30,7 @@ def test_measures_equal_their_formulas(batch: int) -> None:
     assert result["r2_per_dimension"] == pytest.approx(1 - error.sum(0) / deviation.sum(0), rel=1e-8)
 
 
-def test_a_perfect_student_and_targets_that_do_not_vary() -> None:
+def test_a_perfect_student_and_targets_that_do_not_vary():
     targets = np.random.default_rng(1).standard_normal((40, 3))
     assert measured(targets, targets, 16)["r2"] == 1.0
     targets[:, 1] = 0.7
@@ -43,14 +43,14 @@ def test_a_perfect_student_and_targets_that_do_not_vary() -> None:
     assert result["mse"] == 0.0
 
 
-def test_outputs_in_low_precision_are_measured_in_double() -> None:
+def test_outputs_in_low_precision_are_measured_in_double():
     targets = np.random.default_rng(3).standard_normal((64, 4)).astype(np.float32) + 100
     outputs = targets.astype(np.float16)
     error = np.square(targets.astype(np.float64) - outputs).mean()
     assert measured(outputs, targets, 32)["mse"] == pytest.approx(error, rel=1e-12)
 
 
-def test_masks_hide_at_most_their_share_and_differ_between_windows() -> None:
+def test_masks_hide_at_most_their_share_and_differ_between_windows():
     hidden = mask_spectrogram(torch.ones(200, 1, 64, 50), 0.125, torch.Generator().manual_seed(0)) == 0
     bands, frames = hidden.all(3)[:, 0].sum(1), hidden.all(2)[:, 0].sum(1)
     assert 8 < int(bands.max()) <= 16  # two masks of up to 8 bands

@@ -130,8 +130,9 @@ def test_the_result_is_beside_the_audio_or_in_the_folder_given(audio_folder, wei
 # test_cli.py. edgel3's command ends with an ImportError since Python 3.10, so there is nothing to compare with.
 
 
-def test_inputs_are_files_and_folders(audio_folder, weights, tmp_path, capsys):
-    """test_get_file_list; but edgel3 embeds a file that is named twice twice, and takes files that are no audio."""
+def test_inputs_are_files_and_folders(audio_folder, weights, tmp_path, capsys, caplog):
+    """test_get_file_list, test_script_main; but edgel3 embeds a file named twice twice, and what is no audio."""
+    caplog.set_level("INFO", "edgesea")  # and back at the end: quiet changes it
     folder = tmp_path / "in"
     shutil.copytree(audio_folder, folder)
     (folder / "notes.txt").write_text("no audio")
@@ -141,10 +142,17 @@ def test_inputs_are_files_and_folders(audio_folder, weights, tmp_path, capsys):
     assert cli.main(["embed", *two, str(weights)]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == 2
     assert sorted(path.name for path in folder.rglob("*.npz")) == ["chirp_1s.npz", "chirp_44k.npz"]
-    assert cli.main(["embed", str(folder), two[0], str(weights), "--out", str(tmp_path / "deep")]) == 1
+    command = ["embed", str(folder), two[0], str(weights), "--out", str(tmp_path / "deep")]
+    assert cli.main(command) == 1
     result = json.loads(capsys.readouterr().out)
     assert (result["files"], list(result["failed"])) == (7, [str(folder / "empty.wav")])
     assert (tmp_path / "deep" / "below" / "deep.npz").is_file()
+    for words in ("empty.wav: holds no samples", "short.wav: lasts 0.5 s", "silence.wav: silent"):
+        assert words in caplog.text
+    caplog.clear()
+    assert cli.main([*command, "-q", "-ow"]) == 1
+    assert capsys.readouterr() == ("", "")
+    assert caplog.messages == [f"{folder}/empty.wav: holds no samples"]
 
 
 @pytest.mark.parametrize(
@@ -169,17 +177,3 @@ def test_options_have_the_names_and_defaults_of_edgel3_and_openl3(
     expected, _ = get_embedding(*soundfile.read(path), weights, hop_size=0.5, center=center)
     np.testing.assert_allclose(embedding, expected, atol=1e-5)
     np.testing.assert_array_equal(timestamps, 0.5 * np.arange(len(expected)))
-
-
-def test_quiet_says_nothing_but_errors(audio_folder, weights, tmp_path, capsys, caplog):
-    """test_script_main."""
-    caplog.set_level("INFO", "edgesea")  # and back at the end: quiet changes it
-    command = ["embed", str(audio_folder), str(weights), "-o", str(tmp_path)]
-    assert cli.main(command) == 1
-    assert json.loads(capsys.readouterr().out)["files"] == 6
-    for words in ("empty.wav: holds no samples", "short.wav: lasts 0.5 s", "silence.wav: silent"):
-        assert words in caplog.text
-    caplog.clear()
-    assert cli.main([*command, "-q", "-ow"]) == 1
-    assert capsys.readouterr() == ("", "")
-    assert caplog.messages == [f"{audio_folder}/empty.wav: holds no samples"]

@@ -1,9 +1,6 @@
 """`get_embedding`: arrays of any kind, at any rate, alone or in lists."""
 
-from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +15,14 @@ from edgesea.audio.framing import Framing
 from edgesea.models.foreign import FunctionModel
 
 
-def noise(samples: int, seed: int = 0, channels: int | None = None) -> np.ndarray:
+def noise(samples, seed=0, channels=None):
     shape = samples if channels is None else (samples, channels)
     return np.random.default_rng(seed).uniform(-0.5, 0.5, shape)
 
 
 @pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize("samples", [8000, 8001, 100_000])
-def test_embeddings_are_those_of_the_windows(center: bool, samples: int) -> None:
+def test_embeddings_are_those_of_the_windows(center, samples):
     audio = noise(samples).astype(np.float32)
     embedding, timestamps = get_embedding(audio, 8000, QUICK, hop_size=0.3, center=center, batch_size=7)
     expected = moments(Framing(1.0, 0.3, center).at(8000).cut(audio))
@@ -35,7 +32,7 @@ def test_embeddings_are_those_of_the_windows(center: bool, samples: int) -> None
 
 
 @pytest.mark.parametrize(("rate", "channels", "seconds"), [(8000, 1, 3.0), (44100, 2, 25.3), (22050, 3, 12.0)])
-def test_samples_and_their_file_give_the_same_bits(tmp_path: Path, rate: int, channels: int, seconds: float) -> None:
+def test_samples_and_their_file_give_the_same_bits(tmp_path, rate, channels, seconds):
     path = write_noise(tmp_path / "a.wav", seconds, rate, channels=channels)
     with np.load(edgesea.process_file(path, model="spectral")) as file:
         for dtype in ("float64", "float32", "int16", "int32"):
@@ -45,7 +42,7 @@ def test_samples_and_their_file_give_the_same_bits(tmp_path: Path, rate: int, ch
             np.testing.assert_array_equal(timestamps, file["timestamps"])
 
 
-def test_a_list_gives_what_each_array_gives_alone_and_shares_batches() -> None:
+def test_a_list_gives_what_each_array_gives_alone_and_shares_batches():
     sizes: list[int] = []
     model = FunctionModel("record", lambda rows: sizes.append(len(rows)) or moments(rows), 8000, embedding_size=3)
     rates = [8000, 44100, 16000, 48000]
@@ -61,30 +58,27 @@ def test_a_list_gives_what_each_array_gives_alone_and_shares_batches() -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "tolerance"),
     [
-        lambda audio: audio.astype(">f8"),
-        lambda audio: audio[::-1].copy()[::-1],
-        lambda audio: np.asfortranarray(np.stack([audio, audio], 1)),
-        lambda audio: np.ma.array(audio, mask=np.zeros(8000, bool)),
-        lambda audio: torch.from_numpy(np.stack([audio, audio], 1)).T.contiguous().T.requires_grad_(),
+        (lambda audio: audio.astype(">f8"), 0),
+        (lambda audio: audio[::-1].copy()[::-1], 0),
+        (lambda audio: np.asfortranarray(np.stack([audio, audio], 1)), 0),
+        (lambda audio: np.ma.array(audio, mask=np.zeros(8000, bool)), 0),
+        (lambda audio: torch.from_numpy(np.stack([audio, audio], 1)).T.contiguous().T.requires_grad_(), 0),
+        (lambda audio: audio.astype("<f2"), 1e-4),
+        (lambda audio: np.round(audio * 2**15).astype("<i2"), 1e-4),
+        (lambda audio: np.round(audio * 2.0**31).astype(">i4"), 1e-7),
+        (lambda audio: np.round(audio * 2**7).astype("i1"), 5e-3),
+        (lambda audio: np.round(audio * 2**7 + 2**7).astype("u1"), 5e-3),
     ],
 )
-def test_arrays_of_any_kind_are_understood(make: Callable[[np.ndarray], Any]) -> None:
+def test_arrays_of_any_kind_are_understood(make, tolerance):
     audio = noise(8000)
-    np.testing.assert_array_equal(get_embedding(make(audio), 8000, QUICK)[0], get_embedding(audio, 8000, QUICK)[0])
+    expected, _ = get_embedding(audio, 8000, QUICK)
+    np.testing.assert_allclose(get_embedding(make(audio), 8000, QUICK)[0], expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", ["<f2", "<i2", ">i4", "i1", "u1"])
-def test_samples_of_any_type_are_scaled(dtype: str) -> None:
-    audio = noise(8000)
-    kind, scale = np.dtype(dtype).kind, 2.0 ** (8 * np.dtype(dtype).itemsize - 1)
-    samples = audio if kind == "f" else np.round(audio * scale + (scale if kind == "u" else 0))
-    found, _ = get_embedding(samples.astype(dtype), 8000, QUICK)
-    np.testing.assert_allclose(found, get_embedding(audio, 8000, QUICK)[0], atol=5e-3)
-
-
-def test_numbers_of_any_type_are_understood() -> None:
+def test_numbers_of_any_type_are_understood():
     audio = noise(8000)
     expected, _ = get_embedding(audio, 8000, QUICK)
     for sr, hop, center, batch_size in (
@@ -92,7 +86,7 @@ def test_numbers_of_any_type_are_understood() -> None:
         (np.array(8000), np.array(0.1), 1, 10**30),  # as np.load gives them
         (np.array([8000]), np.float32(0.1), True, 1),
     ):
-        embedding, _ = get_embedding(audio, sr, QUICK, hop, center, batch_size)  # type: ignore[arg-type]
+        embedding, _ = get_embedding(audio, sr, QUICK, hop, center, batch_size)
         np.testing.assert_allclose(embedding, expected, rtol=1e-6)
 
 
@@ -118,13 +112,13 @@ def test_numbers_of_any_type_are_understood() -> None:
         ({"model": FunctionModel("broken", lambda windows: windows[:, :2] * np.nan, 8000)}, "broken gave NaN or Inf"),
     ],
 )
-def test_bad_input(options: dict[str, Any], words: str) -> None:
+def test_bad_input(options, words):
     with pytest.raises(EdgeseaError) as error:
         get_embedding(**{"audio": np.ones(8000), "sr": 8000, "model": QUICK, **options})
     assert words in str(error.value)
 
 
-def test_long_audio_is_not_copied() -> None:
+def test_long_audio_is_not_copied():
     """Ten minutes in double precision would take 211 MB, and in single precision 106 MB."""
     audio = np.tile(np.random.default_rng(0).integers(-3000, 3000, 44100 * 60, np.int16), 10)
     (embedding, _), peak = peak_memory(lambda: get_embedding(audio, 44100, QUICK, hop_size=1.0))
