@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from edgesea.audio.framing import Framing
 from edgesea.models import load_model
-from edgesea.tasks.features import SIZE, Bags, ContextEncoding, window_embeddings
+from edgesea.tasks.features import SIZE, Bags, context_encoder, window_embeddings
 from edgesea.tasks.folds import FoldTask
 
 #                  latitude longitude hour day week
@@ -33,24 +33,24 @@ def test_bags_hold_clips_of_some_or_no_windows() -> None:
 def test_each_part_of_the_context_has_its_place() -> None:
     # 512 dimensions of OpenL3 and the context make the 597 inputs that the challenge's baseline documents.
     assert 512 + SIZE == 597
-    code = ContextEncoding.fit(CLIPS, standardize=True).encode(CLIPS)
+    code = context_encoder(CLIPS, standardize=True)(CLIPS)
     assert (code.shape, code.dtype) == ((3, SIZE), np.float32)
     wanted = [{HOUR, DAY, WEEK}, {HOUR + 23, DAY + 6, WEEK + 51}, {HOUR + 12, DAY + 3, WEEK + 25}]
     assert [set((2 + np.flatnonzero(row[2:])).tolist()) for row in code] == wanted
     np.testing.assert_allclose(code[:, :2], StandardScaler().fit_transform(CLIPS[:, :2]), atol=1e-5)
     odd = CLIPS.copy()
     odd[0, 4], odd[1, 2:], odd[1, 0] = 53, np.nan, np.nan
-    code = ContextEncoding.fit(odd, standardize=True).encode(odd)
+    code = context_encoder(odd, standardize=True)(odd)
     assert [np.flatnonzero(row[2:]).tolist() for row in code[:2]] == [[0, 24], []]
     np.testing.assert_allclose(code[:, 0], [-1, 0, 1], rtol=1e-5)
-    raw = ContextEncoding.fit(odd, standardize=False).encode(odd)
+    raw = context_encoder(odd, standardize=False)(odd)
     np.testing.assert_allclose(raw[:, 0], [40.7, 40.75, 40.8], rtol=1e-6)
     # A single place, or none, is not scaled.
     place, nowhere = np.repeat(CLIPS[:1], 7, axis=0), np.full((3, 5), np.nan)
-    encoding = ContextEncoding.fit(place, standardize=True)
-    np.testing.assert_allclose(encoding.encode(place)[:, :2], 0.0, atol=1e-6)
-    assert np.abs(encoding.encode(CLIPS)[:, :2]).max() < 1
-    assert not ContextEncoding.fit(nowhere, standardize=True).encode(nowhere).any()
+    encode = context_encoder(place, standardize=True)
+    np.testing.assert_allclose(encode(place)[:, :2], 0.0, atol=1e-6)
+    assert np.abs(encode(CLIPS)[:, :2]).max() < 1
+    assert not context_encoder(nowhere, standardize=True)(nowhere).any()
 
 
 @pytest.fixture

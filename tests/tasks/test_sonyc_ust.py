@@ -134,7 +134,11 @@ def test_predictions_are_read_back_to_the_last_bit(shared_data: Path, tmp_path: 
     values = rng.random((8, 8)) * 10.0 ** rng.integers(-300, 1, (8, 8))
     values[0] = 0.0, -0.0, 1.0, 5e-324, np.nextafter(1, 0), 0.1 + 0.2, 1e-3, 1e-5
     names = np.array(["a,b.wav", 'say "hi".wav', "0012", "1.0", "nan", "é 音.wav", "-1", "true"])
-    write_predictions(path, taxonomy, names, rng.random((8, 29)), values)
+    fine, coarse = (
+        pd.DataFrame(rng.random((8, 29)), names, taxonomy.fine),
+        pd.DataFrame(values, names, taxonomy.coarse),
+    )
+    write_predictions(path, {"fine": fine, "coarse": coarse})
     found = read_predictions(path, taxonomy)["coarse"]
     assert found.index.tolist() == names.tolist()
     assert np.ascontiguousarray(found.to_numpy()).tobytes() == values.tobytes()

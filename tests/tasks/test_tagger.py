@@ -6,11 +6,10 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from edgesea.errors import EdgeseaError
-from edgesea.tasks.features import Bags, ContextEncoding, Targets
+from edgesea.tasks.features import Bags, Targets, context_encoder
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.oversampling import label_set_smote, mlsmote
-from edgesea.tasks.tagger import check_needs, held_out, oversampled, preparation, tag_probabilities
+from edgesea.tasks.tagger import held_out, oversampled, preparation, tag_probabilities
 
 FAST = TaggingOptions(learning_rate=0.01, num_epochs=40, patience=0, hidden_layer_size=64, members=1)
 
@@ -44,13 +43,10 @@ def test_embeddings_are_standardised_and_whitened() -> None:
 
 
 def test_context_follows_each_window() -> None:
-    (train, targets), test = problem(), problem(20, seed=1)[0]
+    train, test = problem()[0], problem(20, seed=1)[0]
     found = preparation(train, TaggingOptions(context=True))(test)
-    code = ContextEncoding.fit(np.asarray(train.context), standardize=True).encode(np.asarray(test.context))
+    code = context_encoder(np.asarray(train.context), standardize=True)(np.asarray(test.context))
     np.testing.assert_array_equal(found.rows[:, 6:], code[test.owner])
-    for name, word in (("context", "latitude"), ("sensor_factor", "sensor_id"), ("proximity_factor", "_proximity")):
-        with pytest.raises(EdgeseaError, match=f"{name}.*{word}"):
-            check_needs(replace(targets, sensors=None), None, TaggingOptions(**{name: True}))  # type: ignore[arg-type]
 
 
 def test_a_tenth_of_the_clips_is_held_out() -> None:

@@ -1,7 +1,7 @@
 """What a task's classifiers see: clips as bags of windows, their targets, and where and when they were recorded."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,27 +81,23 @@ class Targets:
         return replace(self, **{name: array[clips] for name, array in vars(self).items() if array is not None})
 
 
-@dataclass(frozen=True)
-class ContextEncoding:
-    """Coordinates, and one-hot codes of hour, day and week, as in the baseline of DCASE 2020 task 5."""
+def context_encoder(train: Float64, standardize: bool) -> Callable[[Float64], Float32]:
+    """What encodes the context (N, 5) of clips as (N, 85): coordinates, and one-hot codes of hour, day and week.
 
-    mean: Float64  # (2,) mean coordinates of the training clips in degrees, which stand for missing ones
-    shift: Float64  # (2,) coordinates are encoded as (degrees - shift) / scale
-    scale: Float64
+    As in the baseline of DCASE 2020 task 5. The mean coordinates of the training clips (M, 5) stand for missing ones;
+    missing times, and week 53, are all zeros.
+    """
+    known = np.ma.masked_invalid(train[:, :2])
+    mean, std = known.mean(0).filled(0.0), known.std(0).filled(0.0)
+    # 1e-7 degrees are a centimetre: the coordinates of one place differ by rounding, which must not be blown up.
+    shift, scale = mean * standardize, np.where((std > 1e-7) & standardize, std, 1.0)
 
-    @classmethod
-    def fit(cls, context: Float64, standardize: bool) -> "ContextEncoding":
-        """Learn the coordinates' mean from training clips (N, 5), and their scale if they are to be standardized."""
-        known = np.ma.masked_invalid(context[:, :2])
-        mean, std = known.mean(0).filled(0.0), known.std(0).filled(0.0)
-        # 1e-7 degrees are a centimetre: the coordinates of one place differ by rounding, which must not be blown up.
-        return cls(mean, mean * standardize, np.where((std > 1e-7) & standardize, std, 1.0))
-
-    def encode(self, context: Float64) -> Float32:
-        """Encode the context (N, 5) of clips as (N, 85); missing times, and week 53, are all zeros."""
-        degrees = np.where(np.isnan(context[:, :2]), self.mean, context[:, :2])
+    def encode(context: Float64) -> Float32:
+        degrees = np.where(np.isnan(context[:, :2]), mean, context[:, :2])
         codes = [values[:, None] == codes for values, codes in zip(context[:, 2:].T, CODES, strict=True)]
-        return np.hstack([(degrees - self.shift) / self.scale, *codes]).astype(np.float32)
+        return np.hstack([(degrees - shift) / scale, *codes]).astype(np.float32)
+
+    return encode
 
 
 def window_embeddings(

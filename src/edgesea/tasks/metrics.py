@@ -26,7 +26,7 @@ Conventions
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,17 +37,9 @@ from edgesea.errors import EdgeseaError
 Float64 = NDArray[np.float64]
 Labels = NDArray[np.number] | NDArray[np.bool_]
 Ties = Literal["threshold", "published"]
+Counts = tuple[Float64, NDArray[np.int64]]  # M thresholds, the highest first; hits, false alarms and misses (3, M)
 MIN_THRESHOLD = 0.01
 INTROSORT = [0, *range(17, 0, -1), 18, 19]  # how it orders twenty equal values
-
-
-class Counts(NamedTuple):
-    """Hits and errors at M thresholds, (M,) each, the highest first."""
-
-    threshold: Float64
-    true_positives: NDArray[np.int64]
-    false_positives: NDArray[np.int64]
-    false_negatives: NDArray[np.int64]
 
 
 def confusion_counts(
@@ -71,7 +63,7 @@ def confusion_counts(
     hits = reached(scores[true])
     missed = np.count_nonzero(true) - hits
     if incomplete is None or incomplete_scores is None:
-        return Counts(threshold, hits, reached(scores[~true]), missed)
+        return threshold, np.array([hits, reached(scores[~true]), missed])
     vague, vague_scores = incomplete == 1, np.asarray(incomplete_scores, np.float64)
     only, nothing = vague & ~true.any(1), ~vague & ~true.any(1)
     any_tag = np.maximum(scores.max(1, initial=0), vague_scores)  # the threshold up to which any tag is predicted
@@ -81,25 +73,22 @@ def confusion_counts(
     missed = missed + np.count_nonzero(only) - reached(any_tag[only])
     wrong = reached(scores[~true & ~vague[:, None]])
     wrong = wrong + reached(vague_scores[nothing]) - reached(np.minimum(vague_scores, all_tags)[nothing])
-    return Counts(threshold, hits, wrong, missed)
+    return threshold, np.array([hits, wrong, missed])
 
 
 def pool(classes: Sequence[Counts]) -> Counts:
     """Sum the counts of classes, at all their thresholds; see *Micro* above."""
-    threshold = np.concatenate([counts.threshold for counts in classes])
+    threshold = np.concatenate([one for one, _ in classes])
     order = np.argsort(threshold)[::-1]
+    steps = np.hstack([np.diff(counts, prepend=0) for _, counts in classes])[:, order]
     threshold = threshold[order]
     last = np.append(threshold[1:] != threshold[:-1], True)  # by then all classes have taken the step to a threshold
-    summed = []
-    for field in range(1, len(Counts._fields)):
-        steps = np.concatenate([np.diff(counts[field], prepend=0) for counts in classes])
-        summed.append(np.cumsum(steps[order])[last])
-    return Counts(threshold[last], *summed)
+    return threshold[last], np.cumsum(steps, 1)[:, last]
 
 
 def _area(counts: Counts, ties: Ties, rising: bool = False) -> float | None:
     """Area under the curve of some counts, which the challenge lists by `rising` threshold; None without positives."""
-    _, hits, wrong, missed = counts
+    hits, wrong, missed = counts[1]
     if not hits[0] + missed[0]:
         return None
     precision, recall = hits / np.maximum(hits + wrong, 1), hits / np.maximum(hits + missed, 1)
@@ -155,42 +144,26 @@ def tagging_scores(
         classes.append(confusion_counts(labels[:, complete], scores[:, complete], *unsure))
     areas = {name: _area(counts, ties) for name, counts in zip(names, classes, strict=True)}
     known = [area for area in areas.values() if area is not None]
-    pooled = pool(classes)
-    half = np.flatnonzero(pooled.threshold >= 0.5)[-1]
-    hits, errors = pooled.true_positives[half], pooled.false_positives[half] + pooled.false_negatives[half]
+    threshold, counts = pooled = pool(classes)
+    hits, *errors = counts[:, np.flatnonzero(threshold >= 0.5)[-1]]
     ranked = ~incomplete if incomplete.any() else slice(None)  # a view of all columns costs nothing
     return {
         "micro_auprc": _area(pooled, ties, rising=True),
-        "micro_f1": float(2 * hits / (2 * hits + errors)) if hits else 0.0,
+        "micro_f1": float(2 * hits / (2 * hits + sum(errors))) if hits else 0.0,
         "macro_auprc": float(np.mean(known)) if known else None,
         "class_auprc": areas,
-        "lwlrap": lwlrap(labels[:, ranked], scores[:, ranked])[0],
+        "lwlrap": lwlrap(labels[:, ranked], scores[:, ranked]),
     }
 
 
-def lwlrap(labels: Labels, scores: NDArray[np.floating]) -> tuple[float | None, Float64]:
-    """Label-weighted label-ranking average precision.
-
-    Parameters
-    ----------
-    labels, scores : ndarray, (N, K)
-        0 or 1; any scores.
-
-    Returns
-    -------
-    overall : float or None
-        Over all positive labels; None if there is none.
-    by_tag : ndarray, (K,) float64
-        Over those of each tag; NaN if it has none. Weighted with their numbers, its mean is `overall`.
-    """
+def lwlrap(labels: Labels, scores: NDArray[np.floating]) -> float | None:
+    """Label-weighted label-ranking average precision of labels (N, K) by any scores (N, K); None without labels."""
     true = labels == 1
     order = np.argsort(scores, axis=1, kind="stable")[:, ::-1]
     found = np.cumsum(np.take_along_axis(true, order, 1), 1)
     precision = np.empty(true.shape)
     np.put_along_axis(precision, order, found / np.arange(1, true.shape[1] + 1), 1)
-    total, positives = np.sum(precision, 0, where=true), np.count_nonzero(true, 0)
-    by_tag = np.divide(total, positives, out=np.full(len(total), np.nan), where=positives > 0)
-    return (float(total.sum() / positives.sum()) if positives.any() else None), by_tag
+    return float(np.sum(precision, 0, where=true).sum() / true.sum()) if true.any() else None
 
 
 def confidence_intervals(

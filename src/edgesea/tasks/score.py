@@ -49,16 +49,14 @@ def score(
     EdgeseaError
         If a file is unusable, or predictions and annotations are not of the same clips.
     """
-    from edgesea.tasks.annotations import read_ground_truth, read_taxonomy
-    from edgesea.tasks.sonyc_ust import score_predictions
+    from edgesea.tasks.sonyc_ust import score_file
 
     place = Path(predictions).parent if data is None else Path(data)
     annotations = place if place.is_file() else place / "annotations.csv"
     if not annotations.is_file():
         raise EdgeseaError(f"{annotations}: not found; --data is the folder of SONYC-UST or a table with its taxonomy")
-    taxonomy = read_taxonomy(annotations.parent / "dcase-ust-taxonomy.yaml")
-    truth = read_ground_truth(annotations, taxonomy, split, split_path)
-    scores = score_predictions(Path(predictions), truth, taxonomy, (), ties, resamples)
+    taxonomy = annotations.parent / "dcase-ust-taxonomy.yaml"
+    scores = score_file(Path(predictions), annotations, taxonomy, (), split, split_path, ties, resamples)
     result: dict[str, Any] = {"ties": ties, **scores}
     if out is not None:
         write_json(Path(out), result)
@@ -75,9 +73,8 @@ def sonyc_ust_scores(
     ties: Literal["threshold", "published"] = "threshold",
 ) -> dict[str, Any]:
     """Scores of a file of predictions at one level; `score` has the command's options besides."""
-    from edgesea.tasks.annotations import read_ground_truth, read_taxonomy
-    from edgesea.tasks.sonyc_ust import score_predictions
+    from edgesea.tasks.sonyc_ust import score_file
 
-    taxonomy = read_taxonomy(Path(taxonomy_yaml))
-    truth = read_ground_truth(Path(annotations_csv), taxonomy, split)
-    return score_predictions(Path(predictions_csv), truth, taxonomy, [mode], ties)[mode]
+    return score_file(Path(predictions_csv), Path(annotations_csv), Path(taxonomy_yaml), [mode], split, None, ties)[
+        mode
+    ]

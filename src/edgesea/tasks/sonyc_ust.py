@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotations, read_taxonomy
+from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotations, read_ground_truth, read_taxonomy
 from edgesea.tasks.csv_table import CsvTable, some
 from edgesea.tasks.features import Bags, Float64, Targets
 from edgesea.tasks.metrics import Ties, confidence_intervals, tagging_scores
 from edgesea.tasks.options import TaggingOptions
-from edgesea.tasks.tagger import check_needs, tag_probabilities
+from edgesea.tasks.tagger import tag_probabilities
 
 Level = Literal["coarse", "fine"]
+Predictions = dict[Level, pd.DataFrame]  # by level the scores, with clips as the index and tags as columns
 ANNOTATIONS, TAXONOMY = "annotations.csv", "dcase-ust-taxonomy.yaml"
 SCORES = ("micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class SonycUst:
         taxonomy = read_taxonomy(data / TAXONOMY)
         annotations = read_annotations(data / ANNOTATIONS, taxonomy, options.split_path)
         wanted = {options.eval_split, *(["validate"] if options.monitor == "validate" else [])}
-        labels = annotations.fine if options.label_mode == "fine" else annotations.coarse
+        labels = getattr(annotations, options.label_mode)
         train = (annotations.splits == "train") & (labels >= 0).any(1)
         verified = np.isin(annotations.splits, sorted(wanted)) & annotations.verified
         complete = verified & (labels >= 0).all(1)
@@ -58,9 +59,14 @@ class SonycUst:
         if absent := sorted({"train", *wanted} - {*splits}):
             what = f"split {' and '.join(absent)} with {options.label_mode} labels"
             raise EdgeseaError(f"{data / ANNOTATIONS}: no clips of the {what}; to be tested they must be verified")
-        task = cls(data, taxonomy, annotations.take(splits != ""), options)
-        check_needs(task.targets(), task.annotations.context, options)
-        return task
+        for name, column, needed in (
+            ("context", "context", "latitude, longitude, hour, day and week"),
+            ("sensor_factor", "sensors", "sensor_id"),
+            ("proximity_factor", "proximity", "..._proximity"),
+        ):
+            if getattr(options, name) and getattr(annotations, column) is None:
+                raise EdgeseaError(f"tagging: {name} needs the columns {needed} in {data / ANNOTATIONS}; leave it out")
+        return cls(data, taxonomy, annotations.take(splits != ""), options)
 
     @property
     def paths(self) -> list[Path]:
@@ -89,10 +95,10 @@ class SonycUst:
 
         Clips that could not be embedded are not trained on; tested, their scores are 0. `predictions` is a CSV file for
         the scores of the test clips: of coarse tags those of all fine ones are 0; of fine ones those of incomplete tags
-        are 0, and a coarse tag has the highest score below it. Returns label_mode, `level_scores` and train_clips; of
+        are 0, and a coarse tag has the highest score below it. Returns label_mode, `score_levels` and train_clips; of
         fine tags also the scores at the coarse level, as coarse.
         """
-        mode, taxonomy, splits = self.options.label_mode, self.taxonomy, self.annotations.splits
+        mode, splits = self.options.label_mode, self.annotations.splits
         bags, targets = replace(bags, context=self.annotations.context), self.targets()
         train = np.flatnonzero((splits == "train") & bags.usable)
         test, monitored = np.flatnonzero(splits == self.options.eval_split), np.flatnonzero(splits == "validate")
@@ -102,19 +108,19 @@ class SonycUst:
         watched = (bags.take(monitored), targets.take(monitored)) if self.options.monitor == "validate" else None
         learned = bags.take(train), targets.take(train)
         scores = tag_probabilities(*learned, bags.take(test), self.options, seed, watched)
-        truth, fine = self.annotations.take(test), np.zeros((len(test), len(taxonomy.fine)))
+        truth, taxonomy = self.annotations.take(test), self.taxonomy
+        fine = np.zeros((len(test), len(taxonomy.fine)))
         if mode == "fine":
             fine[:, ~taxonomy.incomplete] = scores
             scores = np.stack([fine[:, taxonomy.parent == tag].max(1) for tag in range(len(taxonomy.coarse))], 1)
+        values: dict[Level, Float64] = {"fine": fine, "coarse": scores}
+        predicted = {level: pd.DataFrame(values[level], truth.clips, getattr(taxonomy, level)) for level in values}
         if predictions is not None:
-            write_predictions(predictions, taxonomy, truth.clips, fine, scores)
-        found, given = {}, (truth.coarse >= 0).all(1)
-        if given.any():
-            found = level_scores("coarse", truth.coarse[given], scores[given], taxonomy, "threshold", resamples)
-        if mode == "fine":
-            of_coarse = {"coarse": found} if found else {}
-            found = level_scores("fine", truth.fine, fine, taxonomy, "threshold", resamples) | of_coarse
-        return {"label_mode": mode, **found, "train_clips": len(train)}
+            write_predictions(predictions, predicted)
+        if mode == "coarse":
+            del predicted["fine"]
+        found = score_levels(self.folder, predicted, truth, taxonomy, "threshold", resamples)
+        return {"label_mode": mode, **found.pop(mode), **found, "train_clips": len(train)}
 
 
 def level_scores(
@@ -133,25 +139,20 @@ def level_scores(
     return {**found, "clips": len(labels)}
 
 
-def score_predictions(
-    path: Path,
-    truth: Annotations,
-    taxonomy: Taxonomy,
-    levels: Sequence[Level] = (),
-    ties: Ties = "threshold",
-    resamples: int = 0,
+def score_levels(
+    path: Path, predicted: Predictions, truth: Annotations, taxonomy: Taxonomy, ties: Ties, resamples: int
 ) -> dict[str, dict[str, Any]]:
-    """Scores of a table of predictions at some levels, or else as far as they are predicted and labels are given."""
+    """Scores of predictions, which `path` holds, by level, as far as labels are given."""
     result: dict[str, dict[str, Any]] = {}
-    for level, scores in read_predictions(path, taxonomy, levels).items():
-        labels = truth.coarse if level == "coarse" else truth.fine
+    for level, scores in predicted.items():
+        labels = getattr(truth, level)
         complete = (labels >= 0).all(1)
         if not complete.any():
             continue
-        clips, predicted = {*truth.clips[complete]}, {*scores.index} - {*truth.clips[~complete]}
-        if clips != predicted:
-            found = f"missing: {some(sorted(clips - predicted))}; extra: {some(sorted(predicted - clips))}"
-            raise EdgeseaError(f"{path}: needs exactly the {len(clips)} verified clips of the annotations; {found}")
+        clips, found = {*truth.clips[complete]}, {*scores.index} - {*truth.clips[~complete]}
+        if clips != found:
+            wrong = f"missing: {some(sorted(clips - found))}; extra: {some(sorted(found - clips))}"
+            raise EdgeseaError(f"{path}: needs exactly the {len(clips)} verified clips of the annotations; {wrong}")
         values = scores.loc[truth.clips[complete].tolist()].to_numpy()
         result[level] = level_scores(level, labels[complete], values, taxonomy, ties, resamples)
     if not result:
@@ -159,8 +160,18 @@ def score_predictions(
     return result
 
 
-def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = ()) -> dict[Level, pd.DataFrame]:
-    """Read a table of predictions: by level the scores, with clips as the index and tags as columns.
+def score_file(
+    path: Path, annotations: Path, taxonomy_path: Path, levels: Sequence[Level], split: str, split_path: Path | None,
+    ties: Ties, resamples: int = 0,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Scores of a table of predictions at some levels, or else at those that are predicted."""
+    taxonomy = read_taxonomy(taxonomy_path)
+    truth = read_ground_truth(annotations, taxonomy, split, split_path)
+    return score_levels(path, read_predictions(path, taxonomy, levels), truth, taxonomy, ties, resamples)
+
+
+def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = ()) -> Predictions:
+    """Read a table of predictions.
 
     Without `levels`, those that have a column in which not all is 0: a classifier of coarse tags leaves zeros in the
     columns of fine ones. Incomplete fine tags may lack a column; then their scores are 0, as in the challenge's own
@@ -170,11 +181,11 @@ def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = (
     clip = table.rows[CLIP]
     table.check((clip != "") & ~clip.duplicated(keep=False), "the name of a clip, listed once")
     taxonomy.check_columns(table)
-    found: dict[Level, pd.DataFrame] = {}
+    found: Predictions = {}
     needed: dict[Level, tuple[str, ...]] = {"coarse": taxonomy.coarse, "fine": taxonomy.complete}
     for level in levels or [level for level, tags in needed.items() if table.has(tags)]:
         table.require(needed[level])
-        tags = taxonomy.coarse if level == "coarse" else taxonomy.fine
+        tags = getattr(taxonomy, level)
         scores = table.numbers([tag for tag in tags if tag in table.rows])
         table.check((scores >= 0) & (scores <= 1), "a number from 0 to 1")
         if levels or scores.to_numpy().any():
@@ -182,8 +193,7 @@ def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = (
     return found
 
 
-def write_predictions(path: Path, taxonomy: Taxonomy, clips: NDArray[np.str_], fine: Float64, coarse: Float64) -> None:
+def write_predictions(path: Path, predicted: Predictions) -> None:
     """Write a table of predictions of all tags; what is read from it are the same scores to the last bit."""
-    table = pd.DataFrame(np.hstack([fine, coarse]), clips, [*taxonomy.fine, *taxonomy.coarse])
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index_label=CLIP, lineterminator="\n")
+        pd.concat(predicted.values(), axis=1).to_csv(temporary, index_label=CLIP, lineterminator="\n")

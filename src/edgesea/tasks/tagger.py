@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from edgesea.errors import EdgeseaError
-from edgesea.tasks.features import Bags, ContextEncoding, Targets
+from edgesea.tasks.features import Bags, Targets, context_encoder
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.oversampling import label_set_smote, mlsmote
 
@@ -63,18 +62,6 @@ def tag_probabilities(
     probabilities = np.zeros((len(test), targets.labels.shape[1]))
     probabilities[test.usable] = np.mean(found, 0)
     return probabilities
-
-
-def check_needs(targets: Targets, context: NDArray[np.float64] | None, options: TaggingOptions) -> None:
-    """Raise an `EdgeseaError` if an option needs columns that the annotations do not have."""
-    needs = {
-        "context": (context, "latitude, longitude, hour, day and week"),
-        "sensor_factor": (targets.sensors, "sensor_id"),
-        "proximity_factor": (targets.proximity, "..._proximity"),
-    }
-    for name, (value, columns) in needs.items():
-        if getattr(options, name) and value is None:
-            raise EdgeseaError(f"tagging: {name} needs the columns {columns} in the annotations; leave out {name}")
 
 
 def _usable(bags: Bags, options: TaggingOptions) -> Bags:
@@ -141,14 +128,14 @@ def preparation(train: Bags, options: TaggingOptions) -> Callable[[Bags], Bags]:
         rank = np.count_nonzero(pca.explained_variance_ > CUTOFF * pca.explained_variance_[0])
         pca.components_, pca.explained_variance_ = pca.components_[:rank], pca.explained_variance_[:rank]
         steps.append(pca)
-    encoding = ContextEncoding.fit(np.asarray(train.context), options.standardize) if options.context else None
+    encode = context_encoder(np.asarray(train.context), options.standardize) if options.context else None
 
     def prepare(bags: Bags) -> Bags:
         rows = bags.rows.astype(np.float64)
         for step in steps:
             rows = step.transform(rows)
-        if encoding is not None:
-            rows = np.hstack([rows, encoding.encode(np.asarray(bags.context))[bags.owner]])
+        if encode is not None:
+            rows = np.hstack([rows, encode(np.asarray(bags.context))[bags.owner]])
         return Bags(np.ascontiguousarray(rows, dtype=np.float32), bags.counts)
 
     return prepare
