@@ -3,7 +3,7 @@
 import gc
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,7 @@ def fill(disk: Path, left: int) -> None:
 
 
 @pytest.mark.parametrize("part_clips", [1, 100], ids=["after some parts", "in the only part"])
-def test_extract_resumes(
-    noise_folder: Path, small_disk: Path, tmp_path: Path, refuses: Callable[..., None], part_clips: int
-) -> None:
+def test_extract_resumes(noise_folder, small_disk, tmp_path, refuses, part_clips):
     write_noise(noise_folder / "long.wav", 60.0)
     command = ["extract", str(noise_folder), str(small_disk / "table"), f"--part_clips={part_clips}"]
     refuses(*command, words=[SPACE, small_disk / "table", "resumes"])
@@ -68,9 +66,7 @@ def test_extract_resumes(
         ("import", [], 8192, "out/"),
     ],
 )
-def test_the_file_is_named(
-    tmp_path: Path, small_table: Path, small_disk: Path, refuses: Callable[..., None], command, options, left, file
-) -> None:
+def test_the_file_is_named(tmp_path, small_table, small_disk, refuses, command, options, left, file):
     write_noise(tmp_path / "in" / "a.wav", 10.0)
     np.savez(tmp_path / "in" / "a.npz", embedding=np.ones((39, 4)), timestamps=np.arange(39) * 0.25)
     source = small_table if command in ("sample", "reduce") else tmp_path / "in"
@@ -80,7 +76,7 @@ def test_the_file_is_named(
     assert main([command, str(source), str(small_disk / "out"), *options]) == 0
 
 
-def test_students_and_checkpoints_are_whole_or_not_there(small_student: Path, small_disk: Path) -> None:
+def test_students_and_checkpoints_are_whole_or_not_there(small_student, small_disk):
     fill(small_disk, 4096)
     with pytest.raises(OSError, match=f"{SPACE}: '{small_disk}/student/model.safetensors'"):
         save_student(load_student(small_student, backend="torch"), small_disk / "student", {}, "card")

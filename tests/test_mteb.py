@@ -62,9 +62,8 @@ def test_sounds_of_any_rate_and_number_of_channels_are_embedded_in_order(mteb):
 
     sounds = tones_and_noises(7, 0)["audio"]
     metadata = make_task({}).metadata
-    loader = create_dataloader(
-        Dataset.from_dict({"audio": sounds}), task_metadata=metadata, input_column="audio", batch_size=3
-    )
+    data = Dataset.from_dict({"audio": sounds})
+    loader = create_dataloader(data, task_metadata=metadata, input_column="audio", batch_size=3)
     for row, sound in zip(Encoder(QUICK).encode(loader, show_progress_bar=False), sounds, strict=True):
         windows, _ = get_embedding(sound["array"].T, sound["sampling_rate"], QUICK, hop_size=0.5, center=False)
         np.testing.assert_allclose(row, windows.mean(0), rtol=1e-5, atol=1e-7)

@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -8,7 +9,7 @@ from edgesea.parallel import prefetch
 
 
 def count_up(start: int, length: int) -> Callable[[], Iterator[int]]:
-    return lambda: iter(range(start, start + length))
+    return partial(iter, range(start, start + length))
 
 
 def decode_threads() -> set[threading.Thread]:
@@ -28,11 +29,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_everything_comes_in_order(workers, depth):
     def slow_first(index: int) -> Iterator[int]:
         time.sleep(0.02 if index % 3 == 0 else 0)
-        yield from range(10 * index, 10 * index + index)
+        yield from range(10 * index, 11 * index)
 
-    sources = [lambda index=index: slow_first(index) for index in range(12)]
-    result = [list(items) for items in prefetch(sources, workers, depth)]
-    assert result == [list(range(10 * index, 10 * index + index)) for index in range(12)]
+    result = [list(items) for items in prefetch([partial(slow_first, index) for index in range(12)], workers, depth)]
+    assert result == [list(range(10 * index, 11 * index)) for index in range(12)]
 
 
 def test_an_exception_arrives_in_its_place_and_the_next_source_goes_on():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import kill_when, make_esc50
+from stored import stamps
 
 from edgesea import cli
 from edgesea.errors import EdgeseaError
@@ -49,7 +50,6 @@ def times(out: Path) -> dict[str, dict[str, int]]:
     for name in ARTIFACTS:
         files = [out / name, *(out / name).rglob("*")]
         found[name] = {str(path.relative_to(out)): path.stat().st_mtime_ns for path in files if path.is_file()}
-        assert found[name]
     return found
 
 
@@ -105,10 +105,9 @@ def test_a_run_holds_every_artifact_and_the_scores(finished: Path) -> None:
     assert set(results["seconds"]) == {"extract", "sample", "reduce", "distill", "evaluate"}
     assert results["versions"]["edgesea"]
     assert (finished / "report.html").is_file()
-    assert list(times(finished)) == list(ARTIFACTS)
 
 
-def test_the_configuration_of_a_run_repeats_it(finished: Path, data: Path) -> None:
+def test_the_configuration_of_a_run_repeats_it(finished: Path) -> None:
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["extract"]["teacher"] == "spectral"  # defaults are written out
     before = times(finished)
@@ -136,7 +135,9 @@ def test_what_depends_on_a_change_is_done_again(
 
 @pytest.mark.parametrize("source", ["manifest", "folder"])
 def test_a_changed_recording_is_extracted_again(data: Path, tmp_path: Path, source: str) -> None:
-    copy, out = tmp_path / "data", tmp_path / "run"
+    """But not for the sake of a run that lies below its source."""
+    copy = tmp_path / "data"
+    out = copy / "audio" / "run"
     shutil.copytree(data, copy)
     changes: dict[str, dict[str, Any]] = {"distill": {"epochs": 1}, "evaluate": {"folds": [2]}}
     if source == "folder":
@@ -144,57 +145,49 @@ def test_a_changed_recording_is_extracted_again(data: Path, tmp_path: Path, sour
     path = experiment(tmp_path / "tiny.yaml", copy, changes)
     run(path, out=out)
     before = times(out)
+    run(path, out=out)
+    assert redone(before, out) == []
     os.utime(copy / "audio" / "07.wav")
     run(path, out=out)
     assert redone(before, out) == list(ARTIFACTS)
 
 
-def test_a_run_below_its_own_source_is_not_done_again(data: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "data"
-    shutil.copytree(data, copy)
-    out = copy / "audio" / "run"
-    changes: dict[str, dict[str, Any]] = {
-        "extract": {"source": str(copy / "audio"), "root": None, "columns": None, "validate": 0.3},
-        "distill": {"epochs": 1},
-    }
-    path = experiment(tmp_path / "tiny.yaml", copy, changes)
-    run(path, out=out)
-    before = times(out)
-    run(path, out=out)
-    assert redone(before, out) == []
-
-
-def test_an_artifact_half_deleted_is_not_taken_for_finished(again: Path, data: Path, tmp_path: Path) -> None:
+def test_an_artifact_half_deleted_is_not_taken_for_finished(
+    again: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed while it removes the artifacts of old options, then started again with the old options."""
     expected = scores(again)
     changed = experiment(tmp_path / "changed.yaml", data, {"reduce": {"size": 2}})
 
-    class Killed(BaseException):
-        pass
-
     def killed_rmtree(path: Path) -> None:
         (path / "reduction.safetensors").unlink()
-        raise Killed
+        raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed_rmtree)
-        with pytest.raises(Killed):
+        with pytest.raises(KeyboardInterrupt):
             run(changed, out=again)
     run(experiment(tmp_path / "tiny.yaml", data), out=again)
     assert load_reduction(again / "reduction").output_size == 3
     assert scores(again) == expected
 
 
-def test_without_evaluate_the_run_ends_with_the_student(data: Path, tmp_path: Path) -> None:
-    path = experiment(tmp_path / "tiny.yaml", data, {"distill": {"epochs": 1}})
-    sections = yaml.safe_load(path.read_text())
+def test_a_failing_stage_leaves_what_is_finished_and_without_evaluate_the_run_ends_with_the_student(
+    data: Path, tmp_path: Path
+) -> None:
+    path, out = experiment(tmp_path / "tiny.yaml", data, {"reduce": {"size": 1000}}), tmp_path / "run"
+    with pytest.raises(EdgeseaError, match="1000"):
+        run(path, out=out)
+    table = (out / "table" / "table.json").stat().st_mtime_ns
+    sections = yaml.safe_load(experiment(path, data, {"distill": {"epochs": 1}}).read_text())
     del sections["evaluate"], sections["sample"]  # without a section, a stage has its defaults
     path.write_text(yaml.safe_dump(sections))
-    results = run(path, out=tmp_path / "run")
+    results = run(path, out=out)
+    assert (out / "table" / "table.json").stat().st_mtime_ns == table
     assert "evaluate" not in results
     assert results["sample"]["windows"] == 20
-    assert (tmp_path / "run" / "student" / "model.safetensors").is_file()
-    assert not (tmp_path / "run" / "evaluate").exists()
+    assert (out / "student" / "model.safetensors").is_file()
+    assert not (out / "evaluate").exists()
 
 
 @pytest.mark.parametrize("stage", ["extract", "distill"])
@@ -203,8 +196,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(finished: Path, data: Pa
     begun = {"extract": out / "table/clips/part-00000.parquet", "distill": out / "student/metrics.csv"}[stage]
     command = ["run", str(path), "--out", str(out)]
     assert kill_when([sys.executable, "-m", "edgesea.cli", *command], begun.exists) == -signal.SIGKILL
-    stamps = json.loads((out / "stages.json").read_text())["stages"]
-    assert not stamps.get("distill", {}).get("finished")
+    assert not json.loads((out / "stages.json").read_text())["stages"].get("distill", {}).get("finished")
     assert cli.main(command) == 0
     assert scores(out) == scores(finished)
 
@@ -223,34 +215,12 @@ def test_environment_variables_are_filled_in(data: Path, tmp_path: Path, monkeyp
     assert read_config(path)["extract"]["teacher"] == "onnx:$x"
 
 
-def test_a_failing_stage_leaves_what_is_finished(data: Path, tmp_path: Path) -> None:
-    path = experiment(tmp_path / "tiny.yaml", data, {"reduce": {"size": 1000}})
-    with pytest.raises(EdgeseaError, match="1000"):
-        run(path, out=tmp_path / "run")
-    table = (tmp_path / "run" / "table" / "table.json").stat().st_mtime_ns
-    run(experiment(path, data, {"distill": {"epochs": 1}}), out=tmp_path / "run")
-    assert (tmp_path / "run" / "table" / "table.json").stat().st_mtime_ns == table
-
-
-def test_an_impossible_path_in_the_manifest_ends_no_run(data: Path, tmp_path: Path) -> None:
-    rows = (data / "meta" / "esc50.csv").read_text().splitlines()
-    fields = rows[1].split(",")
-    fields[rows[0].split(",").index("filename")] = "x" * 300 + ".wav"
-    manifest = tmp_path / "long.csv"
-    manifest.write_text("\n".join([*rows, ",".join(fields)]) + "\n")
-    path = experiment(tmp_path / "long.yaml", data, {"extract": {"source": str(manifest)}})
-    results = run(path, out=tmp_path / "run")
-    assert results["extract"]["skipped"] == 1
-
-
-def test_another_classifier_judges_the_same_embeddings(finished: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(finished, out)
+def test_another_classifier_uses_the_same_embeddings(again: Path, data: Path, tmp_path: Path) -> None:
     for name in ("mlp", "svm"):  # the first embeds again, since the run has moved
-        before = {path.name: path.stat().st_mtime_ns for path in (out / "cache").iterdir()}
+        before = stamps(again / "cache")
         changed = experiment(tmp_path / "mine.yaml", data, {"evaluate": {"probe": {"classifier": name}}})
-        assert run(changed, out=out)["evaluate"]["student"]["probe"]["classifier"] == name
-    assert {path.name: path.stat().st_mtime_ns for path in (out / "cache").iterdir()} == before
+        assert run(changed, out=again)["evaluate"]["student"]["probe"]["classifier"] == name
+    assert stamps(again / "cache") == before
 
 
 @pytest.mark.parametrize(
@@ -259,7 +229,6 @@ def test_another_classifier_judges_the_same_embeddings(finished: Path, data: Pat
         ("extract: {source: a}\nreduced: {size: 3}", ["reduced", "reduce"]),
         ("extract: {source: a}\nreduce: {sise: 3}", ["reduce", "sise", "size"]),
         ("extract: {source: a}\nreduce: {table: x}", ["reduce", "table"]),
-        ("extract: {source: a}\nreduce: {size: many}", ["reduce", "size", "many"]),
         ("extract: {source: a}\nreduce: {size: 1.5}", ["reduce", "size", 1.5]),
         ("extract: {source: a}\nreduce: {size: null}", ["reduce", "size", "null"]),
         ("extract: {source: null}", ["extract", "source"]),
@@ -274,7 +243,6 @@ def test_another_classifier_judges_the_same_embeddings(finished: Path, data: Pat
         ("sample: {size: 3}", ["extract"]),
         ("extract: [a]", ["extract", "mapping"]),
         ("extract: {source: a}\nreduce: 0", ["reduce", "mapping"]),
-        ("- a\n- b", ["bad.yaml", "mapping"]),
         ("", ["bad.yaml", "mapping"]),
         ("extract: {source: a", ["bad.yaml", "YAML"]),
         (b"\xff\xfe\x00binary\x80", ["bad.yaml", "YAML"]),
@@ -303,6 +271,6 @@ def test_a_place_that_holds_something_else_is_refused_and_left_alone(
         (out / "table" / "thesis.txt").write_text("precious")
         if kind == "another stages.json":
             (out / "stages.json").write_text('{"stages": ["of", "grief"]}')
-    before = {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]}
-    refuses("run", experiment(tmp_path / "tiny.yaml", data), f"--out={out}", words=[out])
-    assert {path: path.stat().st_mtime_ns for path in [out, *out.rglob("*")]} == before
+    before = stamps(tmp_path)
+    refuses("run", experiment(tmp_path.with_suffix(".yaml"), data), f"--out={out}", words=[out])
+    assert stamps(tmp_path) == before
