@@ -192,7 +192,7 @@ def test_a_trial_that_cannot_run_is_left_out(run: Run, tmp_path: Path) -> None:
         ({"sample": {"time_zone": "Mars/North"}}, ["Mars/North"]),
         ({"reduce": {"size": []}}, ["reduce", "size"]),
         ({"reduce": {"size": 1000}}, ["reduce", "size", 1000, 512]),
-        ({"reduce": {"seed": [1, 2]}}, ["reduce", "seed", "repeats"]),
+        ({"reduce": {"seed": [1, 2]}}, ["reduce", "seed"]),
     ],
 )
 def test_bad_input(

@@ -97,7 +97,7 @@ def sample(
     EdgeseaError
         If there is no table, it has no windows in this split, or lacks what the method needs.
     """
-    given = {name: value for name, value in locals().items() if name not in ("table", "out", "positions", "workers")}
+    given = {name: value for name, value in locals().items() if name not in ("table", "out", "workers")}
     from edgesea.sampling.methods import METHODS, OPTIONS, choose_windows
     from edgesea.sampling.sensors import choose_sensors, read_positions
     from edgesea.sampling.strata import Grouping, find_strata, find_zone, stratum_rng
@@ -105,12 +105,11 @@ def sample(
     from edgesea.table.reader import Table
 
     options = used_options(given)
+    options.pop("positions", None)
     check_file(Path(out))
     if Path(out).exists():
         Subset.load(Path(out))  # anything else is not overwritten
     checked_count("workers", workers)
-    if (sensors is None) != (positions is None):
-        raise EdgeseaError("give sensors (how many) and positions (a file with sensor, latitude, longitude) together")
     source = Table(table)
     strata = find_strata(source, Grouping(stratum, None if split == "all" else split, find_zone(time_zone)))
     if not strata.names:
@@ -137,7 +136,11 @@ def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Those that the method does not use are left out; a used number that is out of range is an error.
     """
     from edgesea.sampling.methods import METHODS, OPTIONS
+    from edgesea.sampling.strata import find_zone
 
+    find_zone(options.get("time_zone"))
+    if (options.get("sensors") is None) != (options.get("positions") is None):
+        raise EdgeseaError("give sensors (how many) and positions (a file with sensor, latitude, longitude) together")
     unused = [name for name in OPTIONS if not hasattr(METHODS[options["method"]], name)]
     unused += ["sensors", "positions"] if options.get("sensors") is None else []
     used = {name: value for name, value in options.items() if name not in unused}

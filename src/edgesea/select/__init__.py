@@ -2,26 +2,21 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesea.artifact import atomic_path, claim, file_state, locked, versions, write_json
+from edgesea import reduction, sampling
+from edgesea.artifact import claim, file_state, locked, versions, write_json
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import checked_count
 from edgesea.config import checked_options, plain
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
 from edgesea.models.base import window_of
-from edgesea.reduction import reduce as fit_reduction
-from edgesea.reduction import used_options as used_by_reduce
-from edgesea.sampling import sample as draw_subset
-from edgesea.sampling import used_options as used_by_sample
 from edgesea.sampling.sensors import read_positions
-from edgesea.sampling.strata import find_zone
 from edgesea.sampling.subset import table_key
 from edgesea.select.trials import Evaluator, Hidden, Options, Trial, run_all, summarise
 from edgesea.table.reader import Table
@@ -29,13 +24,11 @@ from edgesea.tasks.evaluate import load_task
 from edgesea.tasks.features import window_embeddings
 from edgesea.tasks.folds import FoldTask
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
-from edgesea.tasks.sonyc_ust import SonycUst
 
 SAMPLE_GRID: Options = {"method": ["random", "spl", "kmeans", "dpp_div", "dpp"]}
 REDUCE_GRID: Options = {"method": ["pca"], "size": [16, 32, 64, 128, 256]}
 RESULT = "select.json"
-STAGES: dict[str, Callable[..., Any]] = {"sample": draw_subset, "reduce": fit_reduction}
-SET_BY_SELECT = ("seed", "workers", "subset", "table", "out")
+SET_BY_SELECT = ("table", "out", "subset", "seed", "workers")
 
 
 def select(
@@ -134,18 +127,22 @@ def select(
     if wrong := sorted({phi["size"] for phi in reductions if not 1 <= phi.get("size", 1) <= source.embedding_size}):
         raise EdgeseaError(f"reduce: size must lie in 1 ... {source.embedding_size}, not {', '.join(map(str, wrong))}")
     found = [
-        Trial(Path(table), folder, own, _position_digest(own), phi, seed + k)
-        for own, phi in product(samplings, reductions)
+        Trial(Path(table), folder, choice, _position_digest(choice.get("positions")), phi, seed + k)
+        for choice, phi in product(samplings, reductions)
         for k in range(repeats)
     ]
     trials = list({trial.folder: trial for trial in found}.values())  # files of positions may have the same content
-    problem = _task(task, Path(data), folds, hold_out, tagging)
+    problem = load_task(task, Path(data), ProbeOptions(), tagging, folds)
+    if hold_out:
+        if not isinstance(problem, FoldTask):
+            raise EdgeseaError(f"the task {task} has no folds; leave hold_out out")
+        if both := sorted(set(folds or ()) & set(hold_out)):
+            raise EdgeseaError(f"folds {both} are held out, so they cannot be tested")
+        problem = problem.without(hold_out)
     model = load_model(teacher or source.info["teacher"]["id"], weights, device)
     if model.embedding_size != source.embedding_size:
-        raise EdgeseaError(
-            f"teacher {model.id} has {model.embedding_size} dimensions and the table {source.embedding_size}; give the "
-            "teacher that made the table"
-        )
+        sizes = f"{model.embedding_size} dimensions and the table {source.embedding_size}"
+        raise EdgeseaError(f"teacher {model.id} has {sizes}; give the teacher that made the table")
     framing = Framing(window_of(model), hop, center)
     clips = repr([(path.name, file_state(path)) for path in problem.paths])
     plan = {
@@ -165,10 +162,10 @@ def select(
         bags, failed = window_embeddings(model, problem.paths, framing, batch_size, workers, folder / "cache")
         evaluator = Evaluator(problem, bags, classifiers, folds, seed)
         del model
-        errors = run_all(trials, evaluator, workers)
-        summary = summarise([trial for trial in trials if trial.folder.name not in errors], evaluator, repeats)
+        results, errors = run_all(trials, evaluator, workers)
+        summary = summarise(results, evaluator, repeats)
         best = summary["trials"][summary["winner"]]
-        _copy_winner(next(trial for trial in trials if trial.folder == folder / best["folder"]))
+        next(trial for trial in trials if trial.folder == folder / best["folder"]).publish()
         write_json(folder / RESULT, {**summary, "errors": errors, "failed": failed, "versions": versions()})
     shown = ("score", "score_std", "standard_error", "dimensions", "sample", "reduce", "classifier")
     return {
@@ -182,22 +179,6 @@ def select(
     }
 
 
-def _task(
-    name: str, data: Path, folds: Sequence[int] | None, hold_out: Sequence[int] | None, tagging: TaggingOptions
-) -> FoldTask | SonycUst:
-    """The task without the folds held out; the folds to test are among its own."""
-    task = load_task(name, data, ProbeOptions(), tagging, folds)
-    if not isinstance(task, FoldTask):
-        if hold_out:
-            raise EdgeseaError(f"the task {name} has no folds; leave hold_out out")
-        return task
-    if both := sorted(set(folds or ()) & set(hold_out or ())):
-        raise EdgeseaError(f"folds {both} are held out, so they cannot be tested")
-    task = task.without(hold_out) if hold_out else task
-    task.tested(folds)
-    return task
-
-
 def _classifiers(layers: Sequence[int], units: Sequence[int]) -> list[Hidden]:
     """Hidden layers of the classifiers to try; without a hidden layer, the number of units does not matter."""
     if not layers or not units or min(layers) < 0 or min(units) < 1:
@@ -207,44 +188,27 @@ def _classifiers(layers: Sequence[int], units: Sequence[int]) -> list[Hidden]:
 
 def _expand(stage: str, grid: Mapping[str, Any]) -> list[Options]:
     """All combinations of a grid's values, checked, each with the options that its method uses, and each once."""
-    if fixed := [name for name in grid if name in SET_BY_SELECT]:
-        raise EdgeseaError(f"{stage}: {', '.join(fixed)} is set by select itself (see repeats, seed and workers)")
     values = [value if isinstance(value, list) else [value] for value in grid.values()]
     if not all(values):
         raise EdgeseaError(f"{stage}: an option has an empty list of values: {dict(grid)}")
     found: dict[str, Options] = {}
     for combination in product(*values):
         given = dict(zip(grid, combination, strict=True))
-        options = checked_options(STAGES[stage], given, f"select: {stage}", fixed=("table", "out", "subset"))
+        function = sampling.sample if stage == "sample" else reduction.reduce
+        options = checked_options(function, given, f"select: {stage}", fixed=SET_BY_SELECT) | {"seed": 0}
+        method = options["method"]
         try:
-            used = used_by_sample(options) if stage == "sample" else used_by_reduce(options["method"], options)
+            used = sampling.used_options(options) if stage == "sample" else reduction.used_options(method, options)
         except EdgeseaError as error:
             raise EdgeseaError(f"{stage}: {error}") from error
-        own = {"method": options["method"]} | {key: used[key] for key in used if key not in SET_BY_SELECT}
-        found.setdefault(json.dumps(own, sort_keys=True, default=str), own)
+        used = {"method": method} | {name: used[name] for name in used if name != "seed"}
+        found.setdefault(json.dumps(used, sort_keys=True, default=str), used)
     return list(found.values())
 
 
-def _position_digest(options: Options) -> str:
-    """Hash of the file of positions that a sampling uses, or nothing; a bad file or time zone is refused."""
-    find_zone(options["time_zone"])
-    if options.get("sensors") is None:
+def _position_digest(path: Path | None) -> str:
+    """Hash of a file of positions, which must be readable; empty without one."""
+    if path is None:
         return ""
-    if options["positions"] is None:
-        raise EdgeseaError("sample: to choose sensors, give a file of positions: sensor, latitude and longitude")
-    read_positions(options["positions"])
-    return hashlib.sha256(options["positions"].read_bytes()).hexdigest()
-
-
-def _copy_winner(trial: Trial) -> None:
-    """Copy a trial's reduction and subset to the top of the selection's folder."""
-    trial.load()  # fitted again in case that it has been deleted
-    if not trial.subset.exists():
-        trial.draw()
-    place, new = trial.out / "reduction", trial.out / ".reduction.tmp"
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(trial.folder, new, ignore=shutil.ignore_patterns("trial.json", "*.tmp"))
-    shutil.rmtree(place, ignore_errors=True)  # a process killed here leaves no reduction, but never files of two
-    new.rename(place)
-    with atomic_path(trial.out / "subset.parquet") as temporary:
-        shutil.copyfile(trial.subset, temporary)
+    read_positions(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,16 +1,18 @@
 """Trials of a selection: one sampling and one reduction with one seed each, scored by a grid of classifiers."""
 
 import logging
+import shutil
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgesea.artifact import digest, read_json, write_json
+from edgesea.artifact import atomic_path, digest, read_json, write_json
+from edgesea.config import plain
 from edgesea.errors import EdgeseaError
 from edgesea.parallel import in_processes
 from edgesea.reduction import load_reduction
@@ -30,11 +32,6 @@ Score = dict[str, Any]  # layers and units of a classifier, its score, and the s
 RESULT = "trial.json"
 
 
-def by_classifier(scores: Iterable[Score]) -> dict[Hidden, Score]:
-    """Scores as a trial's file lists them, by classifier."""
-    return {(own["units"],) * own["layers"]: own for own in scores}
-
-
 @dataclass(frozen=True)
 class Evaluator:
     """A task, ready to score reductions of the embeddings of its clips."""
@@ -48,25 +45,25 @@ class Evaluator:
     def scores(self, phi: Reduction | None, classifiers: Sequence[Hidden]) -> dict[Hidden, Score]:
         """Scores of the reduced (without `phi`: the teacher's) embeddings."""
         bags = self.bags if phi is None else self.bags.with_rows(phi.transform(self.bags.rows))
-        return by_classifier(self._score(bags, hidden) for hidden in classifiers)
+        return {hidden: self._score(bags, hidden) for hidden in classifiers}
 
     def best(self, scores: Mapping[Hidden, Score]) -> Score:
         """The score of the best classifier of the grid, of equally good ones the first."""
-        return max((scores[hidden] for hidden in self.classifiers), key=lambda own: own["score"])
+        return max((scores[hidden] for hidden in self.classifiers), key=lambda score: score["score"])
 
     def _score(self, bags: Bags, hidden: Hidden) -> Score:
-        size = hidden[0] if hidden else None
-        if not isinstance(self.task, FoldTask):
-            options = replace(self.task.options, num_hidden_layers=len(hidden), hidden_layer_size=size or 1)
-            result = replace(self.task, options=options).score(bags, self.seed)
-            score, error = float(result["micro_auprc"] or 0.0), None
-        else:  # a network without hidden layers is a logistic regression, which scikit-learn has a proper solver for
-            kind: Any = "mlp" if hidden else "logistic"
-            probe = ProbeOptions(kind, num_hidden_layers=len(hidden), hidden_layer_size=size or 1)
+        options: Any = {"num_hidden_layers": len(hidden), "hidden_layer_size": hidden[0] if hidden else 1}
+        if isinstance(self.task, FoldTask):
+            # Without hidden layers a network is a logistic regression, which scikit-learn has a proper solver for.
+            probe = ProbeOptions("mlp" if hidden else "logistic", **options)
             result = self.task.score(bags, probe, self.folds, self.seed)
             score = float(result["accuracy"])
             error = float(np.sqrt(score * (1 - score) / result["clips"]))
-        return {"layers": len(hidden), "units": size, "score": score, "standard_error": error}
+        else:
+            task = replace(self.task, options=replace(self.task.options, **options))
+            score, error = float(task.score(bags, self.seed)["micro_auprc"] or 0.0), None
+        units = hidden[0] if hidden else None
+        return {"layers": len(hidden), "units": units, "score": score, "standard_error": error}
 
 
 @dataclass(frozen=True)
@@ -80,97 +77,114 @@ class Trial:
     reduce: Options
     seed: int
 
-    def _key(self, *parts: Any) -> str:
+    def key(self, *parts: Any) -> str:
+        """Hash of the sampling and other options."""
         sample = {**self.sample, "positions": self.positions} if self.positions else self.sample
         return digest([sample, *parts])[:16]
 
     @property
-    def combination(self) -> str:
-        """What it shares with trials of other seeds."""
-        return self._key(self.reduce)
-
-    @property
     def subset(self) -> Path:
         """The subset, which trials of other reductions share."""
-        return self.out / "subsets" / f"{self._key(self.seed)}.parquet"
+        return self.out / "subsets" / f"{self.key(self.seed)}.parquet"
 
     @property
     def folder(self) -> Path:
         """Its reduction and trial.json."""
-        return self.out / "trials" / self._key(self.reduce, self.seed)
+        return self.out / "trials" / self.key(self.reduce, self.seed)
 
     def __str__(self) -> str:
-        options = [", ".join(f"{name} {value}" for name, value in own.items()) for own in (self.sample, self.reduce)]
+        stages = (self.sample, self.reduce)
+        options = [", ".join(f"{name} {value}" for name, value in used.items()) for used in stages]
         return f"{' -> '.join(options)}, seed {self.seed}"
 
     def result(self) -> Options | None:
         """The content of trial.json, with its scores by classifier; None if it is missing or damaged."""
         try:
             found = read_json(self.folder / RESULT)
-            numbers = {"dimensions": int(found["dimensions"]), "seconds": float(found["seconds"])}
-            scores = {key: own | {"score": float(own["score"])} for key, own in by_classifier(found["scores"]).items()}
-            return {**found, **numbers, "scores": scores, "kept": found["kept"]}
-        except (EdgeseaError, KeyError, TypeError, ValueError):
+            return {**found, "scores": {(score["units"],) * score["layers"]: score for score in found["scores"]}}
+        except (EdgeseaError, KeyError, TypeError):
             return None
 
     def draw(self) -> None:
-        """Choose the subset."""
-        draw_subset(self.table, self.subset, **self.sample, seed=self.seed, workers=1)
-
-    def load(self, fit: bool = False) -> Reduction:
-        """Load the reduction; it is fitted first if asked for, missing or damaged."""
-        if not fit:
-            try:
-                return load_reduction(self.folder)
-            except EdgeseaError as error:
-                log.warning("%s; it is fitted again", error)
+        """Choose the subset, unless it is there."""
         if not self.subset.exists():
-            self.draw()
+            draw_subset(self.table, self.subset, **self.sample, seed=self.seed, workers=1)
+
+    def load(self) -> Reduction:
+        """Load the reduction; if it is missing or damaged, it is fitted again."""
+        try:
+            return load_reduction(self.folder)
+        except EdgeseaError as error:
+            log.warning("%s; it is fitted again", error)
+            return self.fit()
+
+    def fit(self) -> Reduction:
+        """Fit the reduction."""
+        self.draw()
         fit_reduction(self.table, self.folder, subset=self.subset, **self.reduce, seed=self.seed)
         return load_reduction(self.folder)
 
-    def run(self, evaluator: Evaluator) -> None:
+    def run(self, evaluator: Evaluator, before: Options | None) -> Options:
         """Fit the reduction and score it; of a finished trial, score it with the classifiers that are new."""
-        began, before = time.perf_counter(), self.result()
-        phi = self.load(fit=before is None)
-        scores = {} if before is None else before["scores"]
+        began = time.perf_counter()
+        phi = self.load() if before else self.fit()
+        scores = before["scores"] if before else {}
         scores |= evaluator.scores(phi, [hidden for hidden in evaluator.classifiers if hidden not in scores])
         result = {
             "sample": self.sample,
             "reduce": self.reduce,
             "seed": self.seed,
             "dimensions": phi.output_size,
-            "scores": list(scores.values()),
+            "scores": scores,
             "kept": read_json(self.folder / REDUCTION_FILE).get("kept"),
-            "seconds": round(time.perf_counter() - began + (0.0 if before is None else before["seconds"]), 2),
+            "seconds": round(time.perf_counter() - began + (before["seconds"] if before else 0.0), 2),
         }
-        write_json(self.folder / RESULT, result)
+        write_json(self.folder / RESULT, {**result, "scores": list(scores.values())})
+        return result
+
+    def publish(self) -> None:
+        """Copy the reduction and the subset to the top of the selection's folder."""
+        self.load()  # fitted again in case that it has been deleted
+        self.draw()
+        place, new = self.out / "reduction", self.out / ".reduction.tmp"
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(self.folder, new, ignore=shutil.ignore_patterns(RESULT, "*.tmp"))
+        shutil.rmtree(place, ignore_errors=True)  # a process killed here leaves no reduction, but never files of two
+        new.rename(place)
+        with atomic_path(self.out / "subset.parquet") as temporary:
+            shutil.copyfile(self.subset, temporary)
 
 
-def run_all(trials: Sequence[Trial], evaluator: Evaluator, workers: int) -> dict[str, str]:
-    """Run what is missing; returns why trials could not be run, by the names of their folders."""
-    results = [(trial, trial.result()) for trial in trials]
-    classifiers = set(evaluator.classifiers)
-    missing = [trial for trial, result in results if result is None or classifiers - set(result["scores"])]
+def run_all(
+    trials: Sequence[Trial], evaluator: Evaluator, workers: int
+) -> tuple[list[tuple[Trial, Options]], dict[str, str]]:
+    """Run what is missing; returns the results, and why trials could not be run, by the names of their folders."""
+    before = [trial.result() for trial in trials]
+    wanted = set(evaluator.classifiers)
+    missing = [i for i, result in enumerate(before) if result is None or wanted - result["scores"].keys()]
     log.info("%d of %d trials were finished before", len(trials) - len(missing), len(trials))
-    undrawn = {trial.subset: trial for trial, result in results if result is None and not trial.subset.exists()}
+    undrawn = {trial.subset: (trial,) for trial, result in zip(trials, before, strict=True) if result is None}
     # A subset that cannot be drawn fails again below, for each of its trials.
-    in_processes(Trial.draw, [(trial,) for trial in undrawn.values()], workers, "sample")
-    ended = in_processes(Trial.run, [(trial, evaluator) for trial in missing], workers, "reduce and evaluate")
-    failed = [(trial, error) for trial, error in zip(missing, ended, strict=True) if error is not None]
-    errors = {trial.folder.name: f"{trial}: {error}" for trial, error in failed}
-    for message in errors.values():
-        log.warning("left out: %s", message)
-    if len(errors) == len(trials):
+    in_processes(Trial.draw, list(undrawn.values()), workers, "sample")
+    calls = [(trials[i], evaluator, before[i]) for i in missing]
+    ended = dict(zip(missing, in_processes(Trial.run, calls, workers, "reduce and evaluate"), strict=True))
+    results, errors = [], {}
+    for trial, result in ((trial, ended.get(i, before[i])) for i, trial in enumerate(trials)):
+        if isinstance(result, dict):
+            results.append((trial, result))
+        else:
+            errors[trial.folder.name] = f"{trial}: {result}"
+            log.warning("left out: %s: %s", trial, result)
+    if not results:
         raise EdgeseaError(f"no trial could be run; the first: {next(iter(errors.values()))}")
-    return errors
+    return results, errors
 
 
-def summarise(trials: Sequence[Trial], evaluator: Evaluator, repeats: int) -> Options:
+def summarise(results: Sequence[tuple[Trial, Options]], evaluator: Evaluator, repeats: int) -> Options:
     """The content of select.json: an entry for each combination, over its seeds, and which one is the best."""
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        groups.setdefault(trial.combination, []).append(trial)
+    groups: dict[str, list[tuple[Trial, Options]]] = {}
+    for trial, result in results:
+        groups.setdefault(trial.key(trial.reduce), []).append((trial, result))
     entries = [_entry(group, evaluator, repeats) for group in groups.values()]
     complete = [index for index, entry in enumerate(entries) if entry["complete"]]
     if len(complete) < len(entries):  # a mean over fewer seeds is easier to be lucky with
@@ -193,25 +207,24 @@ def summarise(trials: Sequence[Trial], evaluator: Evaluator, repeats: int) -> Op
     }
 
 
-def _entry(group: Sequence[Trial], evaluator: Evaluator, repeats: int) -> Options:
+def _entry(group: Sequence[tuple[Trial, Options]], evaluator: Evaluator, repeats: int) -> Options:
     """One combination: means over its seeds, all else of the first."""
-    results = [result for trial in group if (result := trial.result()) is not None]
-    scores = [evaluator.best(result["scores"])["score"] for result in results]
-    trial, result = group[0], results[0]
+    by_seed = {str(trial.seed): evaluator.best(result["scores"])["score"] for trial, result in group}
+    trial, result = group[0]
     best = evaluator.best(result["scores"])
     return {
-        "sample": {name: str(value) if isinstance(value, Path) else value for name, value in trial.sample.items()},
+        "sample": plain(trial.sample),
         "reduce": trial.reduce,
         "dimensions": result["dimensions"],
         "classifier": {key: best[key] for key in ("layers", "units")},
         "scores": [result["scores"][hidden] for hidden in evaluator.classifiers],
         "kept": result["kept"],
-        "score": statistics.fmean(scores),
-        "score_std": statistics.stdev(scores) if len(scores) > 1 else None,
+        "score": statistics.fmean(by_seed.values()),
+        "score_std": statistics.stdev(by_seed.values()) if len(group) > 1 else None,
         "standard_error": best["standard_error"],
-        "by_seed": {str(own.seed): score for own, score in zip(group, scores, strict=True)},
+        "by_seed": by_seed,
         "complete": len(group) == repeats,
-        "seconds": statistics.fmean(own["seconds"] for own in results),
+        "seconds": statistics.fmean(each["seconds"] for _, each in group),
         "folder": trial.folder.relative_to(trial.out).as_posix(),
         "subset": trial.subset.relative_to(trial.out).as_posix(),
     }
