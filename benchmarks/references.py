@@ -3,7 +3,7 @@
     EDGESEA_DATA=path/to/data python benchmarks/references.py
 
 Needs, below $EDGESEA_DATA (default ./data): edgel3/ and efficientat/ with the published weights and the reference files
-that the original implementations computed from them. OpenL3 is compared by tests/models/test_openl3.py.
+that the original implementations computed from them. OpenL3 is compared by tests/models/test_teachers.py.
 """
 
 import os
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import edgesea
-from edgesea.models.openl3 import OpenL3
+from edgesea.models.teachers import OpenL3
 from edgesea.models.student_config import FILTERS, StudentConfig
 from edgesea.models.student_torch import Student
 

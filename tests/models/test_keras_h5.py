@@ -1,5 +1,4 @@
 import gzip
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -9,8 +8,8 @@ from openl3_random import write_keras_h5
 from torch import nn
 
 from edgesea.errors import EdgeseaError
-from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
-from edgesea.models.torch_model import load_arrays
+from edgesea.models.base import check_shapes
+from edgesea.models.keras_h5 import Layers, keras_to_torch, read_keras_h5
 
 RNG = np.random.default_rng(0)
 NORM = {key: RNG.random(3).astype(np.float32) for key in ("gamma", "beta", "moving_mean", "moving_variance")}
@@ -18,22 +17,23 @@ CONV = {"kernel": RNG.random((3, 5, 2, 3)).astype(np.float32), "bias": RNG.rando
 # Alphabetical order, in which HDF5 lists its groups, is not the order of the layers
 LAYERS = [("z_conv", CONV), ("a_norm", NORM)]
 FRONT_END = ("mel", {name: np.ones((4, 1), np.float32) for name in ("real_kernels", "imag_kernels", "Variable")})
+SHAPES = {"0.weight": (3, 2, 3, 5), "0.bias": (3,)}
+SHAPES |= {f"1.{name}": (3,) for name in ("weight", "bias", "running_mean", "running_var")}
 
 
-def assert_layers(found, expected):
-    assert [name for name, _ in found] == [name for name, _ in expected]
-    for (_, arrays), (_, reference) in zip(found, expected, strict=True):
-        assert list(arrays) == list(reference)
-        for key, array in reference.items():
-            np.testing.assert_array_equal(arrays[key], array)
+def assert_layers(path, expected):
+    found = read_keras_h5(path)
+    assert [name.rpartition("/")[2] for name in found] == [name for name, _ in expected]
+    for arrays, (_, reference) in zip(found.values(), expected, strict=True):
+        np.testing.assert_equal(arrays, reference)
 
 
 @pytest.mark.parametrize("full_model", [False, True])
 def test_layers_are_read_in_topological_order(tmp_path, full_model):
     path = write_keras_h5(tmp_path / "model.h5", [FRONT_END, *LAYERS], full_model)
-    assert_layers(read_keras_h5(path), [FRONT_END, *LAYERS])
+    assert_layers(path, [FRONT_END, *LAYERS])
     path.write_bytes(gzip.compress(path.read_bytes()))
-    assert_layers(read_keras_h5(path), [FRONT_END, *LAYERS])
+    assert_layers(path, [FRONT_END, *LAYERS])
 
 
 def test_names_as_bytes_in_pieces_and_nested_models(tmp_path):
@@ -52,7 +52,7 @@ def test_names_as_bytes_in_pieces_and_nested_models(tmp_path):
         for layer, arrays in LAYERS:
             for key, array in arrays.items():
                 file[f"body/{layer}/{key}:0"] = array
-    assert_layers(read_keras_h5(tmp_path / "model.h5"), [("conv", CONV), *LAYERS])
+    assert_layers(tmp_path / "model.h5", [("conv", CONV), *LAYERS])
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -75,9 +75,16 @@ def test_damaged_files_are_named(tmp_path):
             read_keras_h5(path)
 
 
+def weights(layers: Layers) -> dict[str, np.ndarray]:
+    state = keras_to_torch(layers, SHAPES, "some/file.h5")
+    check_shapes({name: array.shape for name, array in state.items()}, SHAPES, "some/file.h5")
+    return state
+
+
 def test_keras_to_torch_computes_what_keras_computes():
     module = nn.Sequential(nn.Conv2d(2, 3, (3, 5)), nn.BatchNorm2d(3, eps=1e-3)).eval()
-    load_arrays(module, keras_to_torch([FRONT_END, *LAYERS], ["0", "1"], Path("file")), "file")
+    state = weights(dict([FRONT_END, *LAYERS]))
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()}, strict=False)
     image = RNG.random((2, 6, 7))
     with torch.no_grad():
         result = module(torch.from_numpy(image[None]).float())[0].numpy()
@@ -86,5 +93,19 @@ def test_keras_to_torch_computes_what_keras_computes():
     column = {key: array[:, None, None] for key, array in NORM.items()}
     expected = (expected - column["moving_mean"]) / np.sqrt(column["moving_variance"] + 1e-3)
     np.testing.assert_allclose(result, expected * column["gamma"] + column["beta"], rtol=1e-5)
-    state = keras_to_torch([("conv", {"kernel": CONV["kernel"]})], ["body.0"], Path("file"))
-    assert {name: array.shape for name, array in state.items()} == {"body.0.weight": (3, 2, 3, 5)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"a_norm": {}}, "1 layers"),
+        ({"more": NORM}, "3 layers"),
+        ({"a_norm": {"kernel": np.ones((3, 4)), "bias": np.ones(4)}}, "1.bias"),
+        ({"a_norm": {"gamma": np.ones(3), "beta": np.ones(3)}}, "1.running_mean"),
+        ({"z_conv": {**CONV, "recurrent_kernel": np.ones(3)}}, "0.recurrent_kernel"),
+        ({"z_conv": {**CONV, "kernel": np.ones((3, 5, 2, 3), np.int8)}}, "z_conv/kernel"),
+    ],
+)
+def test_other_models_are_refused(changed, word):
+    with pytest.raises(EdgeseaError, match=rf"some/file\.h5: .*{word}"):
+        weights({**dict(LAYERS), **changed})

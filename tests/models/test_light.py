@@ -90,7 +90,7 @@ def test_help_lists_all_commands_without_torch():
 def test_importing_edgesea_is_light():
     for imported, heavy in (
         ("edgesea", {"numpy", "torch", "onnxruntime", "onnx", "h5py"}),
-        ("edgesea.models.openl3, edgesea.models.foreign", {"tensorflow", "keras", "h5py", "onnxruntime", "pooch"}),
+        ("edgesea.models.teachers, edgesea.models.foreign", {"tensorflow", "keras", "h5py", "onnxruntime", "pooch"}),
     ):
         code = f"import sys, {imported}; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

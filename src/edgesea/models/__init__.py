@@ -89,18 +89,9 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
         from edgesea.models.foreign import load_callable, load_hear
 
         return load_hear(id, device) if id.startswith("hear:") else load_callable(id)
-    family, _, variant = id.partition("/")
-    if family == "efficientat":
-        from edgesea.models.efficientat import load_efficientat
+    from edgesea.models.teachers import load_network
 
-        return load_efficientat(variant, path).to(device).eval()
-    if family == "openl3":
-        from edgesea.models.openl3 import load_openl3
-
-        return load_openl3(variant, path).to(device).eval()
-    from edgesea.models.spectral import Spectral
-
-    return Spectral().to(device).eval()
+    return load_network(id, path).to(device).eval()
 
 
 @needs("torch", "train")

@@ -94,8 +94,11 @@ def load_callable(id: str) -> FunctionModel:
 
 
 def load_hear(id: str, device: str = "cpu") -> FunctionModel:
-    """Load ``hear:package.module[:weights]``; `weights` is what ``load_model`` takes: a path, or a name it knows."""
-    from torch import nn
+    """Load ``hear:package.module[:weights]``; `weights` is what ``load_model`` takes: a path, or a name it knows.
+
+    A torch model runs on `device`, in evaluation mode and without gradients.
+    """
+    import torch
 
     module, _, weights = id.removeprefix("hear:").partition(":")
     if not module:
@@ -104,30 +107,23 @@ def load_hear(id: str, device: str = "cpu") -> FunctionModel:
     # Some modules overlook a missing file; with an @, it may be in a syntax of the module (``id@FILE``)
     if (path.is_absolute() or path.suffix.lower() in WEIGHT_SUFFIXES) and "@" not in weights and not path.exists():
         raise EdgeseaError(f"{id}: no such weight file: {weights}")
-    load, embed = _attributes(module, id, "load_model", "get_scene_embeddings")
+    load, get_embeddings = _attributes(module, id, "load_model", "get_scene_embeddings")
     with _named(f"{id}: load_model failed"):
         model = load(weights) if weights else load()
-    if isinstance(model, nn.Module):
-        model.to(device)
+    is_torch = isinstance(model, torch.nn.Module)
+    if is_torch:
+        model.to(device).eval()
     elif device != "cpu":
         log.info("%s: not a torch module, so it chooses its device itself; %s is not passed on", id, device)
+
+    def embed(windows: Float32) -> Any:
+        with torch.inference_mode():
+            result = get_embeddings(torch.from_numpy(windows).to(device if is_torch else "cpu"), model)
+        return np.asarray(result.float().cpu() if isinstance(result, torch.Tensor) else result, np.float32)
+
     rate, size = _attributes(model, id, "sample_rate", "scene_embedding_size")
     digest = file_digest(path) if path.is_file() else str(getattr(model, "digest", ""))
-    return FunctionModel(id, partial(_scene_embeddings, embed, model), int(rate), None, int(size), digest)
-
-
-def _scene_embeddings(function: Callable[..., Any], model: Any, windows: Float32) -> Float32:
-    """Call ``get_scene_embeddings``; a torch model runs on its device, in evaluation mode and without gradients."""
-    import torch
-    from torch import nn
-
-    audio = torch.from_numpy(windows)
-    if isinstance(model, nn.Module):
-        model.eval()
-        audio = audio.to(next((parameter.device for parameter in model.parameters()), audio.device))
-    with torch.inference_mode():
-        result = function(audio, model)
-    return np.asarray(result.float().cpu() if isinstance(result, torch.Tensor) else result, np.float32)
+    return FunctionModel(id, embed, int(rate), None, int(size), digest)
 
 
 def load_onnx(id: str, device: str = "cpu") -> FunctionModel:

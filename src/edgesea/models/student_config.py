@@ -39,6 +39,7 @@ class StudentConfig:
     window: float = 1.0  # s
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "filters", tuple(self.filters))  # a list, if they come from JSON
         if self.head not in HEADS:
             raise EdgeseaError(f"unknown head {self.head!r}; known: {', '.join(HEADS)}")
         if self.head == "relu_max" and self.filters[-1] != self.embedding_size:
@@ -67,13 +68,8 @@ class StudentConfig:
         return replace(config, **{key: value for key, value in changes.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping; `from_dict` reads it back."""
+        """A mapping for JSON; ``StudentConfig(**mapping)`` is the same configuration."""
         return {**asdict(self), "filters": list(self.filters)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "StudentConfig":
-        """Inverse of `to_dict`."""
-        return cls(**{**values, "filters": tuple(values["filters"])})
 
 
 def convolutions(config: StudentConfig) -> list[tuple[str, str, int, int]]:
@@ -87,21 +83,16 @@ def convolutions(config: StudentConfig) -> list[tuple[str, str, int, int]]:
     return found
 
 
-def keras_order(config: StudentConfig) -> list[str]:
-    """Names of the layers that hold the weights of a published SEA file, in that file's order."""
-    return ["input_norm", *(name for layers in convolutions(config) for name in layers[:2])]
-
-
 def array_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays of a student's checkpoint, as in the state dict of the network in torch."""
-    norms = {"input_norm": 1}
-    shapes: dict[str, tuple[int, ...]] = {}
+
+    def norm_shapes(name: str, channels: int) -> dict[str, tuple[int, ...]]:
+        keys = ("weight", "bias", "running_mean", "running_var")
+        return {**{f"{name}.{key}": (channels,) for key in keys}, f"{name}.{COUNTER}": ()}
+
+    shapes = norm_shapes("input_norm", 1)
     for name, norm, inputs, outputs in convolutions(config):
-        shapes |= {f"{name}.weight": (outputs, inputs, 3, 3), f"{name}.bias": (outputs,)}
-        norms[norm] = outputs
-    for name, channels in norms.items():
-        shapes |= {f"{name}.{key}": (channels,) for key in ("weight", "bias", "running_mean", "running_var")}
-        shapes[f"{name}.{COUNTER}"] = ()
+        shapes |= {f"{name}.weight": (outputs, inputs, 3, 3), f"{name}.bias": (outputs,), **norm_shapes(norm, outputs)}
     if config.head == "linear":
         size = config.embedding_size
         shapes |= {"head.linear.weight": (size, 2 * config.filters[-1]), "head.linear.bias": (size,)}

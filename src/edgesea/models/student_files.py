@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path, read_json, write_json
 from edgesea.errors import EdgeseaError
-from edgesea.models.base import check_shapes, file_digest
+from edgesea.models.base import check_shapes
 from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
-from edgesea.models.student_config import FILTERS, Head, StudentConfig, array_shapes, keras_order, macs, parameter_count
+from edgesea.models.student_config import FILTERS, Head, StudentConfig, array_shapes, macs, parameter_count
 
 if TYPE_CHECKING:
     from edgesea.models.student_torch import Student
@@ -33,7 +33,6 @@ class StudentFile:
     """A student as it was read, for either back end."""
 
     id: str  # name under which it was loaded
-    digest: str  # sha256 of its weight file
     config: StudentConfig
     arrays: Arrays  # with torch's names and axes
     path: Path  # the weight file
@@ -68,31 +67,32 @@ def model_card(
     """Markdown for a student with the `provenance` of its `config.json`; `scores` are Markdown, too."""
     provenance = without_folders(provenance)
     teacher, reduction, fit = (provenance.get(key) or {} for key in ("teacher", "reduction", "scores"))
-    r2, cosine, parameters = fit.get("r2"), fit.get("cosine"), parameter_count(config)
-    facts = {
-        "teacher": f"`{teacher['id']}`, {teacher['embedding_size']} dimensions" if teacher else "",
-        "trained on": domain,
-        "reduction": f"{reduction['method']}, to {config.embedding_size} dimensions" if reduction else "",
-        "parameters": f"{parameters:,}".replace(",", " "),
-        "weights as float32 / int8": f"{parameters * 4 / 1024:.0f} KiB / {parameters / 1024:.0f} KiB",
-        "multiplications for a window": f"{macs(config) / 1e6:.1f} million, without the spectrogram",
-        "input": f"log-mel spectrogram, {config.n_mels} bands, {config.n_fft}-point FFT, hop {config.hop_length}",
-        "filters, head": f"{'-'.join(map(str, config.filters))}, {config.head}",
-        "R2 on validation clips": "" if r2 is None else f"{r2:.3f} (share of the target's variance explained)",
-        "cosine similarity on validation clips": "" if cosine is None else f"{cosine:.3f}",
-    }
     purpose = " that approximate the reduced embedding of the teacher\n`{id}` on the recordings it was trained on"
-    template = Path(__file__).with_name("card.md").read_text("utf-8")
-    return template.format(
-        config=config,
-        license=f"license: {json.dumps(license)}\n" if license else "",
-        title=f"Student of {teacher['id']}" if teacher else "Student",
-        purpose=purpose.format(**teacher) if teacher else "",
-        facts="\n".join(f"| {name} | {text} |" for name, text in facts.items() if text),
-        scores=scores,
-        source=source,
-        samples=round(config.window * config.sample_rate),
+    parameters = parameter_count(config)
+    card = (
+        Path(__file__)
+        .with_name("card.md")
+        .read_text("utf-8")
+        .format(
+            config=config,
+            license=f"license: {json.dumps(license)}\n" if license else "",
+            title=f"Student of {teacher['id']}" if teacher else "Student",
+            purpose=purpose.format(**teacher) if teacher else "",
+            teacher=f"`{teacher['id']}`, {teacher['embedding_size']} dimensions" if teacher else "",
+            domain=domain,
+            reduction=f"{reduction['method']}, to {config.embedding_size} dimensions" if reduction else "",
+            parameters=f"{parameters:,}".replace(",", " "),
+            kib=(parameters * 4 / 1024, parameters / 1024),
+            millions=macs(config) / 1e6,
+            filters="-".join(map(str, config.filters)),
+            r2="" if fit.get("r2") is None else f"{fit['r2']:.3f} (share of the target's variance explained)",
+            cosine="" if fit.get("cosine") is None else f"{fit['cosine']:.3f}",
+            scores=scores,
+            source=source,
+            samples=round(config.window * config.sample_rate),
+        )
     )
+    return re.sub(r"^\| .* \|  \|\n", "", card, flags=re.MULTILINE)  # facts that are not known
 
 
 def is_student(path: Path) -> bool:
@@ -136,30 +136,30 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     try:
         if config["model"] != KIND:
             raise ValueError(f"its model is not {KIND}")
-        architecture = StudentConfig.from_dict(config["architecture"])
+        architecture = StudentConfig(**config["architecture"])
     except Exception as error:  # a changed value may fail anywhere
         raise EdgeseaError(f"{path}: not the configuration of a student ({type(error).__name__}: {error})") from error
     try:
         arrays: Arrays = load_file(weights)
         with safe_open(weights, framework="numpy") as file:
             text = (file.metadata() or {}).get(ARCHITECTURE)  # missing in the weights of other programs
-        trained = architecture if text is None else StudentConfig.from_dict(json.loads(text))
+        trained = StudentConfig(**json.loads(text)) if text else architecture
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
         raise EdgeseaError(f"{weights}: cannot be read: {error}") from error
     if trained != architecture:  # most changes would give wrong embeddings silently
         given, right = architecture.to_dict(), trained.to_dict()
         wrong = ", ".join(f"{key} is {given[key]} instead of {right[key]}" for key in right if given[key] != right[key])
         raise EdgeseaError(f"{path}: not what {WEIGHTS_FILE} was trained with: {wrong}")
-    return StudentFile(id, file_digest(weights), architecture, arrays, weights)
+    return StudentFile(id, architecture, arrays, weights)
 
 
 def _published_student(path: Path) -> StudentFile:
     """A SEA student from edgel3's Keras file; the size of its last convolution tells which one it is."""
     layers = read_keras_h5(path)
-    sizes = [arrays["kernel"].shape[-1] for _, arrays in layers if "kernel" in arrays]
+    sizes = [layer["kernel"].shape[-1] for layer in layers.values() if "kernel" in layer]
     name = f"sea-{sizes[-1] if sizes else 0}"
     if name not in FILTERS:
         raise EdgeseaError(f"{path}: these are the weights of another model: none of {', '.join(FILTERS)}")
     config = StudentConfig.named(name, head="relu_max")
-    arrays: Arrays = dict(keras_to_torch(layers, keras_order(config), path))
-    return StudentFile(f"edgel3/{name}", file_digest(path), config, arrays, path)
+    arrays: Arrays = dict(keras_to_torch(layers, array_shapes(config), path))
+    return StudentFile(f"edgel3/{name}", config, arrays, path)

@@ -1,7 +1,6 @@
 """Students without torch: the front end in numpy, the network as an ONNX graph in onnxruntime."""
 
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -9,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.logmel_numpy import OverlappingLogMel
-from edgesea.models.base import Float32, check_windows
+from edgesea.models.base import Float32, check_windows, file_digest
 from edgesea.models.student_config import StudentConfig, convolutions
-from edgesea.models.student_files import StudentFile
+from edgesea.models.student_files import Arrays, StudentFile
 
-Arrays = Mapping[str, NDArray[Any]]
 BATCH = 16  # windows at once: as fast as more; 64 would take 180 MB more in the largest student
 EPSILON = 1e-3  # of all batch normalisations
 OPSET, IR_VERSION = 17, 8  # old enough for every onnxruntime since 1.15
@@ -24,7 +22,7 @@ class OnnxStudent:
     """A student on the CPU, with the numbers of `student_torch.Student`; it can be pickled, for other processes."""
 
     def __init__(self, file: StudentFile, threads: int | None = None) -> None:
-        config, self.id, self.digest = file.config, file.id, file.digest
+        config, self.id, self.digest = file.config, file.id, file_digest(file.path)
         self.config, self.sample_rate, self.embedding_size = config, config.sample_rate, config.embedding_size
         self.window: float | None = config.window
         self.front_end = OverlappingLogMel(config.front_end())
@@ -47,8 +45,7 @@ class OnnxStudent:
         """Embeddings (B, D) float32 of windows (B, W) in [-1, 1] at ``sample_rate``."""
         windows = np.asarray(windows, np.float32)
         check_windows(self, windows)
-        parts = [self.embed_log_mel(self.front_end(windows[i : i + BATCH])) for i in range(0, len(windows), BATCH)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.embedding_size), np.float32)
+        return self.embed_log_mel(self.front_end(windows))
 
     def embed_log_mel(self, log_mel: Float32) -> Float32:
         """Embeddings (B, D) float32 of log-mel spectrograms (B, bands, frames) float32, as `front_end` gives them."""
@@ -68,35 +65,33 @@ def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
     nodes: list[Any] = []
     constants: list[Any] = []
 
-    def constant(name: str, value: NDArray[Any]) -> str:
-        value = value if value.dtype == np.int64 else value.astype(np.float32)
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def add(kind: str, *inputs: str, result: str = "", **attributes: Any) -> str:
-        result = result or f"{kind.lower()}{len(nodes)}"
-        nodes.append(helper.make_node(kind, inputs, [result], **attributes))
-        return result
+    def add(kind: str, *inputs: str | NDArray[Any], result: str = "", **attributes: Any) -> str:
+        """A node with the name of its result; arrays among its inputs become constants."""
+        names = []
+        for value in inputs:
+            if not isinstance(value, str):
+                constants.append(numpy_helper.from_array(np.ascontiguousarray(value), f"constant{len(constants)}"))
+            names.append(value if isinstance(value, str) else constants[-1].name)
+        nodes.append(helper.make_node(kind, names, [result or f"{kind.lower()}{len(nodes)}"], **attributes))
+        return str(nodes[-1].output[0])
 
     # Not folded into the first convolution: its padding is zeros after this normalisation, not before.
     scale, shift = _scale_and_shift(arrays, "input_norm")
-    now = add("Unsqueeze", INPUT, constant("channel", np.array([1], np.int64)))
-    now = add("Mul", now, constant("input_norm.scale", scale.reshape(1, 1, 1, 1)))
-    now = add("Add", now, constant("input_norm.shift", shift.reshape(1, 1, 1, 1)))
+    now = add("Unsqueeze", INPUT, np.array([1]))
+    now = add("Add", add("Mul", now, scale.astype(np.float32)), shift.astype(np.float32))
     for index, (name, norm, _, _) in enumerate(convolutions(config)):
         if index and index % 2 == 0:
             now = add("MaxPool", now, kernel_shape=[2, 2], strides=[2, 2])
         scale, shift = _scale_and_shift(arrays, norm)  # folded into the convolution, in double precision
-        kernel = np.asarray(arrays[f"{name}.weight"], np.float64) * scale[:, None, None, None]
-        bias = np.asarray(arrays[f"{name}.bias"], np.float64) * scale + shift
-        names = [constant(f"{name}.weight", kernel), constant(f"{name}.bias", bias)]
-        now = add("Relu", add("Conv", now, *names, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+        kernel = (arrays[f"{name}.weight"] * scale[:, None, None, None]).astype(np.float32)
+        bias = (arrays[f"{name}.bias"] * scale + shift).astype(np.float32)
+        now = add("Relu", add("Conv", now, kernel, bias, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
     if config.head == "relu_max":
         add("Flatten", add("GlobalMaxPool", now), result=OUTPUT)
     else:
         pooled = [add("Flatten", add(kind, now)) for kind in ("GlobalMaxPool", "GlobalAveragePool")]
-        names = [constant(name, arrays[name]) for name in ("head.linear.weight", "head.linear.bias")]
-        add("Gemm", add("Concat", *pooled, axis=1), *names, transB=1, result=OUTPUT)
+        weight, bias = (arrays[f"head.linear.{key}"].astype(np.float32) for key in ("weight", "bias"))
+        add("Gemm", add("Concat", *pooled, axis=1), weight, bias, transB=1, result=OUTPUT)
     given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", config.n_mels, config.frames()])
     wanted = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", config.embedding_size])
     made = helper.make_graph(nodes, "student", [given], [wanted], constants)

@@ -107,7 +107,6 @@ def folded(features: nn.Sequential) -> nn.Sequential:
 
 def torch_student(file: StudentFile) -> Student:
     """The student of a file, on the CPU and in evaluation mode; EdgeseaError if its arrays do not fit."""
-    student = Student(file.config).eval()
-    load_arrays(student, file.arrays, file.path)
-    student.id, student.digest = file.id, file.digest
-    return student
+    student = load_arrays(Student(file.config), file.arrays, file.path)
+    student.id = file.id
+    return student.eval()

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgesea.models.base import Float32, check_shapes, check_windows
+from edgesea.models.base import Float32, check_shapes, check_windows, file_digest
 
 
 class TorchModel(nn.Module):
@@ -36,6 +36,9 @@ class TorchModel(nn.Module):
         return next(self.buffers()).device
 
 
+Model = TypeVar("Model", bound=TorchModel)
+
+
 def l3_blocks(filters: Sequence[int]) -> list[nn.Module]:
     """Blocks of two 3x3 'same' convolutions, each with bias, batch normalisation and ReLU; 2x2 max pools between them.
 
@@ -52,8 +55,10 @@ def l3_blocks(filters: Sequence[int]) -> list[nn.Module]:
     return layers
 
 
-def load_arrays(module: nn.Module, arrays: Mapping[str, Tensor | NDArray[Any]], source: Path | str) -> None:
-    """Load the arrays of `source` into `module`; EdgeseaError unless every name and shape fits."""
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    check_shapes({name: tuple(value.shape) for name, value in arrays.items()}, expected, source)
-    module.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()}, strict=False)
+def load_arrays(model: Model, arrays: Mapping[str, Tensor | NDArray[Any]], path: Path) -> Model:
+    """Give `model` the arrays of a file, and its digest; EdgeseaError unless every name and shape fits."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    check_shapes({name: tuple(value.shape) for name, value in arrays.items()}, expected, path)
+    model.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()}, strict=False)
+    model.digest = file_digest(path)
+    return model

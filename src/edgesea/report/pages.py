@@ -72,7 +72,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "coarse": {system: item["coarse"] for system, item in scores.items() if item.get("coarse")},
         "searched": {system: item["chosen"] for system, item in scores.items() if item.get("chosen")},
         "failed": [pair for item in scores.values() for pair in (item.get("failed") or {}).items()],
-        "macs": macs(StudentConfig.from_dict(student["architecture"])) if student else None,
+        "macs": macs(StudentConfig(**student["architecture"])) if student else None,
         "table": table,
         "subset": subset,
         "counts": counts,

@@ -142,7 +142,7 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
         return {"system": f"{STUDENTS[name]} ({model}, published weights)", "key": name, "parameters": parameters}
     if results is None:  # nothing records how it was made
         item = optional_json(Path(model) / "config.json").get("architecture")
-        size = parameter_count(StudentConfig.from_dict(item)) if item else None
+        size = parameter_count(StudentConfig(**item)) if item else None
         return {"system": f"student {model}", "parameters": size}
     config, extract = results["config"], results["extract"]
     stages = [name for name in LEFT_OUT if config.get(name) and (name != "distill" or kind == "student")]

@@ -1,0 +1,233 @@
+"""The teachers whose networks are built here.
+
+``spectral``: hand-crafted statistics of a log-mel spectrogram; it has no weights and works offline.
+``openl3/*``: look, listen and learn networks for one-second windows at 48 kHz (Cramer et al., ICASSP 2019).
+``efficientat/mn*``: MobileNetV3-large with a width multiplier, pretrained on AudioSet (Schmid et al., 2023).
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edgesea.audio.logmel import KaldiLogMel, LogMel
+from edgesea.audio.mel import LogMelSettings
+from edgesea.errors import EdgeseaError
+from edgesea.models.download import GIT_BLOBS, OPENL3_URL, fetch
+from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
+from edgesea.models.torch_model import TorchModel, l3_blocks, load_arrays
+
+BANDS = 64  # of the spectral teacher
+MODULATIONS = ((1.5, 4.0), (4.0, 8.0), (8.0, 16.0), (16.0, 32.0))  # Hz
+
+# Size of OpenL3's final max pool over (bands, frames) of the last feature map, by input representation and dimensions
+OPENL3_POOLS = {
+    "mel128-512": (16, 24),
+    "mel128-6144": (4, 8),
+    "mel256-512": (32, 24),
+    "mel256-6144": (8, 8),
+    "linear-512": (32, 24),
+    "linear-6144": (8, 8),
+}
+OPENL3 = [f"{content}-{shape}" for content in ("env", "music") for shape in OPENL3_POOLS]
+OPENL3_FILTERS = (64, 128, 256, 512)
+
+# EfficientAT's multipliers of the channels, and the mAP on AudioSet that is in the file's name
+EFFICIENTAT = {"mn04": (0.4, 432), "mn05": (0.5, 443), "mn10": (1.0, 471), "mn20": (2.0, 478), "mn40": (4.0, 484)}
+EFFICIENTAT_URL = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
+# The stages of MobileNetV3-large (Howard et al., 2019, table 1): kernel, channels out, whether with squeeze-excite,
+# stride of the first block, activation, and the expanded channels of each block
+STAGES = [
+    (3, 16, False, 1, nn.ReLU, (16,)),
+    (3, 24, False, 2, nn.ReLU, (64, 72)),
+    (5, 40, True, 2, nn.ReLU, (72, 120, 120)),
+    (3, 80, False, 2, nn.Hardswish, (240, 200, 184, 184)),
+    (3, 112, True, 1, nn.Hardswish, (480, 672)),
+    (5, 160, True, 2, nn.Hardswish, (672, 960, 960)),
+]
+
+
+class Spectral(TorchModel):
+    """Windows of any length at 16 kHz -> 512 statistics, eight for each of 64 mel bands.
+
+    Of the band's level in dB (relative to the window's maximum): mean, standard deviation, 10th and 90th percentile,
+    and the strength of its modulation (in dB) at 1.5-4, 4-8, 8-16 and 16-32 Hz.
+    """
+
+    id = "spectral"
+    sample_rate = 16000
+    window: float | None = None
+    embedding_size = 8 * BANDS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_mel = LogMel(LogMelSettings(self.sample_rate, n_fft=512, hop_length=160, n_mels=BANDS))
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Statistics (B, 512) of windows (B, W)."""
+        levels: Tensor = self.log_mel(windows)
+        mean = levels.mean(-1)
+        percentiles = torch.quantile(levels, torch.tensor([0.1, 0.9], dtype=levels.dtype, device=levels.device), dim=-1)
+        centred = levels - mean[..., None]
+        spectrum = torch.fft.rfft(centred * torch.hann_window(levels.shape[-1], device=levels.device)).abs()
+        rates = torch.fft.rfftfreq(levels.shape[-1], self.log_mel.settings.hop_length / self.sample_rate)
+        strengths = []
+        for low, high in MODULATIONS:
+            chosen = spectrum[..., (rates >= low) & (rates < high)]
+            rms = chosen.square().mean(-1).sqrt() if chosen.shape[-1] else torch.zeros_like(mean)
+            strengths.append(20.0 * torch.log10(rms / levels.shape[-1] + 1e-2))
+        std = centred.square().mean(-1).sqrt()
+        return torch.cat([mean, std, *percentiles, *strengths], -1)
+
+
+class OpenL3(TorchModel):
+    """An ``openl3/*`` teacher: log-spectrogram, batch normalisation, four blocks of two convolutions, max pool.
+
+    A variant names content of the training videos, input representation and embedding size: ``env-mel256-512``.
+    """
+
+    sample_rate = 48000
+    window: float | None = 1.0
+
+    def __init__(self, variant: str) -> None:
+        super().__init__()
+        if variant not in OPENL3:
+            raise EdgeseaError(f"unknown teacher 'openl3/{variant}'; known: {', '.join(OPENL3)}")
+        self.id = f"openl3/{variant}"
+        _, bands, size = variant.split("-")
+        self.embedding_size = int(size)
+        self.log_mel = LogMel(front_end(bands))
+        self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
+        # The last convolution is the embedding layer: no normalisation and no ReLU follow it
+        self.features = nn.Sequential(*l3_blocks(OPENL3_FILTERS)[:-2])
+        # It divides the feature map exactly, so that the 'same' padding of the original never comes into play
+        self.pool = nn.MaxPool2d(OPENL3_POOLS[f"{bands}-{size}"])
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Embeddings (B, D) of windows (B, 48000); their order is that of (band, frame, channel)."""
+        features: Tensor = self.pool(self.features(self.input_norm(self.log_mel(windows)[:, None])))
+        return features.permute(0, 2, 3, 1).flatten(1)
+
+
+def front_end(bands: str) -> LogMelSettings:
+    """The spectrogram of an input representation: ``mel128``, ``mel256`` or ``linear``."""
+    if bands == "linear":
+        return LogMelSettings(48000, 512, 242, None, root_of_power=False, padding="none")
+    n_mels = int(bands.removeprefix("mel"))
+    return LogMelSettings(48000, 2048, 242, n_mels, scale="slaney", root_of_power=False, padding="end")
+
+
+def load_openl3(variant: str, weights: Path | None = None) -> OpenL3:
+    """Load one of `OPENL3` from a Keras weight file (``.h5`` or ``.h5.gz``); None: the published one."""
+    model = OpenL3(variant)
+    content, bands, _ = variant.split("-")
+    name = f"openl3_audio_{bands}_{content}-v0_4_0.h5.gz"
+    path = weights or fetch(OPENL3_URL + name, name, git_blob=GIT_BLOBS[name])
+    # The published files of all variants have arrays of the same names and shapes
+    published = re.match(r"openl3_audio_([a-z0-9]+)_([a-z]+)", path.name)
+    if published and published.groups() != (bands, content):
+        raise EdgeseaError(f"{path}: the name of another teacher's weights; openl3/{variant} has {name}")
+    return load_arrays(model, keras_to_torch(read_keras_h5(path), model.state_dict(), path), path)
+
+
+def _round_channels(channels: float) -> int:
+    """Nearest multiple of 8, at least 8 and at least 90 % of `channels`."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *act: nn.Module) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01), *act)
+
+
+class _SqueezeExcite(nn.Module):
+    """Channel gates from the mean of the feature map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = _round_channels(channels // 4)
+        self.fc1 = nn.Linear(channels, squeezed)
+        self.fc2 = nn.Linear(squeezed, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3))))))
+        return x * gates[:, :, None, None]
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(
+        self, inputs: int, kernel: int, expanded: int, outputs: int, gated: bool, stride: int, act: type[nn.Module]
+    ) -> None:
+        super().__init__()
+        layers = [_conv_norm(inputs, expanded, 1, 1, 1, act())] if expanded != inputs else []
+        layers.append(_conv_norm(expanded, expanded, kernel, stride, expanded, act()))
+        gates = [_SqueezeExcite(expanded)] if gated else []
+        self.block = nn.Sequential(*layers, *gates, _conv_norm(expanded, outputs, 1, 1, 1))
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x)
+        return x + y if self.residual else y
+
+
+class EfficientAT(TorchModel):
+    """An ``efficientat/mn*`` teacher: windows of any length at 32 kHz -> the globally averaged last feature map."""
+
+    sample_rate = 32000
+    window: float | None = None
+
+    def __init__(self, variant: str) -> None:
+        super().__init__()
+        width = EFFICIENTAT[variant][0]
+        channels = _round_channels(16 * width)
+        layers: list[nn.Module] = [_conv_norm(1, channels, 3, 2, 1, nn.Hardswish())]
+        for kernel, size, gated, stride, act, expansions in STAGES:
+            outputs = _round_channels(size * width)
+            for index, expanded in enumerate(_round_channels(size * width) for size in expansions):
+                step = 1 if index else stride
+                layers.append(_InvertedResidual(channels, kernel, expanded, outputs, gated, step, act))
+                channels = outputs
+        layers.append(_conv_norm(channels, 6 * channels, 1, 1, 1, nn.Hardswish()))
+        self.id = f"efficientat/{variant}"
+        self.embedding_size = 6 * channels
+        self.log_mel = KaldiLogMel()
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Embeddings (B, D) of windows (B, W)."""
+        features: Tensor = self.features(self.log_mel(windows)[:, None])
+        return features.mean((2, 3))
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A torch state dict; nothing but tensors is ever unpickled, anything else is an EdgeseaError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # of many types, and with the advice to unpickle it
+        state = None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        reason = "damaged, of another kind, or with objects other than tensors, which are never loaded"
+        raise EdgeseaError(f"{path}: not a torch state dict ({reason}); save one with torch.save(model.state_dict())")
+    return state
+
+
+def load_efficientat(variant: str, weights: Path | None = None) -> EfficientAT:
+    """Load a published state dict, without its classifier; `weights` of None: download it."""
+    if variant not in EFFICIENTAT:
+        raise EdgeseaError(f"unknown teacher 'efficientat/{variant}'; known: {', '.join(EFFICIENTAT)}")
+    name = f"{variant}_as_mAP_{EFFICIENTAT[variant][1]}.pt"
+    path = weights or fetch(EFFICIENTAT_URL + name, name)
+    model = EfficientAT(variant)
+    state = read_state_dict(path).items()
+    arrays = {k.replace(".conc_se_layers.0.", "."): v for k, v in state if not k.startswith("classifier.")}
+    return load_arrays(model, arrays, path)
+
+
+def load_network(id: str, weights: Path | None) -> TorchModel:
+    """One of these teachers on the CPU; without `weights`, with the published ones."""
+    family, _, variant = id.partition("/")
+    if family == "spectral":
+        return Spectral()
+    return load_openl3(variant, weights) if family == "openl3" else load_efficientat(variant, weights)
