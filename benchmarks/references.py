@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 import edgesea
-from edgesea.models.teachers import OpenL3
 from edgesea.models.student_config import FILTERS, StudentConfig
 from edgesea.models.student_torch import Student
+from edgesea.models.teachers import OpenL3
 
 DATA = Path(os.environ.get("EDGESEA_DATA", "data"))
 
