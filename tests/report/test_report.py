@@ -144,7 +144,7 @@ def test_windows_and_subset_are_counted(small_run: Path) -> None:
     counts = summarise(Table(small_run / "table"), Subset.load(small_run / "subset.parquet"))
     assert counts.strata.groupby("split").sum().to_numpy().tolist() == [[8, 24, 20], [4, 12, 0]]
     assert (counts.known("sensor"), counts.known("day")) == (["2", "<s1>"], ["2024-05-01", "2024-05-02"])
-    assert {name: item.total() for name, item in counts.levels.items()} == {"table": 36, "subset": 20}
+    assert counts.levels.sum().to_dict() == {"table": 36, "subset": 20}
     grid, period = counts.by_period("subset")
     assert (period, grid.to_numpy().sum(), list(grid.index)) == ("day", 20, ["2", "<s1>"])
 

@@ -1,25 +1,34 @@
 """What the folders of runs and selections hold, read for their pages and tables; nothing is drawn here."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
-
-if TYPE_CHECKING:
-    from edgesea.sampling.subset import Subset
-    from edgesea.table.reader import Table
+from edgesea.reduction.windows import in_subset
+from edgesea.sampling.subset import Subset
+from edgesea.table.reader import Table
 
 RESULTS, STAMPS, SELECTION = "results.json", "stages.json", "select.json"
 EVERYTHING = "all windows"  # the sampling of a reduction that was fitted on the whole table
 SAMPLE, SAMPLE_CHUNKS = 2000, 24  # windows in the map, and chunks (about 32 MB each) that they are read from
+NUMBERS = [
+    "dimensions",
+    "score",
+    "score_std",
+    "standard_error",
+    "seconds",
+    "trustworthiness",
+    "knn_overlap",
+    "complete",
+]
 PERIODS = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m", "year": "%Y"}
 Frame = Any  # pandas.DataFrame; its stubs are stricter about names of columns than is of use here
 
@@ -53,20 +62,28 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """In this block, what is not as edgesea writes it is an error that names the file or folder."""
+    try:
+        yield
+    except EdgeseaError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"damaged, or of another edgesea ({type(error).__name__}: {error})"
+        raise EdgeseaError(f"{path}: {reason}; delete it and run the command that made it again") from error
+
+
 def optional_json(path: Path) -> dict[str, Any]:
     """A mapping from a JSON file; empty if there is none."""
-    found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise EdgeseaError(f"{path}: not a file that edgesea wrote; delete it and run the same `edgesea run` again")
-    return found
+    with damaged(path):
+        return {**read_json(path)} if path.is_file() else {}
 
 
 def optional_csv(path: Path, **options: Any) -> Frame:
     """A CSV file of a stage; empty if there is none."""
-    try:
+    with damaged(path):
         return pd.read_csv(path, **options) if path.is_file() else pd.DataFrame()
-    except ValueError as error:
-        raise EdgeseaError(f"{path}: damaged ({error}); delete {path.parent} and run again") from error
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,7 @@ class Counts:
     """Counts over a table and the subset chosen from it."""
 
     strata: Frame  # index: split, sensor, day ("" if unknown); columns: clips, windows, subset
-    levels: dict[str, Counter[int]]  # of table and subset: windows by level in whole dB, rounded down
+    levels: Frame  # index: level in whole dB, rounded down; columns: windows of the table, and of the subset
     chunks: list[tuple[int, int, int]]  # part, group, windows
 
     def known(self, name: str) -> list[str]:
@@ -96,15 +113,13 @@ def natural(name: str) -> tuple[int, str]:
     return (int(name), name) if name.isdecimal() else (1 << 62, name)
 
 
-def summarise(table: "Table", subset: "Subset | None") -> Counts:
+def summarise(table: Table, subset: Subset | None) -> Counts:
     """Count clips, windows, levels and strata, a chunk at a time."""
-    counts, levels, chunks = [], {"table": Counter[int](), "subset": Counter[int]()}, []
+    counts, levels, chunks = [], [], []
     for chunk in table.chunks():
         chosen = np.zeros(len(chunk.clip), bool)
         if subset is not None:
-            first, last = np.searchsorted(subset.part, [chunk.part, chunk.part + 1])
-            rows = subset.window[first:last] - chunk.first_window
-            chosen[rows[(rows >= 0) & (rows < len(chosen))]] = True
+            chosen[in_subset(subset, chunk)] = True
         columns = {
             "split": chunk.splits,
             "sensor": [sensor or "" for sensor in chunk.sensors],
@@ -114,13 +129,13 @@ def summarise(table: "Table", subset: "Subset | None") -> Counts:
             "subset": np.bincount(chunk.clip[chosen], minlength=len(chunk.names)),
         }
         counts.append(pd.DataFrame(columns).groupby(["split", "sensor", "day"]).sum())
-        for name, item in (("table", chunk.level), ("subset", chunk.level[chosen])):
-            levels[name].update(np.floor(item[np.isfinite(item)]).astype(int).tolist())
+        levels.append(pd.DataFrame({"table": 1, "subset": chosen}).groupby(np.floor(chunk.level)).sum())
         chunks.append((chunk.part, chunk.group, len(chunk.clip)))
-    return Counts(pd.concat(counts).groupby(["split", "sensor", "day"]).sum(), levels, chunks)
+    known: Frame = pd.concat(levels).groupby(level=0).sum()
+    return Counts(pd.concat(counts).groupby(["split", "sensor", "day"]).sum(), known[np.isfinite(known.index)], chunks)
 
 
-def sample_windows(table: "Table", counts: Counts, phi: Any, seed: int = 0) -> Frame | None:
+def sample_windows(table: Table, counts: Counts, phi: Any, seed: int = 0) -> Frame | None:
     """A random sample of windows: x, y (the first two reduced dimensions), level, label, sensor and split.
 
     Few random chunks are read, so memory and time do not grow with the table. None if phi has one dimension only.
@@ -144,29 +159,21 @@ def sample_windows(table: "Table", counts: Counts, phi: Any, seed: int = 0) -> F
 
 
 def details(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Scores by class and by fold, confusions of teacher and student, and the parameters that searches chose."""
+    """Scores by class and by fold, and confusions: clips of each class (rows) by the class predicted.
+
+    The last column of a confusion may be clips that could not be embedded.
+    """
     found: dict[str, Frame] = {}
     for key in ("accuracy_by_class", "class_auprc", "accuracy_by_fold"):
         frame = pd.DataFrame({name: item[key] for name, item in scores.items() if item.get(key)}, dtype=float)
         if frame.notna().any(axis=None):
             found[key] = frame
-    matrices = {name: matrix for name, item in scores.items() if (matrix := confusion(item)) is not None}
-    sizes = next(iter(matrices.values())).sum(axis=1) if matrices else None
-    return {
-        "details": found,
-        "class_sizes": sizes if sizes is not None and sizes.nunique() > 1 else None,
-        "confusions": {name: item for name, item in matrices.items() if name != "reduced"},
-        "confused": most_confused(matrices["student"], matrices.get("teacher")) if "student" in matrices else None,
-        "folds": (100 * found.get("accuracy_by_fold", pd.DataFrame())).agg(["mean", "std", "min", "max"]).T,
-    }
-
-
-def confusion(scores: Mapping[str, Any]) -> Frame | None:
-    """Clips of each class (rows) by the class predicted; the last column may be clips that could not be embedded."""
-    found = scores.get("confusion")
-    if not found or not found["counts"]:
-        return None
-    return pd.DataFrame(found["counts"], found["classes"], found.get("columns", found["classes"]))
+    matrices: dict[str, Frame] = {}
+    for name, result in scores.items():
+        if name != "reduced" and (item := result.get("confusion")) and item["counts"]:
+            matrices[name] = pd.DataFrame(item["counts"], item["classes"], item.get("columns", item["classes"]))
+    confused = most_confused(matrices["student"], matrices.get("teacher")) if "student" in matrices else None
+    return {"details": found, "confusions": matrices, "confused": confused}
 
 
 def most_confused(student: Frame, teacher: Frame | None, most: int = 10) -> Frame:
@@ -174,23 +181,20 @@ def most_confused(student: Frame, teacher: Frame | None, most: int = 10) -> Fram
 
     Of equally many clips, those that are a larger share of their class come first.
     """
-    columns = {"clips": student, "share": student.div(student.sum(axis=1), axis=0)}
-    columns |= {} if teacher is None else {"teacher": teacher}
-    pairs: Frame = pd.DataFrame({name: item.stack() for name, item in columns.items()}).rename_axis(["class", "other"])
-    pairs = pairs.reset_index().query("clips > 0 and other != `class` and other in @student.index")
+    columns = {"clips": student, "share": student.div(student.sum(axis=1), axis=0), "teacher": teacher}
+    pairs: Frame = pd.DataFrame({name: item.stack() for name, item in columns.items() if item is not None})
+    pairs = pairs.rename_axis(["class", "other"]).reset_index()
+    pairs = pairs.query("clips > 0 and other != `class` and other in @student.index")
     return pairs.sort_values(["clips", "share"], ascending=False, kind="stable").head(most)
 
 
 def read_selection(folder: Path) -> dict[str, Any]:
     """``select.json``, for its page: task, metric, trials with the best first, the one that was chosen, reference."""
-    path = folder / SELECTION
-    found = read_json(path)
-    try:
-        given, numbers = found["trials"], ["dimensions", "score", "score_std", "standard_error", "seconds"]
-        trials: Frame = pd.DataFrame(given, columns=numbers).apply(pd.to_numeric)
-        trials["complete"] = [item.get("complete", True) for item in given]  # one that lacks a seed is never chosen
-        for name in ("trustworthiness", "knn_overlap"):
-            trials[name] = pd.to_numeric([(item.get("kept") or {}).get(name) for item in given])
+    with damaged(folder / SELECTION):
+        found = read_json(folder / SELECTION)
+        # A trial that lacks a seed is not complete, and never chosen.
+        given = [{"complete": True, **(item.get("kept") or {}), **item} for item in found["trials"]]
+        trials: Frame = pd.DataFrame(given, columns=NUMBERS).apply(pd.to_numeric)
         for name, options in (
             ("sampling", [item.get("sample") or {"method": EVERYTHING} for item in given]),
             ("reduction", [{**item["reduce"], "size": None} for item in given]),  # the dimensions
@@ -198,13 +202,9 @@ def read_selection(folder: Path) -> dict[str, Any]:
         ):
             trials[name] = [str(item.get("method", "")) for item in options]
             trials[f"{name}_text"] = described(options)
-        chosen = trials.loc[found["winner"]]
         order = trials.sort_values(["complete", "score", "dimensions"], ascending=[False, False, True], kind="stable")
-        names = {"task": str(found["task"]), "metric": metric(found["metric"])}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise EdgeseaError(f"{path}: not a file of `edgesea select` ({reason}); select again") from error
-    return {**names, "trials": order, "chosen": chosen, "reference": found.get("reference") or {}}
+        shown = {"trials": order, "chosen": trials.loc[found["winner"]], "reference": found.get("reference") or {}}
+        return {"task": str(found["task"]), "metric": metric(found["metric"]), **shown}
 
 
 def described(options: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -114,28 +113,12 @@ def _preserved(info: dict[str, Any], folder: Path, table: Table | None, counts: 
 
 
 def _selection(folder: Path) -> dict[str, Any]:
-    """All trials, the best first; columns of which nothing is known are left out."""
+    """All trials, the best first, and those that are as good as the chosen one, the smallest first."""
     found = data.read_selection(folder)
-    metric, trials, chosen, teacher = found["metric"], found["trials"], found["chosen"], found["reference"].get("score")
+    trials, chosen = found["trials"], found["chosen"]
     rivals = trials[trials.complete & (trials.index != chosen.name)]
     ties = rivals[rivals.score >= chosen.score - chosen.standard_error].sort_values("dimensions", kind="stable")
-    columns = {
-        "sampling": trials.sampling_text,
-        "reduction": trials.reduction_text,
-        "classifier": trials.classifier_text,
-        "dimensions": trials.dimensions.map(integer),
-        metric.name: [show(metric, item) for item in trials.score],
-        "std. error": [show(metric, item, unit=False) for item in trials.standard_error],
-        "over seeds": [show(metric, item, unit=False) for item in trials.score_std],
-        "of teacher": [percent(item / teacher) if teacher else "" for item in trials.score],
-        "trust.": trials.trustworthiness.map(decimal),
-        "neighbours preserved": trials.knn_overlap.map(percent),
-        "time": trials.seconds.map(duration),
-    }
-    shown = {name: list(cells) for name, cells in columns.items() if {*cells} - {"", MISSING}}
-    marks = ["★" if index == chosen.name else "" if trials.complete[index] else MISSING for index in trials.index]
-    rows = list(zip(marks, *shown.values(), strict=True))
-    return {**found, "ties": ties.to_dict("records"), "head": ["", *shown], "rows": rows}
+    return {**found, "ties": ties.to_dict("records")}
 
 
 # ----------------------------------------------------------------- templates and the formats in them
@@ -159,7 +142,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=lambda value: MISSING if value is None else value,
     )
-    formats = (integer, decimal, percent, duration, show, show_interval, markdown, data.label)
+    formats = (integer, decimal, percent, duration, score, score_interval, markdown, data.label)
     environment.filters |= {item.__name__: item for item in formats}
     environment.filters["basename"] = lambda path: PurePath(path).name
     environment.filters["yaml"] = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
@@ -167,7 +150,7 @@ def _environment() -> Environment:
         "MISSING": MISSING,
         "plots": plots,
         "shown_metrics": _shown_metrics,
-        "style": files(__package__).joinpath("style.css").read_text("utf-8"),
+        "style": Path(__file__).with_name("style.css").read_text("utf-8"),
     }
     return environment
 
@@ -206,13 +189,13 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
-def show(metric: Metric, value: Any, unit: bool = True) -> str:
+def score(value: Any, metric: Metric, unit: bool = True) -> str:
     """A score, with or without its unit."""
     if metric.best == 1:
         return decimal(value)
     return percent(value, 1) if unit else percent(value, 1).removesuffix("\u00a0%")
 
 
-def show_interval(metric: Metric, scores: dict[str, Any]) -> str:
+def score_interval(scores: dict[str, Any], metric: Metric) -> str:
     """The confidence interval of a score among those of a system; empty if it has none."""
-    return "\u2013".join(show(metric, end, unit=False) for end in interval(scores, metric.key) or ())
+    return "\u2013".join(score(end, metric, unit=False) for end in interval(scores, metric.key) or ())

@@ -56,14 +56,14 @@ def _legend(figure: Figure, axes: Any) -> None:
 def levels(figure: Figure, counts: Counts, unit: str) -> None:
     """Histogram of the levels of the windows of the table and of the subset."""
     axes: Any = figure.subplots()
-    known = counts.levels["table"]
-    width = max(1, -(-(max(known) - min(known) + 1) // 60))  # dB in a bin
-    edges = np.arange(min(known), max(known) + width + 1, width)
+    low, high = (int(level) for level in counts.levels.index[[0, -1]])
+    width = max(1, -(-(high - low + 1) // 60))  # dB in a bin
+    edges = np.arange(low, high + width + 1, width)
     for name, item in counts.levels.items():
-        if item:
-            found, _ = np.histogram(list(item), edges, weights=list(item.values()))
+        if item.any():
+            found, _ = np.histogram(item.index, edges, weights=item)
             look = {"fill": True, "color": "#c9cdd4"} if name == "table" else {"color": "#cc7711", "linewidth": 1.8}
-            axes.stairs(100 * found / item.total(), edges, label=name, **look)
+            axes.stairs(100 * found / item.sum(), edges, label=name, **look)
     axes.set(xlabel=f"level of a window ({unit})", ylabel=f"windows (% in {width} dB)", ylim=(0, None))
     _legend(figure, axes)
 

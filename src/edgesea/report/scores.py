@@ -10,7 +10,7 @@ import pandas as pd
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
 from edgesea.models.student_config import StudentConfig, parameter_count
-from edgesea.report.data import EVERYTHING, RESULTS, SELECTION, Frame, optional_json, read_results
+from edgesea.report.data import EVERYTHING, RESULTS, SELECTION, Frame, damaged, optional_json, read_results
 from edgesea.report.summary import SYSTEMS, interval
 
 log = logging.getLogger(__name__)
@@ -39,13 +39,8 @@ def read_scores(paths: Iterable[Path]) -> Frame:
         if place.parent.name == "evaluate" and place.parents[1] in given:
             continue  # the results of the run hold these scores, too
         read = _of_selection if (path / SELECTION).is_file() else _of_evaluation if path.suffix else _of_run
-        try:
+        with damaged(path):
             found = list(read(path))
-        except EdgeseaError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise EdgeseaError(f"{path}: damaged, or of another edgesea ({reason}); make it again") from error
         if not found:
             log.warning("%s: no score that belongs in a table; evaluate again", path)
         rows += found
