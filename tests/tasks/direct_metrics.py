@@ -1,99 +1,62 @@
 """The scores of DCASE 2020 task 5 straight from their definition: a confusion at every threshold, row by row.
 
 This is the reference of the tests and the opponent of benchmarks/tagging_metrics.py. It works as the challenge's own
-script does: it thresholds anew for every threshold, counts with scikit-learn's confusion matrix (fine tags: with
-Boolean arrays), and for micro looks up each class's row in its data frame at each threshold.
+script does: it thresholds and counts anew for every threshold, and for micro looks up each class's row in its data
+frame at each threshold.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import auc, confusion_matrix
-
-Confusion = Callable[[float], tuple[int, int, int]]
+from sklearn.metrics import auc
 
 
-def coarse_confusion(truth: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[int, int, int]:
-    """TP, FP and FN of one tag."""
-    (_, fp), (fn, tp) = confusion_matrix(truth, scores >= threshold, labels=[False, True])
-    return int(tp), int(fp), int(fn)
-
-
-def fine_confusion(
-    truth: np.ndarray, scores: np.ndarray, vague: np.ndarray, vague_scores: np.ndarray, threshold: float
-) -> tuple[int, int, int]:
-    """TP, FP and FN of the fine tags of one coarse class: complete (N, K) and incomplete (N,)."""
-    predicted, vaguely = scores >= threshold, vague_scores >= threshold
-    tp = (truth & predicted).sum()
-    fp = (~truth & predicted & ~vague[:, None]).sum()
-    fn = (truth & ~predicted).sum()
-    anything = predicted.any(axis=1) | vaguely
-    tp += (vague & anything & ~(truth & predicted).any(axis=1)).sum()
-    fp += (~vague & ~truth.any(axis=1) & vaguely & ~predicted.all(axis=1)).sum()
-    fn += (vague & ~truth.any(axis=1) & ~anything).sum()
-    return int(tp), int(fp), int(fn)
-
-
-def table(scores: np.ndarray, confusion: Confusion) -> pd.DataFrame:
+def table(truth: np.ndarray, scores: np.ndarray, incomplete: np.ndarray) -> pd.DataFrame:
     """Counts of one class at its thresholds, the highest first."""
-    thresholds = sorted({*scores[scores >= 0.01].tolist(), 1.0}, reverse=True)
-    rows = [(threshold, *confusion(threshold)) for threshold in thresholds]
-    return pd.DataFrame(rows, columns=["threshold", "TP", "FP", "FN"])
-
-
-def pooled_table(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    """Summed counts at the thresholds of all classes, the highest first."""
-    rows = []
-    for threshold in sorted({value for one in tables for value in one["threshold"]}, reverse=True):
-        own = [one[one["threshold"] >= threshold].iloc[-1] for one in tables]
-        rows.append((threshold, *(sum(int(row[name]) for row in own) for name in ("TP", "FP", "FN"))))
+    vague, vague_scores = truth[:, incomplete].any(1), scores[:, incomplete].max(1, initial=0)
+    truth, scores, rows = truth[:, ~incomplete], scores[:, ~incomplete], []
+    for threshold in sorted({*scores[scores >= 0.01].tolist(), 1.0}, reverse=True):
+        predicted, vaguely = scores >= threshold, vague_scores >= threshold
+        anything, met = predicted.any(1) | vaguely, (truth & predicted).any(1)
+        tp = (truth & predicted).sum() + (vague & anything & ~met).sum()
+        fp = (~truth & predicted & ~vague[:, None]).sum()
+        fp += (~vague & ~truth.any(1) & vaguely & ~predicted.all(1)).sum()
+        fn = (truth & ~predicted).sum() + (vague & ~truth.any(1) & ~anything).sum()
+        rows.append((threshold, tp, fp, fn))
     return pd.DataFrame(rows, columns=["threshold", "TP", "FP", "FN"])
 
 
 def area(counts: pd.DataFrame, ties: str, rising: bool = False) -> float:
     """Area under the curve of a table of counts."""
-    if ties == "published" and rising:
-        counts = counts[::-1]
-    precision = (counts["TP"] / np.maximum(counts["TP"] + counts["FP"], 0.5)).to_numpy()
-    recall = (counts["TP"] / np.maximum(counts["TP"] + counts["FN"], 0.5)).to_numpy()
+    tp, fp, fn = counts[:: -1 if ties == "published" and rising else 1][["TP", "FP", "FN"]].to_numpy().T
+    precision, recall = tp / np.maximum(tp + fp, 0.5), tp / np.maximum(tp + fn, 0.5)
     introsort = ties == "published"
     order = np.argsort(recall.astype(np.longdouble)) if introsort else np.argsort(recall, kind="stable")
     return float(auc([0.0, *recall[order], 1.0], [1.0, *precision[order], 0.0]))
 
 
 def direct_scores(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    names: Sequence[str],
-    parent: np.ndarray | None = None,
-    incomplete: np.ndarray | None = None,
+    labels: np.ndarray, scores: np.ndarray, names: Sequence[str], parent: Any = None, incomplete: Any = None
 ) -> dict[str, dict[str, Any]]:
     """By order of ties: what `edgesea.tasks.metrics.tagging_scores` gives but for lwlrap."""
-    tables, truth = [], labels == 1
-    for number in range(len(names)):
-        if parent is None or incomplete is None:
-            own, confusion = scores[:, number], partial(coarse_confusion, truth[:, number], scores[:, number])
-        else:
-            complete, vague = (np.flatnonzero((parent == number) & (incomplete == which)) for which in (False, True))
-            own, nothing = scores[:, complete], (np.zeros(len(labels), bool), np.zeros(len(labels)))
-            unsure = (truth[:, vague[0]], scores[:, vague[0]]) if len(vague) else nothing
-            confusion = partial(fine_confusion, truth[:, complete], own, *unsure)
-        tables.append(table(own, confusion))
-    pooled = pooled_table(tables)
+    parent = np.arange(len(names)) if parent is None else parent
+    incomplete = np.zeros(len(parent), bool) if incomplete is None else incomplete
+    columns = [parent == number for number in range(len(names))]
+    tables = [table(labels[:, own] == 1, scores[:, own], incomplete[own]) for own in columns]
+    rows = []
+    for threshold in sorted({value for one in tables for value in one["threshold"]}, reverse=True):
+        own = [one[one["threshold"] >= threshold].iloc[-1] for one in tables]
+        rows.append((threshold, *(sum(int(row[name]) for row in own) for name in ("TP", "FP", "FN"))))
+    pooled = pd.DataFrame(rows, columns=["threshold", "TP", "FP", "FN"])
     half = pooled[pooled["threshold"] >= 0.5].iloc[-1]
     f1 = 2 * half["TP"] / (2 * half["TP"] + half["FP"] + half["FN"]) if half["TP"] else 0.0
     found = {}
     for ties in ("threshold", "published"):
-        positive = [one["TP"].iloc[0] + one["FN"].iloc[0] > 0 for one in tables]
-        areas = [area(one, ties) if some else None for one, some in zip(tables, positive, strict=True)]
+        areas = [area(one, ties) if one["TP"].iloc[0] + one["FN"].iloc[0] else None for one in tables]
         known = [value for value in areas if value is not None]
-        found[ties] = {
-            "micro_auprc": area(pooled, ties, rising=True) if known else None,
-            "micro_f1": f1,
-            "macro_auprc": sum(known) / len(known) if known else None,
-            "class_auprc": dict(zip(names, areas, strict=True)),
-        }
+        overall = (area(pooled, ties, rising=True), sum(known) / len(known)) if known else (None, None)
+        found[ties] = dict(zip(("micro_auprc", "macro_auprc"), overall, strict=True)) | {"micro_f1": f1}
+        found[ties]["class_auprc"] = dict(zip(names, areas, strict=True))
     return found

@@ -33,12 +33,3 @@ def test_what_is_not_a_table_is_refused(tmp_path: Path) -> None:
         with pytest.raises(EdgeseaError) as caught:
             CsvTable.read(path, ["name"])
         assert all(part in str(caught.value) for part in (str(path), word))
-
-
-def test_a_few_of_many_bad_values_are_named_with_their_lines(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("name,value\n\n" + "".join(f"{n},7\n" for n in range(8)) + "8,x\n")
-    table = CsvTable.read(tmp_path / "t.csv")
-    with pytest.raises(EdgeseaError) as caught:
-        table.check(table.numbers(["value"]) < 1, "small")
-    assert str(caught.value).startswith(f"{tmp_path / 't.csv'}: line 3, value: '7'; line 4, value: '7';")
-    assert "and 4 more" in str(caught.value)

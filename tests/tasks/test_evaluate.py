@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_esc50
+from test_sonyc_ust import write as write_annotations
 
 from edgesea.audio.framing import Framing
 from edgesea.embed.engine import embed_files
@@ -50,15 +51,10 @@ def tagged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same clips with tags: noises are engines, tones are music; the last eight are verified."""
     copy = tmp_path_factory.mktemp("tagged") / "ust"
     shutil.copytree(data, copy)
-    taxonomy = "fine: {1: {1: small, X: unsure}, 2: {1: drum}}\ncoarse: {1: engine, 2: music}\n"
-    (copy / "dcase-ust-taxonomy.yaml").write_text(taxonomy)
-    tags = ["1-1_small", "1-X_unsure", "2-1_drum", "1_engine", "2_music"]
-    rows = ["split,audio_filename,annotator_id," + ",".join(f"{tag}_presence" for tag in tags)]
-    for index in range(20):
-        split, engine, music = "train,{},5" if index < 12 else "validate,{},0", 1 - index % 2, index % 2
-        rows.append(f"{split.format(f'{index:02d}.wav')},{engine},0,{music},{engine},{music}")
-    (copy / "annotations.csv").write_text("\n".join(rows) + "\n")
-    return copy
+    tags = [("train", 5) if index < 12 else ("validate", 0) for index in range(20)]
+    return write_annotations(
+        copy, *((split, f"{n:02d}.wav", annotator, ("1-1", "2-1")[n % 2]) for n, (split, annotator) in enumerate(tags))
+    )
 
 
 def test_tags_are_scored_on_the_verified_validation_clips(tagged: Path, tmp_path: Path) -> None:
@@ -98,7 +94,6 @@ def test_bad_input(
         (ust, "spectral", ["--seed=-1"], ["seed", -1]),
         (ust, "spectral", [f"--seed={2**32 - 4}"], ["seed", 2**32 - 4]),
         (ust, "spectral", ["--tagging.context=true"], ["context", "latitude"]),
-        (ust, "spectral", ["--tagging.sensor_factor=true"], ["sensor_factor", "sensor_id"]),
         (ust, "spectral", ["--tagging.proximity_factor=true"], ["proximity_factor", "_proximity"]),
         (ust, "spectral", ["--probe.classifier=svm"], ["probe", "tagging"]),
         (ust, "spectral", ["--folds=1"], ["folds", "split"]),

@@ -8,7 +8,7 @@ from sklearn.metrics import label_ranking_average_precision_score
 
 from edgesea.errors import EdgeseaError
 from edgesea.tasks import metrics
-from edgesea.tasks.metrics import confidence_intervals, confusion_counts, lwlrap, tagging_scores
+from edgesea.tasks.metrics import confidence_intervals, lwlrap, tagging_scores
 
 CLASSES = ("engine", "dog", "saw", "rare")
 # Three complete tags and X, one tag alone, two complete tags and X, X alone.
@@ -43,24 +43,6 @@ def test_ties_are_in_the_order_of_the_threshold_or_of_the_introsort(monkeypatch:
     monkeypatch.setattr(metrics, "INTROSORT", list(range(20)))  # numpy has another one
     with pytest.raises(EdgeseaError):
         tagging_scores(*arrays, "published")
-
-
-def test_incomplete_tags_count_as_the_challenge_defines() -> None:
-    """A second clip without labels, whose score is 0.5, makes 0.5 a threshold; it is one false alarm."""
-    for labels, scores, counts in (  # of three complete tags and X; hits, false alarms and misses at the threshold 0.5
-        ([0, 0, 0, 1], [0.5, 0.5, 0, 0], (1, 1, 0)),  # X is met by any tag, once; nothing beside it is a false alarm
-        ([0, 0, 0, 1], [0, 0, 0, 0.5], (1, 1, 0)),  # also by X itself
-        ([0, 0, 0, 1], [0, 0, 0, 0.4], (0, 1, 1)),
-        ([1, 0, 0, 1], [0.5, 0, 0, 0.5], (1, 1, 0)),  # the complete tag is met: X adds nothing
-        ([1, 0, 0, 1], [0, 0.5, 0, 0], (1, 1, 1)),  # the complete tag is missed, X is met
-        ([1, 0, 0, 1], [0, 0, 0, 0], (0, 1, 1)),  # X counts as missed only if it is alone
-        ([0, 0, 0, 0], [0.5, 0, 0, 0.5], (0, 3, 0)),  # a complete and a vague false alarm
-        ([0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5], (0, 4, 0)),  # all complete tags leave nothing to X
-        ([1, 0, 0, 0], [0, 0, 0, 0.5], (0, 1, 1)),  # X alone is no hit, and no false alarm beside a true tag
-    ):
-        truth, predicted = np.array([labels, [0, 0, 0, 0]]), np.array([scores, [0.5, 0, 0, 0]])
-        found = confusion_counts(truth[:, :3], predicted[:, :3], truth[:, 3], predicted[:, 3])
-        assert found[1][:, found[0] == 0.5].ravel().tolist() == list(counts)
 
 
 def test_scores_without_a_positive_label_are_none() -> None:

@@ -32,10 +32,6 @@ def test_published_scores_are_met(ust: Path, tmp_path: Path, number: int) -> Non
         assert result["coarse"][name] == pytest.approx(published["coarse"][name], abs=1e-12)
     assert result["coarse"]["clips"] == 538
     assert "fine" not in result  # its labels are not in the table
-    # F1 has no ties. The area of dog, with 6 positives, differs by 0.017 and 0.052; with it macro by 0.004, 0.008.
-    found = sonyc_ust_scores(path, truth, ust / TAXONOMY)
-    for name, near in {"micro_f1": 1e-12, "micro_auprc": 2e-4, "macro_auprc": 0.009, "class_auprc": 0.06}.items():
-        assert found[name] == pytest.approx(published["coarse"][name], abs=near)
     # Of the classes with a single fine tag, the fine truth is the coarse one.
     taxonomy, rows = read_taxonomy(ust / TAXONOMY), pd.read_csv(truth).set_index("audio_filename")
     scores = read_predictions(path, taxonomy, ["fine"])["fine"].loc[rows.index].to_numpy()
