@@ -145,8 +145,4 @@ def _accuracies(truth: Ints, predicted: Ints, folds: Ints) -> dict[str, float]:
         clips = np.bincount(groups)
         return float(np.mean(np.bincount(groups, correct)[clips > 0] / clips[clips > 0]))
 
-    return {
-        "accuracy": float(correct.mean()),
-        "fold_accuracy": mean_share(folds),
-        "class_accuracy": mean_share(truth),
-    }
+    return {"accuracy": float(correct.mean()), "fold_accuracy": mean_share(folds), "class_accuracy": mean_share(truth)}

@@ -21,7 +21,6 @@ from edgesea.tasks.csv_table import CsvTable, some
 from edgesea.tasks.features import Bags, Float64, Targets
 from edgesea.tasks.metrics import Ties, confidence_intervals, tagging_scores
 from edgesea.tasks.options import TaggingOptions
-from edgesea.tasks.tagger import tag_probabilities
 
 Level = Literal["coarse", "fine"]
 Predictions = dict[Level, pd.DataFrame]  # by level the scores, with clips as the index and tags as columns
@@ -98,6 +97,8 @@ class SonycUst:
         are 0, and a coarse tag has the highest score below it. Returns label_mode, `score_levels` and train_clips; of
         fine tags also the scores at the coarse level, as coarse.
         """
+        from edgesea.tasks.tagger import tag_probabilities
+
         mode, splits = self.options.label_mode, self.annotations.splits
         bags, targets = replace(bags, context=self.annotations.context), self.targets()
         train = np.flatnonzero((splits == "train") & bags.usable)
