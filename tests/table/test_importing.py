@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
@@ -30,7 +31,7 @@ from edgesea.audio.level import a_weighted_level
 from edgesea.embed.files import embed
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
-from edgesea.table.importing import import_table
+from edgesea.table.importing import import_table, load_embeddings
 from edgesea.table.reader import Table
 
 
@@ -44,11 +45,10 @@ def make_shards(folder: Path, shards: int = 3, rows: int = 40) -> dict[str, Any]
     return {"audio_rate": 8000, "part_clips": 25}
 
 
-def openl3_count(samples: int, rate: int, hop: float, center: bool, window: float = 1.0) -> int:
-    """Number of embeddings that openl3 makes: resampled, half a frame in front, zeros up to the last hop."""
-    frame, step = round(window * 48000), int(hop * 48000)
-    length = math.ceil(samples * 48000 / rate) + (frame // 2 if center else 0)
-    return 1 + math.ceil(max(0, length - frame) / step)
+def openl3_count(samples: int, rate: int, hop: float, center: bool) -> int:
+    """Number of embeddings that openl3 makes: resampled, half a second in front, zeros up to the last hop."""
+    length = math.ceil(samples * 48000 / rate) + (24000 if center else 0)
+    return 1 + math.ceil(max(0, length - 48000) / int(hop * 48000))
 
 
 def write_pair(
@@ -76,22 +76,20 @@ def make_pairs(folder: Path, clips: int = 12) -> dict[str, Any]:
 def test_workers_and_a_kill_do_not_change_a_byte(tmp_path, kind):
     options = make_shards(tmp_path / "in", 4, 80) if kind == "shards" else make_pairs(tmp_path / "in", 100)
     options["part_clips"] = 5
-    results = [import_table(tmp_path / "in", tmp_path / str(n), **options, workers=n) for n in (1, 2, 4)]
+    source, killed = tmp_path / "in", tmp_path / "killed"
+    results = [import_table(source, tmp_path / str(n), **options, workers=n) for n in (1, 2, 4)]
     whole = content(tmp_path / "1")
     assert content(tmp_path / "2") == content(tmp_path / "4") == whole
-    code = (
-        "from pathlib import Path; from edgesea.table.importing import import_table; "
-        f"import_table(Path({str(tmp_path / 'in')!r}), Path({str(tmp_path / 'killed')!r}), **{options!r})"
-    )
-    kill_when([sys.executable, "-c", code], (tmp_path / "killed" / "clips" / "part-00002.parquet").exists)
-    complete = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "clips").glob("part-*")}
+    code = "from pathlib import Path; from edgesea.table.importing import import_table; "
+    code += f"import_table(Path({str(source)!r}), Path({str(killed)!r}), **{options!r})"
+    kill_when([sys.executable, "-c", code], (killed / "clips" / "part-00002.parquet").exists)
+    complete = {path: path.stat().st_mtime_ns for path in (killed / "clips").glob("part-*")}
     assert 3 <= len(complete) < len([name for name in whole if name.startswith("clips/")])
-    import_table(tmp_path / "in", tmp_path / "killed", **options)
-    assert content(tmp_path / "killed") == whole
+    import_table(source, killed, **options)
+    assert content(killed) == whole
     assert {path: path.stat().st_mtime_ns for path in complete} == complete  # not written again
     before = stamps(tmp_path / "1")
-    again = import_table(tmp_path / "in", tmp_path / "1", **options)
-    assert again == {**results[0], "windows_per_second": 0, "clipped": 0}
+    assert import_table(source, tmp_path / "1", **options) == {**results[0], "windows_per_second": 0, "clipped": 0}
     assert stamps(tmp_path / "1") == before
 
 
@@ -154,13 +152,12 @@ def test_bad_input(tmp_path, refuses):
 @pytest.mark.parametrize("hop", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("center", [True, False])
 def test_embeddings_of_openl3_are_imported_with_their_framing(tmp_path, hop, center):
-    rng, expected = np.random.default_rng(0), {}
+    rng, expected, framing = np.random.default_rng(0), {}, Framing(1.0, hop, center)
     for index in range(6):
         rate, name = int(rng.choice([8000, 16000, 22050, 44100])), f"clip{index}"
         samples = int(rng.integers(0.2 * rate, 5 * rate))
         expected[f"{name}.wav"] = write_pair(tmp_path / "in", name, samples, hop, center, rate)
     assert import_table(tmp_path / "in", tmp_path / "table", center=center, part_clips=4)["skipped"] == 0
-    framing = Framing(1.0, hop, center)
     assert Table(tmp_path / "table").framing == framing
     found = windows_of(tmp_path / "table")
     assert found.keys() == expected.keys()
@@ -173,7 +170,7 @@ def test_embeddings_of_openl3_are_imported_with_their_framing(tmp_path, hop, cen
         np.testing.assert_array_equal(starts, np.arange(count) * round(hop * 8000) - (4000 if center else 0))
         own, rate = soundfile.read(tmp_path / "in" / clip, dtype="float32")
         windows = framing.at(rate).cut(own)[:count]
-        np.testing.assert_allclose(levels[: len(windows)], a_weighted_level(windows, rate)[:count], atol=1e-3)
+        np.testing.assert_allclose(levels[: len(windows)], a_weighted_level(windows, rate), atol=1e-3)
 
 
 @pytest.mark.parametrize(("center", "suffix"), [(True, "emb"), (False, ".emb")])
@@ -197,15 +194,16 @@ def test_what_embed_wrote_is_what_extract_gives(tmp_path, center, suffix):
 @pytest.mark.parametrize("ending", [".npy", ".npy.gz"])
 def test_embeddings_without_timestamps_need_the_hop(tmp_path, ending):
     """A long clip, which takes several rows."""
-    rows = write_pair(tmp_path / "in", "a", 8000 * 100, hop=0.5)
-    (tmp_path / "in" / "a.npz").unlink()
-    store(tmp_path / "in" / f"a{ending}", rows)
+    source, table = tmp_path / "in", tmp_path / "table"
+    rows = write_pair(source, "a", 8000 * 100, hop=0.5)
+    (source / "a.npz").unlink()
+    store(source / f"a{ending}", rows)
     with pytest.raises(EdgeseaError, match=rf"hop.*a{ending}"):
-        import_table(tmp_path / "in", tmp_path / "table")
-    import_table(tmp_path / "in", tmp_path / "table", hop=0.5)
-    np.testing.assert_array_equal(windows_of(tmp_path / "table")["a.wav"][2], rows.astype(np.float16))
-    assert Table(tmp_path / "table").framing == Framing(1.0, 0.5, True)
-    assert len(clips_of(tmp_path / "table")) == math.ceil(len(rows) / 64) == 4
+        import_table(source, table)
+    import_table(source, table, hop=0.5)
+    np.testing.assert_array_equal(windows_of(table)["a.wav"][2], rows.astype(np.float16))
+    assert Table(table).framing == Framing(1.0, 0.5, True)
+    assert len(clips_of(table)) == math.ceil(len(rows) / 64) == 4
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -223,15 +221,22 @@ def test_windows_do_not_drift_where_the_hop_is_not_a_whole_number_of_samples(tmp
     assert kind == np.float32 or Table(tmp_path / "table").framing.hop == hop
 
 
-def test_long_clips_are_read_in_bounded_memory(tmp_path):
-    """The audio would take 115 MB as floats, the embeddings as much."""
-    noise = np.random.default_rng(0).integers(-3000, 3000, 16000 * 60, np.int16)
+@pytest.mark.parametrize("kind", ["shards", "pairs"])
+def test_long_inputs_are_read_in_bounded_memory(tmp_path, kind):
+    """The audio would take 384 MB as floats in a shard; in a pair 115 MB, and the embeddings as much."""
     (tmp_path / "in").mkdir()
-    soundfile.write(tmp_path / "in" / "long.wav", np.tile(noise, 30), 16000)
-    np.save(tmp_path / "in" / "long.npy", np.ones((1800, 16000), np.float32))
-    result, peak = peak_memory(lambda: import_table(tmp_path / "in", tmp_path / "table", hop=1.0, center=False))
-    assert result["windows"] == 1800
-    assert peak < 100e6
+    if kind == "shards":
+        with h5py.File(tmp_path / "in" / "a.h5", "w") as file:  # chunks that are not written take no room
+            file.create_dataset("audio", (6000, 16000), np.int16, chunks=(64, 16000), fillvalue=1)
+            file["l3_embedding"] = embedding_rows(6000)
+    else:
+        noise = np.random.default_rng(0).integers(-3000, 3000, 16000 * 60, np.int16)
+        soundfile.write(tmp_path / "in" / "a.wav", np.tile(noise, 30), 16000)
+        np.save(tmp_path / "in" / "a.npy", np.ones((1800, 16000), np.float32))
+    options = {"audio_rate": 16000} if kind == "shards" else {"hop": 1.0, "center": False}
+    result, peak = peak_memory(lambda: import_table(tmp_path / "in", tmp_path / "table", **options))
+    assert result["windows"] == (6000 if kind == "shards" else 1800)
+    assert peak < (60e6 if kind == "shards" else 100e6)
 
 
 # --- what does not fit
@@ -244,11 +249,9 @@ def test_where_the_numbers_differ_by_one_the_smaller_counts(tmp_path, seconds):
         write_pair(tmp_path / "in", name, seconds * 8000 - 4000, hop=0.5, more=more)
     assert import_table(tmp_path / "in", tmp_path / "table", center=True)["skipped"] == 0
     count = openl3_count(seconds * 8000 - 4000, 8000, 0.5, True)
-    for clip, (_, _, embeddings, audio) in windows_of(tmp_path / "table").items():
-        assert len(embeddings) == (count - 1 if clip == "fewer.wav" else count)
-        np.testing.assert_array_equal(embeddings, rows_for(clip[:-4], len(embeddings)).astype(np.float16))
-        pcm = as_pcm(load_audio(tmp_path / "in" / clip, 8000))
-        np.testing.assert_array_equal(audio, Framing(1.0, 0.5, True).at(8000).cut(pcm)[: len(audio)])
+    for clip, (*_, embeddings, audio) in windows_of(tmp_path / "table").items():
+        assert len(audio) == (count - 1 if clip == "fewer.wav" else count)
+        np.testing.assert_array_equal(embeddings, rows_for(clip[:-4], len(audio)).astype(np.float16))
     clips = clips_of(tmp_path / "table")
     last = clips[clips["clip"] == "fewer.wav"].iloc[-1]
     assert last["offset"] + len(last["pcm"]) // 2 == (count - 2) * 4000 + 4000  # where its last window ends
@@ -270,19 +273,18 @@ def test_other_numbers_of_embeddings_are_skipped_with_both(tmp_path, name, more)
 @pytest.mark.parametrize("hop", [0.1, 0.5, 1.0])
 def test_clips_that_are_not_centred_are_not_silently_taken_for_centred(tmp_path, hop):
     """openl3's timestamps begin at 0 in either case; a hop of half a window makes a difference of a single window."""
-    for name in ("a", "bb"):
-        write_pair(tmp_path / "in", name, 8000 * 4, hop, center=False)
+    source = tmp_path / "in"
+    rows = [write_pair(source, name, 8000 * 4, hop, center=False) for name in ("bb", "a")][-1]
     with pytest.raises(EdgeseaError, match=r"2 of 2 clips.*center=False"):
-        import_table(tmp_path / "in", tmp_path / "table")
+        import_table(source, tmp_path / "table")
     # Nothing was stored, so the folder is free for the options that the message names.
-    assert import_table(tmp_path / "in", tmp_path / "table", center=False)["skipped"] == 0
-    rows = np.load(tmp_path / "in" / "a.npz")["embedding"]
-    store(tmp_path / "in" / "a.npz", rows, timestamps=0.5 + np.arange(len(rows)) * hop)  # middles of windows
-    import_table(tmp_path / "in", tmp_path / "middles", max_skipped=0.5)
+    assert import_table(source, tmp_path / "table", center=False)["skipped"] == 0
+    store(source / "a.npz", rows, timestamps=0.5 + np.arange(len(rows)) * hop)  # middles of windows
+    import_table(source, tmp_path / "middles", max_skipped=0.5)
     assert Table(tmp_path / "middles").framing == Framing(1.0, hop, False)
     for options in ({"center": True}, {"window": 0.96}):
         with pytest.raises(EdgeseaError, match=r"a\.npz: timestamps begin at 0\.5 s.*window"):
-            import_table(tmp_path / "in", tmp_path / "other", **options)
+            import_table(source, tmp_path / "other", **options)
 
 
 @pytest.mark.parametrize(
@@ -300,18 +302,18 @@ def test_clips_that_are_not_centred_are_not_silently_taken_for_centred(tmp_path,
 )
 def test_pairs_that_cannot_be_used_are_listed(tmp_path, change, words):
     """So is what has no counterpart."""
-    for name in ("a", "b", "c", "d", "e"):
-        rows = write_pair(tmp_path / "in", name, 16000)
-    (tmp_path / "in" / "d.npz").unlink()
-    (tmp_path / "in" / "deep").mkdir()
-    shutil.move(tmp_path / "in" / "e.wav", tmp_path / "in" / "deep" / "e.wav")
-    shutil.copy(tmp_path / "in" / "c.wav", tmp_path / "in" / "c.wave")
+    source = tmp_path / "in"
+    for name in ("a", "b", "c", "d", "deep/e"):
+        rows = write_pair(source, name, 16000)
+    (source / "d.npz").unlink()
+    shutil.move(source / "deep" / "e.npz", source)
+    shutil.copy(source / "c.wav", source / "c.wave")
     if isinstance(change, str):
-        (tmp_path / "in" / change).write_text("text")
+        (source / change).write_text("text")
     else:
         arrays = {"embedding": rows, "timestamps": np.arange(4) * 0.5, **change}
-        np.savez(tmp_path / "in" / "b.npz", **{name: array for name, array in arrays.items() if array is not None})
-    import_table(tmp_path / "in", tmp_path / "table", max_skipped=0.8)
+        np.savez(source / "b.npz", **{name: array for name, array in arrays.items() if array is not None})
+    import_table(source, tmp_path / "table", max_skipped=0.8)
     found = skipped(tmp_path / "table")
     expected = {"c.wave": ["c.wav"], "d.wav": ["d.npz"], "deep/e.wav": ["e.npz"], "e.npz": ["without audio"]}
     expected["b.wav"] = words
@@ -330,3 +332,59 @@ def test_the_first_file_that_can_be_read_settles_the_framing(tmp_path):
         (tmp_path / "in" / f"{name}.npz").unlink()
     with pytest.raises(EdgeseaError, match=r"in/b\.npz"):
         import_table(tmp_path / "in", tmp_path / "other")
+
+
+# --- files of embeddings
+
+
+@pytest.mark.parametrize("ending", [".npz", "_compressed.npz", ".npy", ".npy.gz"])
+@pytest.mark.parametrize("dtype", ["<f2", ">f4"])
+def test_embeddings_are_read_as_they_were_written_and_damage_is_an_error(tmp_path, ending, dtype):
+    """The file is cut and altered at many places; whatever is read, nothing but EdgeseaError may be raised."""
+    rng = np.random.default_rng(0)
+    rows = np.array(rows_for("a", 40), dtype, order="F")
+    path = store(tmp_path / f"x{ending}", rows, timestamps=np.arange(40) * 0.1)
+    found, times = load_embeddings(path)
+    np.testing.assert_array_equal(found, rows)
+    np.testing.assert_array_equal(times, np.arange(40) * 0.1 if ending.endswith("npz") else None)
+    whole, refused = path.read_bytes(), []
+    damaged = [whole[:length] for length in range(0, len(whole), max(1, len(whole) // 40))]
+    for place in [*range(150), *rng.integers(0, len(whole), 50), *range(len(whole) - 150, len(whole))]:
+        damaged.append(whole[:place] + bytes([whole[place] ^ int(rng.integers(1, 256))]) + whole[place + 1 :])
+    for contents in damaged:
+        path.unlink()  # not written over: what is mapped into memory would change
+        path.write_bytes(contents)
+        try:
+            load_embeddings(path)
+        except EdgeseaError as error:
+            refused.append(str(error))
+    assert len(refused) >= 40
+    assert all(reason.startswith(f"{path.name}: ") for reason in refused)
+
+
+class Trap:
+    """What would leave a file behind if it were unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return open, ("unpickled", "w")
+
+
+TRAP = np.array([[Trap()]], object)
+SEVEN = rows_for("a", 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "times"),
+    [
+        *(("x.npy", np.zeros(shape, dtype), None) for shape, dtype in ((5, "f"), ((1, 7, 5), "f"), ((7, 5), "i"))),
+        *(("x.npz", SEVEN, times) for times in (np.arange(6), np.r_[:6, 9], -np.arange(7), ["a"] * 7)),
+        *((name, TRAP, None) for name in ("x.npy", "x.npy.gz", "x.npz")),
+        ("x.npz", SEVEN, TRAP),
+    ],
+)  # fmt: skip
+def test_other_arrays_and_timestamps_are_refused_and_nothing_is_unpickled(tmp_path, monkeypatch, name, rows, times):
+    monkeypatch.chdir(tmp_path)
+    store(tmp_path / name, rows, **({} if times is None else {"timestamps": np.array(times)}))
+    with pytest.raises(EdgeseaError, match=f"^{name}: "):
+        load_embeddings(tmp_path / name)
+    assert not (tmp_path / "unpickled").exists()

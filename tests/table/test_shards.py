@@ -1,10 +1,9 @@
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import peak_memory
 from stored import audio_rows, clips_of, embedding_rows, skipped, windows_of, write_shard
 
 from edgesea.audio.level import a_weighted_level
@@ -19,43 +18,32 @@ def stored(table: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return levels, embeddings, audio
 
 
-def test_rows_become_clips_of_one_window(tmp_path):
-    audio, embedding = [audio_rows(5, seed=seed) for seed in (0, 1)], [embedding_rows(5, seed) for seed in (0, 1)]
-    for index, name in enumerate(("a.h5", "deep/b.hdf5")):
-        write_shard(tmp_path / "in" / name, audio[index], embedding[index])
+@pytest.mark.parametrize("kind", ["int16", "float16", "float64"])
+@pytest.mark.parametrize("place", [(), 1, 2], ids=["(N, n)", "(N, 1, n)", "(N, n, 1)"])
+def test_rows_of_any_dtype_and_shape_become_clips_of_one_window(tmp_path, kind, place):
+    audio, embedding, names = audio_rows(10), embedding_rows(10), ("a.h5", "deep/b.hdf5")
+    given = audio if kind == "int16" else (audio / 32767).astype(kind)
+    heard = given.astype(np.float32) / (32767 if kind == "int16" else 1)
+    for name, rows in zip(names, (slice(0, 5), slice(5, 10)), strict=True):
+        data = np.expand_dims(given[rows], place), np.expand_dims(embedding[rows], place)
+        write_shard(tmp_path / "in" / name, *data)
     result = import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000)
     assert (result["clips"], result["windows"], result["skipped"], result["clipped"]) == (10, 10, 0, 0)
-    names = [f"{name}#{row:06d}" for name in ("a.h5", "deep/b.hdf5") for row in range(5)]
-    assert list(windows_of(tmp_path / "table")) == names
+    assert list(windows_of(tmp_path / "table")) == [f"{name}#{row:06d}" for name in names for row in range(5)]
     levels, embeddings, pcm = stored(tmp_path / "table")
-    np.testing.assert_array_equal(pcm, np.concatenate(audio))
-    np.testing.assert_array_equal(embeddings, np.concatenate(embedding).astype(np.float16))
-    expected = a_weighted_level(np.concatenate(audio).astype(np.float32) / 32767, 8000)
-    np.testing.assert_allclose(levels, expected, atol=1e-4)
+    np.testing.assert_allclose(pcm, audio, atol=12 if kind == "float16" else 0, rtol=0)  # 11 bits of at most 20000
+    np.testing.assert_array_equal(embeddings, embedding.astype(np.float16))
+    np.testing.assert_allclose(levels, a_weighted_level(heard, 8000), atol=1e-4)
     info = Table(tmp_path / "table").info
     assert info["teacher"] == {"id": "imported", "sha256": None, "sample_rate": None, "embedding_size": 12}
     assert info["level"] == {"unit": "dB(A) re full scale", "rate": None}
 
 
-@pytest.mark.parametrize("kind", ["int16", "float16", "float64"])
-@pytest.mark.parametrize("place", [(), 1, 2], ids=["(N, n)", "(N, 1, n)", "(N, n, 1)"])
-def test_dtypes_and_shapes_that_pipelines_write(tmp_path, kind, place):
-    audio, embedding = audio_rows(3), embedding_rows(3)
-    given = audio if kind == "int16" else (audio / 32767).astype(kind)
-    write_shard(tmp_path / "a.h5", np.expand_dims(given, place), np.expand_dims(embedding, place))
-    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000)
-    _, embeddings, pcm = stored(tmp_path / "table")
-    np.testing.assert_allclose(pcm, audio, atol=12 if kind == "float16" else 0, rtol=0)  # 11 bits of at most 20000
-    np.testing.assert_array_equal(embeddings, embedding.astype(np.float16))
-
-
 def test_audio_is_resampled_clipped_and_its_level_that_of_before(tmp_path):
     """Tones keep frequency and amplitude; 5 kHz is heard by a teacher, but does not survive at 8 kHz."""
     times = np.arange(48000) / 48000
-    tones = np.stack(
-        [scale * np.sin(2 * np.pi * hertz * times) for hertz, scale in ((1000, 0.5), (5000, 0.5), (50, 2))]
-    )
-    write_shard(tmp_path / "a.h5", tones.astype(np.float32), embedding_rows(3))
+    tones = [scale * np.sin(2 * np.pi * hertz * times) for hertz, scale in ((1000, 0.5), (5000, 0.5), (50, 2))]
+    write_shard(tmp_path / "a.h5", np.array(tones, np.float32), embedding_rows(3))
     assert 5000 < import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=48000)["clipped"] < 5500
     levels, _, pcm = stored(tmp_path / "table")
     assert np.argmax(np.abs(np.fft.rfft(pcm[0] * np.hanning(8000)))) == 1000
@@ -67,39 +55,27 @@ def test_audio_is_resampled_clipped_and_its_level_that_of_before(tmp_path):
 
 def test_what_other_data_sets_say_of_the_rows(tmp_path):
     readings = np.array([[50.0, 60.0], [60.5, 60.5], [70.0, 80.0], [80.0, 80.0]])
-    write_shard(
-        tmp_path / "a.h5",
-        audio_rows(4),
-        embedding_rows(4),
-        sensor_id=np.array([3, 3, 17, 4]),
-        timestamp=np.array([1556712000.0, 1556712001.5, np.nan, 0.0]),
-        spl=readings,
-        part=np.array([b"train", b"validate", b"test", b""]),
-        fold=np.array([1, 1, 1, 5]),
-        **{"class": np.array(["dog", "", "jackhammer", "dog"], h5py.string_dtype())},
-    )
-    columns = {"sensor": "sensor_id", "time": "timestamp", "level": "spl", "split": "part", "label": "class"}
-    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=8000, columns=columns, validate="fold=5")
+    about = {
+        "sensor": [3, 3, 17, 4],
+        "time": [1556712000.0, 1556712001.5, np.nan, 0.0],
+        "level": readings,
+        "split": [b"train", b"validate", b"test", b""],
+        "label": np.array(["dog", "", "jackhammer", "dog"], h5py.string_dtype()),
+    }
+    data = {f"the_{name}": values for name, values in about.items()}
+    write_shard(tmp_path / "a.h5", audio_rows(4), embedding_rows(4), fold=[1, 1, 1, 5], **data)
+    options = {"columns": {name: f"the_{name}" for name in about}, "validate": "fold=5", "audio_rate": 8000}
+    import_table(tmp_path / "a.h5", tmp_path / "table", **options)
     rows = clips_of(tmp_path / "table")
+    times = [None if time is None else datetime.fromisoformat(time).timestamp() for time in rows["time"]]
+    assert times == [1556712000.0, 1556712001.5, None, 0.0]
+    assert rows["time"][0] == "2019-05-01T12:00:00+00:00"
     assert rows["sensor"].tolist() == ["3", "3", "17", "4"]
-    times = [None if time is None else datetime.fromisoformat(time) for time in rows["time"]]
-    day = datetime(2019, 5, 1, 12, 0, 0, tzinfo=UTC)
-    assert times == [day, day.replace(second=1, microsecond=500000), None, datetime(1970, 1, 1, tzinfo=UTC)]
     assert rows["split"].tolist() == ["train", "validate", "test", "validate"]
     assert rows["label"].tolist() == ["dog", None, "jackhammer", "dog"]
     expected = 10 * np.log10(np.mean(10 ** (readings / 10), axis=1))
     np.testing.assert_allclose(stored(tmp_path / "table")[0], expected, atol=1e-4)
     assert Table(tmp_path / "table").info["level"]["unit"] == "dB SPL"
-
-
-def test_shards_are_read_in_bounded_memory(tmp_path):
-    """The audio would take 192 MB, and 384 MB as floats."""
-    with h5py.File(tmp_path / "a.h5", "w") as file:  # chunks that are not written take no room
-        file.create_dataset("audio", (6000, 16000), np.int16, chunks=(64, 16000), fillvalue=1)
-        file["l3_embedding"] = embedding_rows(6000)
-    result, peak = peak_memory(lambda: import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=16000))
-    assert result["windows"] == 6000
-    assert peak < 60e6
 
 
 # --- what cannot be used
@@ -108,15 +84,12 @@ def test_shards_are_read_in_bounded_memory(tmp_path):
 def test_rows_that_cannot_be_used_are_skipped(tmp_path):
     audio, embedding = (audio_rows(9) / 32767).astype(np.float32), embedding_rows(9)
     audio[1, 7], audio[2, 7], embedding[3, 7] = np.nan, np.inf, np.nan
-    about = {
-        "level": np.array([50.0] * 4 + [np.nan] + [50.0] * 4),
-        "split": np.array([b"train"] * 5 + [b"valid"] + [b"test"] * 3),
-        "time": np.array([b"2019-05-01T13:45:00"] * 6 + [b"yesterday"] + [b""] * 2),
-    }
+    level, split = np.full(9, 50.0), np.full(9, b"train", "S9")
+    level[4], split[5] = np.nan, b"valid"
+    about = {"level": level, "split": split, "time": np.array([b"2019-05-01"] * 6 + [b"yesterday", b"", b""])}
     write_shard(tmp_path / "a.h5", audio, embedding, **about)
-    import_table(
-        tmp_path / "a.h5", tmp_path / "table", audio_rate=8000, columns={name: name for name in about}, max_skipped=0.9
-    )
+    options = {"audio_rate": 8000, "columns": {name: name for name in about}, "max_skipped": 0.9}
+    import_table(tmp_path / "a.h5", tmp_path / "table", **options)
     assert list(windows_of(tmp_path / "table")) == ["a.h5#000000", "a.h5#000007", "a.h5#000008"]
     np.testing.assert_array_equal(stored(tmp_path / "table")[1], embedding[[0, 7, 8]].astype(np.float16))
     words = ["audio", "audio", "embedding", "level", "'valid'", "'yesterday'"]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,24 +68,18 @@ def written_table(request, monkeypatch, tmp_path):
 
 def test_what_was_written_is_read(written_table):
     table, written = written_table
-    names, starts, audio, embeddings, levels = [], [], [], [], []
+    found = []
     for chunk in table.chunks():
-        names += chunk.names[chunk.clip].tolist()
-        starts += chunk.start.tolist()
-        levels += chunk.level.tolist()
-        audio += list(table.audio(chunk, np.arange(len(chunk.clip))))
-        embeddings += list(table.embeddings(chunk.part, chunk.group))
+        audio, embeddings = table.audio(chunk, chunk.select(None)), table.embeddings(chunk.part, chunk.group)
+        found += zip(chunk.names[chunk.clip], chunk.start, audio, embeddings, chunk.level, strict=True)
     expected = [(name, 4 * k, pcm[4 * k :][:8], row, k) for name, pcm, rows in written for k, row in enumerate(rows)]
-    assert names == [name for name, *_ in expected]
-    assert starts == [start for _, start, *_ in expected]
-    np.testing.assert_array_equal(audio, [samples for *_, samples, _, _ in expected])
-    np.testing.assert_array_equal(embeddings, [row for *_, row, _ in expected])
-    assert levels == [level for *_, level in expected]
+    for one, other in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
+        np.testing.assert_array_equal(one, other)
     for split, count in (("train", 16), ("validate", 10), ("test", 0), (None, 26)):
         chosen = [rows for name, _, rows in written if split is None or (name[-1] in "25") == (split == "validate")]
-        found = stack(list(table.iter_embeddings(split)), SIZE)
-        assert len(found) == count
-        np.testing.assert_array_equal(found, np.concatenate(chosen)[: len(found)])
+        rows = stack(list(table.iter_embeddings(split)), SIZE)
+        assert len(rows) == count
+        np.testing.assert_array_equal(rows, np.concatenate(chosen)[:count])
     for part in range(2):  # `clip` is the row in the part's whole clips file, so that other tools can join the two
         clips, windows = (pq.read_table(part_path(table.path, kind, part))["clip"] for kind in ("clips", "windows"))
         chunks = [chunk for chunk in table.chunks() if chunk.part == part]
@@ -102,27 +97,21 @@ def test_labels_are_read_back_also_where_a_part_has_none(written_table):
     with pq.ParquetWriter(path, groups[0].schema) as writer:
         for group in groups:
             writer.write_table(group)
-    chunks = list(Table(table.path).chunks())
-    assert [label for c in chunks for label in c.labels[c.offsets == 0]] == [None, "1", "0"] * 2 + [None] * 6
+    labels = [label for chunk in Table(table.path).chunks() for label in chunk.labels[chunk.offsets == 0]]
+    assert labels == [None, "1", "0"] * 2 + [None] * 6
 
 
 @pytest.mark.parametrize("flush", [1, 1 << 25])
 def test_a_part_appears_as_a_whole_or_not_at_all(tmp_path, monkeypatch, flush):
     monkeypatch.setattr("edgesea.table.writer.FLUSH_BYTES", flush)
-
-    def write(interrupt: bool) -> None:
-        with write_part(tmp_path, 0, SIZE, "float32") as writer:
+    for error, expected in ((KeyboardInterrupt, []), (None, ["clips", "windows"])):
+        with suppress(KeyboardInterrupt), write_part(tmp_path, 0, SIZE, "float32") as writer:
             fill(writer, 0)
             assert part_skipped(tmp_path, 0) is None
-            if interrupt:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(interrupt=True)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    write(interrupt=False)
-    names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(names) == ["clips/part-00000.parquet", "windows/part-00000.parquet"]
+            if error:
+                raise error
+        names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+        assert sorted(names) == [f"{kind}/part-00000.parquet" for kind in expected]
 
 
 @pytest.mark.parametrize(
@@ -152,8 +141,7 @@ def test_missing_and_damaged_parts_are_named(tmp_path, kind, damage):
         path.write_bytes(content if damage == "inside" else b"text")
 
     def read() -> None:
-        table = Table(tmp_path)
-        for chunk in table.chunks():
+        for chunk in (table := Table(tmp_path)).chunks():
             table.audio(chunk, chunk.select(None))
             table.embeddings(chunk.part, chunk.group)
 
@@ -161,36 +149,30 @@ def test_missing_and_damaged_parts_are_named(tmp_path, kind, damage):
         read()
 
 
-def write(out: Path, center: bool, usable: bool = True) -> dict[str, Any]:
-    """Write a table of one clip, which can be used or not."""
+def write(out: Path, center: bool, usable: bool = True, replaced: bool = False) -> dict[str, Any]:
+    """Write a table of one clip, which can be used or not; meanwhile another command may replace the plan."""
     clip = ClipEntry("a.wav", Path("a.wav"), None, None, "train", None)
-    piece = Piece(clip, 0, np.zeros(8, np.int16), np.zeros(1, np.int64), np.zeros(1, np.float32))
-    result = (clip, piece, np.zeros((1, SIZE), np.float32)) if usable else Failure(clip, "damaged")
-    plan = {**INFO, "parts": 1, "center": center}
-    return write_table(out, plan, [[clip]], lambda clips: (result for _ in clips), 1, 0.5, "test")
+
+    def embed(_: Iterator[ClipEntry]) -> Iterator[Any]:
+        if replaced:
+            write_json(out / "plan.json", {})
+        piece = Piece(clip, 0, np.zeros(8, np.int16), np.zeros(1, np.int64), np.zeros(1, np.float32))
+        yield (clip, piece, np.zeros((1, SIZE), np.float32)) if usable else Failure(clip, "damaged")
+
+    return write_table(out, {**INFO, "parts": 1, "center": center}, [[clip]], embed, 1, 0.5, "test")
 
 
 def test_a_plan_binds_as_soon_as_a_clip_is_stored(tmp_path):
+    with pytest.raises(EdgeseaError, match="another"):
+        write(tmp_path, center=True, replaced=True)
+    assert not list(tmp_path.rglob("*.parquet"))
     with pytest.raises(EdgeseaError, match=r"1 of 1 .*a\.wav: damaged"):
         write(tmp_path, center=True, usable=False)
-    assert write(tmp_path, center=False)["clips"] == 1  # what the first call left does not hinder this one
+    assert write(tmp_path, center=False)["clips"] == 1  # what the first calls left does not hinder this one
     with pytest.raises(EdgeseaError, match=r"center: False .*True"):
         write(tmp_path, center=True)
     (tmp_path / "table.json").unlink()
     part_path(tmp_path, "clips", 0).write_bytes(b"damaged")
-    with pytest.raises(EdgeseaError, match=r"center: False .*True"):
-        write(tmp_path, center=True)
-    with pytest.raises(EdgeseaError, match=r"clips/part-00000"):
-        write(tmp_path, center=False)
-
-
-def test_a_call_whose_plan_was_replaced_stops(tmp_path):
-    clip = ClipEntry("a.wav", Path("a.wav"), None, None, "train", None)
-
-    def embed(clips: Iterator[ClipEntry]) -> Iterator[Failure[ClipEntry]]:
-        write_json(tmp_path / "plan.json", {})
-        yield Failure(clip, "damaged")
-
-    with pytest.raises(EdgeseaError, match="another"):
-        write_table(tmp_path, {**INFO, "parts": 1}, [[clip]], embed, 1, 0.5, "test")
-    assert not list(tmp_path.rglob("*.parquet"))
+    for center, words in ((True, r"center: False .*True"), (False, r"clips/part-00000")):
+        with pytest.raises(EdgeseaError, match=words):
+            write(tmp_path, center=center)
