@@ -1,4 +1,4 @@
-"""Manifests; and clips cut at two rates: the windows are those of the framing at either, in bounded memory."""
+"""Manifests; and clips cut at two rates: the windows are those of the framing at either."""
 
 import hashlib
 from pathlib import Path
@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
-from conftest import load_audio, peak_memory, write_noise
+from conftest import load_audio, write_noise
 from stored import as_pcm
 
 from edgesea.audio.framing import Framing
@@ -138,18 +137,3 @@ def test_windows_at_both_rates_are_those_of_the_framing(tmp_path, rate, student,
     assert abs(len(at_teacher) - len(windows)) <= 1  # the student's rate decides
     both = min(len(at_teacher), len(windows))
     np.testing.assert_array_equal(windows[:both], at_teacher[:both])
-
-
-@pytest.mark.parametrize(
-    ("window", "hop", "most"), [(1.0, 1.0, 60e6), (0.1, 1.5, 8e6), (0.1, 60.0, 8e6), (0.1, 1e9, 8e6)]
-)
-def test_memory_depends_neither_on_length_nor_on_hop(tmp_path, window, hop, most):
-    """Half an hour takes 115 MB at the teacher's rate; a hop of an hour would take as much for every window."""
-    noise = np.random.default_rng(0).integers(-3000, 3000, 8000 * 60, np.int16)
-    soundfile.write(tmp_path / "long.wav", np.tile(noise, 30), 8000)
-    entry = ClipEntry("long.wav", tmp_path / "long.wav", None, None, "train", None)
-    framing = Framing(window, hop)
-    pieces = clip_pieces(entry, framing, 8000, 16000, None)
-    count, peak = peak_memory(lambda: sum(len(piece.starts) for piece, _ in pieces))
-    assert count == framing.at(8000).count(1800 * 8000)
-    assert peak < most
