@@ -100,15 +100,14 @@ def student_card(
 def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None) -> dict[str, Any]:
     """The results of the run of a student; {} if there is none."""
     path = (folder.resolve().parent if run is None else Path(run)) / RESULTS_FILE
-    if run is None and not path.is_file():
-        return {}
-    results: dict[str, Any] = read_json(path)
+    results: dict[str, Any] = read_json(path) if run is not None or path.is_file() else {}
     fitted, trained = ((it or {}).get("mse") for it in (results.get("distill"), provenance.get("scores")))
     if fitted is not None and fitted == trained:
         return results
     if run is not None:
         raise EdgeseaError(f"{path}: not the results of the run that made {folder}; leave run out, or give another")
-    log.info("%s: not the results of the run that made %s; the card gets no scores", path, folder)
+    if results:
+        log.info("%s: not the results of the run that made %s; the card gets no scores", path, folder)
     return {}
 
 

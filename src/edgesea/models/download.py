@@ -20,18 +20,7 @@ log = logging.getLogger(__name__)
 OPENL3_URL = "https://github.com/marl/openl3/raw/models/"
 EDGEL3_URL = "https://github.com/ksangeeta2429/edgel3/raw/models/"
 # git's ids of the published files in the branches behind the two URLs
-GIT_BLOBS = {
-    "openl3_audio_linear_env-v0_4_0.h5.gz": "7837407f033f3564c7e8d53fc4a4241fe160478b",
-    "openl3_audio_linear_music-v0_4_0.h5.gz": "4e2e61beb17865481c8b8791c72eac8307e2753a",
-    "openl3_audio_mel128_env-v0_4_0.h5.gz": "8c3dfee140f7776373841e5938a3e76c54f28942",
-    "openl3_audio_mel128_music-v0_4_0.h5.gz": "73ff29de441865318c4b3a3f98c40763c4773e7c",
-    "openl3_audio_mel256_env-v0_4_0.h5.gz": "34dbd7a91cdd2de6a3d6d036ac0a24d27d78e3cc",
-    "openl3_audio_mel256_music-v0_4_0.h5.gz": "15e483646fa3d4091a463f0affbb706e6bbbb098",
-    "edgel3_sea_ust_audio_emb_512.h5.gz": "116703e97997cc316d7163ede5d2f5e4d4018f87",
-    "edgel3_sea_ust_audio_emb_256.h5.gz": "6be46fee2c278b79d9f77f064146a9493eff2f83",
-    "edgel3_sea_ust_audio_emb_128.h5.gz": "162576876259e8267eb6cefe09470dbf153ed6fc",
-    "edgel3_sea_ust_audio_emb_64.h5.gz": "f3535405c91fe8da71f6456adb8a061213324239",
-}
+GIT_BLOBS = dict(line.split(",") for line in Path(__file__).with_name("published.csv").read_text("utf-8").splitlines())
 EDGESEA_PREFIXES = ("edgel3/", "efficientat/", "openl3/")
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -112,7 +111,7 @@ def load_hear(id: str, device: str = "cpu") -> FunctionModel:
         model = load(weights) if weights else load()
     is_torch = isinstance(model, torch.nn.Module)
     if is_torch:
-        model.to(device).eval()
+        model.eval().to(device)
     elif device != "cpu":
         log.info("%s: not a torch module, so it chooses its device itself; %s is not passed on", id, device)
 
@@ -159,15 +158,12 @@ def load_onnx(id: str, device: str = "cpu") -> FunctionModel:
         found = f"the file's metadata have {stored}, its name {given}"
         raise EdgeseaError(f"{path}: one sample rate in Hz is needed, but {found}; name it as onnx:{path}@RATE")
     batch, samples, size = (it if isinstance(it, int) else 0 for it in (*ends[0].shape, ends[1].shape[1]))  # 0: open
-    function = partial(_run, session, batch)
-    return FunctionModel(id, function, int(rate), samples / int(rate) if samples else None, size, file_digest(path))
 
+    def embed(windows: Float32) -> Float32:
+        padding = -len(windows) % batch if batch else 0  # with silence, to whole groups of a fixed batch size
+        padded = np.pad(windows, ((0, padding), (0, 0)))
+        groups = np.split(padded, len(padded) // batch) if batch else [padded]
+        results = [session.run(None, {ends[0].name: group})[0] for group in groups]
+        return np.concatenate(results)[: -padding or None]
 
-def _run(session: Any, batch: int, windows: Float32) -> Float32:
-    """Output of the session; for a fixed batch size in groups, the last one filled with silence."""
-    name = session.get_inputs()[0].name
-    if not batch:
-        return np.asarray(session.run(None, {name: windows})[0])
-    padded = np.pad(windows, ((0, -len(windows) % batch), (0, 0)))
-    results = [session.run(None, {name: group})[0] for group in np.split(padded, len(padded) // batch)]
-    return np.asarray(np.concatenate(results)[: len(windows)])
+    return FunctionModel(id, embed, int(rate), samples / int(rate) if samples else None, size, file_digest(path))

@@ -69,28 +69,24 @@ def model_card(
     teacher, reduction, fit = (provenance.get(key) or {} for key in ("teacher", "reduction", "scores"))
     purpose = " that approximate the reduced embedding of the teacher\n`{id}` on the recordings it was trained on"
     parameters = parameter_count(config)
-    card = (
-        Path(__file__)
-        .with_name("card.md")
-        .read_text("utf-8")
-        .format(
-            config=config,
-            license=f"license: {json.dumps(license)}\n" if license else "",
-            title=f"Student of {teacher['id']}" if teacher else "Student",
-            purpose=purpose.format(**teacher) if teacher else "",
-            teacher=f"`{teacher['id']}`, {teacher['embedding_size']} dimensions" if teacher else "",
-            domain=domain,
-            reduction=f"{reduction['method']}, to {config.embedding_size} dimensions" if reduction else "",
-            parameters=f"{parameters:,}".replace(",", " "),
-            kib=(parameters * 4 / 1024, parameters / 1024),
-            millions=macs(config) / 1e6,
-            filters="-".join(map(str, config.filters)),
-            r2="" if fit.get("r2") is None else f"{fit['r2']:.3f} (share of the target's variance explained)",
-            cosine="" if fit.get("cosine") is None else f"{fit['cosine']:.3f}",
-            scores=scores,
-            source=source,
-            samples=round(config.window * config.sample_rate),
-        )
+    template = Path(__file__).with_name("card.md").read_text("utf-8")
+    card = template.format(
+        config=config,
+        license=f"license: {json.dumps(license)}\n" if license else "",
+        title=f"Student of {teacher['id']}" if teacher else "Student",
+        purpose=purpose.format(**teacher) if teacher else "",
+        teacher=f"`{teacher['id']}`, {teacher['embedding_size']} dimensions" if teacher else "",
+        domain=domain,
+        reduction=f"{reduction['method']}, to {config.embedding_size} dimensions" if reduction else "",
+        parameters=f"{parameters:,}".replace(",", " "),
+        kib=(parameters * 4 / 1024, parameters / 1024),
+        millions=macs(config) / 1e6,
+        filters="-".join(map(str, config.filters)),
+        r2="" if fit.get("r2") is None else f"{fit['r2']:.3f} (share of the target's variance explained)",
+        cosine="" if fit.get("cosine") is None else f"{fit['cosine']:.3f}",
+        scores=scores,
+        source=source,
+        samples=round(config.window * config.sample_rate),
     )
     return re.sub(r"^\| .* \|  \|\n", "", card, flags=re.MULTILINE)  # facts that are not known
 
@@ -118,9 +114,7 @@ def read_student(path_or_id: Path | str) -> StudentFile:
     elif (path / CONFIG_FILE).is_file():
         file = _checkpoint_student(path, name)
     else:
-        known = (
-            f"a published .h5 or .h5.gz file, {', '.join(PUBLISHED)}, or owner/name@revision of the Hugging Face Hub"
-        )
+        known = f"a published .h5 or .h5.gz file, {', '.join(PUBLISHED)}, or owner/name of the Hugging Face Hub"
         raise EdgeseaError(f"{name}: no student here; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, {known}")
     if file.config.head in get_args(Head):
         check_shapes({key: array.shape for key, array in file.arrays.items()}, array_shapes(file.config), file.path)
@@ -156,8 +150,8 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
 def _published_student(path: Path) -> StudentFile:
     """A SEA student from edgel3's Keras file; the size of its last convolution tells which one it is."""
     layers = read_keras_h5(path)
-    sizes = [layer["kernel"].shape[-1] for layer in layers.values() if "kernel" in layer]
-    name = f"sea-{sizes[-1] if sizes else 0}"
+    sizes = [0, *(layer["kernel"].shape[-1] for layer in layers.values() if "kernel" in layer)]
+    name = f"sea-{sizes[-1]}"
     if name not in FILTERS:
         raise EdgeseaError(f"{path}: these are the weights of another model: none of {', '.join(FILTERS)}")
     config = StudentConfig.named(name, head="relu_max")

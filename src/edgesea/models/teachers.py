@@ -92,12 +92,15 @@ class OpenL3(TorchModel):
 
     def __init__(self, variant: str) -> None:
         super().__init__()
-        if variant not in OPENL3:
-            raise EdgeseaError(f"unknown teacher 'openl3/{variant}'; known: {', '.join(OPENL3)}")
         self.id = f"openl3/{variant}"
         _, bands, size = variant.split("-")
         self.embedding_size = int(size)
-        self.log_mel = LogMel(front_end(bands))
+        if bands == "linear":
+            settings = LogMelSettings(48000, 512, 242, None, root_of_power=False, padding="none")
+        else:
+            n_mels = int(bands.removeprefix("mel"))
+            settings = LogMelSettings(48000, 2048, 242, n_mels, scale="slaney", root_of_power=False, padding="end")
+        self.log_mel = LogMel(settings)
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
         # The last convolution is the embedding layer: no normalisation and no ReLU follow it
         self.features = nn.Sequential(*l3_blocks(OPENL3_FILTERS)[:-2])
@@ -108,14 +111,6 @@ class OpenL3(TorchModel):
         """Embeddings (B, D) of windows (B, 48000); their order is that of (band, frame, channel)."""
         features: Tensor = self.pool(self.features(self.input_norm(self.log_mel(windows)[:, None])))
         return features.permute(0, 2, 3, 1).flatten(1)
-
-
-def front_end(bands: str) -> LogMelSettings:
-    """The spectrogram of an input representation: ``mel128``, ``mel256`` or ``linear``."""
-    if bands == "linear":
-        return LogMelSettings(48000, 512, 242, None, root_of_power=False, padding="none")
-    n_mels = int(bands.removeprefix("mel"))
-    return LogMelSettings(48000, 2048, 242, n_mels, scale="slaney", root_of_power=False, padding="end")
 
 
 def load_openl3(variant: str, weights: Path | None = None) -> OpenL3:
@@ -215,8 +210,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def load_efficientat(variant: str, weights: Path | None = None) -> EfficientAT:
     """Load a published state dict, without its classifier; `weights` of None: download it."""
-    if variant not in EFFICIENTAT:
-        raise EdgeseaError(f"unknown teacher 'efficientat/{variant}'; known: {', '.join(EFFICIENTAT)}")
     name = f"{variant}_as_mAP_{EFFICIENTAT[variant][1]}.pt"
     path = weights or fetch(EFFICIENTAT_URL + name, name)
     model = EfficientAT(variant)
@@ -230,4 +223,7 @@ def load_network(id: str, weights: Path | None) -> TorchModel:
     family, _, variant = id.partition("/")
     if family == "spectral":
         return Spectral()
+    known = OPENL3 if family == "openl3" else list(EFFICIENTAT)
+    if variant not in known:
+        raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(known)}")
     return load_openl3(variant, weights) if family == "openl3" else load_efficientat(variant, weights)
