@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import combine_pvalues
 from set_frequencies import set_p_value
 
-from edgesea.sampling.methods import KMeans, Loud, normalized, relevance
+from edgesea.sampling.methods import choose_kmeans, choose_loud, normalized, relevance
 from edgesea.sampling.strata import StratumWindows
 
 DRAWS = 12_000
@@ -38,7 +38,7 @@ def test_louder_windows_are_as_likely_as_their_ordered_draws(levels: list[float]
     for k in range(1, len(levels)):
         expected = by_definition(relevance(windows), k)
         rng = np.random.default_rng(k)
-        found.append(set_p_value((Loud().choose(windows, k, rng)[0] for _ in range(DRAWS // 6)), expected))
+        found.append(set_p_value((choose_loud(windows, k, rng, {})[0] for _ in range(DRAWS // 6)), expected))
     assert combine_pvalues(found).pvalue > 0.01
     assert min(found) > 0.01 / len(found)
 
@@ -60,7 +60,7 @@ def test_every_cluster_gives_equally_many(sizes: tuple[int, ...], k: int, expect
     rng = np.random.default_rng(0)
     label = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     x = 20 * rng.standard_normal((len(sizes), 16))[label] + rng.standard_normal((len(label), 16))
-    chosen, _ = KMeans(clusters=len(sizes)).choose(stratum(label, embeddings=x), k, np.random.default_rng(0))
+    chosen, _ = choose_kmeans(stratum(label, embeddings=x), k, np.random.default_rng(0), {"clusters": len(sizes)})
     assert np.bincount(label[chosen]).tolist() == expected
     assert len(set(chosen.tolist())) == k
 
@@ -68,7 +68,7 @@ def test_every_cluster_gives_equally_many(sizes: tuple[int, ...], k: int, expect
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("x", [np.ones((30, 4)), np.repeat(np.eye(3), 10, axis=0), np.zeros((30, 1))])
 def test_duplicates_leave_fewer_clusters(x: np.ndarray) -> None:
-    chosen, _ = KMeans().choose(stratum(np.zeros(30), embeddings=x), 12, np.random.default_rng(0))
+    chosen, _ = choose_kmeans(stratum(np.zeros(30), embeddings=x), 12, np.random.default_rng(0), {"clusters": None})
     different = len(np.unique(x, axis=0))
     assert len(set(chosen.tolist())) == 12
     assert np.unique(x[chosen], axis=0, return_counts=True)[1].tolist() == [12 // different] * different

@@ -107,7 +107,7 @@ def test_strata_come_whole_however_mixed_and_however_little_memory(
     reads: list[tuple[int, int]] = []
     chunk = found.table.chunk
     monkeypatch.setattr(found.table, "chunk", lambda *place: (reads.append(place), chunk(*place))[1])
-    windows_of = dict(found.read(set(range(DAYS)), with_embeddings=True))
+    windows_of = dict(found.read(set(range(DAYS)), most=1000, seed=0))
     assert max(map(reads.count, reads)) <= batches
     assert sorted(windows_of) == list(range(DAYS))
     for day, windows in windows_of.items():
@@ -130,7 +130,7 @@ def test_a_large_stratum_is_thinned_uniformly(tmp_path: Path) -> None:
     assert found.sizes.tolist() == [total]
     counts: Counter[tuple[float, ...]] = Counter()
     for seed in range(200):
-        ((_, windows),) = found.read({0}, with_embeddings=True, most=40, seed=seed)
+        ((_, windows),) = found.read({0}, most=40, seed=seed)
         drawn = set(map(tuple, windows.embeddings.tolist()))
         assert len(drawn) == 40
         counts.update(drawn)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,7 +97,7 @@ def sample(
         If there is no table, it has no windows in this split, or lacks what the method needs.
     """
     given = {name: value for name, value in locals().items() if name not in ("table", "out", "workers")}
-    from edgesea.sampling.methods import METHODS, OPTIONS, choose_windows
+    from edgesea.sampling.methods import LEVELS, choose_windows
     from edgesea.sampling.sensors import choose_sensors, read_positions
     from edgesea.sampling.strata import Grouping, find_strata, find_zone, stratum_rng
     from edgesea.sampling.subset import Subset, table_key
@@ -114,20 +113,19 @@ def sample(
     strata = find_strata(source, Grouping(stratum, None if split == "all" else split, find_zone(time_zone)))
     if not strata.names:
         raise EdgeseaError(f"{table}: no windows in split {split!r}; it has {source.counts}")
-    chooser = replace(METHODS[method], **{name: options[name] for name in OPTIONS if name in options})
-    strata.log_unknown(chooser.needs_levels)
+    strata.log_unknown(method in LEVELS)
     if sensors is not None and positions is not None:
         rng = stratum_rng(seed, ("", ""), "sensors")
         options["sensors"] = choose_sensors(strata.sensors, read_positions(Path(positions)), sensors, rng)
         log.info("sensors chosen by their positions: %s", ", ".join(options["sensors"]))
         strata = strata.of_sensors(options["sensors"])
-    part, window, similarity_share = choose_windows(strata, size, chooser, seed, workers)
-    share = {} if similarity_share is None else {"similarity_share": similarity_share}
+    part, window, share = choose_windows(strata, options, workers)
     found = {"candidates": int(strata.sizes.sum()), "strata": min(size, int((strata.sizes > 0).sum()))}
-    info = {**options, **share, "table": table_key(source.info), **found}
+    shares = {} if share is None else {"similarity_share": share}
+    info = {**options, **shares, "table": table_key(source.info), **found}
     Subset(part, window, {ON_DISK.get(name, name): value for name, value in info.items()}).save(Path(out))
     chosen = {"sensors": options["sensors"]} if "sensors" in options else {}
-    return {"subset": str(out), "windows": len(part), **found, **chosen, **share}
+    return {"subset": str(out), "windows": len(part), **found, **chosen, **shares}
 
 
 def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,14 +133,14 @@ def used_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Those that the method does not use are left out; a used number that is out of range is an error.
     """
-    from edgesea.sampling.methods import METHODS, OPTIONS
+    from edgesea.sampling.methods import OPTIONS
     from edgesea.sampling.strata import find_zone
 
     find_zone(options.get("time_zone"))
     if (options.get("sensors") is None) != (options.get("positions") is None):
         raise EdgeseaError("give sensors (how many) and positions (a file with sensor, latitude, longitude) together")
-    unused = [name for name in OPTIONS if not hasattr(METHODS[options["method"]], name)]
-    unused += ["sensors", "positions"] if options.get("sensors") is None else []
+    unused = {name for names in OPTIONS.values() for name in names} - set(OPTIONS.get(options["method"], ()))
+    unused |= {"sensors", "positions"} if options.get("sensors") is None else set()
     used = {name: value for name, value in options.items() if name not in unused}
     for name, least in LEAST.items():
         if (value := used.get(name)) is not None and not least <= value < float("inf"):

@@ -2,12 +2,11 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -25,22 +24,21 @@ LEAST_CHOICE = 4  # windows considered for each that is chosen, at least
 MOST_CLUSTERS = 256  # by default: more cost time, and are small and unstable in a day of windows
 KMEANS_BATCH = 4096  # rows per update of the centres
 
+LEVELS = ("spl", "dpp", "dpp_map")  # methods that need levels
+DPPS = ("dpp_div", "dpp", "dpp_div_map", "dpp_map")
+# Options that only some methods have; those with max_candidates need embeddings
+OPTIONS = {"kmeans": ("clusters", "max_candidates"), **dict.fromkeys(DPPS, ("similarity", "ridge", "max_candidates"))}
 # Indices of k of the windows of a stratum; of k-DPPs also how many are chosen by similarity (`KDPP.by_similarity`)
 Choice = tuple[Int64, float | None]
+Options = Mapping[str, Any]  # used options of `sample`
 
 
-@dataclass(frozen=True)
-class Method:
-    """Chooses k of the windows of a stratum; this one uniformly. Those with `max_candidates` need embeddings."""
-
-    needs_levels: bool = False
-
-    def choose(self, windows: StratumWindows, k: int, rng: np.random.Generator) -> Choice:
-        return rng.choice(windows.size, k, replace=False), None
+def choose_uniform(windows: StratumWindows, k: int, rng: np.random.Generator, options: Options) -> Choice:
+    """Choose uniformly."""
+    return rng.choice(windows.size, k, replace=False), None
 
 
-@dataclass(frozen=True)
-class Loud(Method):
+def choose_loud(windows: StratumWindows, k: int, rng: np.random.Generator, options: Options) -> Choice:
     """Draw one window after the other, each with probability proportional to its `relevance` among those left.
 
     Give every window an exponential waiting time with its relevance as the rate. The first one to occur is window i
@@ -48,108 +46,88 @@ class Loud(Method):
     had just started. So the k shortest times are exactly these draws, at the cost of one sort (Efraimidis &
     Spirakis, "Weighted random sampling with a reservoir", Information Processing Letters, 2006).
     """
-
-    def choose(self, windows: StratumWindows, k: int, rng: np.random.Generator) -> Choice:
-        waiting = np.log(rng.standard_exponential(windows.size)) - np.log(relevance(windows))
-        return np.argsort(waiting)[:k], None
+    waiting = np.log(rng.standard_exponential(windows.size)) - np.log(relevance(windows))
+    return np.argsort(waiting)[:k], None
 
 
-@dataclass(frozen=True)
-class KMeans(Method):
+def choose_kmeans(windows: StratumWindows, k: int, rng: np.random.Generator, options: Options) -> Choice:
     """Cluster the windows, then draw equally many from each cluster, uniformly; small clusters are taken whole."""
+    from sklearn.cluster import MiniBatchKMeans
 
-    clusters: int | None = None  # default: as many as windows to choose, at most 256
-    max_candidates: int = 20000
-
-    def choose(self, windows: StratumWindows, k: int, rng: np.random.Generator) -> Choice:
-        from sklearn.cluster import MiniBatchKMeans
-
-        clusters, seed = min(self.clusters or min(k, MOST_CLUSTERS), windows.size), int(rng.integers(2**31))
-        model = MiniBatchKMeans(clusters, batch_size=KMEANS_BATCH, n_init=1, random_state=seed)
-        with warnings.catch_warnings():
-            # Fewer different rows than clusters leave clusters empty; the quotas pass over those.
-            warnings.filterwarnings("ignore", "Number of distinct clusters")
-            label = model.fit_predict(windows.embeddings.astype(np.float32))
-        sizes = np.bincount(label)
-        members = np.split(np.argsort(label, kind="stable"), np.cumsum(sizes)[:-1])
-        shares = quotas(sizes, k, rng)
-        return np.concatenate([rng.choice(m, n, replace=False) for m, n in zip(members, shares, strict=True)]), None
+    clusters = min(options["clusters"] or min(k, MOST_CLUSTERS), windows.size)
+    seed = int(rng.integers(2**31))
+    model = MiniBatchKMeans(clusters, batch_size=KMEANS_BATCH, n_init=1, random_state=seed)
+    with warnings.catch_warnings():
+        # Fewer different rows than clusters leave clusters empty; the quotas pass over those.
+        warnings.filterwarnings("ignore", "Number of distinct clusters")
+        label = model.fit_predict(windows.embeddings.astype(np.float32))
+    sizes = np.bincount(label)
+    members = np.split(np.argsort(label, kind="stable"), np.cumsum(sizes)[:-1])
+    shares = quotas(sizes, k, rng)
+    return np.concatenate([rng.choice(m, n, replace=False) for m, n in zip(members, shares, strict=True)]), None
 
 
-@dataclass(frozen=True)
-class DPP(Method):
-    """A k-DPP on the similarity of the embeddings; if it needs levels, with `relevance` as the quality.
+def choose_dpp(windows: StratumWindows, k: int, rng: np.random.Generator, options: Options) -> Choice:
+    """Draw a k-DPP on the similarity of the embeddings, of some methods with `relevance` as the quality; or its
+    likeliest set.
 
     A determinant is zero for more windows than dimensions, so beyond them a k-DPP would draw uniformly. Then the
     stratum is divided into as few random groups as needed, and each gives its share by a k-DPP.
     """
-
-    greedy: bool = False  # take the likeliest set instead of a draw
-    similarity: Literal["cosine", "linear"] = "cosine"
-    ridge: float = 1e-6
-    max_candidates: int = 20000
-
-    def choose(self, windows: StratumWindows, k: int, rng: np.random.Generator) -> Choice:
-        quality = relevance(windows) if self.needs_levels else np.ones(windows.size)
-        groups = -(-k // windows.embeddings.shape[1])
-        if groups > 1:
-            log.info("%d of %d windows exceed the dimensions: %d random groups", k, windows.size, groups)
-        members = np.array_split(rng.permutation(windows.size) if groups > 1 else np.arange(windows.size), groups)
-        shares = quotas(np.array([len(each) for each in members]), k, rng).tolist()
-        chosen, by_similarity = [], 0.0
-        for rows, share in zip(members, shares, strict=True):
-            features = windows.embeddings[rows].astype(np.float64)
-            if self.similarity == "cosine":
-                features = normalized(features)
-            if self.greedy:
-                chosen.append(rows[greedy_map_dpp(features, share, quality=quality[rows], ridge=self.ridge)])
-                continue
-            process = KDPP(features, share, quality=quality[rows], ridge=self.ridge)
-            chosen.append(rows[process.sample(rng)])
-            by_similarity += process.by_similarity
-        return np.concatenate(chosen), None if self.greedy else by_similarity
+    quality = relevance(windows) if options["method"] in LEVELS else np.ones(windows.size)
+    greedy, ridge = options["method"].endswith("_map"), options["ridge"]
+    groups = -(-k // windows.embeddings.shape[1])
+    if groups > 1:
+        log.info("%d of %d windows exceed the dimensions: %d random groups", k, windows.size, groups)
+    members = np.array_split(rng.permutation(windows.size) if groups > 1 else np.arange(windows.size), groups)
+    shares = quotas(np.array([len(each) for each in members]), k, rng).tolist()
+    chosen, by_similarity = [], 0.0
+    for rows, share in zip(members, shares, strict=True):
+        features = windows.embeddings[rows].astype(np.float64)
+        if options["similarity"] == "cosine":
+            features = normalized(features)
+        if greedy:
+            chosen.append(rows[greedy_map_dpp(features, share, quality=quality[rows], ridge=ridge)])
+            continue
+        process = KDPP(features, share, quality=quality[rows], ridge=ridge)
+        chosen.append(rows[process.sample(rng)])
+        by_similarity += process.by_similarity
+    return np.concatenate(chosen), None if greedy else by_similarity
 
 
-METHODS: dict[str, Method] = {
-    "random": Method(),
-    "spl": Loud(needs_levels=True),
-    "dpp_div": DPP(),
-    "dpp": DPP(needs_levels=True),
-    "dpp_div_map": DPP(greedy=True),
-    "dpp_map": DPP(needs_levels=True, greedy=True),
-    "kmeans": KMeans(),
+METHODS: dict[str, Callable[[StratumWindows, int, np.random.Generator, Options], Choice]] = {
+    "random": choose_uniform,
+    "spl": choose_loud,
+    "kmeans": choose_kmeans,
+    **dict.fromkeys(DPPS, choose_dpp),
 }
-OPTIONS = ("similarity", "ridge", "clusters", "max_candidates")  # of `sample`, which only some methods have
 
 
-def choose_windows(
-    strata: Strata, size: int, method: Method, seed: int, workers: int
-) -> tuple[Int64, Int64, float | None]:
+def choose_windows(strata: Strata, options: Options, workers: int) -> tuple[Int64, Int64, float | None]:
     """Choose equally many windows from each stratum, in threads, while the table is read on.
 
     Returns the part of each window and its row in the part, sorted, and the share of those that a k-DPP chose by
     similarity (None: there was no choice).
     """
-    count = int((strata.sizes > 0).sum())
+    size, seed, count = options["size"], options["seed"], int((strata.sizes > 0).sum())
     if size < count:
         log.warning("%d windows of %d strata: only %d strata, drawn at random, give one each", size, count, size)
     rng = stratum_rng(seed, ("", ""), "quotas")
     shares = quotas(strata.sizes, min(size, int(strata.sizes.sum())), rng)
     wanted = np.flatnonzero(shares)
     most = None
-    if candidates := getattr(method, "max_candidates", None):
+    if candidates := options.get("max_candidates"):
         # From few more windows than are to be chosen, every method would choose nearly as if at random.
         most = max(candidates, LEAST_CHOICE * int(shares.max()))
         if large := int((strata.sizes[wanted] > most).sum()):
             text = "%d of %d strata have more than %d windows: so many of each, drawn uniformly, are considered"
             log.warning(text + "; raise max_candidates, or take shorter strata", large, len(wanted), most)
-    reading = strata.read(set(wanted.tolist()), with_embeddings=most is not None, most=most, seed=seed)
-    calls = (partial(_choose, method, windows, int(shares[n]), seed, strata.names[n]) for n, windows in reading)
-    bar = tqdm(total=int(shares.sum()), unit="window", unit_scale=True, desc="sample", disable=None)
+    reading = strata.read(set(wanted.tolist()), most, seed)
+    calls = (partial(_choose, windows, int(shares[n]), strata.names[n], options) for n, windows in reading)
     # One thread for each stratum, rather than all for one stratum's matrices, unless there is only one stratum.
     limit = threadpool_limits(1) if min(workers, len(wanted)) > 1 else nullcontext()
     places, by_similarity, among = [], 0.0, 0
-    with limit, bar:
+    with limit, tqdm(total=int(shares.sum()), unit="window", unit_scale=True, desc="sample", disable=None) as bar:
         for windows, (chosen, similar) in chain.from_iterable(prefetch(calls, workers)):
             places.append(np.array([windows.part[chosen], windows.window[chosen]], np.int64))
             if similar is not None:
@@ -157,14 +135,12 @@ def choose_windows(
             bar.update(len(chosen))
     part, window = np.concatenate(places, axis=1)
     order = np.lexsort((window, part))
-    if isinstance(method, DPP):
-        warn_if_uniform(by_similarity, among, method.ridge)
+    if among:
+        warn_if_uniform(by_similarity, among, options["ridge"])
     return part[order], window[order], by_similarity / among if among else None
 
 
-def _choose(
-    method: Method, windows: StratumWindows, k: int, seed: int, name: Name
-) -> Iterator[tuple[StratumWindows, Choice]]:
+def _choose(windows: StratumWindows, k: int, name: Name, options: Options) -> Iterator[tuple[StratumWindows, Choice]]:
     """Choose from one stratum; an iterator, for `prefetch`."""
     if k == windows.size:
         yield windows, (np.arange(k), None)
@@ -174,7 +150,8 @@ def _choose(
             place = f"the first is window {windows.window[bad[0]]} of part {windows.part[bad[0]]}"
             remedy = "make the table again without its clip"
             raise EdgeseaError(f"{len(bad)} of {windows.size} windows have NaN or Inf in embeddings: {place}; {remedy}")
-        yield windows, method.choose(windows, k, stratum_rng(seed, name, "choose"))
+        rng = stratum_rng(options["seed"], name, "choose")
+        yield windows, METHODS[options["method"]](windows, k, rng, options)
     except EdgeseaError as error:
         raise EdgeseaError(f"stratum {', '.join(filter(None, name)) or '(all windows)'}: {error}") from error
 

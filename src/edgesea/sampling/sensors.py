@@ -10,7 +10,6 @@ from edgesea.sampling.dpp import Float64, k_dpp, pivoted_cholesky
 
 COLUMNS = (("sensor", "sensor_id"), ("latitude", "lat"), ("longitude", "lon", "lng"))  # names in a file of positions
 PLACE = ["latitude", "longitude"]
-EARTH_RADIUS_KM = 6371.0088  # mean radius (IUGG)
 Position = tuple[float, float]  # latitude and longitude in degrees
 
 
@@ -75,11 +74,9 @@ def position_features(degrees: Float64) -> Float64:
     Gaussian one, is positive definite on a sphere: Feragen, Lauze & Hauberg, "Geodesic exponential kernels: when
     curvature and linearity conflict", CVPR 2015.
     """
-    north, east = np.radians(degrees).T
-    # The haversine formula keeps its digits for sensors a few metres apart.
-    haversine = np.sin((north[:, None] - north) / 2) ** 2
-    haversine += np.cos(north[:, None]) * np.cos(north) * np.sin((east[:, None] - east) / 2) ** 2
-    distance = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(haversine.clip(max=1.0)))
+    from sklearn.metrics.pairwise import haversine_distances
+
+    distance = haversine_distances(np.radians(degrees))
     different = distance[distance > 1e-12 * distance.max()]
     kernel = np.exp(-distance / (np.median(different) if len(different) else 1.0))
     return pivoted_cholesky(np.diag(kernel), kernel.__getitem__, len(kernel), tolerance=1e-12)[1]

@@ -9,7 +9,7 @@ strata are mixed, parts of it are read more than once.
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -133,39 +133,36 @@ class Strata:
             log.info("%s: no sensors known; all windows count as one sensor's", table)
         elif "" in self.sensors:
             log.warning("%s: some windows have no sensor; they count as one sensor's", table)
-        untimed = f"{table}: {self.untimed} of {total} windows have no time"
-        if self.untimed and needs_levels:
-            log.warning("%s: their levels are ranked among each other, whatever the time of day", untimed)
-        if self.untimed and period != "none":
-            level = logging.INFO if self.untimed == total else logging.WARNING
-            log.log(level, "%s: those of a sensor count as one %s", untimed, period)
+        level = logging.INFO if self.untimed == total and not needs_levels else logging.WARNING
+        if self.untimed and (needs_levels or period != "none"):
+            text = (
+                "%s: %d of %d windows have no time: they count as one period, their levels are ranked among each other"
+            )
+            log.log(level, text, table, self.untimed, total)
 
-    def read(
-        self, wanted: set[int], *, with_embeddings: bool, most: int | None = None, seed: int = 0
-    ) -> Iterator[tuple[int, StratumWindows]]:
+    def read(self, wanted: set[int], most: int | None, seed: int) -> Iterator[tuple[int, StratumWindows]]:
         """Yield (number, its windows) of some strata, each when it is complete.
 
-        Of a stratum with more than `most` windows only so many are read, drawn uniformly.
+        Of a stratum with more than `most` windows only so many are read, drawn uniformly; None: all, but no embeddings.
         """
         counts = self.sizes if most is None else np.minimum(self.sizes, most)
         embedding_bytes = self.table.embedding_size * self.table.embedding_dtype.itemsize
-        needed = counts * (SMALL_BYTES + embedding_bytes * with_embeddings)
+        needed = counts * (SMALL_BYTES + (0 if most is None else embedding_bytes))
         # In the order in which they begin, so that the strata of a batch are close to each other in the table.
         order = np.array(list(dict.fromkeys(n for members in self.chunks.values() for n in members if n in wanted)))
         batch = np.cumsum(needed[order]) // BUDGET
         for each in np.unique(batch):
-            yield from self._read_batch(order[batch == each].tolist(), counts, with_embeddings, seed)
+            members = order[batch == each].tolist()
+            rngs = {n: stratum_rng(seed, self.names[n], "pool") for n in members if counts[n] < self.sizes[n]}
+            drawn = {n: np.sort(rng.choice(self.sizes[n], counts[n], replace=False)) for n, rng in rngs.items()}
+            yield from self._read_batch(members, drawn, most is not None)
 
     def _read_batch(
-        self, batch: list[int], counts: Int64, with_embeddings: bool, seed: int
+        self, batch: list[int], drawn: Mapping[int, Int64], with_embeddings: bool
     ) -> Iterator[tuple[int, StratumWindows]]:
+        """The same for strata that fit in memory together; `drawn`: which of the windows of large ones are wanted."""
         pieces: dict[int, list[StratumWindows]] = {number: [] for number in batch}
         seen = dict.fromkeys(batch, 0)
-        drawn = {
-            n: np.sort(stratum_rng(seed, self.names[n], "pool").choice(self.sizes[n], counts[n], replace=False))
-            for n in batch
-            if counts[n] < self.sizes[n]
-        }
         for (part, group), members in self.chunks.items():
             if pieces.keys().isdisjoint(members):
                 continue
