@@ -42,7 +42,7 @@ def directly(rows: list[dict[str, str]], taxonomy: Taxonomy) -> dict[str, list[A
         agreed = [row for row in own if row["annotator_id"] == "0"]
 
         def vote(tag: str, voters: list[dict[str, str]] = agreed or volunteers) -> int:
-            votes = [row[f"{tag}_presence"] for row in voters if row[f"{tag}_presence"] != "-1"]
+            votes = {row[f"{tag}_presence"] for row in voters} - {"-1"}
             return int("1" in votes) if votes else -1
 
         def side(tag: str, voters: list[dict[str, str]] = volunteers) -> list[int]:

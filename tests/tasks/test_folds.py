@@ -50,13 +50,8 @@ def test_each_fold_is_tested_in_turn(classifier: Any) -> None:
     assert one["clips"] == np.sum(one["confusion"]["counts"]) == 12
 
 
-@pytest.mark.parametrize(
-    ("classifier", "features", "search"),
-    [
-        *itertools.product(["logistic", "mlp", "svm"], ["mean", "framewise"], [False]),
-        *itertools.product(["logistic", "svm"], ["mean", "statistics", "framewise"], [True]),
-    ],
-)
+@pytest.mark.parametrize("classifier", ["logistic", "svm"])
+@pytest.mark.parametrize(("features", "search"), itertools.product(["mean", "statistics", "framewise"], [True, False]))
 def test_the_fold_under_test_is_never_trained_on(classifier: Any, features: Any, search: bool) -> None:
     """Which clip it is can be learnt by heart but says nothing about others: seen ones would give an accuracy of 1."""
     task, probe = task_of(clips=10), ProbeOptions(classifier, features, search)
