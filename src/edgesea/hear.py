@@ -110,9 +110,9 @@ def _check(audio: Tensor, model: HearModel) -> None:
 def _embed(audio: Tensor, model: HearModel, framing: Framing, count: int | None = None) -> list[NDArray[np.float32]]:
     """Embeddings (count, D) of each sound."""
     sounds = audio.detach().to("cpu", torch.float32).numpy()
-    recordings = [Recording(f"audio[{index}]", sound, model.sample_rate) for index, sound in enumerate(sounds)]
+    recordings = [Recording(f"audio[{index}]", sound, model.sample_rate, count) for index, sound in enumerate(sounds)]
     embeddings = []
-    for result in embed_files(model.model, recordings, framing, count=count):
+    for result in embed_files(model.model, recordings, framing):
         if result.embedding is None:
             raise EdgeseaError(result.error)
         embeddings.append(result.embedding)

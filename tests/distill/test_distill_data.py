@@ -32,7 +32,9 @@ def order(batches, places):
 
 def shuffled(source, epoch_size=None, seed=5, buffer=14):
     """Batches of eight from buffers of so many windows (14: about five buffers a pass)."""
-    return ShuffledWindows(source, 8, epoch_size, seed, buffer_bytes=buffer * source.window_bytes)
+    windows = ShuffledWindows(source, 8, epoch_size, seed)
+    windows.buffer_windows = buffer
+    return windows
 
 
 @pytest.mark.parametrize("buffer", [1, 14, 30, 1000])

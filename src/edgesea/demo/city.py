@@ -1,7 +1,5 @@
 """The synthetic city: recordings of a few sensors, annotated as in SONYC-UST v2, and their manifest."""
 
-import json
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -52,33 +50,20 @@ FIRST_DAY = datetime(2019, 6, 5)
 PEAK = 0.9
 
 
-@dataclass(frozen=True)
 class Sensor:
-    """One sensor of the network and the place where it hangs."""
+    """One sensor of the network and the place where it hangs, in Manhattan or Brooklyn."""
 
-    place: dict[str, float]  # borough, block, latitude, longitude
-    level: float  # of the background at the busiest hour, dBFS
-    slope: float  # of its spectrum, dB per octave
-    calibration: float  # dB SPL of a signal of RMS 1
-    response: Signal  # gain of microphone and housing in dB at 63 Hz, 125 Hz, ... 16 kHz
-    tail: Signal  # reverberation of the street, energy 1
-
-
-def make_sensor(rng: Rng) -> Sensor:
-    """Draw a sensor in Manhattan or Brooklyn."""
-    borough, latitude, longitude = ((1, 40.7295, -73.9939), (3, 40.6938, -73.9870))[rng.integers(2)]
-    place: dict[str, float] = {"borough": borough, "block": int(rng.integers(100, 2700))}
-    place["latitude"] = round(latitude + rng.uniform(-0.012, 0.012), 5)
-    place["longitude"] = round(longitude + rng.uniform(-0.008, 0.008), 5)
-    n = int(rng.uniform(0.4, 1.1) * RATE)
-    return Sensor(
-        place,
-        level=rng.uniform(-44, -40),
-        slope=rng.uniform(-5.2, -3.8),
-        calibration=rng.uniform(101, 107),
-        response=rng.standard_normal(9),
-        tail=unit(rng.standard_normal(n) * decay(n, n / RATE)) / np.sqrt(n),
-    )
+    def __init__(self, rng: Rng) -> None:
+        borough, latitude, longitude = ((1, 40.7295, -73.9939), (3, 40.6938, -73.9870))[rng.integers(2)]
+        self.place: dict[str, float] = {"borough": borough, "block": int(rng.integers(100, 2700))}
+        self.place["latitude"] = round(latitude + rng.uniform(-0.012, 0.012), 5)
+        self.place["longitude"] = round(longitude + rng.uniform(-0.008, 0.008), 5)
+        n = int(rng.uniform(0.4, 1.1) * RATE)
+        self.level = rng.uniform(-44, -40)  # of the background at the busiest hour, dBFS
+        self.slope = rng.uniform(-5.2, -3.8)  # of its spectrum, dB per octave
+        self.calibration = rng.uniform(101, 107)  # dB SPL of a signal of RMS 1
+        self.response = rng.standard_normal(9)  # gain of microphone and housing in dB at 63 Hz, 125 Hz, ... 16 kHz
+        self.tail = unit(rng.standard_normal(n) * decay(n, n / RATE)) / np.sqrt(n)  # reverberation, energy 1
 
 
 def activity(coarse: str, hour: float) -> float:
@@ -172,10 +157,10 @@ def make_city(
     if (out / "manifest.csv").exists():  # it is written last
         return out
     (out / "audio").mkdir(exist_ok=True)
-    places = [make_sensor(np.random.default_rng([seed, 0, index])) for index in range(sensors)]
+    places = [Sensor(np.random.default_rng([seed, 0, index])) for index in range(sensors)]
     manifest, annotations = [], []
-    numbers = [(sensor, number) for sensor in range(sensors) for number in range(days * clips_per_day)]
-    for sensor, number in tqdm(numbers, desc="city", unit="clip", disable=None):
+    for index in tqdm(range(sensors * days * clips_per_day), desc="city", unit="clip", disable=None):
+        sensor, number = divmod(index, days * clips_per_day)
         day, slot = divmod(number, clips_per_day)
         rng = np.random.default_rng([seed, 1, sensor, day, slot])
         time = FIRST_DAY + timedelta(days=day, seconds=int(86400 / clips_per_day * (slot + rng.random())))
@@ -186,16 +171,15 @@ def make_city(
         soundfile.write(out / "audio" / name, clip, RATE, subtype="PCM_16")
         rms = [np.sqrt(np.mean(clip[start : start + RATE] ** 2)) for start in range(0, len(clip), RATE)]
         level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
-        manifest.append([f"audio/{name}", sensor, time.isoformat(), split, json.dumps(level)])
+        manifest.append([f"audio/{name}", sensor, time.isoformat(), split, level])
         if labelled:
             noted = [(volunteer + 1, annotate(heard, rng)) for volunteer in rng.choice(VOLUNTEERS, 3, replace=False)]
             if validate:
                 noted.append((VERIFIED, dict.fromkeys(heard, "-1")))
-            clip_columns = {"split": split, "sensor_id": sensor, "audio_filename": name}
-            week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
             for annotator, tags in noted:
-                who = {"annotator_id": annotator, **places[sensor].place, **week}
-                annotations.append({**clip_columns, **who, **tag_columns(tags)})
+                clip_columns = {"split": split, "sensor_id": sensor, "audio_filename": name, "annotator_id": annotator}
+                week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
+                annotations.append({**clip_columns, **places[sensor].place, **week, **tag_columns(tags)})
     (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
     pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
     with atomic_path(out / "manifest.csv") as temporary:

@@ -112,10 +112,12 @@ def distill(
     from edgesea.distill.module import Training
     from edgesea.distill.trainer import resolve_precision, train_student
     from edgesea.models import resolve_device
+    from edgesea.models.base import file_digest
     from edgesea.models.student_config import StudentConfig
     from edgesea.models.student_files import model_card, save_student
     from edgesea.models.student_torch import Student
     from edgesea.reduction import load_reduction
+    from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
     from edgesea.table.reader import Table
 
     numbers = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr, "devices": devices}
@@ -128,8 +130,8 @@ def distill(
     if phi.input_size != source.embedding_size:
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
     windows = WindowSource(source, phi, "train"), WindowSource(source, phi, "validate")
-    device_name = resolve_device(device)
-    actual_precision = resolve_precision(precision, device_name)
+    place = resolve_device(device)
+    actual = resolve_precision(precision, place)
     shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
     audio = {"sample_rate": source.sample_rate, "window": source.framing.window}
     mels = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "fmax": fmax}
@@ -137,32 +139,25 @@ def distill(
     options = Training(
         epochs, epoch_size, batch_size * devices, lr, weight_decay, mask, schedule, patience, keep, precision, seed
     )
-    plan = {**_inputs(source.info, Path(reduction)), "architecture": config.to_dict(), "training": asdict(options)}
+    info = read_json(Path(reduction, REDUCTION_FILE))
+    recorded = {key: info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")}
+    plan = {
+        "table": {key: source.info[key] for key in ("manifest_sha256", "framing", "dtype")},
+        "teacher": source.info["teacher"],
+        "reduction": {**recorded, "sha256": file_digest(Path(reduction, ARRAYS_FILE))},
+        "architecture": config.to_dict(),
+        "training": asdict(options),
+    }
     claim(folder, plan, "student of `edgesea distill`")
     if (folder / RESULTS_FILE).exists():
         log.info("%s is finished; nothing to do", folder)
         return dict(read_json(folder / RESULTS_FILE))
     seed_everything(seed, workers=True, verbose=False)
     network = Student(config)
-    hardware = {"precision": actual_precision, "device": device_name, "devices": devices, "save_every": save_every}
-    scores, is_first = train_student(network, options, windows, folder, **hardware)
+    scores, is_first = train_student(network, options, windows, folder, save_every, actual, place, devices)
     result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
     if is_first:
-        provenance = {**plan, "precision": actual_precision, "scores": scores, "versions": versions()}
+        provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
         save_student(network.float(), folder, provenance, model_card(config, provenance))
         write_json(folder / RESULTS_FILE, result)
     return result
-
-
-def _inputs(table: dict[str, Any], reduction: Path) -> dict[str, Any]:
-    """What a plan records of the table, from its info, and of the reduction."""
-    from edgesea.models.base import file_digest
-    from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
-
-    info = read_json(reduction / REDUCTION_FILE)
-    recorded = {key: info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")}
-    return {
-        "table": {key: table[key] for key in ("manifest_sha256", "framing", "dtype")},
-        "teacher": table["teacher"],
-        "reduction": {**recorded, "sha256": file_digest(reduction / ARRAYS_FILE)},
-    }

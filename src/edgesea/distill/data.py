@@ -58,27 +58,20 @@ class Batches:
 class ShuffledWindows:
     """The training batches of one epoch, as a function of (seed, epoch) alone.
 
-    In every pass over the table the chunks are put in random order and read into a buffer of up to `buffer_bytes`,
+    In every pass over the table the chunks are put in random order and read into a buffer of up to `BUFFER_BYTES`,
     whose windows are shuffled; the windows that do not fill the last batch of a pass are left out of it. An epoch of
     `epoch_size` windows (None: one pass) begins where the last one ended. A table that fits in the buffer is read once.
     `batch_size` is that of one process; each of `world` processes takes every `world`-th window of a batch of all.
     """
 
     def __init__(
-        self,
-        source: WindowSource,
-        batch_size: int,
-        epoch_size: int | None,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        buffer_bytes: int = BUFFER_BYTES,
+        self, source: WindowSource, batch_size: int, epoch_size: int | None, seed: int, rank: int = 0, world: int = 1
     ) -> None:
         self.source, self.seed, self.rank, self.world = source, seed, rank, world
         self.global_batch = min(batch_size * world, source.windows // world * world)
         self.pass_batches = source.windows // self.global_batch
         self.batches = self.pass_batches if epoch_size is None else max(1, epoch_size // self.global_batch)
-        self.buffer_windows = max(1, buffer_bytes // source.window_bytes)
+        self.buffer_windows = max(1, BUFFER_BYTES // source.window_bytes)
         self._members: list[int] = []  # chunks in the buffer, which is kept for the next pass
         self._buffer: list[tuple[Int16, Float32]] = []  # their windows and targets, rows of the chunks' arrays
 

@@ -105,7 +105,6 @@ class Distiller(LightningModule):
         self._scheduler: OneCycleLR | ReduceLROnPlateau
         self._scheduler_state: dict[str, Any] | None = None
         self._loss_sum, self._loss_count = 0.0, 0
-        self.measure = FitMeasure(student.embedding_size)
 
     def train_dataloader(self) -> Batches:
         return self.train_windows.epoch(self.current_epoch)

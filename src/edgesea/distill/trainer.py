@@ -95,17 +95,15 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 def _trainer(options: Training, folder: Path, save_every: int, precision: str, device: str, devices: int) -> Trainer:
     """A trainer with early stopping that writes the checkpoints best, last and of every `save_every`-th epoch."""
-    checkpoint = partial(
-        ModelCheckpoint, folder / CHECKPOINTS, save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    callbacks = [HistoryFile(folder / "metrics.csv"), ProgressBar(), checkpoint("best", "val_mse")]
+    save = partial(ModelCheckpoint, folder / CHECKPOINTS, save_on_train_epoch_end=True, enable_version_counter=False)
+    callbacks = [HistoryFile(folder / "metrics.csv"), ProgressBar(), save("best", "val_mse")]
     if options.patience:
         callbacks.append(EarlyStopping("val_mse", 1e-4, options.patience, check_on_train_epoch_end=False))
     if save_every:
         # Lightning tells callbacks apart by what they monitor, and counts epochs from 0.
         every: dict[str, Any] = {"save_top_k": -1, "every_n_epochs": save_every, "auto_insert_metric_name": False}
-        callbacks.append(checkpoint("epoch-{epoch_number:04.0f}", "epoch_number", **every))
-    callbacks.append(checkpoint("last"))  # the last to be written: it marks the epoch as done
+        callbacks.append(save("epoch-{epoch_number:04.0f}", "epoch_number", **every))
+    callbacks.append(save("last"))  # the last to be written: it marks the epoch as done
     return Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=devices,
@@ -113,7 +111,6 @@ def _trainer(options: Training, folder: Path, save_every: int, precision: str, d
         precision=precision,  # type: ignore[arg-type]
         max_epochs=options.epochs,
         reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
         num_sanity_val_steps=0,
         logger=False,
         callbacks=callbacks,
@@ -124,23 +121,22 @@ def _trainer(options: Training, folder: Path, save_every: int, precision: str, d
 
 
 def train_student(
-    network: Student, options: Training, sources: tuple[WindowSource, WindowSource], folder: Path, **hardware: Any
+    network: Student, options: Training, sources: tuple[WindowSource, WindowSource], folder: Path, *hardware: Any
 ) -> tuple[dict[str, Any], bool]:
     """Train a student, or resume from its checkpoints; returns its scores, and whether this process is the first.
 
     `sources` are the windows to train on and to validate on, `hardware` are options of `_trainer`.
     """
-    devices = hardware["devices"]
-    batch_size, (rank, world) = options.batch_size // devices, process_rank(devices)
-    train = ShuffledWindows(sources[0], batch_size, options.epoch_size, options.seed, rank, world)
-    module = Distiller(network, options, train, ordered_windows(sources[1], batch_size, rank, world))
     path, checkpoint = _last_checkpoint(folder / CHECKPOINTS)
     with warnings.catch_warnings():
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, and reports of the environment
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="lightning.*")
         warnings.filterwarnings("ignore", message=".*(num_workers|isinstance\\(treespec|litlogger).*")
-        trainer = _trainer(options, folder, **hardware)
+        trainer = _trainer(options, folder, *hardware)
+        size, place = options.batch_size // trainer.num_devices, (trainer.global_rank, trainer.world_size)
+        train = ShuffledWindows(sources[0], size, options.epoch_size, options.seed, *place)
+        module = Distiller(network, options, train, ordered_windows(sources[1], size, *place))
         try:
             if checkpoint.get("edgesea", {}).get("stopped"):
                 module.on_load_checkpoint(checkpoint)  # stopped early, then killed: trainer.fit would add an epoch
@@ -170,10 +166,3 @@ def _last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
             log.info("resuming from %s", path)
             return path, checkpoint
     return None, {}
-
-
-def process_rank(devices: int) -> tuple[int, int]:
-    """Rank of this process and number of processes, before the process group exists, from the launcher's variables."""
-    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or devices) if devices > 1 else 1
-    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0)
-    return (rank, world) if world > 1 else (0, 1)

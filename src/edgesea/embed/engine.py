@@ -22,6 +22,7 @@ from edgesea.parallel import prefetch
 Float32 = NDArray[np.float32]
 S = TypeVar("S")
 P = TypeVar("P")
+Read = Callable[[S], Iterable[tuple[P, Float32]]]
 
 DEFAULT_MODEL = "edgel3/sea-64"  # the smallest of the published students
 PIECE = 64  # windows of one recording that are cut together, and share their frames
@@ -60,13 +61,7 @@ class _Part(NamedTuple, Generic[S, P]):
 
 
 def embed_sources(
-    model: EmbeddingModel | None,
-    sources: Iterable[S],
-    read: Callable[[S], Iterable[tuple[P, Float32]]],
-    *,
-    batch_size: int,
-    workers: int,
-    depth: int = 2,
+    model: EmbeddingModel | None, sources: Iterable[S], read: Read[S, P], batch_size: int, workers: int, depth: int = 2
 ) -> Iterator[tuple[S, P, Float32] | Failure[S]]:
     """Embed the pieces of all sources, in batches of exactly `batch_size` rows that reach over sources.
 
@@ -144,6 +139,7 @@ class Recording:
     name: str
     samples: io.Signal
     sample_rate: int  # Hz
+    windows: int | None = None  # how many to cut; None: as the framing has it
 
     def chunks(self) -> Iterator[Float32]:
         size = round(io.CHUNK_SECONDS * self.sample_rate)
@@ -177,17 +173,12 @@ def framing_of(model: EmbeddingModel, hop: float, center: bool) -> Framing:
 
 
 def embed_files(
-    model: EmbeddingModel,
-    paths: Sequence[A],
-    framing: Framing,
-    batch_size: int = 64,
-    workers: int = 2,
-    count: int | None = None,
+    model: EmbeddingModel, paths: Sequence[A], framing: Framing, batch_size: int = 64, workers: int = 2
 ) -> Iterator[AudioEmbedding[A]]:
     """Embed files, or recordings in memory, in order; one that cannot be used gives its error instead of embeddings.
 
     They are read in `workers` threads, in memory that their length does not set, and share batches of `batch_size`
-    windows. `count` is the number of windows of each, if not that of the framing.
+    windows.
     """
     at_rate = framing.at(model.sample_rate)
 
@@ -206,7 +197,7 @@ def embed_files(
         if silent:
             found.append("silent: all samples are zero")
         rest = resampler.feed(np.zeros(0, np.float32), last=True)
-        for piece in chain(cutter.feed(rest), cutter.finish(count)):
+        for piece in chain(cutter.feed(rest), cutter.finish(getattr(audio, "windows", None))):
             yield found, cut_rows(model, piece, at_rate)
 
     results = embed_sources(model, enumerate(paths), read, batch_size=batch_size, workers=workers)

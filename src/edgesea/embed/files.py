@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from edgesea.artifact import FULL, atomic_path, check_file, differences, versions, walk
+from edgesea.audio.framing import Framing
 from edgesea.audio.io import audio_suffixes, check_readable, checked_count, checked_flag, is_audio
 from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
@@ -87,7 +88,8 @@ def embed(
             model, audio = str(last), audio[:-1]
     targets = result_paths(audio, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
-    results = _write_results(network, targets, hop, center, batch_size, workers, overwrite)
+    framing = framing_of(network, hop, center)
+    results = _write_results(network, targets, framing, batch_size, workers, overwrite)
     files, windows, failed = 0, 0, {}
     for file, embedding, error, found in tqdm(results, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
@@ -159,7 +161,8 @@ def process_files(
     targets = result_paths(paths, output_dir, suffix or "")
     failed = []
     network = load_model(model)
-    for path, _, error, found in _write_results(network, targets, hop_size, center, batch_size, workers, overwrite):
+    framing = framing_of(network, hop_size, center)
+    for path, _, error, found in _write_results(network, targets, framing, batch_size, workers, overwrite):
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
             warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
@@ -171,17 +174,10 @@ def process_files(
 
 
 def _write_results(
-    model: EmbeddingModel,
-    targets: dict[Path, Path],
-    hop: float,
-    center: bool,
-    batch: int,
-    workers: int,
-    overwrite: bool,
+    model: EmbeddingModel, targets: dict[Path, Path], framing: Framing, batch_size: int, workers: int, overwrite: bool
 ) -> Iterator[AudioEmbedding[Path]]:
     """Embed the keys of `targets` and write the results to its values; one that is there comes without embedding."""
-    checked_count("batch_size", batch), checked_count("workers", workers), checked_flag("overwrite", overwrite)
-    framing = framing_of(model, hop, center)
+    checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
     made_by["edgesea"] = versions().get("edgesea", "unknown")
     missing: dict[Path, dict[str, Any]] = {}  # with what their results are made of
@@ -197,7 +193,7 @@ def _write_results(
                 yield AudioEmbedding(path, None)
         except (EdgeseaError, OSError) as error:
             yield AudioEmbedding(path, None, str(error).removeprefix(f"{path}: "))
-    for result in embed_files(model, list(missing), framing, batch, workers):
+    for result in embed_files(model, list(missing), framing, batch_size, workers):
         path, embedding = result.path, result.embedding
         try:
             if embedding is not None:
