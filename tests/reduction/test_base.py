@@ -2,8 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from edgesea import cli
 from edgesea.errors import EdgeseaError
 from edgesea.reduction import load_reduction, reduce, used_options
 from edgesea.reduction.base import METHODS, Reduction, method_class
-from edgesea.reduction.pca import Linear
-from edgesea.table.reader import Table
 
 Float32 = NDArray[np.float32]
 GOLDEN = Path(__file__).parents[1] / "golden" / "reductions"  # written by edgesea before its methods were dataclasses
@@ -37,31 +33,6 @@ def fitted(method: str, rows: Float32, size: int = 3) -> Reduction:
     phi = method_class(method)(**{"size": size, **LEARNED.get(method, {})} if method != "identity" else {})
     phi.fit([rows[:20], rows[:0], rows[20:]])
     return phi
-
-
-@dataclass(eq=False)
-class Liveliest(Linear):
-    """The dimensions that vary most, standardised: a method as anyone could add one."""
-
-    size: int
-    method = "liveliest"
-
-    def fit(self, rows: Iterable[Float32]) -> None:
-        order = np.argsort(-self.measure(rows).std)
-        self.components = np.eye(self.input_size)[order[: self.size]]
-
-
-def test_a_new_method_takes_a_class_and_a_line(
-    small_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(METHODS, "liveliest", f"{__name__}:Liveliest")
-    assert cli.main(["reduce", str(small_table), str(tmp_path), "--method=liveliest", "--size=3"]) == 0
-    info = json.loads((tmp_path / "reduction.json").read_text())
-    assert [info[name] for name in ("method", "input_size", "output_size", "windows")] == ["liveliest", 512, 3, 60]
-    rows = np.concatenate(list(Table(small_table).iter_embeddings("train"))).astype(np.float64)
-    best = np.argsort(-rows.std(0))[:3]
-    expected = (rows - rows.mean(0))[:, best] / rows.std(0)[best]
-    np.testing.assert_allclose(load_reduction(tmp_path).transform(rows), expected, atol=1e-5)
 
 
 def test_the_registry_and_the_stage_agree() -> None:

@@ -250,13 +250,6 @@ def test_nothing_else_is_overwritten(small_table: Path, tmp_path: Path, refuses:
         assert sample(small_table, tmp_path / "s", size=size)["windows"] == size
 
 
-def test_a_saved_subset_loads_unchanged(tmp_path: Path) -> None:
-    saved = Subset(np.array([0, 0, 3]), np.array([1, 5, 2**40]), {"method": "random", "größe": [1, None]})
-    saved.save(tmp_path / "new" / "subset.parquet")
-    loaded = Subset.load(tmp_path / "new" / "subset.parquet")
-    assert (loaded.part.tolist(), loaded.window.tolist(), loaded.info) == ([0, 0, 3], [1, 5, 2**40], saved.info)
-
-
 def test_other_files_are_not_taken_for_a_subset(tmp_path: Path) -> None:
     pq.write_table(pa.table({"part": [0], "window": [0]}), tmp_path / "parquet")
     pq.write_table(pa.table({"x": [0]}).replace_schema_metadata({b"edgesea": b"{}"}), tmp_path / "columns")

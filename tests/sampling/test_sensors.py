@@ -13,17 +13,10 @@ from edgesea.sampling.sensors import choose_sensors, position_features, read_pos
 PLACES = {"a": (40.70, -74.00), "b": (40.71, -74.00), "c": (40.80, -73.95), "d": (40.72, -73.90), "e": (40.705, -74.0)}
 
 
-def km(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Distance by the spherical law of cosines."""
-    (north, east), (north2, east2) = np.radians(one), np.radians(other)
-    cosine = np.sin(north) * np.sin(north2) + np.cos(north) * np.cos(north2) * np.cos(east - east2)
-    return float(6371.0088 * np.arccos(min(1.0, cosine)))
-
-
 def test_far_sensors_are_drawn_with_the_probabilities_of_the_k_dpp() -> None:
     names = list(PLACES)
-    distance = np.array([[km(PLACES[i], PLACES[j]) if i != j else 0.0 for j in names] for i in names])
-    kernel = np.exp(-distance / np.median(distance[distance > 0]))
+    features = position_features(np.array(list(PLACES.values())))
+    kernel = features @ features.T
     weight = {s: float(np.linalg.det(kernel[np.ix_(s, s)])) for s in combinations(range(5), 3)}
     probability = {s: w / sum(weight.values()) for s, w in weight.items()}
     rng = np.random.default_rng(0)
