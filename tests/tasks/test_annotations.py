@@ -77,16 +77,6 @@ def test_votes_and_proximities_are_those_of_the_rules(tmp_path: Path, taxonomy: 
     assert read.clips.tolist() == sorted(wanted)
 
 
-def test_the_real_columns_are_read(shared_data: Path) -> None:
-    folder = shared_data / "sonyc_ust"
-    read = read_annotations(folder / "annotations_eval.csv", read_taxonomy(folder / "dcase-ust-taxonomy.yaml"))
-    assert (read.coarse.shape, read.fine.shape, read.verified.all()) == ((669, 8), (669, 29), True)
-    first = read.clips.tolist().index("00_026884.wav")
-    assert np.shape(read.proximity) == (669, 23, 2)
-    assert np.asarray(read.context)[first].tolist() == [40.72951, -73.99388, 8, 4, 43]
-    assert np.asarray(read.sensors)[first] == "0"
-
-
 def test_fine_tags_and_context_alone_are_read(tmp_path: Path, taxonomy: Taxonomy) -> None:
     columns = [*COARSE[:3], *(f"{tag}_presence" for tag in FINE), *CONTEXT]
     rows = [("train", "b", 1, 1, 0, 0, 1, 40.5, -73.25, 23, 6, 53), ("train", "a", 1, 0, 0, 1, 0, "", " ", 0, 0, 1)]

@@ -19,7 +19,6 @@ Float64 = NDArray[np.float64]
 
 CONTEXT = ("latitude", "longitude", "hour", "day", "week")
 CODES = (range(24), range(7), range(1, 53))  # values with a one-hot code of hour, day and week
-SIZE = 2 + sum(map(len, CODES))  # dimensions of an encoded context
 log = logging.getLogger(__name__)
 
 
