@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import yaml
 
-from edgesea.demo.city import COARSE, FINE, activity, annotate, make_city, tag_columns
+from edgesea.demo.city import COARSE, FINE, annotate, make_city, tag_columns
 from edgesea.demo.sounds import RATE
 from edgesea.errors import EdgeseaError
 
@@ -93,11 +93,6 @@ def test_volunteers_err_in_about_a_tenth():
     counts = rows["1-2_medium-sounding-engine_proximity"].value_counts()
     assert set(counts.index) == {"near", "notsure", "-1"}
     assert 0.05 < counts["notsure"] / 1000 < 0.15
-
-
-def test_activity_follows_the_clock():
-    assert activity("2", 10.0) == 1.0 > 0.15 > activity("2", 2.0)
-    assert activity("6", 0.5) == pytest.approx(activity("6", 21.5))  # 23 h is as near to both
 
 
 def test_same_seed_same_bytes_other_seed_other_city(city, tmp_path):

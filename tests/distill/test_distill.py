@@ -107,13 +107,6 @@ def test_one_cycle_rises_falls_and_keeps_the_last_epoch(train, tmp_path):
     assert result["mse"] == pytest.approx(rows[-1]["val_mse"], rel=1e-6)
 
 
-def test_the_seed_alone_decides(train, tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        train(name, seed=seed, epochs=2)
-    assert same(tmp_path / "a", tmp_path / "b")
-    assert not same(tmp_path / "a", tmp_path / "c")
-
-
 def test_bfloat16_training_is_validated_in_single_precision(train, tmp_path):
     result = train(precision="bf16-mixed", epochs=3, save_every=2)
     assert result["mse"] == pytest.approx(min(row["val_mse"] for row in history(tmp_path / "s")), rel=1e-6)

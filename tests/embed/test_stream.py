@@ -87,13 +87,9 @@ def test_a_chunk_of_many_windows_is_embedded_in_batches():
     assert len(sizes) <= 596 / 16 + 8
 
 
-def test_a_stream_without_samples_gives_nothing():
-    for chunks in ([], [[]], [np.zeros((0, 16), np.float32)]):
-        embedding, timestamps = feed_all(Stream(QUICK), chunks)
-        assert (embedding.shape, timestamps.shape) == ((0, 3), (0,))
-
-
 def test_an_ended_stream_begins_anew_after_reset():
+    for chunks in ([], [[]], [np.zeros((0, 16), np.float32)]):  # without samples there are no windows
+        assert [part.shape for part in feed_all(Stream(QUICK), chunks)] == [(0, 3), (0,)]
     audio = np.random.default_rng(0).uniform(-1, 1, (30000, 2)).astype(np.float32)
     with Stream(QUICK, sample_rate=22050) as stream:
         first = feed_all(stream, np.split(audio, 30))
