@@ -59,10 +59,7 @@ def _run(folder: Path) -> dict[str, Any]:
     if len(history):
         chosen = history.index[-1] if trained.get("keep") == "last" else history.val_mse.idxmin()
         epoch = int(history.epoch[chosen])
-    grid = None  # of windows by sensor and day, if these are known
-    if counts and max(len(counts.known("sensor")), len(counts.known("day"))) > 1:
-        grid = counts.by_period("windows" if subset is None else "subset")
-    weights = [name for name in WEIGHTS if (folder / name).is_file()]
+    digests = {name: hashlib.sha256((folder / name).read_bytes()) for name in WEIGHTS if (folder / name).is_file()}
     reduction = {**(results.get("reduce") or {}), **optional_json(folder / "reduction" / REDUCTION_FILE)}
     return {
         "results": results,
@@ -75,14 +72,13 @@ def _run(folder: Path) -> dict[str, Any]:
         "table": table,
         "subset": subset,
         "counts": counts,
-        "grid": grid,
         "skipped": optional_csv(folder / "table" / "skipped.csv", dtype=str, encoding_errors="replace").fillna(""),
         "history": history,
         "keep": trained.get("keep", "best"),  # the rule by which the student's weights were chosen
         "epoch": epoch,
         **_preserved(reduction, folder / "reduction", table, counts),
         **data.details(scores),
-        "digests": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in weights},
+        "digests": {name: digest.hexdigest() for name, digest in digests.items()},
     }
 
 

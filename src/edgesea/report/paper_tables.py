@@ -102,16 +102,13 @@ def read_published(path: Path) -> Frame:
     frame = frame.assign(row=(by_size[0] + "-" + by_size[1] + " " + frame.row).fillna(frame.row))
     frame = frame.assign(column=frame.column.where(by_size[0].isna(), "micro_auprc"))
     frame.loc[(frame.table == "2") & (frame.row == "teacher"), "column"] = "avc_" + frame.column  # as it was trained
-    place = (frame.table + "," + frame.row + "," + frame.column).str.fullmatch(PLACES)
-    value = pd.to_numeric(frame.value, errors="coerce")
-    for valid, reason in (
-        (place, "no such place in the paper's tables"),
-        (~frame.duplicated(["table", "row", "column"]), "given twice"),
-        (value.between(0, 1) | (frame.table == "1"), "value must be a number in 0 ... 1, e.g. 0.725"),
-    ):
-        if not valid.all():
-            line = valid.idxmin()
-            raise EdgeseaError(f"{path}, line {line + 2}: {', '.join(frame.loc[line])}: {reason}")
+    place = frame.table + "," + frame.row + "," + frame.column
+    value = pd.to_numeric(frame.value, errors="coerce").where(frame.table != "1", 1)  # table 1 has no scores
+    valid = place.str.fullmatch(PLACES) & ~place.duplicated() & value.between(0, 1)
+    if not valid.all():
+        line = valid.idxmin()
+        reason = "not a place in the paper's tables, given twice, or the value is not a number in 0 ... 1, e.g. 0.725"
+        raise EdgeseaError(f"{path}, line {line + 2}: {', '.join(frame.loc[line])}: {reason}")
     return frame
 
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -20,29 +19,20 @@ from edgesea.report.data import Counts, Frame, Metric, label, metric, natural
 COLOURS = {"teacher": "#004488", "reduced": "#ddaa33", "student": "#bb5566"}  # as in style.css
 GREY, INK = "#8a93a1", "#1c2330"
 GROUPS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright scheme, for all eyes
-HALF, FULL = 4.8, 9.6  # inches of a figure in half of the page's width, and in all of it
 STYLE = Path(__file__).with_name("style.mplstyle")  # no mathematics: a class may be called $x$; browsers draw the text
 
 
-def svg(width: float, height: float = 2.9) -> Callable[[Callable[..., None]], Callable[..., Markup]]:
-    """Make a function that draws on a figure (in inches) return an SVG element, with its docstring as description."""
-
-    def decorate(draw: Callable[..., None]) -> Callable[..., Markup]:
-        @wraps(draw)
-        def drawn(*arguments: Any) -> Markup:
-            salt = {"svg.hashsalt": draw.__name__}  # keeps the ids of the figures of a page apart
-            with matplotlib.style.context(["default", STYLE, salt]), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Glyph .* missing")  # of the font used for measuring
-                figure, out = Figure(figsize=(width, height), layout="constrained"), StringIO()
-                draw(figure, *arguments)
-                nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-                figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-            _, tag, rest = out.getvalue().partition("<svg ")
-            return Markup(f'{tag}role="img" aria-label="{escape(draw.__doc__ or "")}" {rest}')
-
-        return drawn
-
-    return decorate
+def svg(draw: Callable[..., None], size: tuple[float, float], *arguments: Any) -> Markup:
+    """An SVG element of so many inches, drawn by a function of this module, whose docstring describes it."""
+    salt = {"svg.hashsalt": draw.__name__}  # keeps the ids of the figures of a page apart
+    with matplotlib.style.context(["default", STYLE, salt]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of the font used for measuring
+        figure, out = Figure(figsize=size, layout="constrained"), StringIO()
+        draw(figure, *arguments)
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    _, tag, rest = out.getvalue().partition("<svg ")
+    return Markup(f'{tag}role="img" aria-label="{escape(draw.__doc__ or "")}" {rest}')
 
 
 def _legend(figure: Figure, axes: Any) -> None:
@@ -52,7 +42,6 @@ def _legend(figure: Figure, axes: Any) -> None:
     figure.legend(handles, labels, loc="outside upper left", ncols=-(-len(labels) // max(rows, 1)))
 
 
-@svg(HALF)
 def levels(figure: Figure, counts: Counts, unit: str) -> None:
     """Histogram of the levels of the windows of the table and of the subset."""
     axes: Any = figure.subplots()
@@ -68,7 +57,6 @@ def levels(figure: Figure, counts: Counts, unit: str) -> None:
     _legend(figure, axes)
 
 
-@svg(HALF)
 def strata(figure: Figure, what: str, grid: Frame, period: str) -> None:
     """Windows by sensor and time."""
     figure.set_figheight(max(2.0, 1.3 + 0.17 * len(grid)))
@@ -83,7 +71,6 @@ def strata(figure: Figure, what: str, grid: Frame, period: str) -> None:
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-@svg(FULL, 4.2)
 def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
     """Windows by their first two reduced dimensions, coloured by group and by level."""
     kind = next((kind for kind in ("label", "sensor", "split") if sample[kind].any()), "split")
@@ -104,7 +91,6 @@ def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
     _legend(figure, by_group)
 
 
-@svg(FULL, 3.0)
 def training(figure: Figure, history: Frame, epoch: int) -> None:
     """Loss, R2 and learning rate by epoch, with the epoch whose weights became the student."""
     mse, r2, rate = figure.subplots(1, 3, width_ratios=(3, 3, 2))
@@ -124,7 +110,6 @@ def training(figure: Figure, history: Frame, epoch: int) -> None:
     _legend(figure, mse)
 
 
-@svg(FULL, 2.4)
 def dimensions(figure: Figure, r2: Sequence[float | None]) -> None:
     """R2 of each dimension of the student's embedding."""
     axes, values = figure.subplots(), np.nan_to_num(np.clip(np.array(r2, float), -1, 1))
@@ -135,7 +120,6 @@ def dimensions(figure: Figure, r2: Sequence[float | None]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
 
 
-@svg(FULL)
 def bars(figure: Figure, scores: Frame, key: str, sizes: Any) -> None:
     """Scores of each class or test fold, one bar for each system."""
     shown, systems = metric(key), scores.shape[1]
@@ -156,7 +140,6 @@ def bars(figure: Figure, scores: Frame, key: str, sizes: Any) -> None:
     _legend(figure, panels[0])
 
 
-@svg(FULL)
 def confusions(figure: Figure, systems: Mapping[str, Frame]) -> None:
     """Confusion matrices side by side; colours are shares of the class, numbers clips."""
     size = max(item.shape[1] for item in systems.values())
@@ -176,7 +159,6 @@ def confusions(figure: Figure, systems: Mapping[str, Frame]) -> None:
         axes.grid(visible=False)
 
 
-@svg(FULL)
 def selection(figure: Figure, trials: Frame, shown: Metric, chosen: Any, reference: Mapping[str, Any]) -> None:
     """Score of each trial against its dimensions: a panel for each reduction, a colour for each sampling."""
     trials = trials.sort_index()  # panels and colours in the order of the search, not of the scores

@@ -151,8 +151,8 @@ def _made(kind: str, scores: Mapping[str, Any], results: Row | None) -> Row:
         return {**made, "system": f"reduced ({model})"}
     made["parameters"], student = results["distill"]["parameters"], config["distill"]
     key, dimensions = student["student"], scores["embedding_size"]
-    options = {name: student[name] for name, usual in ARCHITECTURE.items() if student.get(name) not in (None, usual)}
-    changed = [f"{name} {value}" for name, value in options.items()]
+    named = [(name, student.get(name)) for name, usual in ARCHITECTURE.items() if student.get(name) != usual]
+    changed = [f"{name} {value}" for name, value in named if value is not None]
     if key != f"sea-{dimensions}":
         changed.append(f"{dimensions} dimensions")
     if changed:  # not one of the paper's
