@@ -126,7 +126,7 @@ def written(folder: Path, *, task: str = "sonyc_ust", result: Any = None, **chan
         model = str(folder / "student") if system == "student" else teacher
         names = {"model": model, "embedding_size": 512 if system == "teacher" else size}
         scores = tagged(value) if task == "sonyc_ust" else folds
-        systems[system] = {**PROTOCOL, **config["evaluate"], **names, **scores, **(result or {})}
+        systems[system] = {**PROTOCOL, "task": task, **names, **scores, **(result or {})}
     results = {"extract": {"clips": 9, "windows": 90}, "distill": {"parameters": 398306}, "evaluate": systems}
     write_json(folder / "results.json", {**results, "config": config, "versions": VERSIONS})
     return folder
@@ -145,28 +145,21 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     runs.append(written(tmp_path / "us8k", task="urbansound8k", result={"confidence": {"fold_accuracy": [0.5, 0.7]}}))
     text = tables(runs, out=tmp_path / "out")["text"]
     models = cells(text, "Table 1")
-    assert models[0][2:4] == ["parameters (M)", "published (Table 1)"]
     assert models[1] == ["teacher (L3)", "256x199", "-", "4.69", "-", "18.80", "-", "12.74"]
-    assert models[2] == ["Student 0 (sea-512)", "64x50", "4.69", "4.69", "18.75", "18.80", "0.82", "0.82"]
     assert models[5] == ["Student 3 (sea-64)", "64x50", "0.40", "0.40", "1.59", "1.60", "0.41", "0.41"]
     sonyc = cells(text, "Table 2")
     assert sonyc[0][3:6] == ["micro AUPRC", "published (AVC, Table 2)", "published (SEA, Table 2)"]
-    assert sonyc[1][:3] == ["teacher (openl3/env-mel256-512)", "512", "-"]
-    assert sonyc[1][3:] == ["0.800", "0.810", "-", "0.600", "0.567", "-"]
+    assert sonyc[1] == ["teacher (openl3/env-mel256-512)", *["512", "-", "0.800", "0.810", "-", "0.600", "0.567", "-"]]
     assert [row[0] for row in sonyc[2:]] == [f"Student {i} (sea-{512 >> i})" for i in range(4)]
     assert sonyc[5][1:] == ["64", "398 306", "0.600", "0.784", "0.784", "0.400", "0.543", "0.559"]
     (other,) = [row for row in cells(text, "Table 3") if row[0] == "Student 3 (sea-64)"]
     assert other[3:] == ["60.0 [50.0, 70.0]", "64.8", "-", "44.0", "0.600", "0.784"]
     reduced, student = (row[1:] for row in cells(text, "Table 4") if row[2] == "64" and row[0] == "random")
-    assert reduced[:4] == ["reduced (openl3/env-mel256-512)", "64", "0.700", "0.782"]
-    assert reduced[4:] == ["0.500", "0.574", "0.720", "0.686"]
+    assert reduced == ["reduced (openl3/env-mel256-512)", *["64", "0.700", "0.782", "0.500", "0.574", "0.720", "0.686"]]
     assert student == ["Student 3 (sea-64)", "64", "0.600", "-", "0.400", "-", "0.620", "-"]
     assert ["dpp", "reduced", "128", "-", "0.796", "-", "0.578", "-", "0.706"] in cells(text, "Table 4")
-    assert "Published: Srivastava et al., ICASSP 2021." in text
     assert len(read_published(PUBLISHED)) == 89
-    (missing,) = tables(runs, out=tmp_path / "out")["missing"]
-    assert missing in text.replace("\\", "")
-    assert missing.startswith("Table 3: edgesea evaluate esc50 DATA")
+    assert "* Table 3: edgesea evaluate esc50 DATA" in text
 
 
 def test_other_published_figures_may_be_given(tmp_path: Path) -> None:
@@ -228,23 +221,19 @@ def test_both_files_hold_the_same_rows_and_escape_names(tmp_path: Path) -> None:
         assert section.count("<tr>") == len(cells(text, heading))
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
+def test_bad_published_figures(tmp_path: Path, refuses: Callable[..., None]) -> None:
+    path, run = tmp_path / "paper.csv", written(tmp_path / "run")
+    refuses("tables", run, f"--published={path}", words=[path])
+    for line, words in (
         ("5,teacher,micro_auprc,0.5", [2, 5]),
         ("2,sea-32,micro_auprc,0.5", [2, "sea-32"]),
         ("4,random,student-0,0.5", [2, "student-0"]),
         ("2,teacher,micro_auprc,72.5", [2, "72.5"]),
         ("2,teacher,micro_auprc", [2, "value"]),
         ("2,teacher,micro_auprc,0.1\n2,teacher,micro_auprc,0.2", [3, "twice"]),
-    ],
-)
-def test_bad_published_figures(tmp_path: Path, line: str, words: list[Any], refuses: Callable[..., None]) -> None:
-    path, run = tmp_path / "paper.csv", written(tmp_path / "run")
-    path.write_text(f"table,row,column,value\n{line}\n")
-    refuses("tables", run, f"--published={path}", words=[path, *words])
-    path.unlink()
-    refuses("tables", run, f"--published={path}", words=[path])
+    ):
+        path.write_text(f"table,row,column,value\n{line}\n")
+        refuses("tables", run, f"--published={path}", words=[path, *words])
 
 
 def test_bad_input(tmp_path: Path, refuses: Callable[..., None]) -> None:

@@ -15,7 +15,7 @@ from edgesea.artifact import read_json, write_json
 from edgesea.config import plain
 from edgesea.reduction import load_reduction, reduce
 from edgesea.report import data, report
-from edgesea.report.data import Counts, label, sample_windows, summarise
+from edgesea.report.data import Counts, sample_windows, summarise
 from edgesea.report.pages import MISSING, duration, integer, percent
 from edgesea.sampling import sample
 from edgesea.sampling.subset import Subset
@@ -140,15 +140,6 @@ def test_bad_input(run: Path, small_table: Path, tmp_path: Path, refuses: Callab
         refuses("report", tmp_path, words=[selection])
 
 
-def test_windows_and_subset_are_counted(small_run: Path) -> None:
-    counts = summarise(Table(small_run / "table"), Subset.load(small_run / "subset.parquet"))
-    assert counts.strata.groupby("split").sum().to_numpy().tolist() == [[8, 24, 20], [4, 12, 0]]
-    assert (counts.known("sensor"), counts.known("day")) == (["2", "<s1>"], ["2024-05-01", "2024-05-02"])
-    assert counts.levels.sum().to_dict() == {"table": 36, "subset": 20}
-    grid, period = counts.by_period("subset")
-    assert (period, grid.to_numpy().sum(), list(grid.index)) == ("day", 20, ["2", "<s1>"])
-
-
 @pytest.mark.parametrize(
     ("freq", "periods", "expected", "columns"), [("MS", 24, "day", 24), ("D", 100, "week", 16), ("MS", 240, "year", 21)]
 )
@@ -157,20 +148,26 @@ def test_days_become_weeks_months_or_years(freq: str, periods: int, expected: st
     days += [""] * (expected != "day")
     keys = [("train", sensor, day) for day in days for sensor in ("s", "")]
     index = pd.MultiIndex.from_tuples(keys, names=["split", "sensor", "day"])
-    grid, period = Counts(pd.DataFrame({"windows": 1}, index), {}, []).by_period("windows")
+    grid, period = Counts(None, pd.DataFrame({"windows": 1}, index), None, []).by_period("windows")
     assert (grid.to_numpy().sum(), period, len(grid.columns)) == (len(keys), expected, columns)
 
 
-def test_the_map_shows_a_bounded_sample_of_the_tables_windows(small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = Table(small_run / "table")
-    phi, counts, known = load_reduction(small_run / "reduction"), summarise(table, None), {}
+def test_windows_are_counted_and_the_map_shows_a_bounded_sample(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, phi = Table(small_run / "table"), load_reduction(small_run / "reduction")
+    counts = summarise(table, Subset.load(small_run / "subset.parquet"))
+    assert counts.strata.groupby("split").sum().to_numpy().tolist() == [[8, 24, 20], [4, 12, 0]]
+    assert (counts.known("sensor"), counts.known("day")) == (["2", "<s1>"], ["2024-05-01", "2024-05-02"])
+    assert counts.levels.sum().to_dict() == {"table": 36, "subset": 20}
+    known = {}
     for chunk in table.chunks():
-        points, clips = phi.transform(table.embeddings(chunk.part, chunk.group)), chunk.clip
+        x, clips = phi.transform(table.embeddings(chunk.part, chunk.group))[:, 0], chunk.clip
         columns = (chunk.level, chunk.splits[clips], chunk.sensors[clips], chunk.labels[clips])
-        known |= dict(zip(points[:, 0].round(3).tolist(), zip(*columns, strict=True), strict=True))
+        known |= dict(zip(x.round(3).tolist(), zip(*columns, strict=True), strict=True))
     for limit, expected in ((2000, 36), (7, 7)):
         monkeypatch.setattr(data, "SAMPLE", limit)
-        found = sample_windows(table, counts, phi)
+        found = sample_windows(counts, phi)
         assert found is not None
         assert len(found) == found.x.nunique() == expected
         for row in found.round({"x": 3}).itertuples():
@@ -240,14 +237,13 @@ def test_matrices_and_the_most_frequent_confusions_are_shown(tmp_path: Path) -> 
 
 def test_tags_show_what_is_known_of_them(tmp_path: Path) -> None:
     html = shown(tmp_path, teacher=tags(), student=tags())
-    micro = "0.800|0.765\u20130.835|100\u00a0% of teacher|"
-    expected = [micro, MISSING, "0.700|100\u00a0% of teacher|", "0.900|100\u00a0% of teacher|"]
-    assert ["|student|", "8", *expected] in rows(html)
+    same = "100\u00a0% of teacher|"
+    micro = f"0.800|0.765\u20130.835|{same}"
+    assert ["|student|", "8", micro, MISSING, f"0.700|{same}", f"0.900|{same}"] in rows(html)
     assert {"engine", "dog", "AUPRC"} <= set(texts(html))
     assert "micro AUPRC on sonyc_ust (coarse tags) (0.800 of 0.800)" in html
     fine = shown(tmp_path, student=tags(label_mode="fine"))
     assert ["|student|", "0.888", MISSING, "0.700", "0.900"] in rows(fine)
-    assert "AUPRC of the fine tags of each class" in fine
 
 
 def test_a_reduction_has_a_page(small_table: Path, tmp_path: Path) -> None:
@@ -323,26 +319,17 @@ def test_trials_are_listed_by_score_and_the_winner_is_named_with_its_uncertainty
     assert "No other trial is within its standard error." in words(selected(tmp_path, trials=TRIALS[:3]))
 
 
-def test_options_that_differ_unfinished_trials_and_unknown_metrics_are_shown(tmp_path: Path) -> None:
-    trials = [trial("pca", "spl", 8, 0.5), trial("pca", "spl", 8, 0.6), trial("umap", "spl", 8, 0.7, complete=False)]
-    trials[0]["classifier"]["units"], trials[1]["sample"]["size"] = 64, 500
+def test_options_that_differ_and_unfinished_trials_are_shown(tmp_path: Path) -> None:
+    trials = [trial("pca", "<i>", 8, 0.5), trial("pca", "<i>", 8, 0.6), trial("umap", "<i>", 8, 0.7, complete=False)]
+    trials[0]["classifier"]["units"], trials[1]["sample"]["size"] = "a\nb", 500
     trials[1]["reduce"]["whiten"], trials[2]["reduce"]["neighbors"] = True, 15
-    changes = {"metric": "mean_rank", "winner": 1, "reference": None}
-    html = selected(tmp_path, trials=trials, **changes)
+    trials[1]["standard_error"] = None
+    html = selected(tmp_path, trials=trials, metric="mean_rank", winner=1, reference=None)
     head, *body = rows(html)
     assert head[:6] == ["", "sampling", "reduction", "classifier", "dimensions", "mean rank"]
-    assert body[0][:4] == ["★", "spl size 500", "pca whiten True", "units 128"]
-    assert body[1][:4] == ["", "spl size 1000", "pca whiten False", "units 64"]
-    assert body[2][:4] == [MISSING, "spl size 1000", "umap whiten False", "units 128"]
-    assert "mean rank 0.600 ± 0.020." in words(html)
+    assert body[0][:4] == ["★", "&lt;i&gt; size 500", "pca whiten True", "units 128"]
+    assert body[1][:4] == ["", "&lt;i&gt; size 1000", "pca whiten False", "units a?b"]
+    assert body[2][:4] == [MISSING, "&lt;i&gt; size 1000", "umap whiten False", "units 128"]
+    assert "mean rank 0.600." in words(html)
     assert "not all seeds could be run" in words(html)
-    trials[1]["standard_error"] = None
-    assert "mean rank 0.600." in words(selected(tmp_path, trials=trials, **changes))
-
-
-def test_names_are_escaped_and_shortened(tmp_path: Path) -> None:
-    html = selected(tmp_path, trials=[trial("<b>pca</b>", "<i>", 8, 0.5)], task="<u>", winner=0)
-    assert not re.search("<b>|<i>|<u>", html)
-    assert "&lt;b&gt;pca&lt;/b&gt;" in html
-    assert label("sonycnode-b827eb0fedda.sonyc", 13) == "sonycn….sonyc"
-    assert label("a\nb\udce9") == "a?b?"
+    assert "<i>" not in html

@@ -90,6 +90,7 @@ def optional_csv(path: Path, **options: Any) -> Frame:
 class Counts:
     """Counts over a table and the subset chosen from it."""
 
+    table: Any  # the Table
     strata: Frame  # index: split, sensor, day ("" if unknown); columns: clips, windows, subset
     levels: Frame  # index: level in whole dB, rounded down; columns: windows of the table, and of the subset
     chunks: list[tuple[int, int, int]]  # part, group, windows
@@ -132,10 +133,11 @@ def summarise(table: Table, subset: Subset | None) -> Counts:
         levels.append(pd.DataFrame({"table": 1, "subset": chosen}).groupby(np.floor(chunk.level)).sum())
         chunks.append((chunk.part, chunk.group, len(chunk.clip)))
     known: Frame = pd.concat(levels).groupby(level=0).sum()
-    return Counts(pd.concat(counts).groupby(["split", "sensor", "day"]).sum(), known[np.isfinite(known.index)], chunks)
+    strata = pd.concat(counts).groupby(["split", "sensor", "day"]).sum()
+    return Counts(table, strata, known[np.isfinite(known.index)], chunks)
 
 
-def sample_windows(table: Table, counts: Counts, phi: Any, seed: int = 0) -> Frame | None:
+def sample_windows(counts: Counts, phi: Any, seed: int = 0) -> Frame | None:
     """A random sample of windows: x, y (the first two reduced dimensions), level, label, sensor and split.
 
     Few random chunks are read, so memory and time do not grow with the table. None if phi has one dimension only.
@@ -149,8 +151,8 @@ def sample_windows(table: Table, counts: Counts, phi: Any, seed: int = 0) -> Fra
     samples, embeddings = [], []
     for (part, group, size), end in zip(chunks, ends, strict=True):
         rows = chosen[(chosen >= end - size) & (chosen < end)] - (end - size)
-        chunk = table.chunk(part, group)
-        embeddings.append(table.embeddings(part, group)[rows].astype(np.float32))
+        chunk = counts.table.chunk(part, group)
+        embeddings.append(counts.table.embeddings(part, group)[rows].astype(np.float32))
         clips = pd.DataFrame({"label": chunk.labels, "sensor": chunk.sensors, "split": chunk.splits}).fillna("")
         samples.append(clips.iloc[chunk.clip[rows]].assign(level=chunk.level[rows]))
     points = phi.transform(np.concatenate(embeddings))  # at once: some reductions take long to start

@@ -54,7 +54,7 @@ def _run(folder: Path) -> dict[str, Any]:
     compared = [scores.get(system, {}) for system in ("teacher", "student")]
     table = Table(folder / "table") if (folder / "table" / "table.json").is_file() else None
     subset = Subset.load(folder / "subset.parquet") if (folder / "subset.parquet").is_file() else None
-    counts = None if table is None else data.summarise(table, subset)
+    counts = data.summarise(table, subset) if table else None
     history, epoch = optional_csv(folder / "student" / "metrics.csv", dtype=float), None
     if len(history):
         chosen = history.index[-1] if trained.get("keep") == "last" else history.val_mse.idxmin()
@@ -76,7 +76,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "history": history,
         "keep": trained.get("keep", "best"),  # the rule by which the student's weights were chosen
         "epoch": epoch,
-        **_preserved(reduction, folder / "reduction", table, counts),
+        **_preserved(reduction, folder / "reduction", counts),
         **data.details(scores),
         "digests": {name: digest.hexdigest() for name, digest in digests.items()},
     }
@@ -90,21 +90,19 @@ def _reduction(folder: Path, table: Path | None) -> dict[str, Any]:
     if source is not None and (size := source.embedding_size) != info["input_size"]:
         other = f"reduces {info['input_size']} dimensions, but {table} has {size}"
         raise EdgeseaError(f"{folder}: {other}; give the table that it was fitted on")
-    return _preserved(info, folder, source, None if source is None else data.summarise(source, None))
+    return _preserved(info, folder, data.summarise(source, None) if source else None)
 
 
-def _preserved(info: dict[str, Any], folder: Path, table: Table | None, counts: Counts | None) -> dict[str, Any]:
+def _preserved(info: dict[str, Any], folder: Path, counts: Counts | None) -> dict[str, Any]:
     """What a reduction preserves, and a sample of windows for the map."""
-    sample = None
-    if table is not None and counts is not None and (folder / REDUCTION_FILE).is_file():
-        sample = data.sample_windows(table, counts, load_reduction(folder))
+    phi = load_reduction(folder) if counts and (folder / REDUCTION_FILE).is_file() else None
     total = np.cumsum(info.get("explained_variance_ratio") or [])
     needed = [(share, 1 + int(np.searchsorted(total, share - 1e-9))) for share in (0.5, 0.8, 0.9, 0.95, 0.99)]
     return {
         "info": info,
         "needed": [(share, count) for share, count in needed if count <= len(total)],
-        "sample": sample,
-        "unit": "dB" if table is None else table.info.get("level", {}).get("unit", "dB"),
+        "sample": data.sample_windows(counts, phi) if counts and phi else None,
+        "unit": counts.table.info.get("level", {}).get("unit", "dB") if counts else "dB",
     }
 
 

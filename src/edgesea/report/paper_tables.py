@@ -74,9 +74,9 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
     """
     figures = read_published(PUBLISHED if published is None else Path(published))
     scores = read_scores(runs)
-    have = set() if scores.empty else {*zip(scores.table, scores.column, strict=True)}
+    have = {*zip(scores.table, scores.column, strict=True)}
     missing = [f"{place[0]}: {command}" for place, command in COMMANDS.items() if place not in have]
-    if scores.empty:
+    if not have:
         names = ", ".join(map(str, runs)) or "no runs given"
         raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. Make them with", *missing]))
     scores = pd.concat([_models(), scores], ignore_index=True)

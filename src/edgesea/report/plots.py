@@ -162,6 +162,7 @@ def confusions(figure: Figure, systems: Mapping[str, Frame]) -> None:
 def selection(figure: Figure, trials: Frame, shown: Metric, chosen: Any, reference: Mapping[str, Any]) -> None:
     """Score of each trial against its dimensions: a panel for each reduction, a colour for each sampling."""
     trials = trials.sort_index()  # panels and colours in the order of the search, not of the scores
+    trials[["score", "standard_error", "score_std"]] *= shown.best
     reductions, samplings = trials.reduction.unique(), trials.sampling.unique()
     sizes = sorted(trials.dimensions.unique())
     columns = min(len(reductions), 2 if len(reductions) == 4 else 3)
@@ -174,17 +175,16 @@ def selection(figure: Figure, trials: Frame, shown: Metric, chosen: Any, referen
     for axes, reduction in zip(panels, reductions, strict=False):
         for place, sampling in enumerate(samplings):
             item = trials[(trials.reduction == reduction) & (trials.sampling == sampling)]
-            colour, score = (*GROUPS, GREY)[place % 7], item.score * shown.best
+            colour = (*GROUPS, GREY)[place % 7]
             x = item.dimensions * 2 ** (0.08 * (place - (len(samplings) - 1) / 2))  # side by side, so that all are seen
-            best = score.groupby(x).max()
+            best = item.score.groupby(x).max()
             axes.plot(best.index, best, color=colour, linewidth=1.2)
-            axes.plot(x, score, "o", color=colour, markersize=4.5)
+            axes.plot(x, item.score, "o", color=colour, markersize=4.5)
             axes.plot([], [], "o-", color=colour, markersize=4.5, label=label(sampling, 16))
             for errors, width in ((item.standard_error, 0.8), (item.score_std, 2.6)):
-                bar = errors.fillna(0) * shown.best
-                axes.errorbar(x, score, bar, fmt="none", ecolor=colour, elinewidth=width, alpha=0.55)
+                axes.errorbar(x, item.score, errors.fillna(0), fmt="none", ecolor=colour, elinewidth=width, alpha=0.55)
             if chosen.name in item.index:
-                axes.plot(x[chosen.name], score[chosen.name], markersize=12, **ring)
+                axes.plot(x[chosen.name], item.score[chosen.name], markersize=12, **ring)
         if reference:
             name = f"teacher, {reference['dimensions']} dimensions"
             axes.axhline(reference["score"] * shown.best, color=COLOURS["teacher"], linestyle="--", label=name)

@@ -44,7 +44,7 @@ def read_scores(paths: Iterable[Path]) -> Frame:
         if not found:
             log.warning("%s: no score that belongs in a table; evaluate again", path)
         rows += found
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["table", "column"])
 
 
 def _of_run(folder: Path) -> Iterator[Row]:
@@ -77,11 +77,11 @@ def _of_evaluation(path: Path) -> Iterator[Row]:
 def _of_selection(folder: Path) -> Iterator[Row]:
     """Rows of each seed of each trial."""
     found, plan = read_json(folder / SELECTION), optional_json(folder / "plan.json")
-    protocol: Row = {**(plan.get("framing") or {}), **(plan.get("tagging") or {})}
+    by_score = ("num_hidden_layers", "hidden_layer_size")  # chosen by the score
+    tagging = {name: value for name, value in (plan.get("tagging") or {}).items() if name not in by_score}
+    protocol: Row = {**(plan.get("framing") or {}), **tagging}
     protocol["data"] = f"clips {str(plan.get('clips'))[:8]}"
     protocol |= {name: plan[name] for name in ("folds", "hold_out", "edgesea") if name in plan}
-    for name in ("num_hidden_layers", "hidden_layer_size"):  # chosen by the score
-        protocol.pop(name, None)
     made = {"table": str(plan.get("table"))[:8], "extract.teacher": (plan.get("teacher") or {}).get("id", "?")}
     for trial in found["trials"]:
         sample = trial.get("sample") or {"method": EVERYTHING}
