@@ -66,8 +66,6 @@ def _run(folder: Path) -> dict[str, Any]:
         "scores": scores,
         "headline": next((one for one in _shown_metrics(scores) if all(item.get(one.key) for item in compared)), None),
         "coarse": {system: item["coarse"] for system, item in scores.items() if item.get("coarse")},
-        "searched": {system: item["chosen"] for system, item in scores.items() if item.get("chosen")},
-        "failed": [pair for item in scores.values() for pair in (item.get("failed") or {}).items()],
         "macs": macs(StudentConfig(**student["architecture"])) if student else None,
         "table": table,
         "subset": subset,

@@ -13,15 +13,11 @@ from edgesea.report.pages import integer, write_page
 from edgesea.report.scores import AUPRC, SONYC, STUDENTS, read_scores
 
 PUBLISHED = Path(__file__).with_name("published.csv")
+SONYC_TITLE = "SONYC-UST (micro AUPRC)"
 COLUMNS: dict[str, dict[str, str]] = {  # table -> column -> its title
     "1": {"parameters_M": "parameters (M)", "size_MB": "weights (MB)", "activation_MB": "activation memory (MB)"},
     "2": {"micro_auprc": "micro AUPRC", "macro_auprc": "macro AUPRC"},
-    "3": {
-        "urbansound8k": "UrbanSound8K (%)",
-        "esc50": "ESC-50 (%)",
-        "esc10": "ESC-10 (%)",
-        SONYC: "SONYC-UST (micro AUPRC)",
-    },
+    "3": {"urbansound8k": "UrbanSound8K (%)", "esc50": "ESC-50 (%)", "esc10": "ESC-10 (%)", SONYC: SONYC_TITLE},
     "4": dict(zip(AUPRC, ("micro AUPRC", "macro AUPRC", "macro AUPRC, 5 common classes"), strict=True)),
 }
 # Columns behind the name of a system; of other tables: behind the sampling and the system
@@ -133,11 +129,9 @@ def _sheet(heading: str, scores: Frame, published: Frame) -> dict[str, Any]:
     titles = titles | {name: f"{name} (%)" for name in scores.column.unique() if name not in titles}
     options: Frame = pd.DataFrame(list(scores.options), scores.index)
     cells = [scores[name] for name in (*words, *sizes, "column")]
-    differ = [  # values that differ anywhere, or that are known of some scores of a cell only: unknown is not equal
-        name
-        for name, item in options.items()
-        if item.nunique() > 1 or item.groupby(cells, dropna=False).nunique(dropna=False).max() > 1
-    ]
+    # Values that differ anywhere, or that are known of some scores of a cell only: unknown is not equal
+    partly = options.groupby(cells, dropna=False).nunique(dropna=False).max() > 1
+    differ = [name for name, item in options.items() if item.nunique() > 1 or partly[name]]
     index = ["key", "rank", *words, *differ, *sizes]
     frame = scores.join(options[differ].fillna(""))
     # The same score may have been read twice, e.g. that of a teacher which several runs share.
