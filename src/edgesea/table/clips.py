@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.artifact import file_state, walk
-from edgesea.audio import framing as cuts
-from edgesea.audio.framing import Framing, PieceCutter, piece_windows
+from edgesea.audio.framing import Framing, PieceCutter, piece_starts, piece_windows
 from edgesea.audio.io import AudioFile, Resampler, audio_suffixes, checked_count, checked_hop, checked_rate, is_audio
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.errors import EdgeseaError
@@ -41,6 +40,7 @@ class ClipEntry:
     split: str
     level: tuple[float, ...] | None  # measured, in dB SPL, evenly spaced from the start of the clip
     label: str | None = None  # colours the map of windows in a report; nothing is learned from it
+    embeddings: Path | str = ""  # of an import: the file that holds them, or why there is none
 
 
 def check_options(sample_rate: int, level_rate: float, max_skipped: float, **counts: int) -> None:
@@ -55,9 +55,9 @@ def check_options(sample_rate: int, level_rate: float, max_skipped: float, **cou
 
 def split_rule(validate: float | str) -> tuple[float, str, str]:
     """The option `validate`: a share, or (``fold=5``) the column and the value that clips which validate have."""
-    if isinstance(validate, str) and "=" in validate:
-        column, value = (part.strip() for part in validate.split("=", 1))
-        return 0.0, column, value
+    column, equals, value = str(validate).partition("=")
+    if equals:
+        return 0.0, column.strip(), value.strip()
     try:
         share = float(validate)
     except ValueError:
@@ -88,9 +88,8 @@ def read_manifest(
             raise EdgeseaError(f"{source}: a row has an empty path")
         path = Path(row["path"])
         name = path.relative_to(root) if path.is_absolute() and path.is_relative_to(root) else path
-        folder = name.parts[0] if source.is_dir() and len(name.parts) > 1 else ""
         try:
-            entry = make_entry(clip_name(name), root / path, row, validate, folder)
+            entry = make_entry(clip_name(name), root / path, row, validate, in_folder=source.is_dir())
         except EdgeseaError as error:
             raise EdgeseaError(f"{source}: {name}: {error}") from None
         entries.setdefault(entry.clip, entry)
@@ -111,11 +110,11 @@ def _read_rows(source: Path, columns: Mapping[str, str], condition: str) -> list
             frame = pd.read_csv(source, dtype=str, na_filter=False, encoding="utf-8-sig", index_col=False)
     except (OSError, ValueError) as error:  # of pandas and pyarrow
         raise EdgeseaError(f"{source}: not a manifest in CSV or Parquet: {error}") from error
-    own = {"path": "path", **columns, **({"condition": condition} if condition else {})}
-    for name in own.values():
+    needed = {"path": "path", **columns, **({"condition": condition} if condition else {})}
+    for name in needed.values():
         if name not in frame:
             raise EdgeseaError(f"{source}: no column {name!r}; it has {', '.join(map(str, frame))}")
-    names = {name: own.get(name, name) for name in (*COLUMNS, "condition")}
+    names = {**{name: name for name in COLUMNS}, **needed}
     known = pd.DataFrame({name: frame[column] for name, column in names.items() if column in frame})
     known["path"] = known["path"].fillna("").astype(str).str.strip()
     rows: list[dict[str, Any]] = known.to_dict("records")  # type: ignore[assignment]
@@ -127,18 +126,23 @@ def clip_name(path: Path) -> str:
     return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def make_entry(clip: str, path: Path, values: Mapping[str, Any], validate: float | str, folder: str = "") -> ClipEntry:
+def make_entry(clip: str, path: Path, row: Mapping[str, Any], validate: float | str, in_folder: bool) -> ClipEntry:
     """The clip that a row of a manifest or a shard describes; the folder it lies in may name its split."""
     share, condition, value = split_rule(validate)
-    split = str(values.get("split") or "")
-    if not split and condition:
-        split = "validate" if str(values["condition"]) == value else "train"
-    split = split or (folder if folder in SPLITS else hash_split(clip, share))
+    known = {name: cell for name, cell in row.items() if cell is not None and cell != ""}
+    folder = clip.partition("/")[0] if in_folder else ""
+    if "split" in known:
+        split = str(known["split"])
+    elif condition:
+        split = "validate" if str(row["condition"]) == value else "train"
+    else:
+        split = folder if folder in SPLITS else hash_split(clip, share)
     if split not in SPLITS:
         raise EdgeseaError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-    sensor, label = (None if values.get(name) in (None, "") else str(values[name]) for name in ("sensor", "label"))
-    time = None if values.get("time") in (None, "") else _iso(values["time"])
-    return ClipEntry(clip, path, sensor, time, split, _levels(values.get("level")), label)
+    sensor, label = (str(known[name]) if name in known else None for name in ("sensor", "label"))
+    time = _iso(known["time"]) if "time" in known else None
+    level = _levels(known["level"]) if "level" in known else None
+    return ClipEntry(clip, path, sensor, time, split, level, label)
 
 
 def hash_split(clip: str, validate: float) -> str:
@@ -157,8 +161,6 @@ def _iso(value: Any) -> str:
 
 
 def _levels(value: Any) -> tuple[float, ...] | None:
-    if value is None or value == "":
-        return None
     try:
         if isinstance(value, str):
             value = json.loads(value) if value.lstrip().startswith("[") else re.split(r"[\s;,]+", value.strip())
@@ -216,8 +218,11 @@ class Piece:
 class Job(NamedTuple):
     """What is to be imported."""
 
+    framing: Framing
     size: int  # dimensions of the embeddings
-    plan: dict[str, Any]  # what depends on the kind of input: framing, level, input, manifest_sha256
+    measured: bool  # whether levels are in dB SPL
+    input: dict[str, Any]  # the options of this kind of input
+    digest: str  # sha256 of what is known of the input
     parts: list[list[Any]]  # sources of each part
     read: Callable[[Any], Iterator[tuple[Any, Float32]]]  # yields the pieces of a source with their embeddings
     clips: int
@@ -240,22 +245,22 @@ def clip_pieces(
         cutters = PieceCutter(student, PIECE_WINDOWS), PieceCutter(teacher, PIECE_WINDOWS)
         cutters[1].size = cutters[0].size  # pieces of the same windows, however the two rates round
         resamplers = [Resampler(file.sample_rate, rate) for rate in rates]
-        queues: tuple[list[cuts.Piece], list[cuts.Piece]] = ([], [])
+        queues: tuple[list[Any], list[Any]] = [], []  # pieces that wait for those of the other rate
         for chunk in chain(file.chunks(), [END]):
             for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
                 queue.extend(cutter.feed(resampler.feed(chunk, last=chunk is END)))
-            if chunk is END:
-                for cutter, queue in zip(cutters, queues, strict=True):
+                if chunk is END:
                     queue.extend(cutter.finish(student.count(cutters[0].length)))
-            while queues[0] and queues[1]:
+            while all(queues):
                 cut, windows = queues[0].pop(0), piece_windows(queues[1].pop(0), teacher)
-                starts = np.array([student.start(cut.first + k) for k in range(cut.count)], np.int64)
+                offset = max(0, student.start(cut.first))
+                starts = piece_starts(cut, student) + offset
                 if level_rate and entry.level:
                     levels = measured_level(entry.level, level_rate, starts, student.window, sample_rate)
                 else:
                     levels = a_weighted_level(windows, rates[1])
                 pcm, clipped = to_pcm(cut.audio)
-                yield Piece(entry, max(0, int(starts[0])), pcm, starts, levels, clipped), windows
+                yield Piece(entry, offset, pcm, starts, levels, clipped), windows
 
 
 def to_pcm(audio: Float32) -> tuple[NDArray[np.int16], int]:

@@ -15,22 +15,12 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import file_state, walk
 from edgesea.audio.framing import FINEST, Framing
-from edgesea.audio.io import AudioFile, checked_hop, checked_rate
+from edgesea.audio.io import AudioFile, checked_rate
 from edgesea.embed.engine import embed_sources
 from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import (
-    ClipEntry,
-    Job,
-    Piece,
-    check_options,
-    clip_name,
-    clip_pieces,
-    cut_parts,
-    file_size,
-    manifest_digest,
-    read_manifest,
-)
+from edgesea.table import clips
+from edgesea.table.clips import ClipEntry, Piece
 
 log = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
@@ -128,9 +118,8 @@ def import_table(
     EdgeseaError
         If the source or the options are unusable, `out` holds another table, or too much had to be skipped.
     """
-    check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, workers=workers)
-    for name, value in (("window", window), ("hop", hop)):
-        checked_hop(name, 1.0 if value is None else value)
+    clips.check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, workers=workers)
+    Framing(1.0 if window is None else window, 1.0 if hop is None else hop)  # raises EdgeseaError if they are unusable
     from edgesea.table.shards import SLICE_ROWS, Layout, shards_job
     from edgesea.table.writer import write_table
 
@@ -154,30 +143,31 @@ def import_table(
         if place.is_dir() and not found:
             kinds = f"HDF5 shards ({' '.join(SHARDS)}) nor embeddings (x{' x'.join(endings)})"
             raise EdgeseaError(f"{place}: neither {kinds}; to embed audio: edgesea extract")
-        clips, pairs = _find_pairs(read_manifest(place, root and Path(root), columns, validate), endings, found, place)
-        reference = _find_reference(pairs, window or 1.0, hop, center)
+        manifest = clips.read_manifest(place, root and Path(root), columns, validate)
+        entries = _with_embeddings(manifest, endings, found, place)
+        reference = _find_reference(entries, window or 1.0, hop, center)
         reference.framing.at(sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
-        measured = any(entry.level for entry in clips)
-        digest = hashlib.sha256(manifest_digest(clips).encode())
-        for path in (pairs[entry.clip] for entry in clips):
-            fields = (path,) if isinstance(path, str) else (path.name, file_size(path))
-            digest.update(repr(fields).encode("utf-8", "surrogateescape"))
-        of_input = {
-            "framing": asdict(reference.framing),
-            "level": {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": level_rate},
-            "input": {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center},
-            "manifest_sha256": digest.hexdigest(),
-        }
+        measured = any(entry.level for entry in entries)
         rate = level_rate if measured else None
-        read = partial(_read_pair, pairs=pairs, reference=reference, sample_rate=sample_rate, level_rate=rate)
-        job = Job(reference.size, of_input, cut_parts(clips, part_clips), read, len(clips))
+        read = partial(_read_pair, reference=reference, sample_rate=sample_rate, level_rate=rate)
+        sha256 = hashlib.sha256(clips.manifest_digest(entries).encode())
+        for path in (entry.embeddings for entry in entries):
+            fields = (path,) if isinstance(path, str) else (path.name, clips.file_size(path))
+            sha256.update(repr(fields).encode("utf-8", "surrogateescape"))
+        given_as = {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center}
+        parts, digest = clips.cut_parts(entries, part_clips), sha256.hexdigest()
+        job = clips.Job(reference.framing, reference.size, measured, given_as, digest, parts, read, len(entries))
+    unit = "dB SPL" if job.measured else "dB(A) re full scale"
     plan = {
         "teacher": {"id": teacher, "sha256": None, "sample_rate": None, "embedding_size": job.size},
         "sample_rate": sample_rate,
         "dtype": dtype,
         "parts": len(job.parts),
         "part_clips": part_clips,
-        **job.plan,
+        "framing": asdict(job.framing),
+        "level": {"unit": unit, "rate": None if shards else level_rate},
+        "input": job.input,
+        "manifest_sha256": job.digest,
     }
     depth = SLICE_ROWS if shards else 2  # pieces of one source that may wait; a row of a shard is a piece
     embed = partial(embed_sources, None, read=job.read, batch_size=1, workers=workers, depth=depth)
@@ -195,31 +185,30 @@ def _find(source: Path, endings: tuple[str, ...]) -> list[Path]:
 
 # --- audio files with their embeddings beside them
 
-Pairs = dict[str, Path | str]  # for each clip the file with its embeddings, or why there is none
 
-
-def _find_pairs(
+def _with_embeddings(
     entries: Sequence[ClipEntry], endings: tuple[str, ...], found: Sequence[Path], root: Path
-) -> tuple[list[ClipEntry], Pairs]:
-    """The clips, and for each its embeddings; ``x.wav.npz`` goes before ``x.npz``, as in `embed`.
+) -> list[ClipEntry]:
+    """The clips with their embeddings; ``x.wav.npz`` goes before ``x.npz``, as in `embed`.
 
     The files `found` below `root` that belong to no clip become clips that cannot be used.
     """
-    pairs: Pairs = {}
     owners: dict[Path, str] = {}
+    result = []
     for entry in entries:
         names = [base + ending for base in (entry.path.name, entry.path.stem) for ending in endings]
         path = next((path for name in names if file_state(path := entry.path.with_name(name))), None)
         if path is None:
-            pairs[entry.clip] = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
-        elif path in owners:
-            pairs[entry.clip] = f"no embeddings of its own: {path.name} is taken for those of {owners[path]}"
+            embeddings: Path | str = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
+        elif (owner := owners.setdefault(path, entry.clip)) != entry.clip:
+            embeddings = f"no embeddings of its own: {path.name} is taken for those of {owner}"
         else:
-            pairs[entry.clip], owners[path] = path, entry.clip
-    orphans = {clip_name(path.relative_to(root)): path for path in found if path not in owners}
-    clips = [*entries, *(ClipEntry(clip, path, None, None, "train", None) for clip, path in orphans.items())]
-    pairs |= dict.fromkeys(orphans, "embeddings without audio of that name beside them")
-    return sorted(clips, key=lambda entry: entry.clip), pairs
+            embeddings = path
+        result.append(replace(entry, embeddings=embeddings))
+    orphan = ClipEntry("", root, None, None, "train", None, None, "embeddings without audio of that name beside them")
+    orphans = (path for path in found if path not in owners)
+    result += [replace(orphan, clip=clips.clip_name(path.relative_to(root)), path=path) for path in orphans]
+    return sorted(result, key=lambda entry: entry.clip)
 
 
 @dataclass(frozen=True)
@@ -261,13 +250,12 @@ def load_embeddings(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     return rows, stamps
 
 
-def _find_reference(pairs: Pairs, window: float, hop: float | None, center: bool | None) -> Reference:
+def _find_reference(entries: Sequence[ClipEntry], window: float, hop: float | None, center: bool | None) -> Reference:
     """Settle the framing by the options and by the first timestamps."""
     chosen: tuple[Path, int, NDArray[Any] | None] | None = None
     problem = ""
-    for path in pairs.values():
-        if isinstance(path, str) or (chosen and path.suffix != ".npz"):
-            continue
+    files = [entry.embeddings for entry in entries if isinstance(entry.embeddings, Path)]
+    for path in sorted(files, key=lambda path: path.suffix != ".npz"):  # the only ones that may have timestamps first
         try:
             rows, stamps = load_embeddings(path)
         except EdgeseaError as error:
@@ -275,7 +263,7 @@ def _find_reference(pairs: Pairs, window: float, hop: float | None, center: bool
             continue
         if chosen is None or stamps is not None:
             chosen = path, rows.shape[1], stamps
-        if stamps is not None and (len(stamps) > 1 or hop):
+        if path.suffix != ".npz" or (stamps is not None and (len(stamps) > 1 or hop)):
             break
     if chosen is None:
         raise EdgeseaError(f"no embeddings can be read (first: {problem})")
@@ -308,15 +296,21 @@ def _spacing(stamps: NDArray[Any]) -> float:
     return next((value for value in candidates if abs(value - mean) <= precision * mean), mean)
 
 
+def _misfit(count: int, framing: Framing, length: int, sample_rate: int) -> int:
+    """By how many windows `count` differs from that of `length` samples, more or less."""
+    low, high = (framing.at(sample_rate).count(length + more) for more in (-ROUNDING, ROUNDING))
+    return max(low - count, count - high, 0)
+
+
 def _read_pair(
-    entry: ClipEntry, pairs: Pairs, reference: Reference, sample_rate: int, level_rate: float | None
+    entry: ClipEntry, reference: Reference, sample_rate: int, level_rate: float | None
 ) -> Iterator[tuple[Piece, Float32]]:
     """Decode a clip and read its embeddings, up to 64 windows at a time.
 
     The other resampler may have given a sample more or less, and with it a window, and some tools leave out a last
     window that the audio does not fill: if the numbers of windows differ by one, the smaller counts.
     """
-    path = pairs[entry.clip]
+    path = entry.embeddings
     if isinstance(path, str):
         raise EdgeseaError(path)
     rows, stamps = load_embeddings(path)
@@ -331,28 +325,25 @@ def _read_pair(
     with AudioFile(entry.path) as audio:  # its header, to find a misfit before anything is decoded
         length = round(audio.frames * sample_rate / audio.sample_rate)
     framing, window = reference.framing, reference.framing.at(sample_rate).window
-    other = replace(framing, center=not framing.center)
-
-    def fits(framing: Framing, slack: float = 0) -> bool:
-        low, high = (framing.at(sample_rate).count(length + more) for more in (-ROUNDING, ROUNDING))
-        return low - slack <= len(rows) <= high + slack
-
-    def misfit(count: int, hint: str = "") -> EdgeseaError:
-        cut = f"{count} windows of {framing.window:g} s every {framing.hop:g} s (center={framing.center})"
-        return EdgeseaError(f"{path.name}: {len(rows)} embeddings, but its audio has {cut}{hint}")
-
-    count = framing.at(sample_rate).count(length)
+    count, problem = framing.at(sample_rate).count(length), f"{path.name}: {len(rows)} embeddings, but its audio has"
+    cut = f"windows of {framing.window:g} s every {framing.hop:g} s (center={framing.center})"
     slack = 1 + (MP3_TOLERANCE * count if entry.path.suffix.lower() == ".mp3" else 0)
-    if not fits(framing) and (not fits(framing, slack) or (reference.guessed and fits(other))):
-        raise misfit(count, f"; they would fit center={other.center}" if fits(other) else "")
+    other = replace(framing, center=not framing.center)
+    other_fits = not _misfit(len(rows), other, length, sample_rate)
+    misfit = _misfit(len(rows), framing, length, sample_rate)
+    if misfit > slack or (misfit and reference.guessed and other_fits):
+        hint = f"; they would fit center={other.center}" if other_fits else ""
+        raise EdgeseaError(f"{problem} {count} {cut}{hint}")
     seen = 0
-    for piece, _ in clip_pieces(entry, framing, sample_rate, None, level_rate):
-        usable = min(len(piece.starts), len(rows) - seen)
+    for piece, _ in clips.clip_pieces(entry, framing, sample_rate, None, level_rate):
         with np.errstate(over="ignore"):
-            block = np.asarray(rows[seen : seen + usable], np.float32)
+            block = np.asarray(rows[seen : seen + len(piece.starts)], np.float32)
         seen += len(piece.starts)
-        if usable > 0:
-            pcm = piece.pcm[: int(piece.starts[usable - 1]) + window - piece.offset]
-            yield replace(piece, pcm=pcm, starts=piece.starts[:usable], levels=piece.levels[:usable]), block
+        if len(block):
+            starts, levels = piece.starts[: len(block)], piece.levels[: len(block)]
+            yield (
+                replace(piece, pcm=piece.pcm[: starts[-1] + window - piece.offset], starts=starts, levels=levels),
+                block,
+            )
     if abs(seen - len(rows)) > 1:
-        raise misfit(seen)
+        raise EdgeseaError(f"{problem} {seen} {cut}")

@@ -41,12 +41,12 @@ class Chunk:
     clip: NDArray[np.int64]  # (windows,) row of each window's clip, counted from `first_clip`
     start: NDArray[np.int64]  # (windows,) first sample of each window in its clip
     level: Float32  # (windows,) dB
+    offsets: NDArray[np.int64]  # (clips,) first sample of each clip row's audio in the clip
     names: NDArray[np.object_]  # (clips,) what the clip rows say; None where they do not
     sensors: NDArray[np.object_]
     times: NDArray[np.object_]
     splits: NDArray[np.object_]
     labels: NDArray[np.object_]
-    offsets: NDArray[np.int64]  # (clips,) first sample of each clip row's audio in the clip
 
     def select(self, split: str | None) -> NDArray[np.int64]:
         """Windows (indices in the chunk) of one split, or of all."""
@@ -65,15 +65,15 @@ class Table:
             remedy = "finish it by running the same command again" if unfinished else "make one: edgesea extract"
             raise EdgeseaError(f"{self.path}: {'unfinished table' if unfinished else 'no table here'}; {remedy}")
         try:
-            self.info: dict[str, Any] = read_json(self.path / TABLE_FILE) if info is None else info
+            self.info: dict[str, Any] = info or read_json(self.path / TABLE_FILE)
             self.parts: int = self.info["parts"]
             self.sample_rate: int = self.info["sample_rate"]
             self.embedding_size: int = self.info["teacher"]["embedding_size"]
             self.framing = Framing(**self.info["framing"])
             self.sample_framing = self.framing.at(self.sample_rate)
+            self.embedding_dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
             if info is None:
                 self.counts: dict[str, int] = dict(self.info["windows_by_split"])  # windows of each split
-                self.embedding_dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
         except (LookupError, TypeError, ValueError) as error:  # EdgeseaError is a ValueError
             reason = f"damaged ({type(error).__name__}: {error})"
             remedy = "delete it, then run the command that made the table again: it is written anew from the parts"
@@ -107,25 +107,11 @@ class Table:
         first_clip, first_window = (sum(data.row_group(i).num_rows for i in range(group)) for data in metadata)
         if "label" not in clips.column_names:  # a part that was written before there were labels
             clips = clips.append_column("label", pa.nulls(len(clips), pa.string()))
-
-        def column(name: str) -> NDArray[np.object_]:
-            return np.asarray(clips[name].to_numpy(zero_copy_only=False), object)
-
-        return Chunk(
-            part,
-            group,
-            first_clip,
-            first_window,
-            clip=windows["clip"].to_numpy().astype(np.int64) - first_clip,
-            start=windows["start"].to_numpy(),
-            level=windows["level"].to_numpy(),
-            names=column("clip"),
-            sensors=column("sensor"),
-            times=column("time"),
-            splits=column("split"),
-            labels=column("label"),
-            offsets=clips["offset"].to_numpy(),
-        )
+        clip = windows["clip"].to_numpy().astype(np.int64) - first_clip
+        start, level, offsets = (column.to_numpy() for column in (windows["start"], windows["level"], clips["offset"]))
+        known = clips.select(["clip", "sensor", "time", "split", "label"])  # in the order of the fields
+        texts = (np.asarray(column.to_numpy(zero_copy_only=False), object) for column in known.columns)
+        return Chunk(part, group, first_clip, first_window, clip, start, level, offsets, *texts)
 
     def chunks(self) -> Iterator[Chunk]:
         """Every chunk's small columns, in order."""

@@ -54,21 +54,16 @@ class Shard:
 
     name: str  # path below the source, with forward slashes
     path: Path
-    last: int = 1  # row behind the last; a shard that cannot be used counts as one
+    rows: range = range(1)  # a shard that cannot be used counts as one
     samples: int = 0  # of each row
     size: int = 0  # dimensions
     step: int = 1  # rows that are best read at once
-    first: int = 0
     reason: str = ""  # why it cannot be used
 
     @property
     def clip(self) -> str:
         """The name of the shard if it cannot be used, else of its first row."""
-        return self.name if self.reason else self.clip_at(self.first)
-
-    def clip_at(self, row: int) -> str:
-        """The name of a row's clip."""
-        return f"{self.name}#{row:06d}"
+        return self.name if self.reason else f"{self.name}#{self.rows.start:06d}"
 
 
 def shards_job(
@@ -92,16 +87,12 @@ def shards_job(
         raise EdgeseaError(f"{first.path}: {lasts}, not window={window:g} s")
     framing = Framing(seconds, seconds, center=False)
     framing.at(layout.sample_rate)
-    files = [(shard.name, file_size(shard.path), 0 if shard.reason else shard.last) for shard in shards]
+    files = [(shard.name, file_size(shard.path), 0 if shard.reason else len(shard.rows)) for shard in shards]
     identity = repr((sorted(asdict(layout).items()), files)).encode("utf-8", "surrogateescape")
-    plan = {
-        "framing": asdict(framing),
-        "level": {"unit": "dB SPL" if "level" in layout.columns else "dB(A) re full scale", "rate": None},
-        "input": {"kind": "shards", **asdict(layout)},
-        "manifest_sha256": hashlib.sha256(identity).hexdigest(),
-    }
-    clips, read = sum(shard.last for shard in shards), partial(_read_slice, layout=layout)
-    return Job(first.size, plan, _cut_slices(shards, part_clips), read, clips)
+    digest, given = hashlib.sha256(identity).hexdigest(), {"kind": "shards", **asdict(layout)}
+    parts, read = _cut_slices(shards, part_clips), partial(_read_slice, layout=layout)
+    clips = sum(len(shard.rows) for shard in shards)
+    return Job(framing, first.size, "level" in layout.columns, given, digest, parts, read, clips)
 
 
 def _inspect(path: Path, root: Path, layout: Layout) -> Shard:
@@ -120,11 +111,13 @@ def _inspect(path: Path, root: Path, layout: Layout) -> Shard:
                     raise EdgeseaError(f"{data.name} is {data.dtype} of shape {data.shape}, not {kinds} of (rows, n)")
             chunk = audio.chunks[0] if audio.chunks else 1
             step = max(1, SLICE_ROWS // chunk) * chunk
-            return Shard(name, path, len(audio), math.prod(audio.shape[1:]), math.prod(embedding.shape[1:]), step)
-    except EdgeseaError as error:
-        return Shard(name, path, reason=str(error))
+            return Shard(name, path, range(len(audio)), max(audio.shape[1:]), max(embedding.shape[1:]), step)
     except DAMAGED as error:
-        return Shard(name, path, reason=f"cannot be read: {error}")
+        return Shard(name, path, reason=_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, EdgeseaError) else f"cannot be read: {error}"
 
 
 def _cut_slices(shards: Sequence[Shard], part_clips: int) -> list[list[Shard]]:
@@ -132,30 +125,32 @@ def _cut_slices(shards: Sequence[Shard], part_clips: int) -> list[list[Shard]]:
     parts: dict[int, list[Shard]] = defaultdict(list)
     before = 0  # rows of the shards before
     for shard in shards:
-        steps, ends = range(0, shard.last, shard.step), range(-before % part_clips, shard.last, part_clips)
-        for first, last in pairwise(sorted({*steps, *ends, shard.last})):
-            parts[(before + first) // part_clips].append(replace(shard, first=first, last=last))
-        before += shard.last
+        count = len(shard.rows)
+        cuts = {*range(0, count, shard.step), *range(-before % part_clips, count, part_clips), count}
+        for first, last in pairwise(sorted(cuts)):
+            parts[(before + first) // part_clips].append(replace(shard, rows=range(first, last)))
+        before += count
     return list(parts.values())
 
 
-def _read_slice(rows: Shard, layout: Layout) -> Iterator[tuple[Piece | tuple[str, str], Float32]]:
+def _read_slice(shard: Shard, layout: Layout) -> Iterator[tuple[Piece | tuple[str, str], Float32]]:
     """The rows of a slice, each the only piece of a clip, and its embedding (1, D); (name, reason) if unusable."""
-    if rows.reason:
-        raise EdgeseaError(rows.reason)
-    where, shape, nothing = slice(rows.first, rows.last), (rows.last - rows.first, -1), np.zeros((1, 1), np.float32)
-    names = [rows.clip_at(row) for row in range(rows.first, rows.last)]
+    if shard.reason:
+        raise EdgeseaError(shard.reason)
+    where, nothing = slice(shard.rows.start, shard.rows.stop), np.zeros((1, 1), np.float32)
+    names = [f"{shard.name}#{row:06d}" for row in shard.rows]
     try:
-        with h5py.File(rows.path, "r") as file:
-            audio, embeddings = (file[key][where].reshape(shape) for key in (layout.audio, layout.embedding))
-            columns = {name: file[key][where] for name, key in layout.known.items()}
+        with h5py.File(shard.path, "r") as file:
+            keys = layout.audio, layout.embedding
+            audio, embeddings = (file[key][where].reshape(len(names), -1) for key in keys)
+            columns = {name: file[key][where].tolist() for name, key in layout.known.items()}
     except DAMAGED as error:
-        yield from (((name, f"cannot be read: {error}"), nothing) for name in names)
+        yield from (((name, _reason(error)), nothing) for name in names)
         return
     for index, name in enumerate(names):
+        row = {column: _plain(values[index]) for column, values in columns.items()}
         try:
-            values = {column: _plain(data[index]) for column, data in columns.items()}
-            yield _read_row(name, rows.path, values, audio[index], embeddings[index], layout)
+            yield _read_row(name, shard.path, row, audio[index], embeddings[index], layout)
         except EdgeseaError as error:
             yield (name, str(error)), nothing
 
@@ -164,23 +159,22 @@ def _plain(value: Any) -> Any:
     """A value of a data set as a manifest would have it; None for NaN."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace").strip()
-    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-    if isinstance(plain, float):
-        return None if math.isnan(plain) else int(plain) if plain.is_integer() else plain
-    return plain
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
 
 
 def _read_row(
-    clip: str, path: Path, values: dict[str, Any], audio: NDArray[Any], embedding: NDArray[Any], layout: Layout
+    clip: str, path: Path, row: dict[str, Any], audio: NDArray[Any], embedding: NDArray[Any], layout: Layout
 ) -> tuple[Piece, Float32]:
-    if isinstance(time := values.get("time"), int | float):
+    if isinstance(time := row.get("time"), int | float):
         try:
-            values["time"] = datetime.fromtimestamp(time, UTC)
+            row["time"] = datetime.fromtimestamp(time, UTC)
         except (ValueError, OverflowError, OSError):
             raise EdgeseaError(f"time {time} is neither ISO 8601 nor seconds since 1970") from None
-    entry = make_entry(clip, path, values, layout.validate, folder=clip.split("/")[0] if "/" in clip else "")
-    if "level" in values and not entry.level:
-        raise EdgeseaError(f"level {values['level']} is not a number")
+    entry = make_entry(clip, path, row, layout.validate, in_folder=True)
+    if "level" in row and not entry.level:
+        raise EdgeseaError(f"level {row['level']} is not a number")
     # int16 is taken on the scale of the table, so that it is stored as it is where the rates are equal.
     samples = np.asarray(audio, np.float32) / np.float32(PCM_SCALE if audio.dtype.kind == "i" else 1.0)
     with np.errstate(over="ignore"):
@@ -188,8 +182,7 @@ def _read_row(
     for what, numbers in (("audio", samples), ("embedding", vector)):
         if not np.isfinite(numbers).all():
             raise EdgeseaError(f"the {what} holds NaN or Inf")
-    starts = np.zeros(1, np.int64)
-    length = round(len(samples) / layout.audio_rate * layout.sample_rate)
+    length, starts = round(len(samples) / layout.audio_rate * layout.sample_rate), np.zeros(1, np.int64)
     if entry.level:  # the readings fill the window, so their number is their rate where it lasts one second
         levels = measured_level(entry.level, len(entry.level), starts, length, length)
     else:
