@@ -1,7 +1,4 @@
-"""Random weights and synthetic windows for the OpenL3 tests, shared with the script that makes the golden data.
-
-It imports nothing but numpy and h5py, because the script runs where edgesea is not installed.
-"""
+"""Random weights and synthetic windows for OpenL3, as in the golden data that TensorFlow computed from them."""
 
 from pathlib import Path
 
@@ -16,11 +13,7 @@ VARIANTS = ("mel256-512", "mel128-6144", "linear-512")
 
 
 def random_layers(seed: int = 20210606) -> list[Layer]:
-    """Layers of an OpenL3 network in topological order, named as Keras names them.
-
-    The first normalisation maps decibels to about unit scale, the kernels keep it there (He et al.), and the other
-    normalisations are away from the identity, so that a mistake in any of them shows.
-    """
+    """Layers of an OpenL3 network in topological order: numbers of unit scale, normalisations far from the identity."""
     rng = np.random.default_rng(seed)
 
     def batch_norm(index: int, channels: int, mean: float, scale: float) -> Layer:
@@ -61,8 +54,6 @@ def write_keras_h5(path: Path, layers: list[Layer], full_model: bool = False) ->
         root = file.create_group("model_weights") if full_model else file
         # Like Keras, with layers between that hold nothing
         root.attrs["layer_names"] = ["input_1", *[name for name, _ in layers], "activation"]
-        root.attrs["backend"] = "tensorflow"
-        root.attrs["keras_version"] = "2.21.0"
         for name in ("input_1", "activation", "top_level_model_weights"):
             root.create_group(name).attrs["weight_names"] = np.zeros(0)
         for name, arrays in layers:

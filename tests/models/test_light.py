@@ -8,20 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import load_audio, write_noise
-
-import edgesea
+from conftest import write_noise
 
 LIGHT = """
-import importlib.abc, json, sys
+import importlib.abc, sys
 
 BLOCKED = {"torch", "lightning", "pandas", "pyarrow", "sklearn", "scipy", "joblib", "matplotlib", "umap", "tensorflow"}
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        package = name.partition(".")[0]
-        if package in BLOCKED:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=package)
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
 
 sys.meta_path.insert(0, Block())
 """
@@ -37,20 +34,6 @@ def run_light(code: str, *arguments: object) -> subprocess.CompletedProcess[str]
 def sound(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return write_noise(tmp_path / "sound.wav")
-
-
-def test_students_need_no_torch(sound, random_student):
-    np.save("windows.npy", load_audio(sound, 8000).reshape(3, 8000))
-    code = """
-import numpy as np
-import edgesea
-np.save("embedding.npy", edgesea.load_student(sys.argv[1]).embed(np.load("windows.npy")))
-assert not BLOCKED & set(sys.modules)
-"""
-    done = run_light(code, random_student)
-    assert done.returncode == 0, done.stderr
-    expected = edgesea.load_student(random_student, backend="torch").embed(np.load("windows.npy"))
-    np.testing.assert_allclose(np.load("embedding.npy"), expected, rtol=0, atol=1e-5)
 
 
 def test_the_command_embeds_without_torch(shared_data, sound):

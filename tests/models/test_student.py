@@ -46,14 +46,9 @@ def make_student(config: StudentConfig = SMALL) -> Student:
     """Random weights, with normalisations far from the identity."""
     torch.manual_seed(0)
     student = Student(config)
-    for module in student.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-1, 1)
-            module.running_var.uniform_(0.2, 3)
-            torch.nn.init.uniform_(module.weight, -1.5, 1.5)
-            torch.nn.init.uniform_(module.bias, -1, 1)
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.uniform_(module.bias, -1, 1)
+    for name, value in student.state_dict().items():
+        if value.ndim == 1:  # biases and normalisations
+            value.uniform_(*((0.2, 3.0) if name.endswith("running_var") else (-1.5, 1.5)))
     return student.eval()
 
 
@@ -114,7 +109,7 @@ def test_a_saved_student_gives_the_same_numbers_in_both_back_ends(tmp_path, conf
         assert getattr(with_torch, name) == getattr(without, name)
     expected = with_torch.embed(windows)
     np.testing.assert_array_equal(expected, student.embed(windows))
-    assert np.ptp(expected[2:], axis=0).min() > 1e-3 * np.abs(expected).max() or config.head == "relu_max"
+    assert np.ptp(expected[2:], axis=0).min() > 1e-4 * np.abs(expected).max() or config.head == "relu_max"
     assert (expected.min() < 0) == (config.head == "linear")
     assert_same(without.embed(windows), expected)
     for model in (with_torch, without):
@@ -218,12 +213,6 @@ def test_a_saved_student_carries_its_provenance_and_has_the_same_bytes(saved):
     assert file_digest(saved / "model.safetensors") == file_digest(saved.with_name("again") / "model.safetensors")
 
 
-def edit(folder: Path, **changes: object) -> None:
-    config = read_json(folder / "config.json")
-    config["architecture"] |= changes
-    write_json(folder / "config.json", config)
-
-
 def refused(student: Path, path: Path, words: str = "", backend: str = "auto") -> None:
     with pytest.raises(EdgeseaError, match=f"{path}: .*{words}"):
         edgesea.load_student(student, "cpu", backend)
@@ -233,19 +222,18 @@ def refused(student: Path, path: Path, words: str = "", backend: str = "auto") -
     ("changes", "words"),
     [
         ({"sample_rate": 16000}, "sample_rate.* 16000 .* 8000"),
-        ({"hop_length": 100, "fmax": 3e3}, "hop_length.* 100 .* 160.*fmax.* 3000.0 .* None"),
-        ({"filters": [4, 8]}, r"filters.* \[4, 8\] .* \[4, 6\]"),
+        ({"filters": [4, 8], "fmax": 3e3}, r"filters.* \[4, 8\] .* \[4, 6\].*fmax.* 3000.0 .* None"),
     ],
 )
 def test_an_edited_configuration_is_refused(saved, changes, words):
-    edit(saved, **changes)
+    write_json(saved / "config.json", {"model": "edgesea.student", "architecture": {**SMALL.to_dict(), **changes}})
     refused(saved, saved / "config.json", words)
 
 
 def test_what_does_not_change_the_student_is_accepted(saved):
     """Values written in another way, weights without metadata or of another program's, half precision."""
     weights, expected = saved / "model.safetensors", edgesea.load_student(saved).embed(noise())
-    edit(saved, window=1)
+    write_json(saved / "config.json", {"model": "edgesea.student", "architecture": {**SMALL.to_dict(), "window": 1}})
     for metadata in ({"architecture": json.dumps(SMALL.to_dict())}, None, {"format": "pt"}):
         save_file(load_file(weights), weights, metadata=metadata)
         np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise()), expected)
