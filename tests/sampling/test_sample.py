@@ -9,7 +9,7 @@ import pytest
 from made_table import write_table
 
 from edgesea.errors import EdgeseaError
-from edgesea.sampling import sample, used_options
+from edgesea.sampling import sample
 from edgesea.sampling.methods import METHODS
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
@@ -118,13 +118,6 @@ def test_the_subset_records_its_options(network: Path, tmp_path: Path) -> None:
     assert not {"similarity", "ridge", "pool", "mean_core"} & Subset.load(tmp_path / "s").info.keys()
 
 
-def test_options_that_a_method_does_not_use_do_not_count() -> None:
-    given = {"size": 5, "similarity": "linear", "ridge": 0.0, "clusters": 3, "max_candidates": 9, "sensors": None}
-    kmeans, dpp = {"clusters": 3, "max_candidates": 9}, {"similarity": "linear", "ridge": 0.0, "max_candidates": 9}
-    for method, options in (("random", {}), ("kmeans", kmeans), ("dpp", dpp)):
-        assert used_options({"method": method, **given}) == {"method": method, "size": 5, **options}
-
-
 def test_fewer_windows_than_strata_come_from_random_strata(
     network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -194,7 +187,7 @@ def test_windows_that_a_method_cannot_choose_from(
         ("2020-05-01T10:00+00:00", {"stratum": "none"}, []),
         ("2020-05-01T10:00", {}, []),
         ("2020-05-01T10:00", {"time_zone": "Europe/Berlin"}, ["time_zone changes nothing"]),
-        ("2020-05-01T10:00", {"method": "spl", "split": "all"}, ["no sensor", "ranked", "6 of 12"]),
+        ("2020-05-01T10:00", {"method": "spl", "split": "all"}, ["no sensor", "one time of day", "6 of 12"]),
     ],
 )
 def test_what_is_not_known_is_reported(

@@ -68,8 +68,7 @@ def choose_kmeans(windows: StratumWindows, k: int, rng: np.random.Generator, opt
 
 
 def choose_dpp(windows: StratumWindows, k: int, rng: np.random.Generator, options: Options) -> Choice:
-    """Draw a k-DPP on the similarity of the embeddings, of some methods with `relevance` as the quality; or its
-    likeliest set.
+    """Draw a k-DPP on the similarity of the embeddings, or take its likeliest set; `relevance` may be its quality.
 
     A determinant is zero for more windows than dimensions, so beyond them a k-DPP would draw uniformly. Then the
     stratum is divided into as few random groups as needed, and each gives its share by a k-DPP.

@@ -33,9 +33,8 @@ def read_positions(path: Path) -> dict[str, Position]:
     rows = rows.rename(columns=lambda name: str(name).strip().casefold())
     columns = [next((name for name in known if name in rows), known[0]) for known in COLUMNS]
     if missing := [name for name in columns if name not in rows]:
-        raise EdgeseaError(
-            f"{path}: no column {', '.join(missing)}; it has {', '.join(rows.columns)} (separated by commas)"
-        )
+        present = ", ".join(rows.columns)
+        raise EdgeseaError(f"{path}: no column {', '.join(missing)}; it has {present} (separated by commas)")
     rows = rows[columns].set_axis(["sensor", *PLACE], axis=1).dropna(how="all", subset=PLACE).drop_duplicates()
     degrees = rows[PLACE].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
     positions: dict[str, Position] = {}

@@ -135,9 +135,7 @@ class Strata:
             log.warning("%s: some windows have no sensor; they count as one sensor's", table)
         level = logging.INFO if self.untimed == total and not needs_levels else logging.WARNING
         if self.untimed and (needs_levels or period != "none"):
-            text = (
-                "%s: %d of %d windows have no time: they count as one period, their levels are ranked among each other"
-            )
+            text = "%s: %d of %d windows have no time; they count as of one period and one time of day"
             log.log(level, text, table, self.untimed, total)
 
     def read(self, wanted: set[int], most: int | None, seed: int) -> Iterator[tuple[int, StratumWindows]]:
