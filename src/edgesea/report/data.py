@@ -19,16 +19,8 @@ from edgesea.table.reader import Table
 RESULTS, STAMPS, SELECTION = "results.json", "stages.json", "select.json"
 EVERYTHING = "all windows"  # the sampling of a reduction that was fitted on the whole table
 SAMPLE, SAMPLE_CHUNKS = 2000, 24  # windows in the map, and chunks (about 32 MB each) that they are read from
-NUMBERS = [
-    "dimensions",
-    "score",
-    "score_std",
-    "standard_error",
-    "seconds",
-    "trustworthiness",
-    "knn_overlap",
-    "complete",
-]
+NUMBERS = ("dimensions", "score", "score_std", "standard_error", "seconds", "complete")  # of a trial of a selection
+PRESERVED = ("trustworthiness", "knn_overlap")  # by its reduction
 PERIODS = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m", "year": "%Y"}
 Frame = Any  # pandas.DataFrame; its stubs are stricter about names of columns than is of use here
 
@@ -196,7 +188,7 @@ def read_selection(folder: Path) -> dict[str, Any]:
         found = read_json(folder / SELECTION)
         # A trial that lacks a seed is not complete, and never chosen.
         given = [{"complete": True, **(item.get("kept") or {}), **item} for item in found["trials"]]
-        trials: Frame = pd.DataFrame(given, columns=NUMBERS).apply(pd.to_numeric)
+        trials: Frame = pd.DataFrame(given, columns=[*NUMBERS, *PRESERVED]).apply(pd.to_numeric)
         for name, options in (
             ("sampling", [item.get("sample") or {"method": EVERYTHING} for item in given]),
             ("reduction", [{**item["reduce"], "size": None} for item in given]),  # the dimensions
