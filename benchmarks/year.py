@@ -94,7 +94,7 @@ def run(table: Path, methods: list[str], scale: float, out: Path | None) -> None
         command = [sys.executable, __file__, "read", str(table)]
         if method != "read":
             own = ["--method", method, "--size", str(chosen)]
-            command = [sys.executable, "-m", "edgesea.cli", "sample", str(table), f"{table}.{method}.parquet", *own]
+            command = [sys.executable, "-m", "edgesea", "sample", str(table), f"{table}.{method}.parquet", *own]
         seconds, peak = timed(command)
         found[method] = {"seconds": seconds, "megabytes": peak}
         rate = info["windows"] / seconds

@@ -217,14 +217,8 @@ def kill_when(command: list[str], ready: Callable[[], bool], sent: int = signal.
 # A student that trains in seconds. With patience=0 its learning rate falls after epoch 14, with the rate and order of
 # `small_table`; onecycle sweeps the rate over all epochs.
 TINY = {
-    "filters": [4, 4, 8, 8],
-    "n_mels": 16,
-    "epochs": 18,
-    "epoch_size": 16,
-    "batch_size": 8,
-    "lr": 0.03,
-    "patience": 0,
-}
+    "filters": [4, 4, 8, 8], "n_mels": 16, "epochs": 18, "epoch_size": 16, "batch_size": 8, "lr": 0.03, "patience": 0,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -46,9 +46,8 @@ def huge(windows: np.ndarray) -> np.ndarray:
 def audio_folder(tmp_path_factory) -> Path:
     """Seven clips of 0.5 to 5.3 s at several rates."""
     folder = tmp_path_factory.mktemp("extract") / "audio"
-    for index, (seconds, rate) in enumerate(
-        [(3, 8000), (5.3, 44100), (0.5, 8000), (1, 48000), (2.01, 22050), (4, 16000)]
-    ):
+    kinds = [(3, 8000), (5.3, 44100), (0.5, 8000), (1, 48000), (2.01, 22050), (4, 16000)]
+    for index, (seconds, rate) in enumerate(kinds):
         write_noise(folder / f"clip{index}.wav", seconds, rate, seed=index, channels=1 + index % 2)
     write_noise(folder / "deep" / "er" / "clip.flac", 2.5, 8000, seed=9)
     return folder
@@ -121,9 +120,6 @@ def test_workers_and_resuming_do_not_change_a_byte(noise_folder, tmp_path):
     again = extract(noise_folder, tmp_path / "1", **options, max_skipped=0.1)  # it is finished, and left alone
     assert again == {**results[0], "windows_per_second": 0, "hours_per_hour": 0}
     assert stamps(tmp_path / "1") == before
-    (tmp_path / "1" / "clips" / "part-00001.parquet").unlink()
-    extract(noise_folder, tmp_path / "1", **options)
-    assert content(tmp_path / "1") == first
 
 
 def test_a_killed_extraction_resumes(tmp_path, monkeypatch):

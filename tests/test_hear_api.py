@@ -10,7 +10,6 @@ import torch
 
 from edgesea import hear
 from edgesea.errors import EdgeseaError
-from edgesea.models import load_teacher
 from edgesea.models.foreign import FunctionModel
 from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_torch import Student
@@ -107,20 +106,6 @@ def test_a_sound_gives_the_same_alone_and_among_others_in_any_precision(random_s
         assert not found.requires_grad
 
 
-def test_whatever_the_module_loads_is_a_teacher(name, model):
-    teacher = load_teacher(f"hear:edgesea.hear:{name}")
-    assert (teacher.sample_rate, teacher.embedding_size) == (model.sample_rate, model.model.embedding_size)
-    windows = sounds(3, 1.0, model.sample_rate)
-    expected = model.model.embed(np.stack([at_model_rate(window, model) for window in windows]))
-    assert_same(torch.from_numpy(teacher.embed(windows.numpy())), expected)
-
-
-@pytest.mark.parametrize(("name", "words"), [("gone", "gone"), ("efficientat/mn04@w.pt", "w.pt"), ("openl3/x", "x")])
-def test_an_unknown_model_is_named(name, words):
-    with pytest.raises(EdgeseaError, match=words):
-        hear.load_model(name)
-
-
 def test_a_model_of_another_rate_is_given_audio_resampled():
     for rate, announced in ((8000, 16000), (16000, 16000), (24000, 32000), (48000, 48000), (96000, 48000)):
         student = Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16, sample_rate=rate))
@@ -152,6 +137,9 @@ def test_errors_of_the_model_and_no_warnings(random_student):
     for wrong, words in ((broken, "broken gave NaN or Inf"), (model.model, "not Student")):
         with pytest.raises(EdgeseaError, match=words):
             hear.get_scene_embeddings(sounds(1, 1.2, 16000), wrong)
+    for name, words in (("gone", "gone"), ("efficientat/mn04@w.pt", "w.pt"), ("openl3/x", "x")):
+        with pytest.raises(EdgeseaError, match=words):
+            hear.load_model(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hear.get_scene_embeddings(torch.zeros(1, 100), model)  # silent and short

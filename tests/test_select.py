@@ -266,7 +266,7 @@ def test_a_killed_process_is_explained_leaves_no_others_and_resumes(
 ) -> None:
     folder = tmp_path / "s"
     options = ["--sample", '{"size": 30}', "--reduce", '{"size": [2, 3, 4, 5]}', "--layers", "[2]", "--repeats", "40"]
-    command = [sys.executable, "-m", "edgesea.cli", "select", str(table), "esc50", str(data), str(folder), *options]
+    command = [sys.executable, "-m", "edgesea", "select", str(table), "esc50", str(data), str(folder), *options]
     process = subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},

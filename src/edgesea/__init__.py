@@ -6,24 +6,14 @@ from typing import TYPE_CHECKING, Any
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 
 if TYPE_CHECKING:
-    from edgesea.embed.engine import get_embedding
-    from edgesea.embed.files import process_file, process_files
-    from edgesea.embed.stream import Stream
-    from edgesea.hub import from_pretrained, push_to_hub
-    from edgesea.models import load_student, load_teacher
-
-__all__ = [
-    "EdgeseaError",
-    "EdgeseaWarning",
-    "Stream",
-    "from_pretrained",
-    "get_embedding",
-    "load_student",
-    "load_teacher",
-    "process_file",
-    "process_files",
-    "push_to_hub",
-]
+    from edgesea.embed.engine import get_embedding as get_embedding
+    from edgesea.embed.files import process_file as process_file
+    from edgesea.embed.files import process_files as process_files
+    from edgesea.embed.stream import Stream as Stream
+    from edgesea.hub import from_pretrained as from_pretrained
+    from edgesea.hub import push_to_hub as push_to_hub
+    from edgesea.models import load_student as load_student
+    from edgesea.models import load_teacher as load_teacher
 
 _LAZY = {
     "Stream": "edgesea.embed.stream",
@@ -35,6 +25,7 @@ _LAZY = {
     "process_files": "edgesea.embed.files",
     "push_to_hub": "edgesea.hub",
 }
+__all__ = ["EdgeseaError", "EdgeseaWarning", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

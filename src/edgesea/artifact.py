@@ -8,7 +8,8 @@ import os
 import stat
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,27 +35,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         if error.errno not in FULL and error.filename not in (None, str(temporary)):
             raise  # about another file, which could not be read
         code = error.errno or errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from error
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; NaN and infinity become null, paths text."""
+    """Write `value`, made plain, as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        temporary.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+def plain(value: Any) -> Any:
+    """A value for JSON or YAML: groups of options become mappings, paths text, NaN and infinity null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return str(value) if isinstance(value, Path) else value
@@ -99,9 +101,7 @@ def locked(folder: Path) -> Iterator[None]:
         with FileLock(folder / LOCK_FILE, timeout=0):
             yield
     except Timeout:
-        raise EdgeseaError(
-            f"{folder}: another edgesea command is writing here; wait for it or choose another folder"
-        ) from None
+        raise EdgeseaError(f"{folder}: another edgesea command writes here; wait or choose another folder") from None
 
 
 def differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
@@ -179,8 +179,6 @@ def versions() -> dict[str, str]:
     """Versions of edgesea and of the libraries that numbers depend on, where installed."""
     found = {}
     for name in ("edgesea", "numpy", "torch", "soxr", "soundfile", "scikit-learn", "umap-learn", "pyarrow"):
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

@@ -1,11 +1,10 @@
 """The command line: one command for each stage; options, help and aliases come from signatures and docstrings."""
 
-import errno
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -13,10 +12,10 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import App, CycloptsError, Group, Parameter
 from cyclopts.config import Dict
 
-from edgesea.config import plain, read_yaml, refuse_fractions
+from edgesea.artifact import FULL, versions
+from edgesea.config import as_yaml, read_yaml, refuse_fractions
 from edgesea.errors import EdgeseaError, missing_extra
-
-log = logging.getLogger(__name__)
+from edgesea.report import report_if_possible
 
 COMMANDS = {
     "extract": "edgesea.extract:extract",
@@ -35,7 +34,6 @@ COMMANDS = {
     "demo": "edgesea.demo:demo",
 }
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # go on from where they were interrupted
-EXTRAS = {"umap": "umap", "huggingface_hub": "hub"}  # libraries of other extras than `train`
 # The names that options of `embed` and `stream` have in openl3 and edgel3, too.
 ALIASES = {
     "out": Parameter(alias=["-o", "--output-dir"]),
@@ -75,7 +73,7 @@ def _missing(error: ModuleNotFoundError) -> EdgeseaError:
     package = (error.name or "").partition(".")[0]
     if package in ("", "edgesea"):
         raise error
-    return missing_extra(package, EXTRAS.get(package, "train"))
+    return missing_extra(package, "train")
 
 
 def _app(arguments: list[str]) -> App:
@@ -84,7 +82,7 @@ def _app(arguments: list[str]) -> App:
         name="edgesea",
         help="Make a big audio-embedding model small, specialised for your recordings.",
         help_format="markdown",
-        version=lambda: import_module("edgesea.artifact").versions()["edgesea"],
+        version=lambda: versions()["edgesea"],
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
         config=[refuse_fractions],
         result_action="return_value",
@@ -120,10 +118,8 @@ def _app(arguments: list[str]) -> App:
             app.config = (*app.config, options)
         function, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
         if print_config:
-            import yaml
-
             bound.apply_defaults()
-            print(yaml.safe_dump(plain(bound.arguments), sort_keys=False), end="")
+            print(as_yaml(bound.arguments), end="")
             return None
         helper = bool(int(os.environ.get("LOCAL_RANK") or 0))  # a process that helps another to train is silent
         quiet = bound.arguments.get("quiet", False)
@@ -131,7 +127,7 @@ def _app(arguments: list[str]) -> App:
         logging.getLogger("edgesea").setLevel(level)
         result = function(*bound.args, **bound.kwargs)
         if words[:1] in (("reduce",), ("select",)):
-            result |= _page(bound.arguments)
+            result |= report_if_possible(bound.arguments["out"], bound.arguments["table"])
         if isinstance(result, dict) and not helper and not quiet:
             print(_shown(result))
         return result
@@ -183,19 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail("out of memory; choose smaller parts, batches or fewer workers")
     except OSError as error:
         text = f"{error.filename}: {error.strerror or error}" if error.filename else str(error.strerror or error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return _fail(f"{text}; free some space, then {again}" if full else text)
-
-
-def _page(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Draw the page of a reduction or a selection; hours of work must not end in an error for the sake of a plot."""
-    from edgesea.report import report
-
-    try:
-        return report(arguments["out"], table=arguments["table"])
-    except Exception as error:
-        log.warning("%s is finished, but its page is not: %s", arguments["out"], error)
-        return {}
+        return _fail(f"{text}; free some space, then {again}" if error.errno in FULL else text)
 
 
 def _fail(message: str, code: int = 1) -> int:
@@ -221,7 +205,3 @@ def _brief(result: dict[str, Any]) -> dict[str, Any]:
         for key, value in result.items()
         if not (isinstance(value, list) and (len(value) > 8 or any(isinstance(item, dict) for item in value)))
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,11 +4,10 @@ import inspect
 import os
 import string
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesea.artifact import atomic_path
+from edgesea.artifact import atomic_path, plain
 from edgesea.errors import EdgeseaError
 
 
@@ -19,8 +18,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
         found = yaml.safe_load(string.Template(text).safe_substitute({"EDGESEA_DATA": "data", **os.environ}))
-    except OSError as error:
-        raise EdgeseaError(f"{path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EdgeseaError(f"{path}: not YAML: {error}") from error
     if not isinstance(found, dict):
@@ -28,21 +25,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
-    """Write options as YAML, atomically."""
+def as_yaml(options: Mapping[str, Any]) -> str:
+    """Options as YAML."""
     import yaml
 
+    return str(yaml.safe_dump(plain(options), sort_keys=False, allow_unicode=True))
+
+
+def write_yaml(path: Path, options: Mapping[str, Any]) -> None:
+    """Write options as YAML, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True), "utf-8")
-
-
-def plain(value: Any) -> Any:
-    """A value for YAML: groups of options become mappings, paths text."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return str(value) if isinstance(value, Path) else value
+        temporary.write_text(as_yaml(options), "utf-8")
 
 
 def checked_options(

@@ -92,8 +92,7 @@ def extract(
         If the source, the options or the teacher's weights are unusable, `out` holds another table, or too many clips
         had to be skipped.
     """
-    counts = {"part_clips": part_clips, "batch_size": batch_size, "workers": workers}
-    check_options(sample_rate, level_rate, max_skipped, **counts)
+    check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, batch_size=batch_size, workers=workers)
     from edgesea.embed.engine import embed_sources
     from edgesea.models import load_teacher
     from edgesea.table.writer import write_table

@@ -17,17 +17,14 @@ from numpy.typing import NDArray
 from edgesea.audio.framing import Framing, exact_seconds
 from edgesea.audio.io import checked_hop
 from edgesea.embed.engine import Recording, embed_files
-from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.errors import EdgeseaError, needs
 from edgesea.models import is_teacher, load_student, load_teacher
 from edgesea.models.base import EmbeddingModel, window_of
 
-try:
+with needs("torch", "train"):
     import torch
     from torch import Tensor, nn
-except ImportError as error:
-    raise missing_extra("torch", "train") from error
 
-LARGEST = "edgel3/sea-512"
 RATES = (16000, 22050, 32000, 44100, 48000)  # Hz
 TIMESTAMP_HOP = 50.0  # ms: the tolerance of HEAR's onsets
 
@@ -51,7 +48,7 @@ def load_model(model_file_path: str = "") -> HearModel:
         A student's folder, .h5 or .h5.gz file, or id; or a teacher's id, e.g. ``efficientat/mn04`` or, with a weight
         file, ``efficientat/mn04@FILE``. Default: the largest published student.
     """
-    name = str(model_file_path or LARGEST)
+    name = str(model_file_path or "edgel3/sea-512")
     if not is_teacher(name):
         return HearModel(load_student(name, "cpu", backend="torch")).eval()
     weights = ""

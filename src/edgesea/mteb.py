@@ -15,17 +15,15 @@ from tqdm import tqdm
 
 from edgesea.artifact import versions
 from edgesea.embed.engine import get_embedding
-from edgesea.errors import EdgeseaError, EdgeseaWarning, missing_extra
+from edgesea.errors import EdgeseaError, EdgeseaWarning, needs
 from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import EmbeddingModel, window_of
 from edgesea.models.student_config import parameter_count
 from edgesea.models.student_onnx import OnnxStudent
 
-try:
+with needs("mteb", "mteb"):
     from mteb.models import ModelMeta
     from mteb.models.abs_encoder import AbsEncoder
-except ImportError as error:
-    raise missing_extra("mteb", "mteb") from error
 
 # licence, home and training data (names of mteb's tasks) by the first part of the id
 PUBLISHED: dict[str, tuple[str, str, set[str] | None]] = {

@@ -7,8 +7,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from queue import Full, Queue
@@ -32,51 +33,44 @@ def prefetch(
 
     def put(queue: "Queue[Any]", item: Any, abandoned: threading.Event) -> bool:
         while not (stop.is_set() or abandoned.is_set()):
-            try:
+            with suppress(Full):
                 queue.put(item, timeout=0.1)
                 return True
-            except Full:
-                continue
         return False
 
     def pump(source: Callable[[], Iterable[T]], queue: "Queue[Any]", abandoned: threading.Event) -> None:
-        if stop.is_set():
-            return
         try:
             for item in source():
-                if not put(queue, (item, None), abandoned):
+                if not put(queue, item, abandoned):
                     return
-            put(queue, (_END, None), abandoned)
-        except BaseException as error:
-            put(queue, (_END, error), abandoned)
+        finally:
+            put(queue, _END, abandoned)
 
-    def drain(queue: "Queue[Any]") -> Iterator[T]:
-        while True:
-            item, error = queue.get()
-            if error is not None:
-                raise error
-            if item is _END:
-                return
+    def drain(queue: "Queue[Any]", pumped: "Future[None]") -> Iterator[T]:
+        while (item := queue.get()) is not _END:
             yield item
+        pumped.result()  # raises what the source raised
 
     remaining = iter(sources)
-    pending: deque[tuple[Queue[Any], threading.Event]] = deque()
+    pending: deque[tuple[Queue[Any], threading.Event, Future[None]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="edgesea-decode") as pool:
 
         def start(count: int) -> None:
             for source in islice(remaining, count):
-                pending.append((Queue(depth), threading.Event()))
-                pool.submit(pump, source, *pending[-1])
+                queue: Queue[Any] = Queue(depth)
+                abandoned = threading.Event()
+                pending.append((queue, abandoned, pool.submit(pump, source, queue, abandoned)))
 
         try:
             start(workers + 2)
             while pending:
-                queue, abandoned = pending.popleft()
-                yield drain(queue)
+                queue, abandoned, pumped = pending.popleft()
+                yield drain(queue, pumped)
                 abandoned.set()  # a consumer that gave up halfway must not leave a thread waiting
                 start(1)
         finally:
             stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def in_processes(
@@ -91,34 +85,25 @@ def in_processes(
 
     jobs = max(1, min(workers, len(calls)))
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    results: dict[int, T | EdgeseaError] = {}
     os.environ["TQDM_DISABLE"] = "1"  # for the processes; here tqdm is loaded already
     with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
-        found = Parallel(return_as="generator_unordered")(
-            delayed(_attempt)(function, index, arguments, os.getpid()) for index, arguments in enumerate(calls)
-        )
+        attempts = (delayed(_attempt)(function, arguments, os.getpid()) for arguments in calls)
         try:
-            for index, result in tqdm(found, total=len(calls), desc=name, disable=None):
-                results[index] = result
+            return list(tqdm(Parallel(return_as="generator")(attempts), total=len(calls), desc=name, disable=None))
         except BrokenProcessPool as error:
-            raise EdgeseaError(
-                f"{name}: a process was killed, probably for lack of memory; choose fewer workers and run the command "
-                "again: it resumes"
-            ) from error
+            reason = "a process was killed, probably for lack of memory"
+            raise EdgeseaError(f"{name}: {reason}; choose fewer workers and run it again: it resumes") from error
         finally:
             del os.environ["TQDM_DISABLE"]
-    return [results[index] for index in range(len(calls))]
 
 
-def _attempt(
-    function: Callable[..., T], index: int, arguments: tuple[Any, ...], parent: int
-) -> tuple[int, T | EdgeseaError]:
+def _attempt(function: Callable[..., T], arguments: tuple[Any, ...], parent: int) -> T | EdgeseaError:
     if os.getpid() != parent:
         _follow(parent)
     try:
-        return index, function(*arguments)
+        return function(*arguments)
     except EdgeseaError as error:
-        return index, error
+        return error
 
 
 @cache

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from edgesea.artifact import check_vacant, digest, file_state, locked, read_json, versions, walk, write_json
-from edgesea.config import checked_options, plain, read_yaml, write_yaml
+from edgesea.artifact import check_vacant, digest, file_state, locked, plain, read_json, versions, walk, write_json
+from edgesea.config import checked_options, read_yaml, write_yaml
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.reduction import reduce
+from edgesea.report import report_if_possible
 from edgesea.sampling import sample
 from edgesea.table.clips import read_manifest
 from edgesea.tasks.evaluate import evaluate, load_task
@@ -38,22 +39,17 @@ class Stage:
 
     function: Callable[..., dict[str, Any]]
     artifact: str  # what it writes, below the run directory
-    needs: tuple[str, ...]  # stages whose artifacts it reads
-    fixed: tuple[str, ...]  # parameters that the pipeline sets, so that the YAML must not
+    inputs: Mapping[str, str]  # parameter: the stage whose artifact it reads
 
 
 STAGES = {
-    "extract": Stage(extract, "table", (), ("out",)),
-    "sample": Stage(sample, "subset.parquet", ("extract",), ("table", "out")),
-    "reduce": Stage(reduce, "reduction", ("extract", "sample"), ("table", "out", "subset")),
-    "distill": Stage(distill, "student", ("extract", "reduce"), ("table", "reduction", "out")),
-    "evaluate": Stage(
-        evaluate,
-        "evaluate",
-        ("extract", "reduce", "distill"),
-        ("model", "out", "predictions", "weights", "reduction", "cache"),
-    ),
+    "extract": Stage(extract, "table", {}),
+    "sample": Stage(sample, "subset.parquet", {"table": "extract"}),
+    "reduce": Stage(reduce, "reduction", {"table": "extract", "subset": "sample"}),
+    "distill": Stage(distill, "student", {"table": "extract", "reduction": "reduce"}),
+    "evaluate": Stage(evaluate, "evaluate", {"weights": "extract", "reduction": "reduce", "model": "distill"}),
 }
+OUTPUTS = ("out", "predictions", "cache")  # the pipeline sets these and the inputs, so that the YAML must not
 
 
 def run(experiment: Path, *, out: Path | None = None) -> dict[str, Any]:
@@ -94,13 +90,12 @@ def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
         raise EdgeseaError(f"{source}: unknown section {', '.join(unknown)}; known: {', '.join(STAGES)}")
     if "extract" not in given:
         raise EdgeseaError(f"{source}: section extract is missing")
-    return {
-        name: checked_options(
-            stage.function, {} if given.get(name) is None else given[name], f"{source}: {name}", fixed=stage.fixed
-        )
-        for name, stage in STAGES.items()
-        if name in given or name != "evaluate"
-    }
+    sections = {}
+    for name, stage in STAGES.items():
+        if name in given or name != "evaluate":
+            options, fixed = {} if given.get(name) is None else given[name], (*stage.inputs, *OUTPUTS)
+            sections[name] = checked_options(stage.function, options, f"{source}: {name}", fixed=fixed)
+    return sections
 
 
 def run_stages(sections: Sections, out: Path) -> dict[str, Any]:
@@ -118,7 +113,7 @@ def _run_missing(sections: Sections, out: Path) -> dict[str, Any]:
     write_yaml(out / CONFIG, sections)
     for name, options in sections.items():
         stage, artifact = STAGES[name], out / STAGES[name].artifact
-        inputs = {need: stamps[need]["fingerprint"] for need in stage.needs}
+        inputs = {need: stamps[need]["fingerprint"] for need in stage.inputs.values()}
         fingerprint = _fingerprint(stage, options, inputs, out)
         stamp = stamps.get(name, {})
         if stamp.get("fingerprint") == fingerprint and stamp.get("finished") and artifact.exists():
@@ -141,12 +136,7 @@ def _run_missing(sections: Sections, out: Path) -> dict[str, Any]:
     seconds = {name: stamps[name]["seconds"] for name in sections}
     summary = {**results, "seconds": seconds, "config": plain(sections), "versions": versions()}
     write_json(out / RESULTS, summary)
-    from edgesea.report import report
-
-    try:
-        report(out)
-    except Exception as error:  # hours of work must not end in an error for the sake of a plot
-        log.warning("the run is finished, but its report is not (%s); try: edgesea report %s", error, out)
+    report_if_possible(out)
     return {"run": str(out), **summary}
 
 
@@ -193,31 +183,21 @@ def _described(value: Any, out: Path) -> Any:
 
 def _states(files: Iterable[Path]) -> str:
     """Hash of the paths, sizes and times of files, of which some may be missing."""
-    found = hashlib.sha256()
-    for path in files:
-        found.update(repr((str(path), file_state(path))).encode("utf-8", "surrogateescape"))
-    return found.hexdigest()
+    states = "".join(repr((str(path), file_state(path))) for path in files)
+    return hashlib.sha256(states.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _run_stage(name: str, options: Mapping[str, Any], sections: Sections, out: Path) -> dict[str, Any]:
     stage, paths = STAGES[name], {key: out / other.artifact for key, other in STAGES.items()}
     if name != "evaluate":
-        inputs = {"table": "extract", "subset": "sample", "reduction": "reduce", "out": name}
-        return stage.function(**options, **{key: paths[inputs[key]] for key in stage.fixed})
+        inputs = {parameter: paths[source] for parameter, source in stage.inputs.items()}
+        return stage.function(**options, **inputs, out=paths[name])
     teacher = {"model": sections["extract"]["teacher"], "weights": sections["extract"]["weights"]}
-    systems = {
-        "teacher": teacher,
-        "reduced": {**teacher, "reduction": paths["reduce"]},
-        "student": {"model": str(paths["distill"])},
-    }
-    folder, tags = paths["evaluate"], options["task"] == "sonyc_ust"
-    return {
-        system: evaluate(
-            **options,
-            **model,
-            out=folder / f"{system}.json",
-            predictions=folder / f"{system}.csv" if tags else None,
-            cache=out / "cache",  # beside the stage's artifact, which goes when an option of the classifier changes
-        )
-        for system, model in systems.items()
-    }
+    reduced, student = {**teacher, "reduction": paths["reduce"]}, {"model": str(paths["distill"])}
+    cache = out / "cache"  # beside the stage's artifact, which goes when an option of the classifier changes
+    result = {}
+    for system, model in {"teacher": teacher, "reduced": reduced, "student": student}.items():
+        file = paths["evaluate"] / f"{system}.json"
+        tags = file.with_suffix(".csv") if options["task"] == "sonyc_ust" else None
+        result[system] = evaluate(**options, **model, out=file, predictions=tags, cache=cache)
+    return result

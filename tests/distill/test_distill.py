@@ -182,7 +182,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     if expected != small_student:
         train("uninterrupted", schedule=schedule, mask=mask)
     command = words("killed", schedule=schedule, mask=mask)
-    found = kill_when([sys.executable, "-m", "edgesea.cli", *command], lambda: epochs_done(killed) >= epoch, sent)
+    found = kill_when([sys.executable, "-m", "edgesea", *command], lambda: epochs_done(killed) >= epoch, sent)
     assert found == status
     assert epoch <= epochs_done(killed) < 18
     assert not (killed / "results.json").exists()

@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_stream():
 @contextmanager
 def command(*options: str) -> "Iterator[subprocess.Popen[bytes]]":
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgesea.cli", "stream", f"--model={BY_NAME}", "--sample_rate=8000", *options],
+        [sys.executable, "-m", "edgesea", "stream", f"--model={BY_NAME}", "--sample_rate=8000", *options],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(str(REPOSITORY / name) for name in ("src", "tests"))},
         **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

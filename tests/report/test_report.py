@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edgesea.artifact import read_json, write_json
-from edgesea.config import plain
+from edgesea.artifact import plain, read_json, write_json
 from edgesea.reduction import load_reduction, reduce
 from edgesea.report import data, report
 from edgesea.report.data import Counts, sample_windows, summarise

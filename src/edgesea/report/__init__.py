@@ -1,9 +1,12 @@
 """``report``: a run, a reduction or a model selection as one page to look at."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from edgesea.errors import missing_extra
+
+log = logging.getLogger(__name__)
 
 
 def report(folder: Path, *, table: Path | None = None) -> dict[str, Any]:
@@ -32,3 +35,12 @@ def report(folder: Path, *, table: Path | None = None) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "train") from error
     return {"report": write_report(Path(folder), table)}
+
+
+def report_if_possible(folder: Path, table: Path | None = None) -> dict[str, Any]:
+    """`report` at the end of a stage: hours of work must not end in an error for the sake of a plot."""
+    try:
+        return report(folder, table=table)
+    except Exception as error:
+        log.warning("%s is finished, but its report is not (%s); try: edgesea report %s", folder, error, folder)
+        return {}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesea import reduction, sampling
-from edgesea.artifact import claim, file_state, locked, versions, write_json
+from edgesea.artifact import claim, file_state, locked, plain, versions, write_json
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import checked_count
-from edgesea.config import checked_options, plain
+from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
 from edgesea.models.base import window_of

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.artifact import atomic_path, digest, read_json, write_json
-from edgesea.config import plain
+from edgesea.artifact import atomic_path, digest, plain, read_json, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.parallel import in_processes
 from edgesea.reduction import load_reduction

@@ -5,9 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgesea.artifact import check_file, versions, write_json
+from edgesea.artifact import check_file, plain, versions, write_json
 from edgesea.audio.framing import Framing
-from edgesea.config import plain
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 
