@@ -11,25 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgesea.errors import EdgeseaError
+from edgesea.tasks import tagger
 from edgesea.tasks.features import Bags, Targets, context_encoder
 from edgesea.tasks.options import TaggingOptions
 from edgesea.tasks.oversampling import label_set_smote, mlsmote
-from edgesea.tasks.tagger import (
-    Examples,
-    TagNetwork,
-    auto_pool,
-    cooccurrence_laplacian,
-    factor_loss,
-    held_out,
-    laplacian_loss,
-    masked_cross_entropy,
-    mean_pool,
-    oversampled,
-    predict,
-    preparation,
-    tag_probabilities,
-    train_network,
-)
+from edgesea.tasks.tagger import held_out, oversampled, predict, preparation, tag_probabilities, train_network
 
 FAST = TaggingOptions(learning_rate=0.01, num_epochs=40, patience=0, hidden_layer_size=64, members=1)
 
@@ -154,11 +140,11 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 def test_autopool_is_the_published_formula_for_each_tag_and_clip() -> None:
     # By hand: p = 0 and 1, alpha = ln 3: weights 1/4 and 3/4.
-    by_hand = auto_pool(torch.tensor([[0.0], [1.0]]), torch.tensor([2]), torch.tensor([np.log(3.0)]))
+    by_hand = tagger.auto_pool(torch.tensor([[0.0], [1.0]]), torch.tensor([2]), torch.tensor([np.log(3.0)]))
     np.testing.assert_allclose(by_hand, [[0.75]], rtol=1e-6)
     for counts in ([4, 1, 2, 2], [3, 3, 3]):
         p, factor, alpha = drawn(9, 3), drawn(9, 5, 2), torch.tensor([0.0, 1.0, 1e5]).double()
-        found = auto_pool(p, torch.tensor(counts), alpha), mean_pool(factor, torch.tensor(counts))
+        found = tagger.auto_pool(p, torch.tensor(counts), alpha), tagger.mean_pool(factor, torch.tensor(counts))
         for clip, (tags, values) in enumerate(zip(p.split(counts), factor.split(counts), strict=True)):
             softmaxed = (softmax(tags[:, 1].numpy()) * tags[:, 1].numpy()).sum()
             np.testing.assert_allclose(found[0][clip], [tags[:, 0].mean(), softmaxed, tags[:, 2].max()], atol=1e-9)
@@ -168,44 +154,48 @@ def test_autopool_is_the_published_formula_for_each_tag_and_clip() -> None:
 def test_masked_loss_by_hand_and_with_all_given() -> None:
     p, labels = torch.tensor([[0.5, 0.9], [0.2, 0.6]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
     wanted = -(np.log(0.5) + np.log(0.8) + np.log(0.6)) / 4  # the mean is over all four
-    np.testing.assert_allclose(masked_cross_entropy(p, labels, torch.tensor([[1.0, 0], [1, 1]])), wanted, rtol=1e-6)
+    np.testing.assert_allclose(
+        tagger.masked_cross_entropy(p, labels, torch.tensor([[1.0, 0], [1, 1]])), wanted, rtol=1e-6
+    )
     wanted = functional.binary_cross_entropy(p, labels).item()
-    np.testing.assert_allclose(masked_cross_entropy(p, labels, torch.ones(2, 2)), wanted, rtol=1e-6)
+    np.testing.assert_allclose(tagger.masked_cross_entropy(p, labels, torch.ones(2, 2)), wanted, rtol=1e-6)
 
 
 def test_laplacian_of_three_tags_by_hand() -> None:
     labels = torch.tensor([[1.0, 1, 0], [1, 1, 1], [1, 0, 0], [0, 0, 1]])
     # A: (0, 1) in clips 0 and 1; (0, 2) and (1, 2) in clip 1; of four clips.
     wanted = np.array([[3, -2, -1], [-2, 3, -1], [-1, -1, 2]]) / 4
-    np.testing.assert_allclose(cooccurrence_laplacian(labels), wanted)
+    np.testing.assert_allclose(tagger.cooccurrence_laplacian(labels), wanted)
     # p = (1, 0, 1/2): 1/2 (1 - 0)^2 + 1/4 (1 - 1/2)^2 + 1/4 (0 - 1/2)^2 = 5/8
-    np.testing.assert_allclose(laplacian_loss(torch.tensor([[1.0, 0.0, 0.5]]), torch.from_numpy(wanted).float()), 5 / 8)
+    np.testing.assert_allclose(
+        tagger.laplacian_loss(torch.tensor([[1.0, 0.0, 0.5]]), torch.from_numpy(wanted).float()), 5 / 8
+    )
 
 
 def test_loss_of_a_factor_leaves_out_what_is_unknown() -> None:
     logits, sensors = drawn(6, 1, 4), torch.zeros(6, 1, 4)
     sensors[0, 0, 0] = sensors[1, 0, 3] = 1.0
     known = functional.cross_entropy(logits[:2, 0], torch.tensor([0, 3]))
-    np.testing.assert_allclose(factor_loss(torch.softmax(logits, 2), sensors), known * 2 / 6, rtol=1e-9)
+    np.testing.assert_allclose(tagger.factor_loss(torch.softmax(logits, 2), sensors), known * 2 / 6, rtol=1e-9)
     q = torch.tensor([[[0.8, 0.2], [0.5, 0.5]], [[0.3, 0.7], [0.9, 0.1]]])
     near_or_far = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
-    np.testing.assert_allclose(factor_loss(q, near_or_far), -np.log(0.8 * 0.7 * 0.1) / 2, rtol=1e-6)
+    np.testing.assert_allclose(tagger.factor_loss(q, near_or_far), -np.log(0.8 * 0.7 * 0.1) / 2, rtol=1e-6)
 
 
-def examples(clips: int = 120, seed: int = 0, longest: int = 4, noise: float = 1.0) -> Examples:
+def examples(clips: int = 120, seed: int = 0, longest: int = 4, noise: float = 1.0) -> tagger.Examples:
     """Clips whose windows show three tags, with noise."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((clips, 3)) < 0.4).astype(np.float32)
     counts = rng.integers(1, longest + 1, clips)
     rows = np.repeat(labels, counts, 0) @ np.random.default_rng(99).standard_normal((3, 6)) - 0.5
     rows += noise * rng.standard_normal(rows.shape)
-    return Examples(Bags(rows.astype(np.float32), counts), labels, np.ones(labels.shape, bool))
+    return tagger.Examples(Bags(rows.astype(np.float32), counts), labels, np.ones(labels.shape, bool))
 
 
 @pytest.mark.parametrize("layers", [0, 2])
 def test_factors_come_from_the_last_hidden_layer_and_go_to_the_output_layer(layers: int) -> None:
     clips = examples(7, longest=1)._replace(factors=[np.zeros((7, 1, 6)), np.zeros((7, 2, 2))])
-    network = TagNetwork(clips, TaggingOptions(num_hidden_layers=layers, hidden_layer_size=5), seed=0)
+    network = tagger.TagNetwork(clips, TaggingOptions(num_hidden_layers=layers, hidden_layer_size=5), seed=0)
     arrays = {name: values.detach().numpy() for name, values in network.named_parameters()}
     last = clips.bags.rows
     for layer in range(layers):
@@ -243,7 +233,7 @@ def test_the_best_epoch_is_kept_and_training_ends_after_patience(optimizer: Any)
     network, losses = train_network(examples(40, noise=2.0), monitored, options, 0)
     assert len(losses) == np.argmin(losses) + 5 < 60
     p = torch.from_numpy(predict(network, monitored.bags))
-    loss = masked_cross_entropy(p, torch.from_numpy(monitored.labels).double(), torch.ones_like(p))
+    loss = tagger.masked_cross_entropy(p, torch.from_numpy(monitored.labels).double(), torch.ones_like(p))
     np.testing.assert_allclose(loss, min(losses), rtol=1e-4)  # without the L2 term
 
 
@@ -261,5 +251,5 @@ def test_windows_of_any_number_are_pooled_by_the_aggregation(aggregation: Any, a
     windows = network(Bags(bags.rows, np.ones(len(bags.rows), np.int64)))[0].detach()
     weights = network.alpha.detach() if alpha is None else torch.full((3,), alpha)
     np.testing.assert_allclose(
-        predict(network, bags), auto_pool(windows, torch.from_numpy(bags.counts), weights), atol=1e-6
+        predict(network, bags), tagger.auto_pool(windows, torch.from_numpy(bags.counts), weights), atol=1e-6
     )
