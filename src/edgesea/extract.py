@@ -107,17 +107,11 @@ def extract(
     parts = cut_parts(entries, part_clips)
     rate = level_rate if any(entry.level for entry in entries) else None  # of measured levels
     made_by = {"id": model.id, "sha256": model.digest, "sample_rate": model.sample_rate}
-    plan = {
-        "teacher": {**made_by, "embedding_size": model.embedding_size},
-        "sample_rate": sample_rate,
-        "framing": asdict(framing),
-        "dtype": dtype,
-        "parts": len(parts),
-        "part_clips": part_clips,
-        "batch_size": batch_size,
-        "level": {"unit": "dB SPL" if rate else "dB(A) re full scale", "rate": level_rate},
-        "manifest_sha256": manifest_digest(entries),
-    }
+    about = {**made_by, "embedding_size": model.embedding_size}
+    level = {"unit": "dB SPL" if rate else "dB(A) re full scale", "rate": level_rate}
+    cut = {"parts": len(parts), "part_clips": part_clips, "batch_size": batch_size}
+    stored = {"sample_rate": sample_rate, "framing": asdict(framing), "dtype": dtype, **cut, "level": level}
+    plan = {"teacher": about, **stored, "manifest_sha256": manifest_digest(entries)}
 
     read = partial(
         clip_pieces, framing=framing, sample_rate=sample_rate, teacher_rate=model.sample_rate, level_rate=rate

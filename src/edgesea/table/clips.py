@@ -4,12 +4,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,15 +110,14 @@ def _read_rows(source: Path, columns: Mapping[str, str], condition: str) -> list
             frame = pd.read_csv(source, dtype=str, na_filter=False, encoding="utf-8-sig", index_col=False)
     except (OSError, ValueError) as error:  # of pandas and pyarrow
         raise EdgeseaError(f"{source}: not a manifest in CSV or Parquet: {error}") from error
-    needed = {"path": "path", **columns, **({"condition": condition} if condition else {})}
-    for name in needed.values():
+    names = {name: name for name in COLUMNS if name == "path" or name in frame} | dict(columns)
+    names |= {"condition": condition} if condition else {}
+    for name in names.values():
         if name not in frame:
             raise EdgeseaError(f"{source}: no column {name!r}; it has {', '.join(map(str, frame))}")
-    names = {**{name: name for name in COLUMNS}, **needed}
-    known = pd.DataFrame({name: frame[column] for name, column in names.items() if column in frame})
+    known = pd.DataFrame({name: frame[column] for name, column in names.items()})
     known["path"] = known["path"].fillna("").astype(str).str.strip()
-    rows: list[dict[str, Any]] = known.to_dict("records")  # type: ignore[assignment]
-    return rows
+    return known.to_dict("records")  # type: ignore[return-value]
 
 
 def clip_name(path: Path) -> str:
@@ -193,11 +192,13 @@ def file_size(path: Path) -> int:
 
 def manifest_digest(entries: Sequence[ClipEntry]) -> str:
     """sha256 of what the manifest says of all clips, labels excepted, and of their sizes: the identity of a table."""
-    digest = hashlib.sha256()
-    for entry in entries:
-        fields = (entry.clip, entry.sensor, entry.time, entry.split, entry.level, file_size(entry.path))
-        digest.update(repr(fields).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    fields = ((e.clip, e.sensor, e.time, e.split, e.level, file_size(e.path)) for e in entries)
+    return sha256(*map(repr, fields))
+
+
+def sha256(*texts: str) -> str:
+    """Hash of texts, in which bytes of file names need not be UTF-8."""
+    return hashlib.sha256("".join(texts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 # --- decoding
@@ -213,19 +214,6 @@ class Piece:
     starts: NDArray[np.int64]  # first sample of each window in the clip, at the student's rate
     levels: Float32  # of each window, in dB
     clipped: int = 0  # samples beyond full scale
-
-
-class Job(NamedTuple):
-    """What is to be imported."""
-
-    framing: Framing
-    size: int  # dimensions of the embeddings
-    measured: bool  # whether levels are in dB SPL
-    input: dict[str, Any]  # the options of this kind of input
-    digest: str  # sha256 of what is known of the input
-    parts: list[list[Any]]  # sources of each part
-    read: Callable[[Any], Iterator[tuple[Any, Float32]]]  # yields the pieces of a source with their embeddings
-    clips: int
 
 
 def clip_pieces(

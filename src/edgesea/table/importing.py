@@ -1,10 +1,9 @@
 """``import``: a table from embeddings that exist already, without a teacher."""
 
 import gzip
-import hashlib
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -14,16 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.artifact import file_state, walk
-from edgesea.audio.framing import FINEST, Framing
+from edgesea.audio.framing import FINEST, Framing, SampleFraming
 from edgesea.audio.io import AudioFile, checked_rate
 from edgesea.embed.engine import embed_sources
 from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
 from edgesea.table import clips
-from edgesea.table.clips import ClipEntry, Piece
-
-log = logging.getLogger(__name__)
-Float32 = NDArray[np.float32]
+from edgesea.table.clips import ClipEntry, Float32, Piece
 
 SHARDS = (".h5", ".hdf5")
 STAMP_TOLERANCE = 1e-3  # s; and 1e-6 of the timestamp itself, which may be in single precision
@@ -120,61 +116,45 @@ def import_table(
     """
     clips.check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, workers=workers)
     Framing(1.0 if window is None else window, 1.0 if hop is None else hop)  # raises EdgeseaError if they are unusable
-    from edgesea.table.shards import SLICE_ROWS, Layout, shards_job
+    from edgesea.table.shards import SLICE_ROWS, Shards
     from edgesea.table.writer import write_table
 
     place = Path(source)
     endings = tuple(result_ending(suffix, ending) for ending in (".npz", ".npy", ".npy.gz"))  # the preferred one first
     shards, found = _find(place, SHARDS), _find(place, endings)
     if shards and found:
-        kinds = f"HDF5 shards ({shards[0]}) and embeddings beside audio ({found[0]})"
-        raise EdgeseaError(f"{place}: holds both {kinds}; move one kind to a folder of its own and import each")
+        raise EdgeseaError(f"{shards[0]}, a shard, and {found[0]}, embeddings beside audio: move one kind elsewhere")
     of_pairs = {"hop": hop, "center": center, "suffix": suffix or None, "root": root}
     for name, given in (of_pairs if shards else {"audio_rate": audio_rate}).items():
         if given is not None:
             raise EdgeseaError(f"{name}={given} is of no use for {'HDF5 shards' if shards else 'audio files'}; omit it")
+    read: Callable[[Any], Iterator[tuple[Any, Float32]]]
+    parts: Sequence[Sequence[Any]]
     if shards:
-        if audio_rate is None:
-            raise EdgeseaError("audio_rate: needed in Hz, because HDF5 shards do not record the rate of their audio")
-        checked_rate("audio_rate", audio_rate)
-        layout = Layout(audio_key, embedding_key, audio_rate, sample_rate, dict(columns or {}), validate)
-        job = shards_job(shards, place if place.is_dir() else place.parent, layout, window, part_clips, max_skipped)
+        rate = checked_rate("audio_rate (shards do not record it)", audio_rate or 0)
+        rows = Shards(audio_key, embedding_key, rate, sample_rate, dict(columns or {}), validate)
+        base = place if place.is_dir() else place.parent
+        framing, size, parts, count, digest = rows.survey(shards, base, window, part_clips, max_skipped)
+        read, measured, options = rows.read, "level" in rows.columns, {"kind": "shards", **asdict(rows)}
     else:
         if place.is_dir() and not found:
-            kinds = f"HDF5 shards ({' '.join(SHARDS)}) nor embeddings (x{' x'.join(endings)})"
-            raise EdgeseaError(f"{place}: neither {kinds}; to embed audio: edgesea extract")
+            wanted = f"{' '.join(SHARDS)} or x{' x'.join(endings)}"
+            raise EdgeseaError(f"{place}: no {wanted}; to embed audio: edgesea extract")
         manifest = clips.read_manifest(place, root and Path(root), columns, validate)
         entries = _with_embeddings(manifest, endings, found, place)
-        reference = _find_reference(entries, window or 1.0, hop, center)
-        reference.framing.at(sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
+        pairs = Pairs(entries, window or 1.0, hop, center, sample_rate)
         measured = any(entry.level for entry in entries)
-        rate = level_rate if measured else None
-        read = partial(_read_pair, reference=reference, sample_rate=sample_rate, level_rate=rate)
-        sha256 = hashlib.sha256(clips.manifest_digest(entries).encode())
-        for path in (entry.embeddings for entry in entries):
-            fields = (path,) if isinstance(path, str) else (path.name, clips.file_size(path))
-            sha256.update(repr(fields).encode("utf-8", "surrogateescape"))
-        given_as = {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center}
-        parts, digest = clips.cut_parts(entries, part_clips), sha256.hexdigest()
-        job = clips.Job(reference.framing, reference.size, measured, given_as, digest, parts, read, len(entries))
-    unit = "dB SPL" if job.measured else "dB(A) re full scale"
-    plan = {
-        "teacher": {"id": teacher, "sha256": None, "sample_rate": None, "embedding_size": job.size},
-        "sample_rate": sample_rate,
-        "dtype": dtype,
-        "parts": len(job.parts),
-        "part_clips": part_clips,
-        "framing": asdict(job.framing),
-        "level": {"unit": unit, "rate": None if shards else level_rate},
-        "input": job.input,
-        "manifest_sha256": job.digest,
-    }
+        framing, size, parts, count = pairs.framing, pairs.size, clips.cut_parts(entries, part_clips), len(entries)
+        read, digest = partial(pairs.read, level_rate=level_rate if measured else None), _digest(entries)
+        options = {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center}
+    framing.at(sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
+    about = {"id": teacher, "sha256": None, "sample_rate": None, "embedding_size": size}
+    level = {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": None if shards else level_rate}
+    stored = {"sample_rate": sample_rate, "dtype": dtype, "parts": len(parts), "part_clips": part_clips}
+    origin = {"framing": asdict(framing), "level": level, "input": options, "manifest_sha256": digest}
     depth = SLICE_ROWS if shards else 2  # pieces of one source that may wait; a row of a shard is a piece
-    embed = partial(embed_sources, None, read=job.read, batch_size=1, workers=workers, depth=depth)
-    result = write_table(Path(out), plan, job.parts, embed, job.clips, max_skipped, "import")
-    if result["clipped"]:
-        log.warning("%d samples beyond full scale were clipped", result["clipped"])
-    return result
+    embed = partial(embed_sources, None, read=read, batch_size=1, workers=workers, depth=depth)
+    return write_table(Path(out), {"teacher": about, **stored, **origin}, parts, embed, count, max_skipped, "import")
 
 
 def _find(source: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -193,48 +173,115 @@ def _with_embeddings(
 
     The files `found` below `root` that belong to no clip become clips that cannot be used.
     """
-    owners: dict[Path, str] = {}
+    owners: dict[Path | None, str] = {}
     result = []
     for entry in entries:
         names = [base + ending for base in (entry.path.name, entry.path.stem) for ending in endings]
         path = next((path for name in names if file_state(path := entry.path.with_name(name))), None)
+        owner = owners.setdefault(path, entry.clip)
+        problem = f"no embeddings of its own: {path and path.name} is taken for those of {owner}"
         if path is None:
-            embeddings: Path | str = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
-        elif (owner := owners.setdefault(path, entry.clip)) != entry.clip:
-            embeddings = f"no embeddings of its own: {path.name} is taken for those of {owner}"
-        else:
-            embeddings = path
-        result.append(replace(entry, embeddings=embeddings))
-    orphan = ClipEntry("", root, None, None, "train", None, None, "embeddings without audio of that name beside them")
-    orphans = (path for path in found if path not in owners)
-    result += [replace(orphan, clip=clips.clip_name(path.relative_to(root)), path=path) for path in orphans]
+            problem = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
+        result.append(replace(entry, embeddings=path if path and owner == entry.clip else problem))
+    orphans = ((clips.clip_name(path.relative_to(root)), path) for path in found if path not in owners)
+    problem = "embeddings without audio of that name beside them"
+    result += [ClipEntry(*orphan, None, None, "train", None, embeddings=problem) for orphan in orphans]
     return sorted(result, key=lambda entry: entry.clip)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What all embeddings must agree with."""
+def _digest(entries: Sequence[ClipEntry]) -> str:
+    """sha256 of the manifest, and of the names and sizes of the files of embeddings."""
+    files = (entry.embeddings for entry in entries)
+    fields = ((path,) if isinstance(path, str) else (path.name, clips.file_size(path)) for path in files)
+    return clips.sha256(clips.manifest_digest(entries), *map(repr, fields))
 
-    name: str  # of the file that tells it
-    size: int  # dimensions
-    framing: Framing
-    first: float  # timestamp of the first window in seconds
-    stamped: bool  # every file must have timestamps, because the hop was not given
-    guessed: bool  # neither an option nor timestamps say that clips are centred
+
+class Pairs:
+    """Audio files with their embeddings, whose framing the options and the first timestamps settle."""
+
+    def __init__(
+        self, entries: Sequence[ClipEntry], window: float, hop: float | None, center: bool | None, sample_rate: int
+    ) -> None:
+        problem = ""
+        for path in (entry.embeddings for entry in entries if isinstance(entry.embeddings, Path)):
+            try:
+                if not hop and path.suffix != ".npz":
+                    raise EdgeseaError(f"{path.name}: hop is needed in seconds, because there are no timestamps")
+                rows, stamps = load_embeddings(path)
+                if hop or (stamps is not None and len(stamps) > 1):
+                    break
+                raise EdgeseaError(f"{path.name}: hop is needed in seconds, because no timestamps tell it")
+            except EdgeseaError as error:
+                problem = problem or f"{path.parent / str(error)}"
+        else:
+            raise EdgeseaError(f"no embeddings tell their hop (first: {problem})")
+        # openl3's timestamps begin at 0, the middle of a centred window or the start of another; half a window is the
+        # middle of one that is not centred.
+        late = not center and stamps is not None and stamps[0] > STAMP_TOLERANCE
+        self.path, self.size, self.sample_rate = path, rows.shape[1], sample_rate
+        self.first = window / 2 if late else 0.0  # timestamp of the first window in seconds
+        self.framing = Framing(window, hop or _spacing(stamps), center is not False and not late)
+        self.cut = f"windows of {window:g} s every {self.framing.hop:g} s (center={self.framing.center})"
+        self.stamped = hop is None  # every file must have timestamps
+        self.guessed = center is None and not late  # neither an option nor timestamps say that clips are centred
+        self.load(path)
+
+    def load(self, path: Path) -> NDArray[Any]:
+        """The embeddings (windows, D) of a file; EdgeseaError unless dimensions and timestamps are those of others."""
+        rows, stamps = load_embeddings(path)
+        if rows.shape[1] != self.size:
+            raise EdgeseaError(f"{path.name}: {rows.shape[1]} dimensions, but {self.path.name} has {self.size}")
+        expected = self.first + self.framing.timestamps(len(rows))
+        if stamps is None and self.stamped:
+            raise EdgeseaError(f"{path.name}: no timestamps that tell its hop; give it as hop")
+        if stamps is not None and not _close(stamps, expected):
+            found, wanted = (", ".join(f"{stamp:.6g}" for stamp in some[:3]) for some in (stamps, expected))
+            raise EdgeseaError(
+                f"{path.name}: timestamps {found} ... s, not {wanted} ... s; wrong hop, window or center?"
+            )
+        return rows
+
+    def read(self, entry: ClipEntry, level_rate: float | None) -> Iterator[tuple[Piece, Float32]]:
+        """Decode a clip and read its embeddings, up to 64 windows at a time.
+
+        The other resampler may have given a sample more or less, and with it a window, and some tools leave out a last
+        window that the audio does not fill: if the numbers of windows differ by one, the smaller counts.
+        """
+        if isinstance(path := entry.embeddings, str):
+            raise EdgeseaError(path)
+        rows, center = self.load(path), self.framing.center
+        with AudioFile(entry.path) as audio:  # its header, to find a misfit before anything is decoded
+            length = round(audio.frames * self.sample_rate / audio.sample_rate)
+        at_rate, other = (replace(self.framing, center=c).at(self.sample_rate) for c in (center, not center))
+        misfit, of_other = (_misfit(len(rows), some, length) for some in (at_rate, other))
+        problem = f"{path.name}: {len(rows)} embeddings, but its audio has {{}} {self.cut}"
+        slack = 1 + (MP3_TOLERANCE * at_rate.count(length) if entry.path.suffix.lower() == ".mp3" else 0)
+        if misfit > slack or (misfit and self.guessed and not of_other):
+            hint = "" if of_other else f"; they would fit center={not center}"
+            raise EdgeseaError(problem.format(at_rate.count(length)) + hint)
+        seen = 0
+        for piece, _ in clips.clip_pieces(entry, self.framing, self.sample_rate, None, level_rate):
+            with np.errstate(over="ignore"):
+                block = np.asarray(rows[seen : seen + len(piece.starts)], np.float32)
+            seen += len(piece.starts)
+            if len(block):
+                starts, levels = piece.starts[: len(block)], piece.levels[: len(block)]
+                pcm = piece.pcm[: starts[-1] + at_rate.window - piece.offset]
+                yield replace(piece, pcm=pcm, starts=starts, levels=levels), block
+        if abs(seen - len(rows)) > 1:
+            raise EdgeseaError(problem.format(seen))
 
 
 def load_embeddings(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Embeddings (windows, D), and their timestamps (windows,) in seconds if the file has any; nothing is unpickled."""
     stamps = None
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                rows = np.load(file, allow_pickle=False)
-        else:
-            rows = np.load(path, "r", allow_pickle=False)
-            if isinstance(rows, np.lib.npyio.NpzFile):
-                with rows as arrays:
-                    rows, stamps = arrays["embedding"], arrays.get("timestamps")
+        packed = path.suffix == ".gz"
+        with gzip.open(path) if packed else nullcontext(path) as file:
+            rows = np.load(file, None if packed else "r", allow_pickle=False)
+        if isinstance(rows, np.lib.npyio.NpzFile):
+            with rows as arrays:
+                rows, stamps = arrays["embedding"], arrays.get("timestamps")
     except Exception as error:  # numpy, zipfile, gzip and zlib raise a dozen kinds
         reason = "damaged, or not an array of numbers" if "pickle" in str(error) else str(error) or type(error).__name__
         raise EdgeseaError(f"{path.name}: cannot be read: {reason}") from error
@@ -242,50 +289,17 @@ def load_embeddings(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
         raise EdgeseaError(f"{path.name}: {rows.dtype} of shape {rows.shape}, not floats (windows, dimensions)")
     if stamps is not None:
         even = stamps.shape == (len(rows),) and stamps.dtype.kind in "fiu"
-        if even and len(rows) > 1:
-            line = np.linspace(stamps[0], stamps[-1], len(rows))
-            even = stamps[0] < stamps[-1] and np.allclose(stamps, line, rtol=1e-6, atol=STAMP_TOLERANCE)
-        if not even:
+        even = even and (len(rows) == 1 or stamps[0] < stamps[-1])
+        if not even or not _close(stamps, np.linspace(stamps[0], stamps[-1], len(rows))):
             raise EdgeseaError(f"{path.name}: the timestamps are not {len(rows)} evenly spaced numbers")
     return rows, stamps
 
 
-def _find_reference(entries: Sequence[ClipEntry], window: float, hop: float | None, center: bool | None) -> Reference:
-    """Settle the framing by the options and by the first timestamps."""
-    chosen: tuple[Path, int, NDArray[Any] | None] | None = None
-    problem = ""
-    files = [entry.embeddings for entry in entries if isinstance(entry.embeddings, Path)]
-    for path in sorted(files, key=lambda path: path.suffix != ".npz"):  # the only ones that may have timestamps first
-        try:
-            rows, stamps = load_embeddings(path)
-        except EdgeseaError as error:
-            problem = problem or f"{path.parent / str(error)}"
-            continue
-        if chosen is None or stamps is not None:
-            chosen = path, rows.shape[1], stamps
-        if path.suffix != ".npz" or (stamps is not None and (len(stamps) > 1 or hop)):
-            break
-    if chosen is None:
-        raise EdgeseaError(f"no embeddings can be read (first: {problem})")
-    path, size, stamps = chosen
-    step = hop if stamps is None or len(stamps) < 2 else _spacing(stamps)
-    if step is None:
-        raise EdgeseaError(f"hop: needed in seconds, because {path} has no timestamps that tell it")
-    if hop and abs(step - hop) > 1e-6 * hop:
-        raise EdgeseaError(f"{path}: timestamps every {step:g} s, but hop is {hop:g} s; omit hop")
-    # openl3's begin at 0, the middle of a centred window or the start of another; half a window is the middle of one
-    # that is not centred.
-    start = 0.0 if stamps is None else float(stamps[0])
-    first = 0.0 if abs(start) <= STAMP_TOLERANCE else window / 2
-    if abs(start - first) > STAMP_TOLERANCE or (first and center):
-        wanted = f"neither at 0 nor, without center, at half a window ({window / 2:g} s)"
-        raise EdgeseaError(f"{path}: timestamps begin at {start:g} s, {wanted}; is window={window:g} right?")
-    centered = center is not False and not first
-    framing = Framing(window, hop or step, centered)
-    return Reference(path.name, size, framing, first, hop is None, centered and center is None)
+def _close(stamps: NDArray[Any], others: NDArray[Any]) -> bool:
+    return np.allclose(stamps, others, rtol=1e-6, atol=STAMP_TOLERANCE)
 
 
-def _spacing(stamps: NDArray[Any]) -> float:
+def _spacing(stamps: Any) -> float:
     """Seconds between timestamps: the six decimals or the fraction that they may be multiples of, else their mean.
 
     Single precision leaves the mean of all spacings uncertain by 1e-7 of it, so it takes 1/30 for another number.
@@ -296,54 +310,6 @@ def _spacing(stamps: NDArray[Any]) -> float:
     return next((value for value in candidates if abs(value - mean) <= precision * mean), mean)
 
 
-def _misfit(count: int, framing: Framing, length: int, sample_rate: int) -> int:
+def _misfit(count: int, framing: SampleFraming, length: int) -> int:
     """By how many windows `count` differs from that of `length` samples, more or less."""
-    low, high = (framing.at(sample_rate).count(length + more) for more in (-ROUNDING, ROUNDING))
-    return max(low - count, count - high, 0)
-
-
-def _read_pair(
-    entry: ClipEntry, reference: Reference, sample_rate: int, level_rate: float | None
-) -> Iterator[tuple[Piece, Float32]]:
-    """Decode a clip and read its embeddings, up to 64 windows at a time.
-
-    The other resampler may have given a sample more or less, and with it a window, and some tools leave out a last
-    window that the audio does not fill: if the numbers of windows differ by one, the smaller counts.
-    """
-    path = entry.embeddings
-    if isinstance(path, str):
-        raise EdgeseaError(path)
-    rows, stamps = load_embeddings(path)
-    if rows.shape[1] != reference.size:
-        raise EdgeseaError(f"{path.name}: {rows.shape[1]} dimensions, but {reference.name} has {reference.size}")
-    if stamps is None and reference.stamped:
-        raise EdgeseaError(f"{path.name}: no timestamps that tell its hop; give it as hop")
-    expected = reference.first + reference.framing.timestamps(len(rows))
-    if stamps is not None and not np.allclose(stamps, expected, rtol=1e-6, atol=STAMP_TOLERANCE):
-        found, wanted = (", ".join(f"{stamp:.6g}" for stamp in some[:3]) for some in (stamps, expected))
-        raise EdgeseaError(f"{path.name}: timestamps {found} ... s, but other files have {wanted} ... s")
-    with AudioFile(entry.path) as audio:  # its header, to find a misfit before anything is decoded
-        length = round(audio.frames * sample_rate / audio.sample_rate)
-    framing, window = reference.framing, reference.framing.at(sample_rate).window
-    count, problem = framing.at(sample_rate).count(length), f"{path.name}: {len(rows)} embeddings, but its audio has"
-    cut = f"windows of {framing.window:g} s every {framing.hop:g} s (center={framing.center})"
-    slack = 1 + (MP3_TOLERANCE * count if entry.path.suffix.lower() == ".mp3" else 0)
-    other = replace(framing, center=not framing.center)
-    other_fits = not _misfit(len(rows), other, length, sample_rate)
-    misfit = _misfit(len(rows), framing, length, sample_rate)
-    if misfit > slack or (misfit and reference.guessed and other_fits):
-        hint = f"; they would fit center={other.center}" if other_fits else ""
-        raise EdgeseaError(f"{problem} {count} {cut}{hint}")
-    seen = 0
-    for piece, _ in clips.clip_pieces(entry, framing, sample_rate, None, level_rate):
-        with np.errstate(over="ignore"):
-            block = np.asarray(rows[seen : seen + len(piece.starts)], np.float32)
-        seen += len(piece.starts)
-        if len(block):
-            starts, levels = piece.starts[: len(block)], piece.levels[: len(block)]
-            yield (
-                replace(piece, pcm=piece.pcm[: starts[-1] + window - piece.offset], starts=starts, levels=levels),
-                block,
-            )
-    if abs(seen - len(rows)) > 1:
-        raise EdgeseaError(f"{problem} {seen} {cut}")
+    return max(framing.count(length - ROUNDING) - count, count - framing.count(length + ROUNDING), 0)
