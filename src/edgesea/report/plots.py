@@ -37,9 +37,7 @@ def svg(draw: Callable[..., None], size: tuple[float, float], *arguments: Any) -
 
 def _legend(figure: Figure, axes: Any) -> None:
     """A legend above everything, where it covers nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    rows = -(-len(labels) // 7)
-    figure.legend(handles, labels, loc="outside upper left", ncols=-(-len(labels) // max(rows, 1)))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=7)
 
 
 def levels(figure: Figure, counts: Counts, unit: str) -> None:
@@ -48,11 +46,10 @@ def levels(figure: Figure, counts: Counts, unit: str) -> None:
     low, high = (int(level) for level in counts.levels.index[[0, -1]])
     width = max(1, -(-(high - low + 1) // 60))  # dB in a bin
     edges = np.arange(low, high + width + 1, width)
+    looks = {"table": {"fill": True, "color": "#c9cdd4"}, "subset": {"color": "#cc7711", "linewidth": 1.8}}
     for name, item in counts.levels.items():
         if item.any():
-            found, _ = np.histogram(item.index, edges, weights=item)
-            look = {"fill": True, "color": "#c9cdd4"} if name == "table" else {"color": "#cc7711", "linewidth": 1.8}
-            axes.stairs(100 * found / item.sum(), edges, label=name, **look)
+            axes.stairs(*np.histogram(item.index, edges, weights=100 * item / item.sum()), label=name, **looks[name])
     axes.set(xlabel=f"level of a window ({unit})", ylabel=f"windows (% in {width} dB)", ylim=(0, None))
     _legend(figure, axes)
 
@@ -67,8 +64,7 @@ def strata(figure: Figure, what: str, grid: Frame, period: str) -> None:
     axes.set_xticks(range(0, grid.shape[1], step), [day or "?" for day in grid.columns[::step]], rotation=90)
     axes.set(xlabel=period, ylabel="sensor")
     axes.grid(visible=False)
-    bar = figure.colorbar(image, ax=axes, label=what, aspect=30)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, ax=axes, label=what, aspect=30, ticks=MaxNLocator(integer=True))
 
 
 def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
@@ -82,8 +78,7 @@ def windows_map(figure: Figure, sample: Frame, unit: str) -> None:
     for place, name in enumerate(sorted(frequent, key=natural)):
         item, colour, marker = sample[sample[kind] == name], GROUPS[place % len(GROUPS)], "o^"[place // len(GROUPS)]
         by_group.scatter(item.x, item.y, color=colour, marker=marker, label=label(name or "unknown", 14), **look)
-    known = sample.level.dropna()
-    low, high = np.percentile(known, (1, 99)) if len(known) else (0, 1)
+    low, high = sample.level.quantile([0.01, 0.99]).fillna(0)
     dots = by_level.scatter(sample.x, sample.y, c=sample.level, vmin=low, vmax=high, **look)
     figure.colorbar(dots, ax=by_level, aspect=30, label=f"level ({unit})")
     by_group.set(title=f"by {kind}", xlabel="reduced dimension 1", ylabel="reduced dimension 2")
@@ -122,20 +117,16 @@ def dimensions(figure: Figure, r2: Sequence[float | None]) -> None:
 
 def bars(figure: Figure, scores: Frame, key: str, sizes: Any) -> None:
     """Scores of each class or test fold, one bar for each system."""
-    shown, systems = metric(key), scores.shape[1]
-    columns = -(-len(scores) // 26)
+    shown, columns = metric(key), -(-len(scores) // 26)
     rows = -(-len(scores) // columns)
     figure.set_figheight(0.8 + rows * (0.42 if rows <= 12 else 0.34))
     panels = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
     for number, axes in enumerate(panels):
-        part = scores.iloc[number * rows : (number + 1) * rows]
-        for place, (system, item) in enumerate(part.items()):
-            y = np.arange(len(part)) + 0.8 * ((place + 0.5) / systems - 0.5)
-            axes.barh(y, shown.best * item, 0.72 / systems, color=COLOURS[system], label=system)
+        part = shown.best * scores.iloc[number * rows : (number + 1) * rows]
         clips = ["" if sizes is None or name not in sizes else f" ({sizes[name]})" for name in part.index]
-        names = [f"{label(name)}{count}" for name, count in zip(part.index, clips, strict=True)]
-        axes.set_yticks(range(len(part)), names)
-        axes.set(xlabel=shown.axis, xlim=(0, shown.best), ylim=(rows - 0.5, -0.5))
+        part.index = [f"{label(name)}{count}" for name, count in zip(part.index, clips, strict=True)]
+        part.plot.barh(ax=axes, width=0.75, color=COLOURS, legend=False)
+        axes.set(xlabel=shown.axis, ylabel="", xlim=(0, shown.best), ylim=(rows - 0.5, -0.5))
         axes.grid(visible=False, axis="y")
     _legend(figure, panels[0])
 
@@ -163,8 +154,7 @@ def selection(figure: Figure, trials: Frame, shown: Metric, chosen: Any, referen
     """Score of each trial against its dimensions: a panel for each reduction, a colour for each sampling."""
     trials = trials.sort_index()  # panels and colours in the order of the search, not of the scores
     trials[["score", "standard_error", "score_std"]] *= shown.best
-    reductions, samplings = trials.reduction.unique(), trials.sampling.unique()
-    sizes = sorted(trials.dimensions.unique())
+    reductions, samplings, sizes = trials.reduction.unique(), trials.sampling.unique(), sorted({*trials.dimensions})
     columns = min(len(reductions), 2 if len(reductions) == 4 else 3)
     rows = -(-len(reductions) // columns)
     figure.set_figheight(3.0 * rows + 1.2)
@@ -177,12 +167,10 @@ def selection(figure: Figure, trials: Frame, shown: Metric, chosen: Any, referen
             item = trials[(trials.reduction == reduction) & (trials.sampling == sampling)]
             colour = (*GROUPS, GREY)[place % 7]
             x = item.dimensions * 2 ** (0.08 * (place - (len(samplings) - 1) / 2))  # side by side, so that all are seen
-            best = item.score.groupby(x).max()
-            axes.plot(best.index, best, color=colour, linewidth=1.2)
-            axes.plot(x, item.score, "o", color=colour, markersize=4.5)
-            axes.plot([], [], "o-", color=colour, markersize=4.5, label=label(sampling, 16))
+            axes.plot(item.score.groupby(x).max(), color=colour, linewidth=1.2, label=label(sampling, 16))
+            dots = {"fmt": "o", "markersize": 4.5, "color": colour, "ecolor": (colour, 0.55)}
             for errors, width in ((item.standard_error, 0.8), (item.score_std, 2.6)):
-                axes.errorbar(x, item.score, errors.fillna(0), fmt="none", ecolor=colour, elinewidth=width, alpha=0.55)
+                axes.errorbar(x, item.score, errors, elinewidth=width, **dots)
             if chosen.name in item.index:
                 axes.plot(x[chosen.name], item.score[chosen.name], markersize=12, **ring)
         if reference:
@@ -192,7 +180,6 @@ def selection(figure: Figure, trials: Frame, shown: Metric, chosen: Any, referen
         axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set(title=label(reduction), xlim=(sizes[0] / 1.5, sizes[-1] * 1.5), xlabel="dimensions")
-    for axes in panels[::columns]:
-        axes.set_ylabel(shown.axis)
+    figure.supylabel(shown.axis)
     panels[0].plot([], [], markersize=9, label="chosen", **ring)
     _legend(figure, panels[0])

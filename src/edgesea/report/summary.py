@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 SYSTEMS = ("teacher", "reduced", "student")
 SCORES = ("accuracy", "fold_accuracy", "class_accuracy", "micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
 MEANS = ("fold_accuracy", "class_accuracy")  # the accuracy itself, if folds or classes are of equal size
@@ -16,50 +18,40 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
     `results` is what ``results.json`` holds, `out` the run directory.
     """
     systems, fitted = results.get("evaluate") or {}, results["distill"]
-    parameters = fitted["parameters"]
-    size = f"{parameters * 4 / 1024:.0f} KiB float32, {parameters / 1024:.0f} KiB int8"
-    facts = [
-        ("R2 (validation clips)", _number(fitted["r2"])),
-        ("student's parameters", f"{parameters:,} ({size})"),
-        *((name, str(out / file)) for name, file in (("student", "student"), ("scores", "results.json"))),
-        ("report", str(out / "report.html")),
-    ]
+    parameters, r2 = fitted["parameters"], fitted["r2"]
+    facts = {
+        "R2 (validation clips)": "-" if r2 is None else f"{r2:.3f}",
+        "student's parameters": f"{parameters:,} ({parameters / 256:.0f} KiB float32, {parameters / 1024:.0f} KiB int8)",
+        "student": out / "student",
+        "scores": out / "results.json",
+        "report": out / "report.html",
+    }
     names = shown_scores(systems)
-    lines = [*_table(systems, names), ""] if names else []
-    return "\n".join([*lines, *(f"{name:24}{value}" for name, value in facts)])
+    lines = [_table(systems, names), ""] if names else []
+    return "\n".join([*lines, *(f"{name:24}{value}" for name, value in facts.items())])
 
 
-def _table(systems: Mapping[str, Mapping[str, Any]], names: list[str]) -> list[str]:
+def _table(systems: Mapping[str, Mapping[str, Any]], names: list[str]) -> str:
     """The scores, with the confidence interval of the student's first score behind it."""
-    ends = interval(systems.get("student", {}), names[0])
-    bounds = f" ({ends[0]:.2f}-{ends[1]:.2f})" if ends else ""
-    rows = [["system", "dimensions", *names]]
-    for system, scores in systems.items():
-        rows.append([system, str(scores["embedding_size"]), *(_number(scores.get(name)) for name in names)])
-    lines = []
-    for system, size, *values in rows:
-        cells = [value.rjust(max(len(name), 5) + 2) for name, value in zip(names, values, strict=True)]
-        cells[0] += (bounds if system == "student" else "").ljust(len(bounds))
-        lines.append("".join([system.ljust(10), size.rjust(12), *cells]).rstrip())
-    return lines
+    from pandas import DataFrame
+
+    scores = [[item.get(name) for name in names] for item in systems.values()]
+    frame = DataFrame(scores, list(systems), names, dtype=float)
+    frame.insert(0, "dimensions", [item["embedding_size"] for item in systems.values()])
+    if ends := interval(systems.get("student", {}), names[0]):
+        bounds = f"({ends[0]:.2f}-{ends[1]:.2f})"
+        frame.insert(2, "", [bounds if system == "student" else "" for system in systems])
+    return frame.rename_axis(columns="system").to_string(col_space=12, na_rep="-", float_format="{:.3f}".format)
 
 
 def shown_scores(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Names of the scores that systems have, in order, without means that equal the accuracy."""
-
-    def same(name: str) -> bool:
-        pairs = [(scores.get(name), scores.get("accuracy")) for scores in systems.values()]
-        return all(one == two or (one is not None and two is not None and math.isclose(one, two)) for one, two in pairs)
-
-    found = [name for name in SCORES if any(name in scores for scores in systems.values())]
-    return [name for name in found if name not in MEANS or not same(name)]
+    values = {name: np.array([scores.get(name) for scores in systems.values()], float) for name in SCORES}
+    same = [name for name in MEANS if np.allclose(values[name], values["accuracy"], 1e-9, 0, equal_nan=True)]
+    return [name for name in SCORES if name not in same and any(name in scores for scores in systems.values())]
 
 
 def interval(scores: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     """The 95 % confidence interval of a score among those of a system; None if it has none."""
     low, high = (scores.get("confidence") or {}).get(name) or (None, None)
     return None if low is None or high is None or math.isnan(low + high) else (low, high)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
