@@ -1,6 +1,5 @@
 """``tables``: the tables of the SEA paper, from the runs, selections and evaluations that exist."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from edgesea.report.scores import AUPRC, SONYC, STUDENTS, read_scores
 PUBLISHED = Path(__file__).with_name("published.csv")
 SONYC_TITLE = "SONYC-UST (micro AUPRC)"
 COLUMNS: dict[str, dict[str, str]] = {  # table -> column -> its title
-    "1": {"parameters_M": "parameters (M)", "size_MB": "weights (MB)", "activation_MB": "activation memory (MB)"},
-    "2": {"micro_auprc": "micro AUPRC", "macro_auprc": "macro AUPRC"},
-    "3": {"urbansound8k": "UrbanSound8K (%)", "esc50": "ESC-50 (%)", "esc10": "ESC-10 (%)", SONYC: SONYC_TITLE},
-    "4": dict(zip(AUPRC, ("micro AUPRC", "macro AUPRC", "macro AUPRC, 5 common classes"), strict=True)),
+    "Table 1": {"parameters_M": "parameters (M)", "size_MB": "weights (MB)", "activation_MB": "activation memory (MB)"},
+    "Table 2": {"micro_auprc": "micro AUPRC", "macro_auprc": "macro AUPRC"},
+    "Table 3": {"urbansound8k": "UrbanSound8K (%)", "esc50": "ESC-50 (%)", "esc10": "ESC-10 (%)", SONYC: SONYC_TITLE},
+    "Table 4": dict(zip(AUPRC, ("micro AUPRC", "macro AUPRC", "macro AUPRC, 5 common classes"), strict=True)),
 }
 # Columns behind the name of a system; of other tables: behind the sampling and the system
-SIZES = {"1": ["input"], "2": ["dimensions", "parameters"], "3": ["dimensions", "parameters"]}
+SIZES = {"Table 1": ["input"], **{f"Table {number}": ["dimensions", "parameters"] for number in (2, 3)}}
 SYSTEM = "(teacher|sea-(512|256|128|64))"
 PLACES = (  # of a published figure: table, row and column
     f"1,{SYSTEM},(input|parameters_M|size_MB|activation_MB)|2,{SYSTEM},(avc_)?(micro|macro)_auprc|"
@@ -76,7 +75,7 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
         names = ", ".join(map(str, runs)) or "no runs given"
         raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. Make them with", *missing]))
     scores = pd.concat([_models(), scores], ignore_index=True)
-    headings = sorted({*scores.table, *(f"Table {number}" for number in COLUMNS)}, key=lambda name: (len(name), name))
+    headings = sorted({*scores.table, *COLUMNS}, key=lambda name: (len(name), name))
     sheets = [_sheet(heading, scores[scores.table == heading], figures) for heading in headings]
     source = "Srivastava et al., ICASSP 2021" if published is None else f"as given in {Path(published).name}"
     content = {"title": "Tables of the SEA paper", "sheets": sheets, "source": source, "missing": missing}
@@ -95,17 +94,16 @@ def read_published(path: Path) -> Frame:
     except (KeyError, OSError, ValueError) as error:
         raise EdgeseaError(f"{path}: not a CSV file with the columns table, row, column, value: {error}") from error
     by_size = frame.column.str.extract(r"^(reduced|student)-([1-9]\d*)$").replace("reduced", "pca")  # in table 4
-    frame = frame.assign(row=(by_size[0] + "-" + by_size[1] + " " + frame.row).fillna(frame.row))
-    frame = frame.assign(column=frame.column.where(by_size[0].isna(), "micro_auprc"))
+    frame["row"] = (by_size[0] + "-" + by_size[1] + " " + frame.row).fillna(frame.row)
+    frame["column"] = frame.column.where(by_size[0].isna(), "micro_auprc")
     frame.loc[(frame.table == "2") & (frame.row == "teacher"), "column"] = "avc_" + frame.column  # as it was trained
     place = frame.table + "," + frame.row + "," + frame.column
     value = pd.to_numeric(frame.value, errors="coerce").where(frame.table != "1", 1)  # table 1 has no scores
     valid = place.str.fullmatch(PLACES) & ~place.duplicated() & value.between(0, 1)
     if not valid.all():
-        line = valid.idxmin()
-        reason = "not a place in the paper's tables, given twice, or the value is not a number in 0 ... 1, e.g. 0.725"
-        raise EdgeseaError(f"{path}, line {line + 2}: {', '.join(frame.loc[line])}: {reason}")
-    return frame
+        where = f"{path}, line {valid.idxmin() + 2}: {', '.join(frame.loc[valid.idxmin()])}"
+        raise EdgeseaError(f"{where}: not in the paper's tables, given twice, or a value that is not in 0 ... 1")
+    return frame.assign(table="Table " + frame.table)
 
 
 def _models() -> Frame:
@@ -115,17 +113,15 @@ def _models() -> Frame:
         config = StudentConfig.named(key, head="relu_max")
         parameters, activations = parameter_count(config), config.n_mels * config.frames() * config.filters[0]
         values = {"parameters_M": parameters / 1e6, "size_MB": parameters * 4e-6, "activation_MB": activations * 4e-6}
-        system = {"table": "Table 1", "system": f"{name} ({key})", "key": key, "rank": 2, "options": {}}
-        system["input"] = f"{config.n_mels}x{config.frames()}"
+        system = {"key": key, "system": f"{name} ({key})", "input": f"{config.n_mels}x{config.frames()}"}
         rows += [{**system, "column": column, "value": value} for column, value in values.items()]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(table="Table 1", rank=2, options=[{}] * len(rows))
 
 
 def _sheet(heading: str, scores: Frame, published: Frame) -> dict[str, Any]:
     """A table ready to be written: a row for each system and combination of options that differ."""
-    number = heading.removeprefix("Table ")
-    words, sizes = (["system"], SIZES[number]) if number in SIZES else (["sampling", "system"], ["dimensions"])
-    titles = COLUMNS.get(number, {"accuracy": "accuracy (%)"})
+    words, sizes = (["system"], SIZES[heading]) if heading in SIZES else (["sampling", "system"], ["dimensions"])
+    titles = COLUMNS.get(heading, {})
     titles = titles | {name: f"{name} (%)" for name in scores.column.unique() if name not in titles}
     options: Frame = pd.DataFrame(list(scores.options), scores.index)
     cells = [scores[name] for name in (*words, *sizes, "column")]
@@ -140,56 +136,48 @@ def _sheet(heading: str, scores: Frame, published: Frame) -> dict[str, Any]:
     texts = [(*names, _cell(group, titles[names[-1]])) for names, group in groups]
     ours: Frame = pd.DataFrame(texts, columns=[*index, "column", "text"])
     ours = ours.pivot(index=index, columns="column", values="text").reset_index()
-    beside = published[published.table == number].pivot(index="row", columns="column", values="value")
-    absent = pd.DataFrame([_published_row(row) for row in beside.index if row not in set(ours.key)])
+    beside = published[published.table == heading].pivot(index="row", columns="column", values="value")
+    absent = pd.DataFrame([_published_row(key) for key in beside.index.difference(ours.key)])
     rows = pd.concat([ours, absent]).join(beside.add_prefix("published "), on="key")
     if "input" in beside:
         rows["input"] = rows.input.fillna(rows["published input"])
     rows = rows.sort_values(["dimensions", "sampling", "rank"] if "sampling" in words else ["rank", "system", *sizes])
-    rows[sizes] = rows[sizes].map(lambda size: size if isinstance(size, str) or pd.isna(size) else integer(size))
     columns = {name: name for name in (*words, *differ, *sizes)}  # and their titles
     for name, title in titles.items():
         figures = [item for item in (f"avc_{name}", name) if item in beside]
         if figures or name in ours:
             columns[name] = title
         for item in figures:
-            method = "" if number != "2" else "SEA, " if item == name else "AVC, "
-            columns[f"published {item}"] = f"published ({method}Table {number})"
-            numbers = rows[f"published {item}"].astype(float)
-            rows[f"published {item}"] = [_number(value, title) if pd.notna(value) else "" for value in numbers]
-    shown = rows.reindex(columns=list(columns)).fillna("")
-    same = options.drop(columns=differ).items()
-    return {
-        "heading": heading,
-        "head": list(columns.values()),
-        "rows": shown.to_numpy().tolist(),
-        "words": len(words) + len(differ),
-        "same": [f"{name} {item.dropna().iloc[0]}" for name, item in same if name.split(": ")[-1] in SHARED],
-        "differ": differ,
-        "cells": " ".join(shown.drop(columns=[*words, *differ]).to_numpy().ravel()),
-    }
+            method = "" if heading != "Table 2" else "SEA, " if item == name else "AVC, "
+            columns[f"published {item}"] = f"published ({method}{heading})"
+            rows[f"published {item}"] = [_number(value, title) for value in rows[f"published {item}"]]
+    rows[sizes] = rows[sizes].map(lambda size: size if isinstance(size, str) or pd.isna(size) else integer(size))
+    shown = rows.reindex(columns=list(columns)).astype(object).fillna("").to_numpy().tolist()
+    known = options.drop(columns=differ).items()
+    same = [f"{name} {item.dropna().iloc[0]}" for name, item in known if name.split(": ")[-1] in SHARED]
+    sheet = {"heading": heading, "head": list(columns.values()), "rows": shown, "words": len(words + differ)}
+    return {**sheet, "same": same, "differ": differ}
 
 
 def _published_row(key: str) -> dict[str, Any]:
     """What names a row of which there are published figures only."""
-    if key == "teacher":
-        return {"key": key, "rank": 0, "system": "teacher (L3)"}
-    if key in STUDENTS:
-        return {"key": key, "rank": 2, "system": f"{STUDENTS[key]} ({key})", "dimensions": int(key[4:])}
-    method, size, sampling = re.split("[- ]", key)
-    kind, rank = ("student", 2) if method == "student" else ("reduced", 1)
-    return {"key": key, "rank": rank, "sampling": sampling, "system": kind, "dimensions": int(size)}
+    name, _, sampling = key.partition(" ")
+    kind, _, size = name.partition("-")
+    system = {"teacher": "teacher (L3)", "pca": "reduced", "sea": f"{STUDENTS.get(key)} ({key})"}.get(kind, kind)
+    row = {"key": key, "rank": {"teacher": 0, "pca": 1}.get(kind, 2), "sampling": sampling, "system": system}
+    return {**row, "dimensions": float(size or "nan")}
 
 
-def _number(value: float, title: str) -> str:
-    return f"{100 * value:.1f}" if "(%)" in title else f"{value:.2f}" if "(M" in title else f"{value:.3f}"
+def _number(value: Any, title: str) -> str:
+    digits, factor = (1, 100) if "(%)" in title else (2, 1) if "(M" in title else (3, 1)
+    return "" if pd.isna(value) else f"{factor * float(value):.{digits}f}"
 
 
 def _cell(scores: Frame, title: str) -> str:
     """One score with its interval; of several, their mean, range and number."""
-    values = scores.value
-    mean, low, high = (_number(item, title) for item in (values.mean(), values.min(), values.max()))
-    if len(values) > 1:
-        return f"{mean} ({low} to {high}, {len(values)} runs)"
-    ends = [_number(item, title) for item in (scores.low.iloc[0], scores.high.iloc[0]) if pd.notna(item)]
-    return f"{mean} [{', '.join(ends)}]" if ends else mean
+    mean = _number(scores.value.mean(), title)
+    if len(scores) > 1:
+        low, high = (_number(end, title) for end in (scores.value.min(), scores.value.max()))
+        return f"{mean} ({low} to {high}, {len(scores)} runs)"
+    low, high = (_number(scores[end].iloc[0], title) for end in ("low", "high"))
+    return f"{mean} [{low}, {high}]" if low else mean

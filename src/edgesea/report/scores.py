@@ -22,7 +22,6 @@ AUPRC = ("micro_auprc", "macro_auprc", "macro_auprc_5_common")
 OFFICIAL = {SONYC: "micro_auprc", "urbansound8k": "fold_accuracy"}  # scores of table 3; of other tasks the accuracy
 ARCHITECTURE = {"filters": None, "n_mels": 64, "n_fft": 1024, "hop_length": 160, "fmax": None}
 PROTOCOL = ("classifier", "label_mode", "data", "window", "hop", "center", "clips")  # of what stands with scores
-CHOSEN_BY_SCORE = ("num_hidden_layers", "hidden_layer_size")  # options of a classifier, in a selection
 LEFT_OUT = {  # options that do not decide a score, or are shown otherwise: as a row, a column or by their seeds
     "extract": ("source", "root", "weights", "columns", "workers", "device", "batch_size", "part_clips", "max_skipped"),
     "sample": ("seed", "workers", "method"),
@@ -72,8 +71,8 @@ def _of_evaluation(path: Path) -> Iterator[System]:
     model, reduction = str(found["model"]), found.get("reduction")
     kind = "reduced" if reduction else "teacher" if is_teacher(model) else "student"
     place = Path(str(reduction or model))
-    in_run = place.name == ("reduction" if reduction else "student") and (place.parent / RESULTS).is_file()
-    results = read_results(place.parent) if kind != "teacher" and in_run else None
+    stage = {"reduced": "reduction", "student": "student"}.get(kind)
+    results = read_results(place.parent) if place.name == stage and (place.parent / RESULTS).is_file() else None
     if results and reduction and results["config"]["extract"]["teacher"] != model:
         results = None  # it reduced the embeddings of another model
     yield kind, found, _made(kind, found, results)
@@ -82,10 +81,11 @@ def _of_evaluation(path: Path) -> Iterator[System]:
 def _of_selection(folder: Path) -> Iterator[System]:
     """The reduced teacher of each seed of each trial."""
     found, plan = read_json(folder / SELECTION), optional_json(folder / "plan.json")
-    protocol: Row = {**(plan.get("framing") or {}), **(plan.get("tagging") or {})}
+    data = {"data": f"clips {str(plan.get('clips'))[:8]}"}
+    protocol = {**(plan.get("framing") or {}), **(plan.get("tagging") or {}), **data}
     protocol |= {name: plan[name] for name in ("folds", "hold_out", "edgesea") if name in plan}
-    protocol = {name: value for name, value in protocol.items() if name not in CHOSEN_BY_SCORE}
-    protocol["data"] = f"clips {str(plan.get('clips'))[:8]}"
+    for name in ("num_hidden_layers", "hidden_layer_size"):  # chosen by the score
+        protocol.pop(name, None)
     made = {"table": str(plan.get("table"))[:8], "extract.teacher": (plan.get("teacher") or {}).get("id", "?")}
     for trial in found["trials"]:
         sample = trial.get("sample") or {"method": EVERYTHING}
@@ -122,7 +122,7 @@ def _rows(kind: str, scores: Row, made: Row) -> Iterator[Row]:
             if pd.notna(value := shown.get(name)):
                 low, high = interval(level, name) or (None, None)
                 row = {**system, "table": table, "column": column, "key": key, "value": float(value), "low": low}
-                row["options"] = options | {f"{scope}{name}": item for name, item in _protocol(level).items()}
+                row["options"] = options | {f"{scope}{option}": item for option, item in _protocol(level).items()}
                 yield {**row, "high": high, "evaluated_with": str(scores.get("seed"))}
 
 

@@ -19,9 +19,10 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
     """
     systems, fitted = results.get("evaluate") or {}, results["distill"]
     parameters, r2 = fitted["parameters"], fitted["r2"]
+    size = f"{parameters / 256:.0f} KiB float32, {parameters / 1024:.0f}"
     facts = {
         "R2 (validation clips)": "-" if r2 is None else f"{r2:.3f}",
-        "student's parameters": f"{parameters:,} ({parameters / 256:.0f} KiB float32, {parameters / 1024:.0f} KiB int8)",
+        "student's parameters": f"{parameters:,} ({size} KiB int8)",
         "student": out / "student",
         "scores": out / "results.json",
         "report": out / "report.html",
