@@ -44,8 +44,8 @@ def read_results(folder: Path) -> dict[str, Any]:
     """``results.json`` of a run, all of whose stages are finished and the ones that the results were written from."""
     results, stages = optional_json(folder / RESULTS), optional_json(folder / STAMPS).get("stages", {})
     # A run that was changed and killed leaves the results of the earlier one behind.
-    same = {name for name, one in stages.items() if one.get("finished") and one.get("result") == results.get(name)}
-    unfinished = [name for name in stages if name in results and name not in same]
+    done = {name for name, one in stages.items() if one.get("finished") and one.get("result") == results.get(name)}
+    unfinished = [name for name in stages if name in results and name not in done]
     if unfinished or (stages and not results):
         missing = ", ".join(unfinished) or f"no {RESULTS}"
         raise EdgeseaError(f"{folder}: unfinished run ({missing}); finish it with the same `edgesea run` command")
@@ -129,13 +129,11 @@ def summarise(table: Table, subset: Subset | None) -> Counts:
     return Counts(table, strata, known[np.isfinite(known.index)], chunks)
 
 
-def sample_windows(counts: Counts, phi: Any, seed: int = 0) -> Frame | None:
+def sample_windows(counts: Counts, phi: Any, seed: int = 0) -> Frame:
     """A random sample of windows: x, y (the first two reduced dimensions), level, label, sensor and split.
 
-    Few random chunks are read, so memory and time do not grow with the table. None if phi has one dimension only.
+    Few random chunks are read, so memory and time do not grow with the table.
     """
-    if phi.output_size < 2:
-        return None
     rng = np.random.default_rng(seed)
     chunks = [counts.chunks[i] for i in sorted(rng.permutation(len(counts.chunks))[:SAMPLE_CHUNKS])]
     ends = np.cumsum([size for *_, size in chunks])
@@ -166,8 +164,7 @@ def details(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     for name, result in scores.items():
         if name != "reduced" and (item := result.get("confusion")) and item["counts"]:
             matrices[name] = pd.DataFrame(item["counts"], item["classes"], item.get("columns", item["classes"]))
-    confused = most_confused(matrices["student"], matrices.get("teacher")) if "student" in matrices else None
-    return {"details": found, "confusions": matrices, "confused": confused}
+    return {"details": found, "confusions": matrices}
 
 
 def most_confused(student: Frame, teacher: Frame | None, most: int = 10) -> Frame:
@@ -212,6 +209,5 @@ def described(options: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def label(value: object, length: int = 28) -> str:
     """Text from a file as a label: printable, and shortened in the middle (ids often differ at their end)."""
-    shown = "".join(c if c.isprintable() else "?" for c in str(value).encode("utf-8", "replace").decode("utf-8"))
-    tail = length // 2
-    return shown if len(shown) <= length else f"{shown[: length - 1 - tail]}…{shown[-tail:]}"
+    shown = "".join(c if c.isprintable() else "?" for c in str(value))
+    return shown if len(shown) <= length else f"{shown[: (length - 1) // 2]}…{shown[-(length // 2) :]}"

@@ -28,10 +28,8 @@ def write_report(folder: Path, table: Path | None) -> str:
     """The page of a run, a reduction or a selection."""
     if (folder / REDUCTION_FILE).is_file():
         kind, content = "reduction", _reduction(folder, table)
-    elif (folder / SELECTION).is_file():
-        kind, content = "selection", _selection(folder)
     else:
-        kind, content = "run", _run(folder)
+        kind, content = ("selection", _selection(folder)) if (folder / SELECTION).is_file() else ("run", _run(folder))
     return write_page(folder / "report.html", kind, title=folder.resolve().name, **content)
 
 
@@ -99,7 +97,7 @@ def _preserved(info: dict[str, Any], folder: Path, counts: Counts | None) -> dic
     return {
         "info": info,
         "needed": [(share, count) for share, count in needed if count <= len(total)],
-        "sample": data.sample_windows(counts, phi) if counts and phi else None,
+        "sample": data.sample_windows(counts, phi) if counts and phi and phi.output_size > 1 else None,
         "unit": counts.table.info.get("level", {}).get("unit", "dB") if counts else "dB",
     }
 
@@ -141,6 +139,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "MISSING": MISSING,
         "plots": plots,
+        "most_confused": data.most_confused,
         "shown_metrics": _shown_metrics,
         "style": Path(__file__).with_name("style.css").read_text("utf-8"),
     }

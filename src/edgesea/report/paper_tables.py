@@ -113,9 +113,9 @@ def _models() -> Frame:
         config = StudentConfig.named(key, head="relu_max")
         parameters, activations = parameter_count(config), config.n_mels * config.frames() * config.filters[0]
         values = {"parameters_M": parameters / 1e6, "size_MB": parameters * 4e-6, "activation_MB": activations * 4e-6}
-        system = {"key": key, "system": f"{name} ({key})", "input": f"{config.n_mels}x{config.frames()}"}
+        system = {"key": key, "system": f"{name} ({key})", "input": f"{config.n_mels}x{config.frames()}", "options": {}}
         rows += [{**system, "column": column, "value": value} for column, value in values.items()]
-    return pd.DataFrame(rows).assign(table="Table 1", rank=2, options=[{}] * len(rows))
+    return pd.DataFrame(rows).assign(table="Table 1", rank=2)
 
 
 def _sheet(heading: str, scores: Frame, published: Frame) -> dict[str, Any]:
