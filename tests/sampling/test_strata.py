@@ -7,7 +7,7 @@ from made_table import write_table
 
 from edgesea.errors import EdgeseaError
 from edgesea.sampling import strata
-from edgesea.sampling.strata import Grouping, Strata, find_strata, find_zone, quotas
+from edgesea.sampling.strata import Strata, find_zone, quotas
 from edgesea.table.reader import Table
 
 DAYS, CLIPS, WINDOWS = 6, 5, 7
@@ -63,14 +63,14 @@ def one_clip(folder: Path, time: str | None) -> Table:
 def test_strata_have_the_names_of_their_periods(
     tmp_path: Path, time: str | None, period: strata.Period, zone: str | None, expected: list[str]
 ) -> None:
-    found = find_strata(one_clip(tmp_path, time), Grouping(period, None, find_zone(zone)))
+    found = Strata(one_clip(tmp_path, time), period, None, find_zone(zone))
     assert [name for _, name in found.names] == expected
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"])
 def test_times_outside_of_the_calendar_name_the_clip(tmp_path: Path, time: str) -> None:
     with pytest.raises(EdgeseaError, match=r"0-0\.wav.*" + time.replace("+", r"\+")):
-        find_strata(one_clip(tmp_path, time), Grouping("day", None, find_zone("UTC")))
+        Strata(one_clip(tmp_path, time), "day", None, find_zone("UTC"))
 
 
 def test_windows_without_sensor_or_time_have_strata_of_their_own(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_windows_without_sensor_or_time_have_strata_of_their_own(tmp_path: Path)
         {"embeddings": np.zeros((4, 2)), "time": "2020-05-01T10:00:00"},
         {"embeddings": np.zeros((5, 2))},
     ]
-    found = find_strata(Table(write_table(tmp_path, [clips])), Grouping("day"))
+    found = Strata(Table(write_table(tmp_path, [clips])), "day")
     expected = {("a", "2020-05-01"): 2, ("a", ""): 3, ("", "2020-05-01"): 4, ("", ""): 5}
     assert dict(zip(found.names, found.sizes.tolist(), strict=True)) == expected
     assert found.untimed == 8
@@ -95,7 +95,7 @@ def mixed_strata(folder: Path, order: np.ndarray, period: strata.Period = "day")
         split = "test" if clip == CLIPS - 1 else "train"
         clips.append({"embeddings": embeddings, "time": time, "sensor": "a", "levels": levels, "split": split})
     table = Table(write_table(folder, [clips[i : i + 4] for i in range(0, len(clips), 4)]))
-    return find_strata(table, Grouping(period, "train"))
+    return Strata(table, period, "train")
 
 
 @pytest.mark.parametrize(("budget", "batches"), [(1 << 30, 1), (2000, 3), (1, 6)])

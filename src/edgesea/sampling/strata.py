@@ -8,9 +8,9 @@ strata are mixed, parts of it are read more than once.
 
 import hashlib
 import logging
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -48,21 +48,59 @@ class StratumWindows(NamedTuple):
         return len(self.part)
 
 
-@dataclass(frozen=True)
-class Grouping:
-    """How windows are assigned to strata."""
+def _period_name(day: int, period: Period) -> str:
+    if not day:
+        return ""
+    name = date.fromordinal(day)
+    return f"{name:%G-W%V}" if period == "week" else name.isoformat()[: 7 if period == "month" else 10]
 
-    period: Period
-    split: str | None = None  # only windows of this split count; None: all
-    zone: ZoneInfo | None = None  # to which times with an offset (Z, +02:00) are converted; others are local already
 
-    def apply(self, chunk: Chunk, sample_rate: int) -> tuple[Int64, Float64, list[Name], Int64]:
-        """Windows of the split (m,), their `local_seconds` (m,), the strata they are in, and which of these (m,).
+def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None) -> Float64:
+    """Local time at which each window of a chunk starts, in seconds since 1970-01-01 00:00; NaN where unknown."""
+    begins = np.full(len(chunk.times), np.nan)
+    for row, time in enumerate(chunk.times):
+        if time:
+            # A long clip has a row every 64 windows, so a change to daylight saving time within it is not missed.
+            try:
+                moment = datetime.fromisoformat(time) + timedelta(seconds=chunk.offsets[row].item() / sample_rate)
+                moment = moment if zone is None or moment.tzinfo is None else moment.astimezone(zone)
+            except OverflowError:
+                reason = f"time {time} is not in the years 1 to 9999; correct the manifest"
+                raise EdgeseaError(f"{chunk.names[row]}: {reason}") from None
+            begins[row] = (moment.replace(tzinfo=None) - EPOCH).total_seconds()
+    return begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
 
-        A window belongs to the day on which it starts; weeks begin on Monday (ISO 8601).
-        """
+
+class Strata:
+    """The strata of a table: their `names`, sorted, and their `sizes`, the windows that may be chosen in each.
+
+    Only windows of `split` count (None: all). Times with an offset (Z, +02:00) are converted to `zone`; others are
+    local already. A window belongs to the day on which it starts; weeks begin on Monday (ISO 8601).
+    """
+
+    def __init__(self, table: Table, period: Period, split: str | None = None, zone: ZoneInfo | None = None) -> None:
+        self.table, self.period, self.split, self.zone = table, period, split, zone
+        self.untimed = 0  # windows without a time
+        self.offsets: set[timedelta | None] = set()  # from UTC, of the clips' times
+        sizes: Counter[Name] = Counter()
+        found: dict[tuple[int, int], list[Name]] = {}
+        for chunk in table.chunks():
+            rows, seconds, names, place = self._grouped(chunk)
+            if len(rows):
+                self.untimed += int(np.isnan(seconds).sum())
+                self.offsets |= {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
+                sizes.update(dict(zip(names, np.bincount(place).tolist(), strict=True)))
+                found[chunk.part, chunk.group] = names
+        self.names = sorted(sizes)  # not as they appear, so that shares do not depend on the order of the clips
+        self.sizes: Int64 = np.array([sizes[name] for name in self.names])
+        number = {name: index for index, name in enumerate(self.names)}
+        # Strata in each chunk (part, row group) that has any
+        self.chunks = {place: [number[name] for name in names] for place, names in found.items()}
+
+    def _grouped(self, chunk: Chunk) -> tuple[Int64, Float64, list[Name], Int64]:
+        """Windows of the split (m,), their `local_seconds` (m,), the strata they are in, and which of these (m,)."""
         rows = chunk.select(self.split)
-        seconds = local_seconds(chunk, sample_rate, self.zone)[rows]
+        seconds = local_seconds(chunk, self.table.sample_rate, self.zone)[rows]
         sensors = list(dict.fromkeys(sensor or "" for sensor in chunk.sensors))
         codes = DAYS * np.array([sensors.index(sensor or "") for sensor in chunk.sensors], np.int64)[chunk.clip[rows]]
         if self.period != "none":
@@ -74,67 +112,27 @@ class Grouping:
         names = list(dict.fromkeys(each))
         return rows, seconds, names, np.array([names.index(name) for name in each], np.int64)[code]
 
-
-def _period_name(day: int, period: Period) -> str:
-    if not day:
-        return ""
-    year, week, _ = date.fromordinal(day).isocalendar()
-    name = date.fromordinal(day).isoformat()
-    return {"day": name, "week": f"{year}-W{week:02d}"}.get(period, name[:7])
-
-
-def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None) -> Float64:
-    """Local time at which each window of a chunk starts, in seconds since 1970-01-01 00:00; NaN where unknown."""
-    begins = np.full(len(chunk.times), np.nan)
-    for row, (time, offset) in enumerate(zip(chunk.times, chunk.offsets.tolist(), strict=True)):
-        if not time:
-            continue
-        # A long clip has a row every 64 windows, so a change to daylight saving time within it is not missed.
-        try:
-            moment = datetime.fromisoformat(time) + timedelta(seconds=offset / sample_rate)
-            if zone is not None and moment.tzinfo is not None:
-                moment = moment.astimezone(zone)
-        except OverflowError:
-            name = chunk.names[row]
-            raise EdgeseaError(f"{name}: time {time} is not in the years 1 to 9999; correct the manifest") from None
-        begins[row] = (moment.replace(tzinfo=None) - EPOCH).total_seconds()
-    return begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
-
-
-@dataclass(frozen=True)
-class Strata:
-    """Which strata a table has, and where their windows are."""
-
-    table: Table
-    grouping: Grouping
-    names: list[Name]  # sorted
-    sizes: Int64  # windows that may be chosen in each stratum
-    chunks: dict[tuple[int, int], list[int]]  # strata in each chunk (part, row group) that has any
-    untimed: int  # windows without a time
-    offsets: set[timedelta | None]  # from UTC, of the clips' times
-
     @property
     def sensors(self) -> list[str]:
         """Sensors, sorted; "" stands for windows without one."""
         return sorted({sensor for sensor, _ in self.names})
 
-    def of_sensors(self, sensors: Collection[str]) -> "Strata":
-        """The same strata, but those of other sensors have no windows to choose."""
-        return replace(self, sizes=np.where([sensor in sensors for sensor, _ in self.names], self.sizes, 0))
+    def keep_sensors(self, sensors: Collection[str]) -> None:
+        """Leave no windows to choose in the strata of other sensors."""
+        self.sizes = np.where([sensor in sensors for sensor, _ in self.names], self.sizes, 0)
 
     def log_unknown(self, needs_levels: bool) -> None:
         """Log what is not known of the windows, and what follows from it for a method that may need their levels."""
-        table, total, period, zone = self.table.path, self.sizes.sum(), self.grouping.period, self.grouping.zone
-        if zone is not None and not self.offsets - {None}:
+        table, total, needs_times = self.table.path, self.sizes.sum(), needs_levels or self.period != "none"
+        if self.zone is not None and not self.offsets - {None}:
             log.warning("%s: no time in it has an offset from UTC, so time_zone changes nothing", table)
-        if zone is None and timedelta(0) in self.offsets and (needs_levels or period != "none"):
+        if self.zone is None and timedelta(0) in self.offsets and needs_times:
             log.warning("%s: times are in UTC, and so are days and hours; set time_zone to use local ones", table)
-        if self.sensors == [""]:
-            log.info("%s: no sensors known; all windows count as one sensor's", table)
-        elif "" in self.sensors:
-            log.warning("%s: some windows have no sensor; they count as one sensor's", table)
-        level = logging.INFO if self.untimed == total and not needs_levels else logging.WARNING
-        if self.untimed and (needs_levels or period != "none"):
+        if "" in self.sensors:
+            level = logging.INFO if self.sensors == [""] else logging.WARNING
+            log.log(level, "%s: windows have no sensor; they count as one sensor's", table)
+        if self.untimed and needs_times:
+            level = logging.INFO if self.untimed == total and not needs_levels else logging.WARNING
             text = "%s: %d of %d windows have no time; they count as of one period and one time of day"
             log.log(level, text, table, self.untimed, total)
 
@@ -144,11 +142,10 @@ class Strata:
         Of a stratum with more than `most` windows only so many are read, drawn uniformly; None: all, but no embeddings.
         """
         counts = self.sizes if most is None else np.minimum(self.sizes, most)
-        embedding_bytes = self.table.embedding_size * self.table.embedding_dtype.itemsize
-        needed = counts * (SMALL_BYTES + (0 if most is None else embedding_bytes))
+        embedding_bytes = 0 if most is None else self.table.embedding_size * self.table.embedding_dtype.itemsize
         # In the order in which they begin, so that the strata of a batch are close to each other in the table.
         order = np.array(list(dict.fromkeys(n for members in self.chunks.values() for n in members if n in wanted)))
-        batch = np.cumsum(needed[order]) // BUDGET
+        batch = np.cumsum(counts[order] * (SMALL_BYTES + embedding_bytes)) // BUDGET
         for each in np.unique(batch):
             members = order[batch == each].tolist()
             rngs = {n: stratum_rng(seed, self.names[n], "pool") for n in members if counts[n] < self.sizes[n]}
@@ -165,12 +162,10 @@ class Strata:
             if pieces.keys().isdisjoint(members):
                 continue
             chunk = self.table.chunk(part, group)
-            rows, seconds, _, place = self.grouping.apply(chunk, self.table.sample_rate)
+            rows, seconds, _, place = self._grouped(chunk)
             embeddings = self.table.embeddings(part, group) if with_embeddings else np.empty((len(chunk.clip), 0))
-            for index, number in enumerate(members):
-                if number not in pieces:
-                    continue
-                mine = np.flatnonzero(place == index)
+            for index in (index for index, number in enumerate(members) if number in pieces):
+                number, mine = members[index], np.flatnonzero(place == index)
                 first, seen[number] = seen[number], seen[number] + len(mine)
                 if number in drawn:
                     low, high = np.searchsorted(drawn[number], [first, seen[number]])
@@ -180,25 +175,6 @@ class Strata:
                 pieces[number].append(StratumWindows(*places, chunk.level[row], seconds[mine] % DAY, embeddings[row]))
                 if seen[number] == self.sizes[number]:
                     yield number, StratumWindows(*map(np.concatenate, zip(*pieces.pop(number), strict=True)))
-
-
-def find_strata(table: Table, grouping: Grouping) -> Strata:
-    """Count the windows of each stratum in one pass over the small columns of a table."""
-    sizes: Counter[Name] = Counter()
-    found: dict[tuple[int, int], list[Name]] = {}
-    offsets: set[timedelta | None] = set()
-    untimed = 0
-    for chunk in table.chunks():
-        rows, seconds, names, place = grouping.apply(chunk, table.sample_rate)
-        if len(rows):
-            untimed += int(np.isnan(seconds).sum())
-            offsets |= {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
-            sizes.update(dict(zip(names, np.bincount(place).tolist(), strict=True)))
-            found[chunk.part, chunk.group] = names
-    order = sorted(sizes)  # not as they appear, so that shares do not depend on the order of the clips
-    number = {name: index for index, name in enumerate(order)}
-    chunks = {place: [number[name] for name in names] for place, names in found.items()}
-    return Strata(table, grouping, order, np.array([sizes[name] for name in order]), chunks, untimed, offsets)
 
 
 def find_zone(name: str | None) -> ZoneInfo | None:
@@ -217,12 +193,9 @@ def stratum_rng(seed: int, name: Name, purpose: str) -> np.random.Generator:
 
 def quotas(sizes: Int64, total: int, rng: np.random.Generator) -> Int64:
     """Share `total` (at most ``sizes.sum()``) out as equally as the sizes allow; remainders are assigned at random."""
-    # The largest level to which all can be filled, by bisection.
-    low, high = 0, int(sizes.max(initial=0))
-    while low < high:
-        level = (low + high + 1) // 2
-        low, high = (level, high) if np.minimum(sizes, level).sum() <= total else (low, level - 1)
-    shares = np.minimum(sizes, low)
-    rest = rng.choice(np.flatnonzero(sizes > low), int(total - shares.sum()), replace=False)
+    levels = range(int(sizes.max(initial=0)) + 1)
+    level = bisect_right(levels, total, key=lambda level: np.minimum(sizes, level).sum()) - 1  # to which all are filled
+    shares = np.minimum(sizes, level)
+    rest = rng.choice(np.flatnonzero(sizes > level), int(total - shares.sum()), replace=False)
     shares[rest] += 1
     return shares
