@@ -29,7 +29,9 @@ def write_report(folder: Path, table: Path | None) -> str:
     if (folder / REDUCTION_FILE).is_file():
         kind, content = "reduction", _reduction(folder, table)
     else:
-        kind, content = ("selection", _selection(folder)) if (folder / SELECTION).is_file() else ("run", _run(folder))
+        kind, content = (
+            ("selection", data.read_selection(folder)) if (folder / SELECTION).is_file() else ("run", _run(folder))
+        )
     return write_page(folder / "report.html", kind, title=folder.resolve().name, **content)
 
 
@@ -49,7 +51,6 @@ def _run(folder: Path) -> dict[str, Any]:
     results, student = data.read_results(folder), optional_json(folder / "student" / "config.json")
     evaluated, trained = results.get("evaluate") or {}, student.get("provenance", {}).get("training", {})
     scores = {system: evaluated[system] for system in SYSTEMS if system in evaluated}
-    compared = [scores.get(system, {}) for system in ("teacher", "student")]
     table = Table(folder / "table") if (folder / "table" / "table.json").is_file() else None
     subset = Subset.load(folder / "subset.parquet") if (folder / "subset.parquet").is_file() else None
     counts = data.summarise(table, subset) if table else None
@@ -62,7 +63,6 @@ def _run(folder: Path) -> dict[str, Any]:
     return {
         "results": results,
         "scores": scores,
-        "headline": next((one for one in _shown_metrics(scores) if all(item.get(one.key) for item in compared)), None),
         "coarse": {system: item["coarse"] for system, item in scores.items() if item.get("coarse")},
         "macs": macs(StudentConfig(**student["architecture"])) if student else None,
         "table": table,
@@ -100,15 +100,6 @@ def _preserved(info: dict[str, Any], folder: Path, counts: Counts | None) -> dic
         "sample": data.sample_windows(counts, phi) if counts and phi and phi.output_size > 1 else None,
         "unit": counts.table.info.get("level", {}).get("unit", "dB") if counts else "dB",
     }
-
-
-def _selection(folder: Path) -> dict[str, Any]:
-    """All trials, the best first, and those that are as good as the chosen one, the smallest first."""
-    found = data.read_selection(folder)
-    trials, chosen = found["trials"], found["chosen"]
-    rivals = trials[trials.complete & (trials.index != chosen.name)]
-    ties = rivals[rivals.score >= chosen.score - chosen.standard_error].sort_values("dimensions", kind="stable")
-    return {**found, "ties": ties.to_dict("records")}
 
 
 # ----------------------------------------------------------------- templates and the formats in them
@@ -182,9 +173,8 @@ def duration(seconds: float | None) -> str:
 
 def score(value: Any, metric: Metric, unit: bool = True) -> str:
     """A score, with or without its unit."""
-    if metric.best == 1:
-        return decimal(value)
-    return percent(value, 1) if unit else percent(value, 1).removesuffix("\u00a0%")
+    shown = decimal(value) if metric.best == 1 else percent(value, 1)
+    return shown if unit else shown.removesuffix("\u00a0%")
 
 
 def score_interval(scores: dict[str, Any], metric: Metric) -> str:

@@ -29,9 +29,8 @@ LEFT_OUT = {  # options that do not decide a score, or are shown otherwise: as a
     "distill": ("seed", "student", "device", "devices", "save_every", *ARCHITECTURE),
 }
 Row = dict[str, Any]
-System = tuple[
-    str, Row, Row
-]  # teacher, reduced or student; its scores with their protocol; its name and how it was made
+# teacher, reduced or student; its scores with their protocol; its name and how it was made
+System = tuple[str, Row, Row]
 
 
 def read_scores(paths: Iterable[Path]) -> Frame:
@@ -89,11 +88,9 @@ def _of_selection(folder: Path) -> Iterator[System]:
     made = {"table": str(plan.get("table"))[:8], "extract.teacher": (plan.get("teacher") or {}).get("id", "?")}
     for trial in found["trials"]:
         sample = trial.get("sample") or {"method": EVERYTHING}
-        known = {
-            "system": f"reduced, best of {len(trial['scores'])} classifiers of edgesea select",
-            "sampling": sample["method"],
-            "options": {**made, **_options("sample", sample), **_options("reduce", trial["reduce"])},
-        }
+        system = f"reduced, best of {len(trial['scores'])} classifiers of edgesea select"
+        options = {**made, **_options("sample", sample), **_options("reduce", trial["reduce"])}
+        known = {"system": system, "sampling": sample["method"], "options": options}
         scores = {"task": found["task"], "embedding_size": trial["dimensions"], "tagging": protocol}
         for seed, score in trial["by_seed"].items():
             yield "reduced", {**scores, found["metric"]: score}, {**known, "seeds": seed}
@@ -145,12 +142,8 @@ def _made(kind: str, scores: Row, results: Row | None) -> Row:
     options["extract.source"] = "/".join(PurePath(str(config["extract"].get("source", ""))).parts[-3:])
     options |= {f"extract.{name}": str(extract.get(name)) for name in ("clips", "windows")}
     options["made by edgesea"] = str((results.get("versions") or {}).get("edgesea"))
-    made = {
-        "system": f"reduced ({model})",
-        "options": options,
-        "seeds": str([config[name].get("seed") for name in stages]),
-    }
-    made["sampling"] = (config.get("sample") or {}).get("method") or ""
+    sampling, seeds = (config.get("sample") or {}).get("method") or "", [config[name].get("seed") for name in stages]
+    made = {"system": f"reduced ({model})", "options": options, "sampling": sampling, "seeds": str(seeds)}
     if kind == "reduced":
         return made
     student, key, size = config["distill"], config["distill"]["student"], scores["embedding_size"]
