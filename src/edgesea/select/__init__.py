@@ -23,7 +23,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
 from edgesea.models.base import window_of
 from edgesea.parallel import in_processes
-from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE, Reduction
+from edgesea.reduction.base import REDUCTION_FILE, Reduction
 from edgesea.sampling.sensors import read_positions
 from edgesea.sampling.subset import table_key
 from edgesea.table.reader import Table
@@ -280,12 +280,11 @@ class Trial:
         """Copy the reduction and the subset to a folder."""
         self.fit()  # again, in case that it has been deleted
         self.draw()
+        # A process killed here leaves no reduction, or a part that cannot be loaded, but never files of two.
         shutil.rmtree(out / "reduction", ignore_errors=True)
-        # The arrays first: a process killed here leaves no reduction, but never files of two.
-        files = {f"reduction/{name}": self.folder / name for name in (ARRAYS_FILE, REDUCTION_FILE)}
-        for name, source in {**files, "subset.parquet": self.subset}.items():
-            with atomic_path(out / name) as temporary:
-                shutil.copyfile(source, temporary)
+        shutil.copytree(self.folder, out / "reduction", ignore=shutil.ignore_patterns(TRIAL, "*.tmp"))
+        with atomic_path(out / "subset.parquet") as temporary:
+            shutil.copyfile(self.subset, temporary)
 
 
 def _trials(
@@ -308,8 +307,7 @@ def _trials(
 
 def _run(trials: Sequence[Trial], evaluator: Evaluator, workers: int) -> dict[str, str]:
     """Run what is missing; returns why trials could not be run, by the names of their folders."""
-    wanted = set(evaluator.classifiers)
-    todo = [trial for trial in trials if wanted - trial.result()["scores"].keys()]
+    todo = [trial for trial in trials if not trial.result()["scores"].keys() >= set(evaluator.classifiers)]
     log.info("%d of %d trials were finished before", len(trials) - len(todo), len(trials))
     undrawn = {trial.subset: (trial,) for trial in todo if not trial.subset.exists()}
     # A subset that cannot be drawn fails again below, for each of its trials.
@@ -329,8 +327,8 @@ def _summary(grid: Sequence[Sequence[Trial]], errors: Mapping[str, str], evaluat
     entries = [_entry(trials, evaluator.classifiers) | {"complete": len(trials) == len(grid[0])} for trials in groups]
     complete = [index for index, entry in enumerate(entries) if entry["complete"]]
     if not complete:  # a mean over fewer seeds is easier to be lucky with
-        reasons = f"the first error: {next(iter(errors.values()))}"
-        raise EdgeseaError(f"no combination could be run with all {len(grid[0])} seeds; {reasons}")
+        first = next(iter(errors.values()))
+        raise EdgeseaError(f"no combination could be run with all {len(grid[0])} seeds; the first error: {first}")
     # Of equally good ones the smallest: it makes the smaller student.
     winner = max(complete, key=lambda index: (entries[index]["score"], -entries[index]["dimensions"]))
     teacher = _best(evaluator.scores(None, {}).values())
