@@ -121,7 +121,8 @@ def import_table(
 
     place = Path(source)
     endings = tuple(result_ending(suffix, ending) for ending in (".npz", ".npy", ".npy.gz"))  # the preferred one first
-    shards, found = _find(place, SHARDS), _find(place, endings)
+    paths = sorted(path for path in walk(place) if path.name[0] != ".") if place.is_dir() else [place]
+    shards, found = ([path for path in paths if path.name.lower().endswith(some)] for some in (SHARDS, endings))
     if shards and found:
         raise EdgeseaError(f"{shards[0]}, a shard, and {found[0]}, embeddings beside audio: move one kind elsewhere")
     of_pairs = {"hop": hop, "center": center, "suffix": suffix or None, "root": root}
@@ -155,12 +156,6 @@ def import_table(
     depth = SLICE_ROWS if shards else 2  # pieces of one source that may wait; a row of a shard is a piece
     embed = partial(embed_sources, None, read=read, batch_size=1, workers=workers, depth=depth)
     return write_table(Path(out), {"teacher": about, **stored, **origin}, parts, embed, count, max_skipped, "import")
-
-
-def _find(source: Path, endings: tuple[str, ...]) -> list[Path]:
-    """The files of a kind below a folder, or a file of it."""
-    paths = (path for path in walk(source) if not path.name.startswith(".")) if source.is_dir() else (source,)
-    return sorted(path for path in paths if path.name.lower().endswith(endings))
 
 
 # --- audio files with their embeddings beside them
@@ -236,9 +231,7 @@ class Pairs:
             raise EdgeseaError(f"{path.name}: no timestamps that tell its hop; give it as hop")
         if stamps is not None and not _close(stamps, expected):
             found, wanted = (", ".join(f"{stamp:.6g}" for stamp in some[:3]) for some in (stamps, expected))
-            raise EdgeseaError(
-                f"{path.name}: timestamps {found} ... s, not {wanted} ... s; wrong hop, window or center?"
-            )
+            raise EdgeseaError(f"{path.name}: timestamps {found} ..., not {wanted} ... s; wrong hop, window or center?")
         return rows
 
     def read(self, entry: ClipEntry, level_rate: float | None) -> Iterator[tuple[Piece, Float32]]:
@@ -254,11 +247,11 @@ class Pairs:
             length = round(audio.frames * self.sample_rate / audio.sample_rate)
         at_rate, other = (replace(self.framing, center=c).at(self.sample_rate) for c in (center, not center))
         misfit, of_other = (_misfit(len(rows), some, length) for some in (at_rate, other))
-        problem = f"{path.name}: {len(rows)} embeddings, but its audio has {{}} {self.cut}"
+        problem = f"{path.name}: {len(rows)} embeddings, but its audio has"
         slack = 1 + (MP3_TOLERANCE * at_rate.count(length) if entry.path.suffix.lower() == ".mp3" else 0)
         if misfit > slack or (misfit and self.guessed and not of_other):
             hint = "" if of_other else f"; they would fit center={not center}"
-            raise EdgeseaError(problem.format(at_rate.count(length)) + hint)
+            raise EdgeseaError(f"{problem} {at_rate.count(length)} {self.cut}{hint}")
         seen = 0
         for piece, _ in clips.clip_pieces(entry, self.framing, self.sample_rate, None, level_rate):
             with np.errstate(over="ignore"):
@@ -269,7 +262,7 @@ class Pairs:
                 pcm = piece.pcm[: starts[-1] + at_rate.window - piece.offset]
                 yield replace(piece, pcm=pcm, starts=starts, levels=levels), block
         if abs(seen - len(rows)) > 1:
-            raise EdgeseaError(problem.format(seen))
+            raise EdgeseaError(f"{problem} {seen} {self.cut}")
 
 
 def load_embeddings(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:

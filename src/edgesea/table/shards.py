@@ -31,15 +31,10 @@ DAMAGED = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError, 
 class Slice(NamedTuple):
     """Rows of a shard, which a thread reads at once; each is a clip of one window."""
 
-    name: str  # path of the shard below the source, with forward slashes
+    clip: str  # name of the shard: its path below the source, with forward slashes
     path: Path
     rows: range  # a shard that cannot be used counts as one
     reason: str  # why it cannot be used
-
-    @property
-    def clip(self) -> str:
-        """The name of the shard if it cannot be used, else of its first row."""
-        return self.name if self.reason else f"{self.name}#{self.rows.start:06d}"
 
 
 @dataclass(frozen=True)
@@ -113,11 +108,10 @@ class Shards:
         if source.reason:
             raise EdgeseaError(source.reason)
         where, nothing = slice(source.rows.start, source.rows.stop), np.zeros((1, 1), np.float32)
-        names = [f"{source.name}#{row:06d}" for row in source.rows]
+        names = [f"{source.clip}#{row:06d}" for row in source.rows]
         try:
             with h5py.File(source.path, "r") as file:
-                keys = self.audio, self.embedding
-                audio, embeddings = (file[key][where].reshape(len(names), -1) for key in keys)
+                audio, embeddings = (file[key][where].reshape(len(names), -1) for key in (self.audio, self.embedding))
                 columns = {name: file[key][where].tolist() for name, key in self.known.items()}
         except DAMAGED as error:
             yield from (((name, _reason(error)), nothing) for name in names)
