@@ -1,11 +1,12 @@
 """The one place that cuts audio, batches its windows, embeds them and checks the result: sources, files, arrays."""
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, groupby, tee
+from itertools import groupby, tee
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
@@ -49,15 +50,15 @@ class Failure(NamedTuple, Generic[S]):
     reason: str
 
 
-class _Part(NamedTuple, Generic[S, P]):
-    """Rows of a piece that share a batch: all of them, or some."""
+@dataclass
+class _Work:
+    """A piece whose rows are being embedded."""
 
-    source: S
-    piece: P | None  # None: no rows, but the error of its source
-    rows: Float32
-    last: bool  # whether they are the last of the piece
-    embeddings: list[Float32]  # of the piece; one list for all its parts
-    errors: list[Exception]  # why the source failed; one list for all its pieces
+    source: Any
+    piece: Any
+    count: int  # rows; 0: there is no piece, but an error of the source
+    errors: list[str]  # why the source failed; one list for all its pieces
+    embeddings: list[Float32] = field(default_factory=list)  # of the first rows
 
 
 def embed_sources(
@@ -72,64 +73,64 @@ def embed_sources(
     Yields (source, piece, embedding) in order. The last of a source is a Failure if `read` or, for its rows, the model
     raises EdgeseaError, OSError or MemoryError, or if an embedding holds NaN or Inf.
     """
-    batch: list[_Part[S, P]] = []
+    size = batch_size if model else 1  # embeddings need not be of one shape
+    pieces: deque[_Work] = deque()
+    batch: list[tuple[_Work, Float32]] = []  # rows that wait
     listed, ahead = tee(sources)
     # closed at once if the model fails: as long as its threads wait, the process does not end
     with closing(prefetch((partial(read, source) for source in ahead), workers, depth)) as streams:
         for source, stream in zip(listed, streams, strict=False):
-            errors: list[Exception] = []
+            errors: list[str] = []
             try:
                 for piece, rows in stream:
-                    embeddings: list[Float32] = []
-                    while len(rows) and not errors:
-                        room = batch_size - sum(len(part.rows) for part in batch) if model else len(rows)
-                        batch.append(_Part(source, piece, rows[:room], len(rows) <= room, embeddings, errors))
-                        if len(rows) >= room:
-                            yield from _finished(model, batch)
-                        rows = rows[room:]
+                    pieces.append(_Work(source, piece, len(rows), errors))
+                    batch += [(pieces[-1], row) for row in rows]
+                    while len(batch) >= size:
+                        yield from _finished(model, pieces, batch[:size])
+                        batch = batch[size:]
                     if errors:
                         break
             except UNUSABLE as error:
-                errors.append(error)
-                batch.append(_Part(source, None, np.zeros(0, np.float32), True, [], errors))  # it may have no other
-            if not any(len(part.rows) for part in batch):
-                yield from _finished(model, batch)
-    yield from _finished(model, batch)
+                errors.append(_reason(error))
+                pieces.append(_Work(source, None, 0, errors))  # it may have no other
+                yield from _finished(model, pieces, [])
+    yield from _finished(model, pieces, batch)
 
 
-def _finished(model: EmbeddingModel | None, batch: list[_Part[S, P]]) -> Iterator[tuple[S, P, Float32] | Failure[S]]:
-    """Embed a batch and empty it; yields the pieces that it completes, and the sources that failed."""
-    parts = batch.copy()
-    batch.clear()
-    usable = [part for part in parts if not part.errors]
-    for part, result in zip(usable, _embedded(model, [part.rows for part in usable]), strict=True):
-        if isinstance(result, Exception):
-            part.errors.append(result)
+def _finished(
+    model: EmbeddingModel | None, pieces: deque[_Work], batch: Sequence[tuple[_Work, Float32]]
+) -> Iterator[tuple[Any, Any, Float32] | Failure[Any]]:
+    """Embed a batch; yields the pieces that it completes, and the sources that failed."""
+    usable = [(work, row) for work, row in batch if not work.errors]
+    for (work, _), result in zip(usable, _embedded(model, [row for _, row in usable]), strict=True):
+        if isinstance(result, str):
+            work.errors.append(result)
         else:
-            part.embeddings.append(result)
-    failed = None
-    for source, piece, _, last, embeddings, errors in parts:
-        if last and not errors:
-            embedding = np.concatenate(embeddings)
+            work.embeddings.append(result)
+    while pieces and (pieces[0].errors or len(pieces[0].embeddings) == pieces[0].count):
+        work = pieces.popleft()
+        if not work.errors:
+            embedding = np.stack(work.embeddings)
             if np.isfinite(embedding).all():
-                yield source, cast(P, piece), embedding
-            else:
-                reason = f"{model.id} gave NaN or Inf" if model else "the embeddings hold NaN or Inf"
-                errors.append(EdgeseaError(reason))
-        if errors and errors is not failed:
-            failed = errors
-            yield Failure(source, str(errors[0]) or type(errors[0]).__name__)
+                yield work.source, work.piece, embedding
+                continue
+            work.errors.append(f"{model.id} gave NaN or Inf" if model else "the embeddings hold NaN or Inf")
+        if not (pieces and pieces[0].errors is work.errors):  # the last of its source
+            yield Failure(work.source, work.errors[0])
 
 
-def _embedded(model: EmbeddingModel | None, rows: Sequence[Float32]) -> Sequence[Float32 | Exception]:
-    """The embeddings of each of several rows; if they cannot be embedded together, it is tried one by one."""
+def _embedded(model: EmbeddingModel | None, rows: Sequence[Float32]) -> Sequence[Float32 | str]:
+    """The embedding of each row, or why there is none; if all cannot be embedded together, it is tried one by one."""
     if model is None or not rows:
         return rows
     try:
-        embedding = embed_rows(model, rows[0] if len(rows) == 1 else np.concatenate(rows))
+        return list(embed_rows(model, np.stack(rows)))
     except UNUSABLE as error:
-        return [error] if len(rows) == 1 else [_embedded(model, [part])[0] for part in rows]
-    return np.split(embedding, np.cumsum([len(part) for part in rows])[:-1])
+        return [_reason(error)] if len(rows) == 1 else [_embedded(model, [row])[0] for row in rows]
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -140,19 +141,16 @@ class Recording:
     samples: io.Signal
     sample_rate: int  # Hz
     windows: int | None = None  # how many to cut; None: as the framing has it
+    begin: int = 0  # samples before it, if it is a part of a stream
 
     def chunks(self) -> Iterator[Float32]:
         size = round(io.CHUNK_SECONDS * self.sample_rate)
         for first in range(0, len(self.samples), size):
-            yield finite_mono(self.name, self.samples[first : first + size], first, self.sample_rate)
-
-
-def finite_mono(name: str, samples: io.Signal, first: int, sample_rate: int) -> Float32:
-    """The mean of the channels, (n,) in [-1, 1], of samples from `first` on; EdgeseaError if it holds NaN or Inf."""
-    mono = io.to_mono(samples)
-    if (invalid := io.first_invalid(mono)) is not None:
-        raise EdgeseaError(f"{name} holds NaN or Inf samples, the first at {(first + invalid) / sample_rate:.3f} s")
-    return mono
+            mono = io.to_mono(self.samples[first : first + size])
+            if (invalid := io.first_invalid(mono)) is not None:
+                seconds = (self.begin + first + invalid) / self.sample_rate
+                raise EdgeseaError(f"{self.name} holds NaN or Inf samples, the first at {seconds:.3f} s")
+            yield mono
 
 
 A = TypeVar("A", Path, Recording)
@@ -184,20 +182,18 @@ def embed_files(
 
     def read(item: tuple[int, A]) -> Iterator[tuple[list[str], Float32]]:
         found: list[str] = []  # warnings of all pieces, complete with the last
-        cutter, samples, silent = PieceCutter(at_rate, PIECE), 0, True
+        cutter, silent = PieceCutter(at_rate, PIECE), True
         with nullcontext(item[1]) if isinstance(item[1], Recording) else io.AudioFile(item[1]) as audio:
-            resampler = io.Resampler(audio.sample_rate, model.sample_rate)
-            for chunk in audio.chunks():
-                samples, silent = samples + len(chunk), silent and not chunk.any()
-                for piece in cutter.feed(resampler.feed(chunk)):
+            for chunk in io.resample_stream(audio.chunks(), audio.sample_rate, model.sample_rate):
+                silent = silent and not chunk.any()
+                for piece in cutter.feed(chunk):
                     yield found, cut_rows(model, piece, at_rate)
-        if samples < framing.window * audio.sample_rate:
-            seconds = f"{samples / audio.sample_rate:.3g} s"
+        if cutter.length < at_rate.window:
+            seconds = f"{cutter.length / model.sample_rate:.3g} s"
             found.append(f"lasts {seconds}, less than a window of {framing.window:g} s; filled up with zeros")
         if silent:
             found.append("silent: all samples are zero")
-        rest = resampler.feed(np.zeros(0, np.float32), last=True)
-        for piece in chain(cutter.feed(rest), cutter.finish(getattr(audio, "windows", None))):
+        for piece in cutter.finish(getattr(audio, "windows", None)):
             yield found, cut_rows(model, piece, at_rate)
 
     results = embed_sources(model, enumerate(paths), read, batch_size=batch_size, workers=workers)
@@ -258,16 +254,15 @@ def get_embedding(
         if not hasattr(signal, "__array__"):
             raise EdgeseaError(f"{name} must be an array of samples, or a list of arrays, not {type(signal).__name__}")
         samples = io.as_samples(name, signal)
-        if not samples.size:
-            raise EdgeseaError(f"{name} is empty")
-        if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
-            raise EdgeseaError(f"{name} has shape {samples.shape}: more channels than samples; give its transpose")
+        if not samples.size or samples.shape[-1] > len(samples):
+            raise EdgeseaError(
+                f"{name} is empty or has more channels than samples: {samples.shape}; give its transpose"
+            )
         recordings.append(Recording(name, samples, io.checked_rate("sr", rate)))
-    batch_size = io.checked_count("batch_size", batch_size)
-    network = load_model(model)
+    network, embeddings = load_model(model), []
     framing = framing_of(network, hop_size, center)
-    embeddings = []
-    for recording, embedding, error, found in embed_files(network, recordings, framing, batch_size):
+    results = embed_files(network, recordings, framing, io.checked_count("batch_size", batch_size))
+    for recording, embedding, error, found in results:
         if embedding is None:
             raise EdgeseaError(error)
         for warning in found:

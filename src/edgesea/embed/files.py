@@ -5,7 +5,7 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from edgesea.artifact import FULL, atomic_path, check_file, differences, versions, walk
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import audio_suffixes, check_readable, checked_count, checked_flag, is_audio
+from edgesea.audio.io import audio_suffixes, checked_count, checked_flag, is_audio
 from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import Backend, ModelOrName, is_teacher, load_model
@@ -22,6 +22,7 @@ from edgesea.models.base import EmbeddingModel
 from edgesea.models.student_files import is_student
 
 log = logging.getLogger(__name__)
+Pairs = Collection[tuple[Path, Path]]  # files, and their results
 
 
 def embed(
@@ -89,7 +90,7 @@ def embed(
     targets = result_paths(audio, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
     framing = framing_of(network, hop, center)
-    results = _write_results(network, targets, framing, batch_size, workers, overwrite)
+    results = _write_results(network, targets.values(), framing, batch_size, workers, overwrite)
     files, windows, failed = 0, 0, {}
     for file, embedding, error, found in tqdm(results, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
@@ -159,52 +160,49 @@ def process_files(
     if folder := next((path for path in paths if Path(path).is_dir()), None):
         raise EdgeseaError(f"{folder}: a folder; name the files in it, or embed it: edgesea embed {folder}")
     targets = result_paths(paths, output_dir, suffix or "")
-    failed = []
-    network = load_model(model)
+    network, failed = load_model(model), []
     framing = framing_of(network, hop_size, center)
-    for path, _, error, found in _write_results(network, targets, framing, batch_size, workers, overwrite):
+    for path, _, error, found in _write_results(network, targets.values(), framing, batch_size, workers, overwrite):
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
             warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
     if failed:
         others = f"{len(failed)} of {len(targets)} files could not be embedded: " if len(targets) > 1 else ""
         raise EdgeseaError(others + "; ".join(failed))
-    named = {_absolute(path): target for path, target in targets.items()}  # a file may be named in several ways
-    return [named[_absolute(path)] for path in paths]
+    return [targets[_absolute(path)][1] for path in paths]
 
 
 def _write_results(
-    model: EmbeddingModel, targets: dict[Path, Path], framing: Framing, batch_size: int, workers: int, overwrite: bool
+    model: EmbeddingModel, targets: Pairs, framing: Framing, batch_size: int, workers: int, overwrite: bool
 ) -> Iterator[AudioEmbedding[Path]]:
-    """Embed the keys of `targets` and write the results to its values; one that is there comes without embedding."""
+    """Embed files and write their results; one that is there comes without embedding."""
     checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
     made_by["edgesea"] = versions().get("edgesea", "unknown")
-    missing: dict[Path, dict[str, Any]] = {}  # with what their results are made of
-    for path, target in targets.items():
+    missing: dict[Path, tuple[Path, dict[str, Any]]] = {}  # their results, and what these are made of
+    for path, target in targets:
         try:
-            check_readable(path)
             check_file(target)
             made_of = {"source": path.name, "bytes": path.stat().st_size, **made_by}
             if overwrite or not target.exists():
-                missing[path] = made_of
-            else:
-                _check_result(target, made_of)
-                yield AudioEmbedding(path, None)
+                missing[path] = target, made_of
+                continue
+            _check_result(target, made_of)
+            yield AudioEmbedding(path, None)
         except (EdgeseaError, OSError) as error:
-            yield AudioEmbedding(path, None, str(error).removeprefix(f"{path}: "))
+            yield AudioEmbedding(path, None, str(error))
     for result in embed_files(model, list(missing), framing, batch_size, workers):
-        path, embedding = result.path, result.embedding
-        try:
-            if embedding is not None:
-                provenance, timestamps = np.array(json.dumps(missing[path])), framing.timestamps(len(embedding))
-                with atomic_path(targets[path]) as temporary, temporary.open("wb") as file:
-                    np.savez(file, embedding=embedding, timestamps=timestamps, provenance=provenance)
-            yield result
-        except OSError as error:
-            if error.errno in FULL:
-                raise  # the next one would not fit either
-            yield AudioEmbedding(path, None, f"{targets[path]}: {error.strerror or error}")
+        if result.embedding is not None:
+            target, made_of = missing[result.path]
+            provenance, timestamps = np.array(json.dumps(made_of)), framing.timestamps(len(result.embedding))
+            try:
+                with atomic_path(target) as temporary, temporary.open("wb") as file:
+                    np.savez(file, embedding=result.embedding, timestamps=timestamps, provenance=provenance)
+            except OSError as error:
+                if error.errno in FULL:
+                    raise  # the next one would not fit either
+                result = AudioEmbedding(result.path, None, f"{target}: {error.strerror or error}")
+        yield result
 
 
 def _check_result(path: Path, made_of: dict[str, Any]) -> None:
@@ -215,12 +213,11 @@ def _check_result(path: Path, made_of: dict[str, Any]) -> None:
             found = dict(json.loads(file["provenance"].item()))
     except Exception as error:  # of numpy, zipfile or json, whatever the file is
         raise EdgeseaError(f"{path}: exists, and is not a result of edgesea; {remedy}") from error
-    keys = made_of.keys() & found.keys() - {"edgesea"}
-    if made_of["digest"] and not is_teacher(made_of["model"]):
-        keys -= {"model"}  # a student is the same if its weights are, whatever it is called
-    there, here = ({key: values[key] for key in keys} for values in (found, made_of))
-    if there != here:
-        raise EdgeseaError(f"{path}: exists, made of other input ({'; '.join(differences(there, here))}); {remedy}")
+    # a student is the same if its weights are, whatever it is called
+    free = ("edgesea", "model") if made_of["digest"] and not is_teacher(made_of["model"]) else ("edgesea",)
+    here = {key: value if key in free else made_of.get(key, value) for key, value in found.items()}
+    if found != here:
+        raise EdgeseaError(f"{path}: exists, made of other input ({'; '.join(differences(found, here))}); {remedy}")
 
 
 def result_ending(suffix: str, ending: str = ".npz") -> str:
@@ -230,27 +227,26 @@ def result_ending(suffix: str, ending: str = ".npz") -> str:
 
 def result_paths(
     inputs: Sequence[Path | str], out: Path | str | None, suffix: str = "", recursive: bool = True
-) -> dict[Path, Path]:
-    """Every audio file of the inputs, once, and the path of its result; see `embed`.
+) -> dict[str, tuple[Path, Path]]:
+    """Every audio file of the inputs, once, and the path of its result, by the file's absolute name; see `embed`.
 
     Files that would have the same result all keep their endings: ``b.wav.npz`` and ``b.flac.npz``.
     """
     if any(sign in suffix for sign in ("/", os.sep, "\0")):
         raise EdgeseaError(f"suffix must be a part of a file's name, not {suffix!r}; choose a folder with out=")
-    found: dict[str, tuple[Path, Path]] = {}  # by absolute name: the file, and its result without an ending
+    found: dict[str, tuple[Path, Path]] = {}  # the file, and its place among the results
     for given in map(Path, inputs):
+        base = given if given.is_dir() else given.parent
         for path in _audio_files(given, recursive):
-            below = path.relative_to(given) if given.is_dir() else path.name
-            found.setdefault(_absolute(path), (path, (path if out is None else Path(out, below)).with_suffix("")))
-    counts = Counter(_absolute(result) for _, result in found.values())
-    targets: dict[Path, Path] = {}
-    sources: dict[str, Path] = {}
-    for path, result in found.values():
-        name = path.stem if counts[_absolute(result)] == 1 else path.name
-        targets[path] = result.with_name(name + result_ending(suffix))
-        if (other := sources.setdefault(_absolute(targets[path]), path)) != path:
-            raise EdgeseaError(f"{path} and {other} would both give {targets[path]}; choose another folder for one")
-    return targets
+            found.setdefault(_absolute(path), (path, Path(base if out is None else out, path.relative_to(base))))
+    stems = Counter(_absolute(place.with_suffix("")) for _, place in found.values())
+    sources: dict[str, Path] = {}  # by the absolute name of their results
+    for key, (path, place) in found.items():
+        name = path.stem if stems[_absolute(place.with_suffix(""))] == 1 else path.name
+        found[key] = path, (target := place.with_name(name + result_ending(suffix)))
+        if (other := sources.setdefault(_absolute(target), path)) != path:
+            raise EdgeseaError(f"{path} and {other} would both give {target}; choose another folder for one")
+    return found
 
 
 def _audio_files(given: Path, recursive: bool) -> list[Path]:
@@ -259,9 +255,7 @@ def _audio_files(given: Path, recursive: bool) -> list[Path]:
         raise EdgeseaError(f"{given}: no such file or folder")
     if is_student(given):
         raise EdgeseaError(f"{given}: a model, where a recording was expected; the model comes last")
-    if not given.is_dir():
-        return [given]
-    found = sorted(filter(is_audio, walk(given) if recursive else given.iterdir()))
+    found = sorted(filter(is_audio, walk(given) if recursive else given.iterdir())) if given.is_dir() else [given]
     if not found:
         raise EdgeseaError(f"{given}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
     return found

@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgesea.audio.framing import Piece, PieceCutter
-from edgesea.audio.io import CHUNK_SECONDS, Resampler, as_samples, checked_count, checked_rate
-from edgesea.embed.engine import DEFAULT_MODEL, cut_rows, embed_rows, finite_mono, framing_of
+from edgesea.audio.io import Resampler, as_samples, checked_count, checked_rate
+from edgesea.embed.engine import DEFAULT_MODEL, Recording, cut_rows, embed_rows, framing_of
 from edgesea.errors import EdgeseaError
 from edgesea.models import Backend, ModelOrName, load_model
 
@@ -23,7 +23,6 @@ Float32 = NDArray[np.float32]
 Embedded = tuple[Float32, NDArray[np.float64]]  # embedding (t, D), timestamps (t,) in seconds
 
 MOST_CHANNELS = 128  # a second axis longer than that is time
-TYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 HEADERS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b".snd")  # that audio files begin with
 
 
@@ -84,23 +83,20 @@ class Stream:
             Of t windows, also 0; in seconds from the stream's beginning. EdgeseaError: the chunk is refused, and
             another one may follow; the model failed, which ends the stream; or that has ended.
         """
-        self._check_open()
         samples = as_samples("the chunk", chunk)
         channels = 1 if samples.ndim == 1 else samples.shape[1]
         if not 1 <= channels <= MOST_CHANNELS:
             raise EdgeseaError(f"the chunk must have shape (samples,) or (samples, channels), not {samples.shape}")
         if len(samples) and self._channels not in (0, channels):
             raise EdgeseaError(f"this chunk has {channels} channels, those before had {self._channels}")
-        mono = finite_mono("the stream", samples, self._samples, self.sample_rate)
-        self._channels = channels if len(mono) else self._channels
-        self._samples += len(mono)
-        step = max(1, int(CHUNK_SECONDS * self.sample_rate))  # so that a chunk of hours is resampled little by little
-        blocks = (self._resampler.feed(mono[first : first + step]) for first in range(0, len(mono), step))
-        return self._embed(piece for block in blocks for piece in self._cutter.feed(block))
+        # all are checked before one is taken in
+        blocks = list(Recording("the stream", samples, self.sample_rate, begin=self._samples).chunks())
+        self._channels = channels if blocks else self._channels
+        self._samples += len(samples)
+        return self._embed(piece for block in blocks for piece in self._cutter.feed(self._resampler.feed(block)))
 
     def finish(self) -> Embedded:
         """End the stream: the windows that reach beyond its end, padded with zeros; then only `reset` is possible."""
-        self._check_open()
         rest = self._resampler.feed(np.zeros(0, np.float32), last=True)
         result = self._embed(chain(self._cutter.feed(rest), self._cutter.finish()) if self._samples else ())
         self.close()
@@ -117,22 +113,19 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_open(self) -> None:
+    def _embed(self, pieces: Iterable[Piece]) -> Embedded:
         if self._ended:
             raise EdgeseaError("the stream has ended; reset() begins another")
-
-    def _embed(self, pieces: Iterable[Piece]) -> Embedded:
         self._ended = True  # unless all of it succeeds: windows would be missing
         embeddings = [np.zeros((0, self.model.embedding_size), np.float32)]
         for piece in pieces:
             embeddings.append(embed_rows(self.model, cut_rows(self.model, piece, self._cutter.framing)))
             if not np.isfinite(embeddings[-1]).all():
                 raise EdgeseaError(f"{self.model.id} gave NaN or Inf after {piece.first * self._framing.hop:.1f} s")
-        embedding = np.concatenate(embeddings)
-        indices = np.arange(self._windows, self._windows + len(embedding), dtype=np.float64)
+        embedding, first = np.concatenate(embeddings), self._windows
         self._windows += len(embedding)
         self._ended = False
-        return embedding, indices * self._framing.hop
+        return embedding, np.arange(first, self._windows, dtype=np.float64) * self._framing.hop
 
 
 def stream(
@@ -185,7 +178,8 @@ def stream(
         raise EdgeseaError("raw PCM has no header with its sample rate; give it, e.g. --sample_rate 48000")
     if sys.stdin is None or sys.stdin.isatty():
         raise EdgeseaError("stream reads raw PCM from a pipe: arecord -t raw ... | edgesea stream ...")
-    dtype, size = TYPES[encoding], TYPES[encoding].itemsize * checked_count("channels", channels)
+    checked_count("channels", channels)
+    dtype = np.dtype("<i2" if encoding == "s16le" else "<f4")
     embedder = Stream(load_model(model, weights, device, backend), hop, center, sample_rate, batch_size)
     if lines == "csv":
         print("timestamp", *(f"e{index}" for index in range(embedder.model.embedding_size)), sep=",", flush=True)
@@ -193,21 +187,20 @@ def stream(
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and shells in the background, ignore some
             signal.signal(number, lambda *_: stopped.set())
-    rest, total = b"", 0
+    data = b""  # what is left of a sample
+    begun = False
     while not stopped.is_set():
         if os.name != "nt" and not select.select([sys.stdin], [], [], 0.1)[0]:  # Windows cannot wait for a pipe
             continue
-        data = os.read(sys.stdin.fileno(), 1 << 16)
-        if not data:
+        if not (more := os.read(sys.stdin.fileno(), 1 << 16)):
             break
-        if not total and data.startswith(HEADERS):
-            raise EdgeseaError(f"not raw PCM but a file ({data[:4]!r}); use arecord -t raw, or: edgesea embed FILE")
-        total += len(data)
-        data = rest + data
-        whole = len(data) // size * size
-        rest = data[whole:]
-        _print(*embedder.feed(np.frombuffer(data[:whole], dtype).reshape(-1, channels)), lines)
-    if not (total or stopped.is_set()):
+        if not begun and more.startswith(HEADERS):
+            raise EdgeseaError(f"not raw PCM but a file ({more[:4]!r}); use arecord -t raw, or: edgesea embed FILE")
+        begun, data = True, data + more
+        samples = np.frombuffer(data, dtype, len(data) // (channels * dtype.itemsize) * channels)
+        data = data[samples.nbytes :]
+        _print(*embedder.feed(samples.reshape(-1, channels)), lines)
+    if not (begun or stopped.is_set()):
         raise EdgeseaError("standard input holds no samples")
     _print(*embedder.finish(), lines)
 
