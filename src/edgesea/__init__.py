@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 
 if TYPE_CHECKING:
+    from edgesea.embed.engine import Stream as Stream
     from edgesea.embed.engine import get_embedding as get_embedding
     from edgesea.embed.files import process_file as process_file
     from edgesea.embed.files import process_files as process_files
-    from edgesea.embed.stream import Stream as Stream
     from edgesea.hub import from_pretrained as from_pretrained
     from edgesea.hub import push_to_hub as push_to_hub
     from edgesea.models import load_student as load_student
     from edgesea.models import load_teacher as load_teacher
 
 _LAZY = {
-    "Stream": "edgesea.embed.stream",
+    "Stream": "edgesea.embed.engine",
     "from_pretrained": "edgesea.hub",
     "get_embedding": "edgesea.embed.engine",
     "load_student": "edgesea.models",

@@ -25,7 +25,7 @@ COMMANDS = {
     "select": "edgesea.select:select",
     "distill": "edgesea.distill:distill",
     "embed": "edgesea.embed.files:embed",
-    "stream": "edgesea.embed.stream:stream",
+    "stream": "edgesea.embed.files:stream",
     "evaluate": "edgesea.tasks.evaluate:evaluate",
     "score": "edgesea.tasks.score:score",
     "run": "edgesea.pipeline:run",

@@ -1,4 +1,4 @@
-"""The one place that cuts audio, batches its windows, embeds them and checks the result: sources, files, arrays."""
+"""The one place that cuts audio, batches its windows, embeds them and checks the result: files, arrays, streams."""
 
 import warnings
 from collections import deque
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby, tee
+from itertools import chain, groupby, tee
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edgesea.audio import io
 from edgesea.audio.framing import Framing, Piece, PieceCutter, SampleFraming, piece_starts, piece_windows
@@ -21,12 +21,14 @@ from edgesea.models.base import EmbeddingModel, LogMelModel, window_of
 from edgesea.parallel import prefetch
 
 Float32 = NDArray[np.float32]
+Embedded = tuple[Float32, NDArray[np.float64]]  # embedding (t, D), timestamps (t,) in seconds
 S = TypeVar("S")
 P = TypeVar("P")
 Read = Callable[[S], Iterable[tuple[P, Float32]]]
 
 DEFAULT_MODEL = "edgel3/sea-64"  # the smallest of the published students
 PIECE = 64  # windows of one recording that are cut together, and share their frames
+MOST_CHANNELS = 128  # a second axis longer than that is time
 UNUSABLE = (EdgeseaError, OSError, MemoryError)  # errors that end one source, not the others
 
 
@@ -91,7 +93,7 @@ def embed_sources(
                     if errors:
                         break
             except UNUSABLE as error:
-                errors.append(_reason(error))
+                errors.append(str(error) or repr(error))
                 pieces.append(_Work(source, None, 0, errors))  # it may have no other
                 yield from _finished(model, pieces, [])
     yield from _finished(model, pieces, batch)
@@ -126,11 +128,7 @@ def _embedded(model: EmbeddingModel | None, rows: Sequence[Float32]) -> Sequence
     try:
         return list(embed_rows(model, np.stack(rows)))
     except UNUSABLE as error:
-        return [_reason(error)] if len(rows) == 1 else [_embedded(model, [row])[0] for row in rows]
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+        return [str(error) or repr(error)] if len(rows) == 1 else [_embedded(model, [row])[0] for row in rows]
 
 
 @dataclass(frozen=True)
@@ -270,3 +268,105 @@ def get_embedding(
         embeddings.append(embedding)
     timestamps = [framing.timestamps(len(embedding)) for embedding in embeddings]
     return (embeddings[0], timestamps[0]) if single else (embeddings, timestamps)
+
+
+class Stream:
+    """Embeds one signal as it comes; all parts together are what the whole file gives.
+
+    A window is embedded as soon as its last sample has come through the resampler, which holds back 20 to 180 ms if the
+    rate is not the model's. Memory is that of one window, one chunk and `batch_size` windows. As a context manager it
+    gives its memory back at the end.
+
+    Parameters
+    ----------
+    model : EmbeddingModel, path or str
+        A loaded student or teacher, or what one is loaded from; see `get_embedding`.
+    hop_size : float
+        Seconds between windows. They need not be a whole number of samples; nothing drifts.
+    center : bool
+        Let timestamps be the windows' middles (half a window of zeros precedes the audio).
+    sample_rate : int, optional
+        Rate of the chunks in Hz; default: the model's.
+    batch_size : int
+        Windows embedded at once, where a chunk completes so many.
+    """
+
+    def __init__(
+        self,
+        model: ModelOrName,
+        hop_size: float = 0.1,
+        center: bool = True,
+        sample_rate: float | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        self._batch_size = io.checked_count("batch_size", batch_size)
+        self.model = load_model(model)
+        rate = self.model.sample_rate if sample_rate is None else sample_rate
+        self.sample_rate = io.checked_rate("sample_rate", rate)
+        self._framing = framing_of(self.model, hop_size, center)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was fed, and begin another signal."""
+        self._resampler = io.Resampler(self.sample_rate, self.model.sample_rate)
+        self._cutter = PieceCutter(self._framing.at(self.model.sample_rate), self._batch_size, eager=True)
+        self._channels = self._samples = self._windows = 0  # so far; 0 channels: not known yet
+        self._ended = False
+
+    def feed(self, chunk: ArrayLike) -> Embedded:
+        """Take in the next chunk, and embed the windows that it completes.
+
+        Parameters
+        ----------
+        chunk : array, (n,) or (n, channels)
+            Audio at ``sample_rate``, of any length, also 0: floats in [-1, 1], or PCM integers of 8, 16 or 32 bits.
+            Channels are averaged. Its memory may be used for the next chunk.
+
+        Returns
+        -------
+        embedding, timestamps : ndarray, (t, D) float32 and (t,) float64
+            Of t windows, also 0; in seconds from the stream's beginning. EdgeseaError: the chunk is refused, and
+            another one may follow; the model failed, which ends the stream; or that has ended.
+        """
+        samples = io.as_samples("the chunk", chunk)
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        wanted = [self._channels] if self._channels and len(samples) else range(1, MOST_CHANNELS + 1)
+        if channels not in wanted:
+            raise EdgeseaError(f"the chunk {samples.shape} has {channels} channels, not {wanted[0]} to {wanted[-1]}")
+        # all are checked before one is taken in
+        blocks = list(Recording("the stream", samples, self.sample_rate, begin=self._samples).chunks())
+        self._channels = channels if blocks else self._channels
+        self._samples += len(samples)
+        return self._embed(blocks)
+
+    def finish(self) -> Embedded:
+        """End the stream: the windows that reach beyond its end, padded with zeros; then only `reset` is possible."""
+        result = self._embed([np.zeros(0, np.float32)], last=self._samples > 0)
+        self.close()
+        return result
+
+    def close(self) -> None:
+        """Drop what is buffered, without embedding it; then only `reset` is possible."""
+        self.reset()
+        self._ended = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _embed(self, blocks: Iterable[Float32], last: bool = False) -> Embedded:
+        if self._ended:
+            raise EdgeseaError("the stream has ended; reset() begins another")
+        self._ended = True  # unless all of it succeeds: windows would be missing
+        embeddings = [np.zeros((0, self.model.embedding_size), np.float32)]
+        pieces = (piece for block in blocks for piece in self._cutter.feed(self._resampler.feed(block, last)))
+        for piece in chain(pieces, self._cutter.finish() if last else ()):
+            embeddings.append(embed_rows(self.model, cut_rows(self.model, piece, self._cutter.framing)))
+            if not np.isfinite(embeddings[-1]).all():
+                raise EdgeseaError(f"{self.model.id} gave NaN or Inf after {piece.first * self._framing.hop:.1f} s")
+        embedding, first = np.concatenate(embeddings), self._windows
+        self._windows += len(embedding)
+        self._ended = False
+        return embedding, np.arange(first, self._windows, dtype=np.float64) * self._framing.hop

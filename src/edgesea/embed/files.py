@@ -1,28 +1,34 @@
-"""Embeddings of audio files, with any student or teacher, as ``.npz`` files: ``embed``, `process_file`."""
+"""Embeddings of audio files as ``.npz`` files (``embed``, `process_file`), and of raw PCM from a pipe (``stream``)."""
 
 import json
 import logging
 import os
+import select
+import signal
+import sys
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.artifact import FULL, atomic_path, check_file, differences, versions, walk
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import audio_suffixes, checked_count, checked_flag, is_audio
-from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, embed_files, framing_of
+from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, Float32, Stream, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import Backend, ModelOrName, is_teacher, load_model
 from edgesea.models.base import EmbeddingModel
 from edgesea.models.student_files import is_student
 
 log = logging.getLogger(__name__)
-Pairs = Collection[tuple[Path, Path]]  # files, and their results
+HEADERS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b".snd")  # that audio files begin with
+Targets = dict[str, tuple[Path, Path]]  # files and their results, by the absolute name of the file
 
 
 def embed(
@@ -89,8 +95,7 @@ def embed(
             model, audio = str(last), audio[:-1]
     targets = result_paths(audio, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
-    framing = framing_of(network, hop, center)
-    results = _write_results(network, targets.values(), framing, batch_size, workers, overwrite)
+    results = _write_results(network, targets, framing_of(network, hop, center), batch_size, workers, overwrite)
     files, windows, failed = 0, 0, {}
     for file, embedding, error, found in tqdm(results, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
@@ -161,26 +166,25 @@ def process_files(
         raise EdgeseaError(f"{folder}: a folder; name the files in it, or embed it: edgesea embed {folder}")
     targets = result_paths(paths, output_dir, suffix or "")
     network, failed = load_model(model), []
-    framing = framing_of(network, hop_size, center)
-    for path, _, error, found in _write_results(network, targets.values(), framing, batch_size, workers, overwrite):
+    results = _write_results(network, targets, framing_of(network, hop_size, center), batch_size, workers, overwrite)
+    for path, _, error, found in results:
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
             warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
     if failed:
-        others = f"{len(failed)} of {len(targets)} files could not be embedded: " if len(targets) > 1 else ""
-        raise EdgeseaError(others + "; ".join(failed))
+        raise EdgeseaError(f"{len(failed)} of {len(targets)} files could not be embedded: {'; '.join(failed)}")
     return [targets[_absolute(path)][1] for path in paths]
 
 
 def _write_results(
-    model: EmbeddingModel, targets: Pairs, framing: Framing, batch_size: int, workers: int, overwrite: bool
+    model: EmbeddingModel, targets: Targets, framing: Framing, batch_size: int, workers: int, overwrite: bool
 ) -> Iterator[AudioEmbedding[Path]]:
     """Embed files and write their results; one that is there comes without embedding."""
     checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
     made_by["edgesea"] = versions().get("edgesea", "unknown")
     missing: dict[Path, tuple[Path, dict[str, Any]]] = {}  # their results, and what these are made of
-    for path, target in targets:
+    for path, target in targets.values():
         try:
             check_file(target)
             made_of = {"source": path.name, "bytes": path.stat().st_size, **made_by}
@@ -227,14 +231,14 @@ def result_ending(suffix: str, ending: str = ".npz") -> str:
 
 def result_paths(
     inputs: Sequence[Path | str], out: Path | str | None, suffix: str = "", recursive: bool = True
-) -> dict[str, tuple[Path, Path]]:
-    """Every audio file of the inputs, once, and the path of its result, by the file's absolute name; see `embed`.
+) -> Targets:
+    """Every audio file of the inputs, once, and the path of its result; see `embed`.
 
     Files that would have the same result all keep their endings: ``b.wav.npz`` and ``b.flac.npz``.
     """
     if any(sign in suffix for sign in ("/", os.sep, "\0")):
         raise EdgeseaError(f"suffix must be a part of a file's name, not {suffix!r}; choose a folder with out=")
-    found: dict[str, tuple[Path, Path]] = {}  # the file, and its place among the results
+    found: Targets = {}  # at first with the place of the file among the results
     for given in map(Path, inputs):
         base = given if given.is_dir() else given.parent
         for path in _audio_files(given, recursive):
@@ -264,3 +268,86 @@ def _audio_files(given: Path, recursive: bool) -> list[Path]:
 def _absolute(path: Path | str) -> str:
     """One name for a path, however it is written; links are not followed, for they are names."""
     return os.path.abspath(path)  # noqa: PTH100
+
+
+def stream(
+    model: str = DEFAULT_MODEL,
+    *,
+    sample_rate: int | None = None,
+    channels: int = 1,
+    encoding: Literal["s16le", "f32le"] = "s16le",
+    lines: Literal["json", "csv"] = "json",
+    weights: Path | None = None,
+    hop: float = 0.1,
+    center: bool = True,
+    batch_size: int = 64,
+    device: str = "auto",
+    backend: Backend = "auto",
+) -> None:
+    """Embed raw PCM from standard input: a line for each window as soon as it is complete, until the input ends.
+
+    For example: arecord -t raw -f S16_LE -r 48000 | edgesea stream MODEL --sample_rate 48000
+
+    Ctrl-C, SIGTERM and SIGHUP end it, too, after the windows of what has been read. Timestamps are rounded to
+    microseconds; embeddings are exact as float32.
+
+    Parameters
+    ----------
+    model : str
+        A student's folder, a published .h5 file, edgel3/sea-64 (128, 256, 512), or a teacher's id.
+    sample_rate : int
+        Rate of the samples in Hz; it must be given.
+    channels : int
+        Number of interleaved channels; they are averaged.
+    encoding : {"s16le", "f32le"}
+        16-bit integers or 32-bit floating point, both little-endian.
+    lines : {"json", "csv"}
+        ``{"timestamp": 0.1, "embedding": [...]}``, or ``0.1,...`` below a header.
+    weights : Path, optional
+        A teacher's weight file.
+    hop : float
+        Seconds between windows.
+    center : bool
+        Let timestamps be the windows' middles (half a window of zeros precedes the audio).
+    batch_size : int
+        Windows embedded at once, at most.
+    device : str
+        auto, cpu, cuda, mps.
+    backend : {"auto", "torch", "onnx"}
+        See edgesea embed.
+    """
+    if sample_rate is None:
+        raise EdgeseaError("raw PCM has no header with its sample rate; give it, e.g. --sample_rate 48000")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise EdgeseaError("stream reads raw PCM from a pipe: arecord -t raw ... | edgesea stream ...")
+    checked_count("channels", channels)
+    dtype = np.dtype("<i2" if encoding == "s16le" else "<f4")
+    embedder = Stream(load_model(model, weights, device, backend), hop, center, sample_rate, batch_size)
+    if lines == "csv":
+        print("timestamp", *(f"e{index}" for index in range(embedder.model.embedding_size)), sep=",", flush=True)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and shells in the background, ignore some
+            signal.signal(number, lambda *_: stopped.set())
+    data, begun = b"", False  # what is left of a sample; whether there was any
+    while not stopped.is_set():
+        if os.name != "nt" and not select.select([sys.stdin], [], [], 0.1)[0]:  # Windows cannot wait for a pipe
+            continue
+        if not (more := os.read(sys.stdin.fileno(), 1 << 16)):
+            break
+        if not begun and more.startswith(HEADERS):
+            raise EdgeseaError(f"not raw PCM but a file ({more[:4]!r}); use arecord -t raw, or: edgesea embed FILE")
+        begun, data = True, data + more
+        samples = np.frombuffer(data, dtype, len(data) // (channels * dtype.itemsize) * channels)
+        data = data[samples.nbytes :]
+        _print(*embedder.feed(samples.reshape(-1, channels)), lines)
+    if not (begun or stopped.is_set()):
+        raise EdgeseaError("standard input holds no samples")
+    _print(*embedder.finish(), lines)
+
+
+def _print(embedding: Float32, timestamps: NDArray[np.float64], lines: str) -> None:
+    for row, time in zip(embedding, timestamps.round(6).tolist(), strict=True):
+        values = [str(value) for value in row]  # the shortest text that is this float32
+        json = f'{{"timestamp": {time}, "embedding": [{", ".join(values)}]}}'
+        print(json if lines == "json" else ",".join([str(time), *values]), flush=True)
