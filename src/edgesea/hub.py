@@ -14,7 +14,6 @@ from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, m
 from edgesea.report.summary import interval, shown_scores
 
 log = logging.getLogger(__name__)
-RESULTS_FILE = "results.json"
 from_pretrained = load_student
 
 
@@ -93,13 +92,15 @@ def student_card(
     config, provenance = read_student(folder).config, read_json(folder / CONFIG_FILE).get("provenance") or {}
     results = _results(folder, provenance, run)
     scores = _score_table(results.get("evaluate") or {})
-    domain = domain or _domain(results)
+    source_path = (results.get("config") or {}).get("extract", {}).get("source")
+    counts = [f"{count} {key}" for key, count in results.get("extract", {}).items() if key in ("clips", "windows")]
+    domain = domain or ", ".join([f"`{Path(source_path).name}`", *counts] if source_path else counts)
     return model_card(config, provenance, source=source, domain=domain, license=license, scores=scores)
 
 
 def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None) -> dict[str, Any]:
     """The results of the run of a student; {} if there is none."""
-    path = (folder.resolve().parent if run is None else Path(run)) / RESULTS_FILE
+    path = (folder.resolve().parent if run is None else Path(run)) / "results.json"
     results: dict[str, Any] = read_json(path) if run is not None or path.is_file() else {}
     fitted, trained = ((it or {}).get("mse") for it in (results.get("distill"), provenance.get("scores")))
     if fitted is not None and fitted == trained:
@@ -109,13 +110,6 @@ def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None
     if results:
         log.info("%s: not the results of the run that made %s; the card gets no scores", path, folder)
     return {}
-
-
-def _domain(results: Mapping[str, Any]) -> str:
-    """Name and size of what a run was made of."""
-    source = (results.get("config") or {}).get("extract", {}).get("source")
-    counts = [f"{count} {key}" for key, count in results.get("extract", {}).items() if key in ("clips", "windows")]
-    return ", ".join([f"`{Path(source).name}`", *counts] if source else counts)
 
 
 def _score_table(systems: Mapping[str, Mapping[str, Any]]) -> str:

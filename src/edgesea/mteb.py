@@ -80,6 +80,9 @@ def _meta(model: EmbeddingModel) -> ModelMeta:
         size, framework = parameter_count(model.config), ["ONNX"]
     elif hasattr(model, "parameters"):
         size, framework = sum(array.numel() for array in model.parameters()), ["PyTorch"]
+    origin = {"license": licence, "open_weights": licence and True, "reference": home, "training_datasets": data}
+    use = {"modalities": ["audio"], "max_tokens": float("inf"), "use_instructions": False}
+    unknown = ("loader", "release_date", "languages", "public_training_code", "public_training_data")
     return ModelMeta(
         name=name,
         revision=model.digest or f"edgesea-{versions().get('edgesea', 'unknown')}",
@@ -87,13 +90,6 @@ def _meta(model: EmbeddingModel) -> ModelMeta:
         memory_usage_mb=None if size is None else 4 * size / 2**20,
         embed_dim=model.embedding_size,
         framework=framework,
-        license=licence,
-        open_weights=True if licence else None,
-        reference=home,
-        training_datasets=data,
-        modalities=["audio"],
-        max_tokens=float("inf"),
         similarity_fn_name="cosine",
-        use_instructions=False,
-        **dict.fromkeys(("loader", "release_date", "languages", "public_training_code", "public_training_data")),
+        **{**origin, **use, **dict.fromkeys(unknown)},
     )

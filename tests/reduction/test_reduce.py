@@ -11,8 +11,7 @@ import pytest
 from edgesea.reduction import load_reduction, reduce
 from edgesea.reduction.base import METHODS, method_class
 from edgesea.reduction.pca import PCA
-from edgesea.reduction.quality import quality
-from edgesea.reduction.windows import Windows, in_subset
+from edgesea.reduction.quality import Windows, in_subset, quality
 from edgesea.sampling import sample
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table

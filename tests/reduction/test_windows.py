@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.windows import Windows, in_subset
+from edgesea.reduction.quality import Windows, in_subset
 from edgesea.sampling import sample
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Chunk, Table

@@ -17,10 +17,10 @@ from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
 MOST_CHUNKS = 256  # that wait unjoined: an array of one sample takes a hundred bytes
-LONGEST_WINDOW = 3600.0  # s; a window is held in memory as a whole, together with others
-# s, three decades. A clip may have a window that begins after its end, but there, at any rate, the position still fits
-# the 64-bit integers of a table, and the timestamp, a float, is finer than a sample.
-LONGEST_HOP = 1e9
+# Seconds. A window is held in memory as a whole, together with others. A hop of three decades: a clip may have a window
+# that begins after its end, but there, at any rate, the position still fits the 64-bit integers of a table, and the
+# timestamp, a float, is finer than a sample.
+LONGEST = {"window": 3600.0, "hop": 1e9}
 FINEST = 10**6  # denominator of a hop in seconds: of whole samples at any rate up to 1 MHz, and of six decimals
 ROUNDING = Fraction(1, 2**50)  # relative; what a float is off after a few operations
 
@@ -49,7 +49,7 @@ class Framing:
     center: bool = False  # precede the clip by half a window of zeros, so that k * hop is the middle of window k
 
     def __post_init__(self) -> None:
-        for name, longest in (("window", LONGEST_WINDOW), ("hop", LONGEST_HOP)):
+        for name, longest in LONGEST.items():
             value = getattr(self, name)
             is_number = isinstance(value, Real) and not isinstance(value, bool)
             if not (is_number and 0 < value <= longest):

@@ -46,7 +46,6 @@ HABITS: dict[str, tuple[float, tuple[float, ...], tuple[float, float], float, tu
 ERROR = 0.1  # how often a volunteer misses or confuses a tag, or notes one that is not there
 VOLUNTEERS = 40
 VERIFIED = 0  # annotator_id of the truth
-FIRST_DAY = datetime(2019, 6, 5)
 PEAK = 0.9
 
 
@@ -124,14 +123,6 @@ def tag_columns(tags: dict[str, str]) -> dict[str, int | str]:
     }
 
 
-def taxonomy_yaml() -> str:
-    """The taxonomy with the keys and nesting of SONYC-UST's ``dcase-ust-taxonomy.yaml``."""
-    fine: dict[int, dict[int | str, str]] = {int(coarse): {} for coarse in COARSE}
-    for code, name in FINE.items():
-        fine[int(code[0])]["X" if code[2] == "X" else int(code[2])] = name
-    return yaml.safe_dump({"fine": fine, "coarse": dict(enumerate(TAXONOMY, 1))}, sort_keys=False)
-
-
 def make_city(
     out: Path,
     *,
@@ -163,7 +154,7 @@ def make_city(
         sensor, number = divmod(index, days * clips_per_day)
         day, slot = divmod(number, clips_per_day)
         rng = np.random.default_rng([seed, 1, sensor, day, slot])
-        time = FIRST_DAY + timedelta(days=day, seconds=int(86400 / clips_per_day * (slot + rng.random())))
+        time = datetime(2019, 6, 5) + timedelta(days=day, seconds=int(86400 / clips_per_day * (slot + rng.random())))
         labelled, held_out = rng.random(2) < (annotated, 0.1)
         validate = sensor >= sensors - max(1, round(sensors / 3)) if labelled else held_out
         clip, heard = record(places[sensor], time, seconds, rng)
@@ -180,7 +171,11 @@ def make_city(
                 clip_columns = {"split": split, "sensor_id": sensor, "audio_filename": name, "annotator_id": annotator}
                 week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
                 annotations.append({**clip_columns, **places[sensor].place, **week, **tag_columns(tags)})
-    (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
+    fine: dict[int, dict[int | str, str]] = {int(coarse): {} for coarse in COARSE}
+    for code, name in FINE.items():  # with the keys and nesting of SONYC-UST's file
+        fine[int(code[0])]["X" if code[2] == "X" else int(code[2])] = name
+    taxonomy = yaml.safe_dump({"fine": fine, "coarse": dict(enumerate(TAXONOMY, 1))}, sort_keys=False)
+    (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy, "utf-8")
     pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
     with atomic_path(out / "manifest.csv") as temporary:
         pd.DataFrame(manifest, columns=["path", "sensor", "time", "split", "level"]).to_csv(temporary, index=False)

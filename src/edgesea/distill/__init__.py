@@ -109,8 +109,7 @@ def distill(
     from lightning import seed_everything
 
     from edgesea.distill.data import WindowSource
-    from edgesea.distill.module import Training
-    from edgesea.distill.trainer import resolve_precision, train_student
+    from edgesea.distill.trainer import Training, resolve_precision, train_student
     from edgesea.models import resolve_device
     from edgesea.models.base import file_digest
     from edgesea.models.student_config import StudentConfig

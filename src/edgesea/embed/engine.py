@@ -28,7 +28,6 @@ Read = Callable[[S], Iterable[tuple[P, Float32]]]
 
 DEFAULT_MODEL = "edgel3/sea-64"  # the smallest of the published students
 PIECE = 64  # windows of one recording that are cut together, and share their frames
-MOST_CHANNELS = 128  # a second axis longer than that is time
 UNUSABLE = (EdgeseaError, OSError, MemoryError)  # errors that end one source, not the others
 
 
@@ -330,7 +329,7 @@ class Stream:
         """
         samples = io.as_samples("the chunk", chunk)
         channels = 1 if samples.ndim == 1 else samples.shape[1]
-        wanted = [self._channels] if self._channels and len(samples) else range(1, MOST_CHANNELS + 1)
+        wanted = [self._channels] if self._channels and len(samples) else range(1, 128 + 1)
         if channels not in wanted:
             raise EdgeseaError(f"the chunk {samples.shape} has {channels} channels, not {wanted[0]} to {wanted[-1]}")
         # all are checked before one is taken in

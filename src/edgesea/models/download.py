@@ -21,7 +21,6 @@ OPENL3_URL = "https://github.com/marl/openl3/raw/models/"
 EDGEL3_URL = "https://github.com/ksangeeta2429/edgel3/raw/models/"
 # git's ids of the published files in the branches behind the two URLs
 GIT_BLOBS = dict(line.split(",") for line in Path(__file__).with_name("published.csv").read_text("utf-8").splitlines())
-EDGESEA_PREFIXES = ("edgel3/", "efficientat/", "openl3/")
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 
 
@@ -75,7 +74,7 @@ def is_hub_id(name: str) -> bool:
     # Where owner is a folder here, as in runs/cty, a mistyped path is more likely, unless there is a revision
     match = HUB_ID.fullmatch(name)
     is_place = Path(name).exists() or (match and not match[2] and Path(name.partition("/")[0]).is_dir())
-    return bool(match and not is_place and not name.startswith(EDGESEA_PREFIXES))
+    return bool(match and not is_place and not name.startswith(("edgel3/", "efficientat/", "openl3/")))
 
 
 def fetch_hub(id: str, files: Sequence[str]) -> Path:

@@ -31,7 +31,6 @@ OPENL3_POOLS = {
     "linear-6144": (8, 8),
 }
 OPENL3 = [f"{content}-{shape}" for content in ("env", "music") for shape in OPENL3_POOLS]
-OPENL3_FILTERS = (64, 128, 256, 512)
 
 # EfficientAT's multipliers of the channels, and the mAP on AudioSet that is in the file's name
 EFFICIENTAT = {"mn04": (0.4, 432), "mn05": (0.5, 443), "mn10": (1.0, 471), "mn20": (2.0, 478), "mn40": (4.0, 484)}
@@ -103,7 +102,7 @@ class OpenL3(TorchModel):
         self.log_mel = LogMel(settings)
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
         # The last convolution is the embedding layer: no normalisation and no ReLU follow it
-        self.features = nn.Sequential(*l3_blocks(OPENL3_FILTERS)[:-2])
+        self.features = nn.Sequential(*l3_blocks((64, 128, 256, 512))[:-2])
         # It divides the feature map exactly, so that the 'same' padding of the original never comes into play
         self.pool = nn.MaxPool2d(OPENL3_POOLS[f"{bands}-{size}"])
 

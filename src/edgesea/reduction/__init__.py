@@ -89,8 +89,7 @@ def reduce(
         raise EdgeseaError(f"seed must lie in 0 ... {2**32 - 1}, not {seed}")
     if not (Path(out) / REDUCTION_FILE).is_file():  # the arrays alone are what a reduction killed at its end leaves
         check_vacant(Path(out), "no reduction", besides=(ARRAYS_FILE,))
-    from edgesea.reduction.quality import held_out_quality
-    from edgesea.reduction.windows import Windows, in_subset
+    from edgesea.reduction.quality import Windows, held_out_quality, in_subset
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
 

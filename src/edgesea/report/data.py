@@ -12,15 +12,14 @@ import pandas as pd
 
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.windows import in_subset
+from edgesea.reduction.quality import in_subset
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 
 RESULTS, STAMPS, SELECTION = "results.json", "stages.json", "select.json"
 EVERYTHING = "all windows"  # the sampling of a reduction that was fitted on the whole table
 SAMPLE, SAMPLE_CHUNKS = 2000, 24  # windows in the map, and chunks (about 32 MB each) that they are read from
-NUMBERS = ("dimensions", "score", "score_std", "standard_error", "seconds", "complete")  # of a trial of a selection
-PRESERVED = ("trustworthiness", "knn_overlap")  # by its reduction
+NUMBERS = ("score", "score_std", "standard_error", "seconds", "complete", "trustworthiness", "knn_overlap")  # of trials
 PERIODS = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m", "year": "%Y"}
 Frame = Any  # pandas.DataFrame; its stubs are stricter about names of columns than is of use here
 
@@ -185,7 +184,7 @@ def read_selection(folder: Path) -> dict[str, Any]:
         found = read_json(folder / SELECTION)
         # A trial that lacks a seed is not complete, and never chosen.
         given = [{"complete": True, **(item.get("kept") or {}), **item} for item in found["trials"]]
-        trials: Frame = pd.DataFrame(given, columns=[*NUMBERS, *PRESERVED]).apply(pd.to_numeric)
+        trials: Frame = pd.DataFrame(given, columns=["dimensions", *NUMBERS]).apply(pd.to_numeric)
         for name, options in (
             ("sampling", [item.get("sample") or {"method": EVERYTHING} for item in given]),
             ("reduction", [{**item["reduce"], "size": None} for item in given]),  # the dimensions

@@ -1,6 +1,5 @@
 """Pages from the templates of this folder: one file each, without scripts and without anything from the network."""
 
-import hashlib
 import re
 from functools import cache, partial
 from pathlib import Path, PurePath
@@ -12,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
 from edgesea.artifact import atomic_path, read_json
 from edgesea.errors import EdgeseaError
+from edgesea.models.base import file_digest
 from edgesea.models.student_config import StudentConfig, macs
 from edgesea.reduction.base import REDUCTION_FILE, load_reduction
 from edgesea.report import data, plots
@@ -20,7 +20,6 @@ from edgesea.report.summary import SYSTEMS, interval, shown_scores
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 
-WEIGHTS = ("reduction/reduction.safetensors", "student/model.safetensors")
 MISSING = "\u2013"
 
 
@@ -28,10 +27,10 @@ def write_report(folder: Path, table: Path | None) -> str:
     """The page of a run, a reduction or a selection."""
     if (folder / REDUCTION_FILE).is_file():
         kind, content = "reduction", _reduction(folder, table)
+    elif (folder / SELECTION).is_file():
+        kind, content = "selection", data.read_selection(folder)
     else:
-        kind, content = (
-            ("selection", data.read_selection(folder)) if (folder / SELECTION).is_file() else ("run", _run(folder))
-        )
+        kind, content = "run", _run(folder)
     return write_page(folder / "report.html", kind, title=folder.resolve().name, **content)
 
 
@@ -58,7 +57,7 @@ def _run(folder: Path) -> dict[str, Any]:
     if len(history):
         chosen = history.index[-1] if trained.get("keep") == "last" else history.val_mse.idxmin()
         epoch = int(history.epoch[chosen])
-    digests = {name: hashlib.sha256((folder / name).read_bytes()) for name in WEIGHTS if (folder / name).is_file()}
+    weights = sorted(folder.glob("*/*.safetensors"))  # of the reduction and of the student
     reduction = {**(results.get("reduce") or {}), **optional_json(folder / "reduction" / REDUCTION_FILE)}
     return {
         "results": results,
@@ -74,7 +73,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "epoch": epoch,
         **_preserved(reduction, folder / "reduction", counts),
         **data.details(scores),
-        "digests": {name: digest.hexdigest() for name, digest in digests.items()},
+        "digests": {str(path.relative_to(folder)): file_digest(path) for path in weights},
     }
 
 
@@ -131,14 +130,10 @@ def _environment() -> Environment:
         "MISSING": MISSING,
         "plots": plots,
         "most_confused": data.most_confused,
-        "shown_metrics": _shown_metrics,
+        "shown_metrics": lambda scores: [data.metric(name) for name in shown_scores(scores)],
         "style": Path(__file__).with_name("style.css").read_text("utf-8"),
     }
     return environment
-
-
-def _shown_metrics(scores: dict[str, Any]) -> list[Metric]:
-    return [data.metric(name) for name in shown_scores(scores)]
 
 
 def markdown(value: Any) -> str:

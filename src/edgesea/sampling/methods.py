@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 SLOT = 7200  # seconds: levels are compared with those of the same two hours of the day
 LEAST_CHOICE = 4  # windows considered for each that is chosen, at least
 MOST_CLUSTERS = 256  # by default: more cost time, and are small and unstable in a day of windows
-KMEANS_BATCH = 4096  # rows per update of the centres
 
 LEVELS = ("spl", "dpp", "dpp_map")  # methods that need levels
 DPPS = ("dpp_div", "dpp", "dpp_div_map", "dpp_map")
@@ -56,7 +55,7 @@ def choose_kmeans(windows: StratumWindows, k: int, rng: np.random.Generator, opt
 
     clusters = min(options["clusters"] or min(k, MOST_CLUSTERS), windows.size)
     seed = int(rng.integers(2**31))
-    model = MiniBatchKMeans(clusters, batch_size=KMEANS_BATCH, n_init=1, random_state=seed)
+    model = MiniBatchKMeans(clusters, batch_size=4096, n_init=1, random_state=seed)
     with warnings.catch_warnings():
         # Fewer different rows than clusters leave clusters empty; the quotas pass over those.
         warnings.filterwarnings("ignore", "Number of distinct clusters")

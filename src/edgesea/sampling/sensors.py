@@ -26,15 +26,13 @@ def read_positions(path: Path) -> dict[str, Position]:
             rows = pd.read_parquet(path).convert_dtypes()  # whole numbers stay whole in a column with gaps
         else:
             rows = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
-    except FileNotFoundError:
-        raise EdgeseaError(f"{path}: no such file; it must have the columns sensor, latitude and longitude") from None
-    except (OSError, ValueError) as error:  # not UTF-8, no columns, not Parquet
-        raise EdgeseaError(f"{path}: cannot be read: {error}; give a CSV file in UTF-8, or a Parquet file") from error
+    except (OSError, ValueError) as error:  # no such file, not UTF-8, no columns, not Parquet
+        wanted = "give a CSV file in UTF-8, or a Parquet file, with the columns sensor, latitude and longitude"
+        raise EdgeseaError(f"{path}: cannot be read: {error}; {wanted}") from error
     rows = rows.rename(columns=lambda name: str(name).strip().casefold())
     columns = [next((name for name in known if name in rows), known[0]) for known in COLUMNS]
     if missing := [name for name in columns if name not in rows]:
-        present = ", ".join(rows.columns)
-        raise EdgeseaError(f"{path}: no column {', '.join(missing)}; it has {present} (separated by commas)")
+        raise EdgeseaError(f"{path}: no column {', '.join(missing)}; it has {', '.join(rows.columns)}")
     rows = rows[columns].set_axis(["sensor", *PLACE], axis=1).dropna(how="all", subset=PLACE).drop_duplicates()
     degrees = rows[PLACE].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
     positions: dict[str, Position] = {}

@@ -146,7 +146,10 @@ def import_table(
         pairs = Pairs(entries, window or 1.0, hop, center, sample_rate)
         measured = any(entry.level for entry in entries)
         framing, size, parts, count = pairs.framing, pairs.size, clips.cut_parts(entries, part_clips), len(entries)
-        read, digest = partial(pairs.read, level_rate=level_rate if measured else None), _digest(entries)
+        read = partial(pairs.read, level_rate=level_rate if measured else None)
+        files = [entry.embeddings for entry in entries]
+        states = [(it,) if isinstance(it, str) else (it.name, clips.file_size(it)) for it in files]
+        digest = clips.sha256(clips.manifest_digest(entries), *map(repr, states))
         options = {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center}
     framing.at(sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
     about = {"id": teacher, "sha256": None, "sample_rate": None, "embedding_size": size}
@@ -182,13 +185,6 @@ def _with_embeddings(
     problem = "embeddings without audio of that name beside them"
     result += [ClipEntry(*orphan, None, None, "train", None, embeddings=problem) for orphan in orphans]
     return sorted(result, key=lambda entry: entry.clip)
-
-
-def _digest(entries: Sequence[ClipEntry]) -> str:
-    """sha256 of the manifest, and of the names and sizes of the files of embeddings."""
-    files = (entry.embeddings for entry in entries)
-    fields = ((path,) if isinstance(path, str) else (path.name, clips.file_size(path)) for path in files)
-    return clips.sha256(clips.manifest_digest(entries), *map(repr, fields))
 
 
 class Pairs:

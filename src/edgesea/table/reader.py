@@ -22,7 +22,6 @@ CLIPS, WINDOWS = "clips", "windows"
 TABLE_FILE = "table.json"
 SKIPPED_FILE = "skipped.csv"
 SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
-OPEN_FILES = 64
 
 
 def part_path(table: Path, kind: str, part: int) -> Path:
@@ -82,7 +81,7 @@ class Table:
 
     def _file(self, kind: str, part: int) -> pq.ParquetFile:
         if (kind, part) not in self._files:
-            if len(self._files) > OPEN_FILES:
+            if len(self._files) > 64:
                 self._files.clear()
             with _reading(self.path, kind, part) as path:
                 self._files[kind, part] = pq.ParquetFile(path)

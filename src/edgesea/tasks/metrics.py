@@ -38,7 +38,6 @@ Float64 = NDArray[np.float64]
 Labels = NDArray[np.number] | NDArray[np.bool_]
 Ties = Literal["threshold", "published"]
 Counts = tuple[Float64, NDArray[np.int64]]  # M thresholds, the highest first; hits, false alarms and misses (3, M)
-MIN_THRESHOLD = 0.01
 INTROSORT = [0, *range(17, 0, -1), 18, 19]  # how it orders twenty equal values
 
 
@@ -54,7 +53,7 @@ def confusion_counts(
     one sort each, however many thresholds there are.
     """
     true, scores = labels == 1, np.asarray(scores, np.float64)
-    threshold = np.unique(np.append(scores[scores >= MIN_THRESHOLD], 1.0))[::-1]
+    threshold = np.unique(np.append(scores[scores >= 0.01], 1.0))[::-1]
 
     def reached(values: Float64) -> NDArray[np.int64]:
         """How many of the values are predicted at each threshold."""
