@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import check_options, clip_pieces, cut_parts, manifest_digest, read_manifest
+from edgesea.table.clips import check_options, clip_pieces, cut_parts
+from edgesea.table.manifest import manifest_digest, read_manifest
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from edgesea.extract import extract
 from edgesea.reduction import reduce
 from edgesea.report import report_if_possible
 from edgesea.sampling import sample
-from edgesea.table.clips import read_manifest
+from edgesea.table.manifest import read_manifest
 from edgesea.tasks.evaluate import evaluate, load_task
 from edgesea.tasks.options import check_seed
 

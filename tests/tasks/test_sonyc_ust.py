@@ -133,7 +133,7 @@ def test_predictions_are_read_back_to_the_last_bit(shared_data: Path, tmp_path: 
     rng = np.random.default_rng(0)
     values = rng.random((8, 8)) * 10.0 ** rng.integers(-300, 1, (8, 8))
     values[0] = 0.0, -0.0, 1.0, 5e-324, np.nextafter(1, 0), 0.1 + 0.2, 1e-3, 1e-5
-    names = np.array(["a,b.wav", 'say "hi".wav', "0012", "1.0", "nan", "é 音.wav", "-1", "true"])
+    names = np.array(["a,b.wav", 'say "hi".wav', "0012", "1", "NA", "é 音.wav", "-1", "true"])
     fine, coarse = (
         pd.DataFrame(rng.random((8, 29)), names, taxonomy.fine),
         pd.DataFrame(values, names, taxonomy.coarse),
@@ -149,5 +149,5 @@ def test_columns_of_incomplete_tags_may_be_missing_and_then_score_zero(tmp_path:
     (tmp_path / "p.csv").write_text("audio_filename,2-1_bark,1-2_big,1-1_small,2_dog\na,0.1,0.2,0.3,none\n")
     scores = read_predictions(tmp_path / "p.csv", taxonomy, ["fine"])["fine"]  # nothing else is looked at
     assert scores.loc["a"].tolist() == [0.3, 0.2, 0.0, 0.1]
-    with pytest.raises(EdgeseaError, match=r"p\.csv.* 1_engine"):
+    with pytest.raises(EdgeseaError, match=r"p\.csv.*1_engine"):
         read_predictions(tmp_path / "p.csv", taxonomy, ["coarse"])

@@ -99,6 +99,8 @@ def reduce(
     if chosen is not None and chosen.info["table"] != table_key(source.info):
         raise EdgeseaError(f"{subset}: was chosen from another table than {table}; choose again: edgesea sample")
     fitted = Windows(source, (lambda chunk: chunk.select("train")) if chosen is None else partial(in_subset, chosen))
+    if not len(fitted):
+        raise EdgeseaError(f"{table}: no windows in the split train; it has {source.counts}")
     phi.fit(fitted)
     quality = held_out_quality(phi, fitted, seed)
     provenance = {

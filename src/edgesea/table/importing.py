@@ -18,8 +18,9 @@ from edgesea.audio.io import AudioFile, checked_rate
 from edgesea.embed.engine import embed_sources
 from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
-from edgesea.table import clips
-from edgesea.table.clips import ClipEntry, Float32, Piece
+from edgesea.table import clips, manifest
+from edgesea.table.clips import Float32, Piece
+from edgesea.table.manifest import ClipEntry
 
 SHARDS = (".h5", ".hdf5")
 STAMP_TOLERANCE = 1e-3  # s; and 1e-6 of the timestamp itself, which may be in single precision
@@ -141,8 +142,8 @@ def import_table(
         if place.is_dir() and not found:
             wanted = f"{' '.join(SHARDS)} or x{' x'.join(endings)}"
             raise EdgeseaError(f"{place}: no {wanted}; to embed audio: edgesea extract")
-        manifest = clips.read_manifest(place, root and Path(root), columns, validate)
-        entries = _with_embeddings(manifest, endings, found, place)
+        listed = manifest.read_manifest(place, root and Path(root), columns, validate)
+        entries = _with_embeddings(listed, endings, found, place)
         pairs = Pairs(entries, window or 1.0, hop, center, sample_rate)
         measured = any(entry.level for entry in entries)
         framing, size, parts, count = pairs.framing, pairs.size, clips.cut_parts(entries, part_clips), len(entries)
@@ -178,7 +179,7 @@ def _with_embeddings(
         if path is None:
             problem = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
         result.append(replace(entry, embeddings=path if path and owner == entry.clip else problem))
-    orphans = ((clips.clip_name(path.relative_to(root)), path) for path in found if path not in owners)
+    orphans = ((manifest.clip_name(path.relative_to(root)), path) for path in found if path not in owners)
     problem = "embeddings without audio of that name beside them"
     result += [ClipEntry(*orphan, None, None, "train", None, embeddings=problem) for orphan in orphans]
     return sorted(result, key=lambda entry: entry.clip)
@@ -187,8 +188,8 @@ def _with_embeddings(
 def _digest(entries: Sequence[ClipEntry]) -> str:
     """sha256 of the manifest, and of the names and sizes of the files of embeddings."""
     files = (entry.embeddings for entry in entries)
-    fields = ((path,) if isinstance(path, str) else (path.name, clips.file_size(path)) for path in files)
-    return clips.sha256(clips.manifest_digest(entries), *map(repr, fields))
+    fields = ((path,) if isinstance(path, str) else (path.name, manifest.file_size(path)) for path in files)
+    return manifest.sha256(manifest.manifest_digest(entries), *map(repr, fields))
 
 
 class Pairs:

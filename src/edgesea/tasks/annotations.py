@@ -15,8 +15,8 @@ import yaml
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import SPLITS
-from edgesea.tasks.csv_table import CsvTable, some
+from edgesea.table.manifest import SPLITS
+from edgesea.table.sheet import Sheet, some
 from edgesea.tasks.features import CONTEXT
 
 CLIP, ANNOTATOR, SPLIT, SENSOR = "audio_filename", "annotator_id", "split", "sensor_id"
@@ -46,7 +46,7 @@ class Taxonomy:
         """The fine tags that are not incomplete: what a classifier learns."""
         return tuple(tag for tag, incomplete in zip(self.fine, self.incomplete, strict=True) if not incomplete)
 
-    def check_columns(self, table: CsvTable, suffix: str = "") -> None:
+    def check_columns(self, table: Sheet, suffix: str = "") -> None:
         """Refuse columns such as ``1_engine`` or ``1-X_...`` with `suffix` that are not of tags in the taxonomy.
 
         Scores or labels of another taxonomy would be left out unnoticed.
@@ -102,11 +102,11 @@ def read_ground_truth(
 
     A table without annotators has one row for each clip, which is verified, and of this split if it has no splits.
     """
-    table = CsvTable.read(path, [CLIP])
+    table = Sheet.read(path, [CLIP])
     if ANNOTATOR not in table.rows:
         table.check(~table.rows[CLIP].duplicated(keep=False), f"listed once, because there is no {ANNOTATOR}")
         added = {ANNOTATOR: str(VERIFIED), SPLIT: table.rows.get(SPLIT, split)}
-        table = CsvTable(path, table.rows.assign(**added))
+        table = Sheet(path, table.rows.assign(**added))
     every = read_annotations(path, taxonomy, split_path, table)
     wanted = every.verified & (every.splits == split)
     if not wanted.any():
@@ -115,7 +115,7 @@ def read_ground_truth(
 
 
 def read_annotations(
-    path: Path, taxonomy: Taxonomy, split_path: Path | None = None, table: CsvTable | None = None
+    path: Path, taxonomy: Taxonomy, split_path: Path | None = None, table: Sheet | None = None
 ) -> Annotations:
     """Read a table of annotations, which may lack sensors, proximities, context, and all fine or all coarse tags.
 
@@ -123,7 +123,7 @@ def read_annotations(
     it (minority vote; Cartwright et al., 2019), absent if none did, not known if no voter said either. `split_path` is
     a CSV file with other splits: columns split, and audio_filename or sensor_id. `table` is what `path` holds.
     """
-    table = table or CsvTable.read(path)
+    table = table or Sheet.read(path)
     table.require([CLIP, ANNOTATOR] if split_path else [CLIP, ANNOTATOR, SPLIT])
     taxonomy.check_columns(table, PRESENCE)
     clip, annotator = table.rows[CLIP], table.numbers([ANNOTATOR])
@@ -156,7 +156,7 @@ def read_annotations(
     return Annotations(clips, splits, verified.to_numpy(), coarse, fine, sensors, proximity, context)
 
 
-def _unique(table: CsvTable, name: str, key: str) -> "pd.Series[str]":
+def _unique(table: Sheet, name: str, key: str) -> "pd.Series[str]":
     """The value of a column for each value of `key`, the same in all its rows."""
     if name == SPLIT:
         table.check(table.rows[SPLIT].isin(SPLITS), f"one of {', '.join(SPLITS)}")
@@ -167,7 +167,7 @@ def _unique(table: CsvTable, name: str, key: str) -> "pd.Series[str]":
 
 def _other_splits(path: Path, clips: NDArray[np.str_], sensors: NDArray[np.str_] | None) -> NDArray[np.str_]:
     """The split of each clip by a file that names clips or sensors; empty if it names neither."""
-    table = CsvTable.read(path, [SPLIT])
+    table = Sheet.read(path, [SPLIT])
     key, keys = (CLIP, clips) if CLIP in table.rows else (SENSOR, sensors)
     table.require([key])
     if keys is None:

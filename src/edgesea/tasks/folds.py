@@ -18,7 +18,7 @@ from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.csv_table import CsvTable
+from edgesea.table.sheet import Sheet
 from edgesea.tasks.features import Bags
 from edgesea.tasks.metrics import confidence_intervals
 from edgesea.tasks.options import ProbeOptions
@@ -50,7 +50,7 @@ class FoldTask:
         table_name, audio, file_column, label_column, source_column = LAYOUTS[name]
         if not (data / table_name).is_file():
             raise EdgeseaError(f"{data / table_name}: not found; a folder with {table_name} and audio/ is needed")
-        table = CsvTable.read(data / table_name, [file_column, "fold", label_column])
+        table = Sheet.read(data / table_name, [file_column, "fold", label_column])
         files, labels, numbers = table.rows[file_column], table.rows[label_column], table.numbers(["fold"])
         table.check(numbers.isin(range(1, 1000)), "a whole number from 1 to 999")
         table.check(labels != "", "given")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
+from edgesea.table.sheet import Sheet, some
 from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotations, read_ground_truth, read_taxonomy
-from edgesea.tasks.csv_table import CsvTable, some
 from edgesea.tasks.features import Bags, Float64, Targets
 from edgesea.tasks.metrics import Ties, confidence_intervals, tagging_scores
 from edgesea.tasks.options import TaggingOptions
@@ -178,7 +178,7 @@ def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = (
     columns of fine ones. Incomplete fine tags may lack a column; then their scores are 0, as in the challenge's own
     evaluation.
     """
-    table = CsvTable.read(path, [CLIP])
+    table = Sheet.read(path, [CLIP])
     clip = table.rows[CLIP]
     table.check((clip != "") & ~clip.duplicated(keep=False), "the name of a clip, listed once")
     taxonomy.check_columns(table)
