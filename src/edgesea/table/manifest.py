@@ -92,10 +92,10 @@ def read_manifest(
     source, root = source.expanduser(), root and root.expanduser()
     if not source.exists():
         raise EdgeseaError(f"{source}: no such file or folder")
-    published = _published(source) if source.is_dir() or not (root or "path" in columns) else None
+    published = _published(source) if source.is_dir() or root is None else None
     if published or not source.is_dir() or source.suffix == ".parquet":
         sheet, folder, kind = published or (Sheet.read(source), source.parent, None)
-        listing = _listed(sheet, root or folder, kind, columns, validate)
+        listing = _listed(sheet, [root] if root else [folder, folder / "audio"], kind, columns, validate)
     else:
         listing = _found(source, f"validate={validate}" if condition else columns)
     recordings: dict[Hashable, list[tuple[str, ClipEntry]]] = {}
@@ -111,14 +111,13 @@ def read_manifest(
     entries = sorted((_joined(source, rows) for rows in recordings.values()), key=lambda entry: entry.clip)
     if absent:
         (place, text), hint = absent[0], _hint(absent[0][1], listing.root)
-        say(f"{source}: {len(absent)} rows name no file (first: {place}: {text}){hint}", logging.WARNING)
+        say(f"{source}: rows that name no file: {len(absent)} (first: {place}: {text}){hint}", logging.WARNING)
     if more := len(listing.rows) - len(entries):
-        say(f"{source}: {more} names are of recordings that have another; each recording is one clip")
+        say(f"{source}: further names of the same recordings: {more}; each recording is one clip")
     if published:
-        names = {entry.clip for entry in entries}
-        others = [path for path in walk(published[1]) if is_audio(path)]
-        if count := sum(clip_name(path.relative_to(published[1])) not in names for path in others):
-            say(f"{source}: {count} recordings that the metadata do not list are left out", logging.WARNING)
+        listed = {_normal(entry.path) for entry in entries}
+        if count := sum(_normal(path) not in listed for path in walk(published[1]) if is_audio(path)):
+            say(f"{source}: recordings that the metadata do not list, left out: {count}", logging.WARNING)
     return _with_splits(source, entries, share, bool(share or condition), bool(published))
 
 
@@ -153,13 +152,16 @@ def _published(source: Path) -> tuple[Sheet, Path, Published] | None:
 
 
 def _listed(
-    sheet: Sheet, root: Path, kind: Published | None, columns: Mapping[str, str], validate: float | str
+    sheet: Sheet, roots: Sequence[Path], kind: Published | None, columns: Mapping[str, str], validate: float | str
 ) -> Listing:
     """The recordings that a table lists; of a data set with folds, a share means whole folds, the last ones."""
     share, condition, value = split_rule(validate)
     wanted = {name: name for name in COLUMNS if name == "path" or sheet.find(name)} | (kind.columns if kind else {})
     wanted = {name: pattern for name, pattern in (wanted | {**columns}).items() if pattern}  # "": it is left out
     wanted |= {"condition": condition} if condition else {}
+    if wanted.get("path") == "path" and sheet.find("path") is None:
+        problem = f"{sheet.path}: no column 'path'; it has {some([*sheet.rows])}"
+        raise EdgeseaError(f"{problem}; the first line names the columns, and the option columns says which is which")
     parts = {name: sheet.column(pattern) for name, pattern in wanted.items()}
     cells = {name: part for name, (part, _) in parts.items()}
     used = [header for _, headers in parts.values() for header in headers]
@@ -174,6 +176,7 @@ def _listed(
         say(f"{sheet.path}: fold {some(last)} validates (whole folds: clips of one recording are in the same)")
     sheet.report(used)
     rows: list[dict[str, str]] = pd.DataFrame(cells).to_dict("records")  # type: ignore[assignment]
+    root = next((root for root in roots if kind and _identity(root / rows[0]["path"])), roots[0])
     return Listing(root, rows, [f"{sheet.unit} {line}" for line in sheet.rows.index])
 
 
@@ -288,7 +291,7 @@ def _with_splits(
             raise EdgeseaError(problem)
         say(problem, logging.WARNING)
     if wanted and not counts["validate"]:
-        say(f"{source}: {counts['train']} clip(s) train and none validates; see validate", logging.WARNING)
+        say(f"{source}: {counts['train']} train and none validates; see the option validate", logging.WARNING)
     return [replace(entry, split=splits[entry.clip]) for entry in entries]
 
 

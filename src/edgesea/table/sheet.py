@@ -98,9 +98,9 @@ class Sheet:
         rows = sheet.rows
         empty = (rows.loc[:, [bool(name) for name in rows]] == "").all(axis=1)
         again = (rows == [*rows]).all(axis=1)  # of several files joined to one
-        for left_out, what in ((empty, "empty row(s)"), (again, "repetition(s) of the header")):
+        for left_out, what in ((empty, "empty rows"), (again, "repetitions of the header")):
             if left_out.any():
-                say(f"{path}: {left_out.sum()} {what} left out ({sheet.places(rows.index[left_out])})")
+                say(f"{path}: {what} left out: {left_out.sum()} ({sheet.places(rows.index[left_out])})")
         rows = rows[~empty & ~again]
         if rows.empty:
             raise EdgeseaError(f"{path}: no rows below a header")
@@ -138,9 +138,10 @@ class Sheet:
 
     def report(self, used: Iterable[str]) -> None:
         """Log which columns are used and which are not."""
-        headers = [header for header in self.rows if header]
-        ignored = some([header for header in headers if header not in set(used)]) or "none"
-        say(f"{self.path}: {len(self.rows)} rows; columns used: {', '.join(dict.fromkeys(used))}; ignored: {ignored}")
+        used = list(dict.fromkeys(used))
+        ignored = some([header for header in self.rows if header and header not in used]) or "none"
+        shown = some(used) if len(used) > 2 * NAMED else ", ".join(used)
+        say(f"{self.path}: rows: {len(self.rows)}; columns used: {shown}; ignored: {ignored}")
 
     def require(self, names: Iterable[str]) -> None:
         """Raise EdgeseaError unless there are columns of these names."""

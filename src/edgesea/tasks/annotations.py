@@ -20,6 +20,7 @@ from edgesea.table.sheet import Sheet, some
 from edgesea.tasks.features import CONTEXT
 
 CLIP, ANNOTATOR, SPLIT, SENSOR = "audio_filename", "annotator_id", "split", "sensor_id"
+NAMES = (CLIP, ANNOTATOR, SPLIT, SENSOR, *CONTEXT)
 PRESENCE, PROXIMITY = "_presence", "_proximity"
 VERIFIED = 0  # annotator_id
 NOT_GIVEN = -1
@@ -55,6 +56,10 @@ class Taxonomy:
         tag = re.compile(rf"\d+(-[\dX]+)?_.+{suffix}")
         if unknown := [name for name in table.rows if tag.fullmatch(str(name)) and name not in known]:
             raise EdgeseaError(f"{table.path}: {some(unknown)}: not in the taxonomy; is it of this data set?")
+        used = [str(name) for name in table.rows if name in known.union(NAMES)]
+        for name in used:
+            table.find(name)  # EdgeseaError if it is there twice
+        table.report(used)
 
 
 def read_taxonomy(path: Path) -> Taxonomy:
@@ -102,7 +107,7 @@ def read_ground_truth(
 
     A table without annotators has one row for each clip, which is verified, and of this split if it has no splits.
     """
-    table = Sheet.read(path, [CLIP])
+    table = Sheet.read(path, [CLIP], NAMES)
     if ANNOTATOR not in table.rows:
         table.check(~table.rows[CLIP].duplicated(keep=False), f"listed once, because there is no {ANNOTATOR}")
         added = {ANNOTATOR: str(VERIFIED), SPLIT: table.rows.get(SPLIT, split)}
@@ -123,7 +128,7 @@ def read_annotations(
     it (minority vote; Cartwright et al., 2019), absent if none did, not known if no voter said either. `split_path` is
     a CSV file with other splits: columns split, and audio_filename or sensor_id. `table` is what `path` holds.
     """
-    table = table or Sheet.read(path)
+    table = table or Sheet.read(path, (), NAMES)
     table.require([CLIP, ANNOTATOR] if split_path else [CLIP, ANNOTATOR, SPLIT])
     taxonomy.check_columns(table, PRESENCE)
     clip, annotator = table.rows[CLIP], table.numbers([ANNOTATOR])
@@ -167,7 +172,7 @@ def _unique(table: Sheet, name: str, key: str) -> "pd.Series[str]":
 
 def _other_splits(path: Path, clips: NDArray[np.str_], sensors: NDArray[np.str_] | None) -> NDArray[np.str_]:
     """The split of each clip by a file that names clips or sensors; empty if it names neither."""
-    table = Sheet.read(path, [SPLIT])
+    table = Sheet.read(path, [SPLIT], [CLIP, SENSOR])
     key, keys = (CLIP, clips) if CLIP in table.rows else (SENSOR, sensors)
     table.require([key])
     if keys is None:

@@ -50,7 +50,8 @@ class FoldTask:
         table_name, audio, file_column, label_column, source_column = LAYOUTS[name]
         if not (data / table_name).is_file():
             raise EdgeseaError(f"{data / table_name}: not found; a folder with {table_name} and audio/ is needed")
-        table = Sheet.read(data / table_name, [file_column, "fold", label_column])
+        table = Sheet.read(data / table_name, [file_column, "fold", label_column], [source_column])
+        table.report([file_column, "fold", label_column, source_column])
         files, labels, numbers = table.rows[file_column], table.rows[label_column], table.numbers(["fold"])
         table.check(numbers.isin(range(1, 1000)), "a whole number from 1 to 999")
         table.check(labels != "", "given")
