@@ -76,6 +76,8 @@ def test_what_other_data_sets_say_of_the_rows(tmp_path):
     expected = 10 * np.log10(np.mean(10 ** (readings / 10), axis=1))
     np.testing.assert_allclose(stored(tmp_path / "table")[0], expected, atol=1e-4)
     assert Table(tmp_path / "table").info["level"]["unit"] == "dB SPL"
+    with pytest.raises(EdgeseaError, match=r"fold=6.* 1, 5"):
+        import_table(tmp_path / "a.h5", tmp_path / "new", **{**options, "validate": "fold=6"})
 
 
 # --- what cannot be used

@@ -10,6 +10,7 @@ from edgesea.models.student_config import StudentConfig, parameter_count
 from edgesea.report.data import Frame
 from edgesea.report.pages import integer, write_page
 from edgesea.report.scores import AUPRC, SONYC, STUDENTS, read_scores
+from edgesea.table.sheet import Sheet
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 SONYC_TITLE = "SONYC-UST (micro AUPRC)"
@@ -88,11 +89,8 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
 
 def read_published(path: Path) -> Frame:
     """Published figures: table, row, column and value."""
-    try:
-        frame: Frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-        frame = frame[["table", "row", "column", "value"]].fillna("")
-    except (KeyError, OSError, ValueError) as error:
-        raise EdgeseaError(f"{path}: not a CSV file with the columns table, row, column, value: {error}") from error
+    names = ["table", "row", "column", "value"]
+    frame: Frame = Sheet.read(path, names).rows[names]
     by_size = frame.column.str.extract(r"^(reduced|student)-([1-9]\d*)$").replace("reduced", "pca")  # in table 4
     frame["row"] = (by_size[0] + "-" + by_size[1] + " " + frame.row).fillna(frame.row)
     frame["column"] = frame.column.where(by_size[0].isna(), "micro_auprc")
@@ -101,7 +99,7 @@ def read_published(path: Path) -> Frame:
     value = pd.to_numeric(frame.value, errors="coerce").where(frame.table != "1", 1)  # table 1 has no scores
     valid = place.str.fullmatch(PLACES) & ~place.duplicated() & value.between(0, 1)
     if not valid.all():
-        where = f"{path}, line {valid.idxmin() + 2}: {', '.join(frame.loc[valid.idxmin()])}"
+        where = f"{path}, line {valid.idxmin()}: {', '.join(frame.loc[valid.idxmin()])}"
         raise EdgeseaError(f"{where}: not in the paper's tables, given twice, or a value that is not in 0 ... 1")
     return frame.assign(table="Table " + frame.table)
 

@@ -62,8 +62,8 @@ def import_table(
     Parameters
     ----------
     source : Path
-        Folder of shards, or of audio files with their embeddings; or a manifest of audio files (.csv or .parquet, as of
-        `edgesea extract`).
+        Folder of shards, or of audio files with their embeddings; or a manifest of audio files (as of `edgesea
+        extract`).
     out : Path
         Folder of the table.
     teacher : str
@@ -86,7 +86,7 @@ def import_table(
     root : Path, optional
         Folder that the manifest's paths are relative to; default: the manifest's own.
     columns : dict, optional
-        The manifest's own names of its columns, e.g. {path: filename}; or shards' data sets with one value for each
+        The manifest's own names of its columns, as of `edgesea extract`; or shards' data sets with one value for each
         row, e.g. {sensor: sensor_id, time: timestamp, level: spl, split: split, label: class}. Times given as numbers
         are seconds since 1970 in UTC; `edgesea sample` has the option time_zone for them.
     validate : float or str

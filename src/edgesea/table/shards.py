@@ -21,6 +21,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.table import clips, manifest
 from edgesea.table.clips import Float32, Piece
 from edgesea.table.manifest import COLUMNS
+from edgesea.table.sheet import as_text, some
 from edgesea.table.writer import check_skipped
 
 SLICE_ROWS = 64  # rows that are read at once, unless the chunks that HDF5 compressed are larger
@@ -63,11 +64,12 @@ class Shards:
             raise EdgeseaError(f"columns: unknown {', '.join(unknown)}; known for shards: {', '.join(COLUMNS[1:])}")
         parts: dict[int, list[Slice]] = defaultdict(list)
         shapes: dict[tuple[int, int], Path] = {}  # dimensions and samples of a row, and the first shard that has them
-        total, files, bad = 0, [], []
+        total, files, bad, values = 0, [], [], set[str]()  # these of the condition
         named = sorted((manifest.clip_name(path.relative_to(root)), path) for path in paths)
         for name, path in tqdm(named, "shards", unit="shard", disable=None):
             try:
-                (count, step, shape), reason = self._inspect(path), ""
+                (count, step, shape, found), reason = self._inspect(path), ""
+                values |= found
                 shapes.setdefault(shape, path)
             except DAMAGED as error:
                 count, step, reason = 1, 1, _reason(error)
@@ -78,6 +80,10 @@ class Shards:
                 parts[(total + first) // part_clips].append(Slice(name, path, range(first, last), reason))
             total += count
         check_skipped(bad, len(files), max_skipped, "shards")
+        _, condition, wanted = manifest.split_rule(self.validate)
+        if condition and wanted not in values:
+            known = some(sorted(values))
+            raise EdgeseaError(f"{root}: no row has {condition}={wanted}, so nothing would validate; it has {known}")
         if len(shapes) > 1:
             one, other, *_ = (f"{path} has {n} dimensions and {row} samples a row" for (n, row), path in shapes.items())
             raise EdgeseaError(f"{one}, {other}; import them one by one")
@@ -88,8 +94,9 @@ class Shards:
         digest = manifest.sha256(repr((sorted(asdict(self).items()), files)))
         return Framing(seconds, seconds), size, list(parts.values()), total, digest
 
-    def _inspect(self, path: Path) -> tuple[int, int, tuple[int, int]]:
-        """Rows of a shard, how many are best read at once, and the dimensions and samples of each."""
+    def _inspect(self, path: Path) -> tuple[int, int, tuple[int, int], set[str]]:
+        """Rows of a shard, how many are best read at once, dimensions and samples of each, values of the condition."""
+        condition = self.known.get("condition")
         with h5py.File(path, "r") as file:
             for key in (self.audio, self.embedding, *self.known.values()):
                 if not isinstance(file.get(key), h5py.Dataset):
@@ -102,7 +109,9 @@ class Shards:
                 if not row or data.size == 0 or math.prod(row) != max(row) or data.dtype.name not in kinds:
                     raise EdgeseaError(f"{data.name} is {data.dtype} of shape {data.shape}, not {kinds} of (rows, n)")
             chunk = audio.chunks[0] if audio.chunks else 1
-            return count, max(1, SLICE_ROWS // chunk) * chunk, (max(embedding.shape[1:]), max(audio.shape[1:]))
+            values = {as_text(value) for value in file[condition][()].tolist()} if condition else set()
+            shape = max(embedding.shape[1:]), max(audio.shape[1:])
+            return count, max(1, SLICE_ROWS // chunk) * chunk, shape, values
 
     def read(self, source: Slice) -> Iterator[tuple[Piece | tuple[str, str], Float32]]:
         """The rows of a slice, each the only piece of a clip, and its embedding (1, D); (name, reason) if unusable."""

@@ -196,6 +196,8 @@ def _finish(out: Path, plan: dict[str, Any], clips: int, max_skipped: float) -> 
             by_split.update(chunk.splits[chunk.clip].tolist())
         for stale in out.glob("*/.*.tmp"):  # left by killed calls
             stale.unlink(missing_ok=True)
+        if not by_split["train"]:
+            log.warning("%s: no window is in the split train: %s", out, dict(by_split))
         counts = {"clips": clips - len(skipped), "skipped": len(skipped), "windows": by_split.total()}
         splits = {"windows_by_split": dict(sorted(by_split.items()))}
         write_json(out / TABLE_FILE, {**plan, **counts, **splits, "versions": versions()})
