@@ -23,6 +23,7 @@ from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
 from edgesea.tasks.evaluate import evaluate, load_task
 from edgesea.tasks.options import check_seed
+from edgesea.tasks.skipped import check_openable, listing_of
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +103,11 @@ def run_stages(sections: Sections, out: Path) -> dict[str, Any]:
     """Run checked sections into a run directory; see `run`."""
     if evaluation := sections.get("evaluate"):  # a task that cannot be loaded is refused before hours of work
         check_seed(evaluation["seed"], evaluation["tagging"].members)
-        load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))
+        task = load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))
     _stamps(out)  # refuses a folder that holds something else
+    if evaluation:
+        data, allowed, workers = (evaluation[name] for name in ("data", "max_skipped", "workers"))
+        check_openable(task, data, allowed, listing_of(out / "evaluate"), workers)
     with locked(out):
         return _run_missing(sections, out)
 

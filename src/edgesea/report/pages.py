@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
@@ -22,6 +23,7 @@ from edgesea.table.reader import Table
 
 WEIGHTS = ("reduction/reduction.safetensors", "student/model.safetensors")
 MISSING = "\u2013"
+TEXT = {"dtype": str, "encoding_errors": "replace", "keep_default_na": False}  # of a list of skipped clips
 
 
 def write_report(folder: Path, table: Path | None) -> str:
@@ -58,6 +60,7 @@ def _run(folder: Path) -> dict[str, Any]:
     if len(history):
         chosen = history.index[-1] if trained.get("keep") == "last" else history.val_mse.idxmin()
         epoch = int(history.epoch[chosen])
+    listed = [optional_csv(folder / "evaluate" / f"{system}.skipped.csv", **TEXT) for system in SYSTEMS]
     digests = {name: hashlib.sha256((folder / name).read_bytes()) for name in WEIGHTS if (folder / name).is_file()}
     reduction = {**(results.get("reduce") or {}), **optional_json(folder / "reduction" / REDUCTION_FILE)}
     return {
@@ -68,7 +71,8 @@ def _run(folder: Path) -> dict[str, Any]:
         "table": table,
         "subset": subset,
         "counts": counts,
-        "skipped": optional_csv(folder / "table" / "skipped.csv", dtype=str, encoding_errors="replace").fillna(""),
+        "skipped": optional_csv(folder / "table" / "skipped.csv", **TEXT),
+        "left_out": pd.concat(listed).drop_duplicates(),
         "history": history,
         "keep": trained.get("keep", "best"),  # the rule by which the student's weights were chosen
         "epoch": epoch,

@@ -164,6 +164,8 @@ def _protocol(scores: Row) -> dict[str, str]:
     """All that decides how a system was evaluated, but for the seed."""
     found = {**(scores.get("probe") or {}), **(scores.get("tagging") or {})}
     found |= {name: scores[name] for name in PROTOCOL if name in scores}
+    if scores.get("skipped"):
+        found["skipped"] = scores["skipped"]
     if "accuracy_by_fold" in scores:
         found["folds"] = ", ".join(scores["accuracy_by_fold"])
     return {name: str(value) for name, value in {**found, **(scores.get("versions") or {})}.items()}

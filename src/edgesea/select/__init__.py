@@ -31,6 +31,7 @@ from edgesea.tasks.evaluate import load_task
 from edgesea.tasks.features import Bags, window_embeddings
 from edgesea.tasks.folds import FoldTask
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
+from edgesea.tasks.skipped import check_openable, check_skipped, listing_of
 from edgesea.tasks.sonyc_ust import SonycUst
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def select(
     seed: int = 0,
     workers: int = 2,
     device: str = "auto",
+    max_skipped: float = 0.0,
 ) -> dict[str, Any]:
     """Try samplings x reductions, score each by a task with a grid of classifiers, and copy the best.
 
@@ -121,6 +123,8 @@ def select(
         Trials at once, each in a process of its own.
     device : str
         Where the teacher runs: auto, cpu, cuda, mps.
+    max_skipped : float
+        Largest share of the task's clips that may be missing or unusable, as in `edgesea evaluate`.
 
     Returns
     -------
@@ -148,6 +152,8 @@ def select(
         raise EdgeseaError(f"folds {both} are held out, so they cannot be tested")
     if isinstance(problem, FoldTask) and hold_out:
         problem = problem.without(hold_out)
+    listing = listing_of(folder / RESULT)
+    check_openable(problem, Path(data), max_skipped, listing, workers)
     model = load_model(teacher or source.info["teacher"]["id"], weights, device)
     if (size := model.embedding_size) != source.embedding_size:
         raise EdgeseaError(
@@ -163,13 +169,15 @@ def select(
         plan["tagging"] = plain(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
     claim(folder, plan, "selection")
     with locked(folder):
-        bags, failed = window_embeddings(model, problem.paths, framing, batch_size, workers, folder / "cache")
+        bags, skipped = window_embeddings(model, problem.paths, framing, batch_size, workers, folder / "cache")
+        if text := check_skipped(problem, Path(data), skipped, max_skipped, listing):
+            log.warning("%s", text)
         evaluator = Evaluator(problem, bags, classifiers, folds, seed)
         del model
         errors = _run(list(chain.from_iterable(grid)), evaluator, workers)
         summary, winner = _summary(grid, errors, evaluator)
         winner.publish(folder)
-        write_json(folder / RESULT, {**summary, "errors": errors, "failed": failed, "versions": versions()})
+        write_json(folder / RESULT, {**summary, "errors": errors, "skipped": len(skipped), "versions": versions()})
     where = {"selection": str(folder), "reduction": str(folder / "reduction")}
     found = {"trials": len(summary["trials"]), "left_out": len(errors), "metric": summary["metric"]}
     best = summary["trials"][summary["winner"]]
