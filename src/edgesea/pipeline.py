@@ -107,7 +107,7 @@ def run_stages(sections: Sections, out: Path) -> dict[str, Any]:
     _stamps(out)  # refuses a folder that holds something else
     if evaluation:
         data, allowed, workers = (evaluation[name] for name in ("data", "max_skipped", "workers"))
-        check_openable(task, data, allowed, listing_of(out / "evaluate"), workers)
+        check_openable(task, data, allowed, listing_of(out), workers)
     with locked(out):
         return _run_missing(sections, out)
 

@@ -153,6 +153,21 @@ def test_what_is_empty_is_an_error_in_any_case(esc: Path, refuses: Callable[...,
         refuses("evaluate", "esc50", esc, "spectral", f"--max-skipped={share}", words=["max_skipped", share])
 
 
+def test_a_selection_misses_them_too(
+    esc: Path, small_table: Path, tmp_path: Path, refuses: Callable[..., None]
+) -> None:
+    (esc / "audio" / "12.wav").unlink()
+    (esc / "audio" / "13.wav").write_bytes((esc / "audio" / "15.wav").read_bytes()[:9000])  # noticed later
+    grid: dict[str, Any] = {"sample": {"method": "random", "size": 9}, "reduce": {"size": 2}, "layers": [0]}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    command = ("select", small_table, "esc50", esc, tmp_path / "s", f"--config={tmp_path / 'grid.yaml'}", "--workers=1")
+    refuses(*command, words=[esc, "1 of 20", "12.wav", tmp_path / "s.skipped.csv"])
+    refuses(*command, "--max-skipped=0.05", words=[esc, "2 of 20", "max_skipped=0.1"])
+    assert cli.main([*map(str, command), "--max-skipped=0.1"]) == 0
+    assert list(listed(tmp_path / "s.skipped.csv")) == ["audio/12.wav", "audio/13.wav"]
+    assert yaml.safe_load((tmp_path / "s" / "select.json").read_text())["skipped"] == 2
+
+
 def test_real_clips_are_missed(shared_data: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
     rows = pd.read_csv(shared_data / "esc10" / "meta" / "esc50.csv")
     for name, lost, words in (
@@ -185,7 +200,7 @@ def test_a_run_misses_them_before_anything_is_made_and_its_report_shows_them(
         if not allowed:
             refuses("run", experiment, f"--out={out}", words=[esc, "1 of 20", "12.wav", "max_skipped=0.05"])
             assert not (out / "table").exists()
-            assert list(listed(out / "evaluate.skipped.csv")) == ["audio/12.wav"]
+            assert list(listed(tmp_path / "run.skipped.csv")) == ["audio/12.wav"]
     assert cli.main(["run", str(experiment), f"--out={out}"]) == 0
     html = (out / "report.html").read_text()
     assert "teacher 1, reduced 1, student 1" in html

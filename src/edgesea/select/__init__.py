@@ -152,7 +152,7 @@ def select(
         raise EdgeseaError(f"folds {both} are held out, so they cannot be tested")
     if isinstance(problem, FoldTask) and hold_out:
         problem = problem.without(hold_out)
-    listing = listing_of(folder / RESULT)
+    listing = listing_of(folder)
     check_openable(problem, Path(data), max_skipped, listing, workers)
     model = load_model(teacher or source.info["teacher"]["id"], weights, device)
     if (size := model.embedding_size) != source.embedding_size:

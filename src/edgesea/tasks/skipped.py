@@ -33,8 +33,11 @@ class ClipSet(Protocol):
 
 
 def listing_of(out: Path | None) -> Path | None:
-    """The file beside scores that lists the clips which they lack."""
-    return out and out.with_name(f"{out.stem}.skipped.csv")
+    """The list of clips that scores lack: beside the file of scores, or the folder of a run or a selection."""
+    if out is None:
+        return None
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.stem if place.suffix == '.json' else place.name}.skipped.csv")
 
 
 def check_share(max_skipped: float) -> None:
@@ -86,7 +89,7 @@ def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: floa
     first = f"first: {names[0]}: {next(iter(skipped.values()))}; {all_of_them}"
     text = f"{data}: {count} of {total} clips are missing or unusable ({first})"
     if count == total:
-        raise EdgeseaError(f"{text}; is this the data set? Its recordings belong in {task.paths[0].parent}")
+        raise EdgeseaError(f"{text}; no clip is left, and recordings are looked for in {task.paths[0].parent}")
     if empty := task.emptied(np.array([path not in skipped for path in task.paths])):
         remedy = "complete the data set, or delete the rows of these clips from its table"
         raise EdgeseaError(f"{text}, so nothing is left of {some(empty)}; {remedy}")
