@@ -1,7 +1,6 @@
 """Clips of a task that are missing or unusable: which they are, how many may be, and what they must not leave empty."""
 
 import csv
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,6 @@ from edgesea.artifact import atomic_path
 from edgesea.audio.io import AudioFile
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.csv_table import some
-
-log = logging.getLogger(__name__)
 
 Skipped = Mapping[Path, str]  # clips, and why they cannot be used
 
@@ -79,15 +76,17 @@ def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: floa
         if listing is not None:
             listing.unlink(missing_ok=True)  # of an earlier call
         return ""
-    names = [_name(path, data) for path in skipped]
+    rows = [(_name(path, data), reason) for path, reason in skipped.items()]
+    where = "out=FILE lists them all"
     if listing is not None:
-        with atomic_path(listing) as path, path.open("w", -1, "utf-8", "surrogateescape", "") as file:
-            rows = zip(names, skipped.values(), strict=True)
-            csv.writer(file, lineterminator="\n").writerows([("clip", "reason"), *rows])
+        try:
+            with atomic_path(listing) as path, path.open("w", -1, "utf-8", "surrogateescape", "") as file:
+                csv.writer(file, lineterminator="\n").writerows([("clip", "reason"), *rows])
+            where = f"all are in {listing}"
+        except OSError as error:
+            where = f"{listing} cannot be written: {error.strerror}"
     count, total = len(skipped), len(task.paths)
-    all_of_them = f"all are in {listing}" if listing else "out=FILE lists them all"
-    first = f"first: {names[0]}: {next(iter(skipped.values()))}; {all_of_them}"
-    text = f"{data}: {count} of {total} clips are missing or unusable ({first})"
+    text = f"{data}: {count} of {total} clips are missing or unusable (first: {': '.join(rows[0])}; {where})"
     if count == total:
         raise EdgeseaError(f"{text}; no clip is left, and recordings are looked for in {task.paths[0].parent}")
     if empty := task.emptied(np.array([path not in skipped for path in task.paths])):
