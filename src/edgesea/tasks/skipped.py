@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgesea.artifact import atomic_path
 from edgesea.audio.io import AudioFile
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.csv_table import some
+from edgesea.table.sheet import some
 
 Skipped = Mapping[Path, str]  # clips, and why they cannot be used
 
