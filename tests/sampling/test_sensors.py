@@ -52,7 +52,7 @@ def test_positions_of_the_real_annotations(shared_data: Path) -> None:
         (b"sensor,latitude,longitude\na7,91,1\n", "sensor a7.*91"),
         (b"sensor,latitude,longitude\na7,nan,1\n", "sensor a7.*nan"),
         (b"sensor,latitude,longitude\na7,1\n", "sensor a7"),
-        (b"sensor,latitude,longitude\na7,1,1\na7,2,1\n", r"line 3.*sensor a7.*2\.0.*1\.0"),
+        (b"sensor,latitude,longitude\na7,1,1\na7,2,1\n", r"line 3.*sensor a7.*2\.0.*line 2.*1\.0"),
         (b"", ""),
         ("sensor,latitude,longitude\n".encode("utf-16"), ""),
         (None, ""),

@@ -144,7 +144,7 @@ def recordings(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "spelling",
     ["./in//a.wav", r"in\a.wav", "in/../in/a.wav", "../rec/in/a.wav", "{}/rec/in/a.wav", "{}/link/in/a.wav",
-     "~/rec/in/a.wav", r"~\rec\in\a.wav", "${{HOME}}/rec/in/a.wav", "z.wav", " in/a.wav"],
+     "~/rec/in/a.wav", r"~\rec\in\a.wav", "${{HOME}}/rec/in/a.wav", "file://{}/rec/%69n/a.wav", "z.wav", " in/a.wav"],
 )  # fmt: skip
 def test_a_recording_is_one_clip_however_it_is_spelt(recordings, spelling, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
@@ -185,7 +185,8 @@ def test_folders_with_links_have_each_recording_once(recordings):
 
 
 @pytest.mark.parametrize(
-    ("row", "word"), [(r"C:\rec\in\a.wav", "Windows"), ("rec/in/a.wav", "root"), ("gone.wav", "gone.wav")]
+    ("row", "word"),
+    [(r"C:\rec\in\a.wav", "Windows"), ("rec/in/a.wav", "root"), ("in/A.WAV", "a.wav"), ("gone.wav", "gone.wav")],
 )
 def test_paths_that_lead_nowhere_are_counted_and_explained(recordings, row, word, caplog, monkeypatch):
     monkeypatch.chdir(recordings)

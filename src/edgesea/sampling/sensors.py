@@ -30,13 +30,16 @@ def read_positions(path: Path) -> dict[str, Position]:
     rows = rows[(rows[PLACE] != "").any(axis=1)].drop_duplicates()
     rows[PLACE] = rows[PLACE].apply(pd.to_numeric, errors="coerce").astype(float)
     positions: dict[str, Position] = {}
+    lines: dict[str, int] = {}
     for line, name, latitude, longitude in rows.itertuples(name=None):
         where = f"{path}: {sheet.unit} {line}: sensor {name}"
         if not (abs(latitude) <= 90 and -180 <= longitude <= 360):
             raise EdgeseaError(f"{where}: {latitude, longitude} are not degrees of latitude and longitude")
         known = positions.setdefault(name, (latitude, longitude))
         if max(abs(known[0] - latitude), abs(known[1] - longitude)) > 1e-4:
-            raise EdgeseaError(f"{where} is at {latitude, longitude}, and before at {known}; keep one of them")
+            other = f"{sheet.unit} {lines[name]} at {known}"
+            raise EdgeseaError(f"{where} is at {latitude, longitude}, in {other}; correct one of them")
+        lines.setdefault(name, line)
     return positions
 
 

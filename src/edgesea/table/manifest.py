@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import pandas as pd
 
@@ -205,7 +206,7 @@ def _normal(path: Path) -> Path:
 def _spellings(text: str) -> Iterator[str]:
     """A path as it is, and where there is no such file, as it may be meant: by another system's slashes or accents."""
     yield text
-    slashed = text.replace("\\", "/")
+    slashed = unquote(text.removeprefix("file://")) if text.startswith("file:///") else text.replace("\\", "/")
     full = os.path.expandvars(f"{Path.home()}{slashed[1:]}" if slashed.startswith("~/") else slashed)
     yield from dict.fromkeys(unicodedata.normalize(form, path) for path in (full, text) for form in ("NFC", "NFD"))
     if not text.isascii():
@@ -227,7 +228,10 @@ def _hint(path: str, root: Path) -> str:
         return "; a Windows path of another computer: write them relative to the manifest"
     if Path(path).exists():
         return f"; paths are relative to {root}, which the option root changes"
-    return ""
+    folder, name = (root / path).parent, Path(path).name
+    others = [other.name for other in folder.iterdir()] if folder.is_dir() else []
+    found = [other for other in others if other.casefold() == name.casefold()]
+    return f"; there is {found[0]}" if found else ""
 
 
 def clip_name(path: Path) -> str:

@@ -88,7 +88,8 @@ class Sheet:
         CSV may be in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons, tabs or bars, and gzipped.
         """
         try:
-            sheet = cls(path, _read_parquet(path), "row") if _is_parquet(path) else cls(path, _read_csv(path))
+            text = None if path.suffix == ".parquet" else _read_text(path)
+            sheet = cls(path, _read_parquet(path), "row") if text is None else cls(path, _read_csv(path, text))
         except FileNotFoundError:
             raise EdgeseaError(f"{path}: no such file") from None
         except EdgeseaError as error:
@@ -172,17 +173,6 @@ def _plain(header: str) -> str:
     return re.sub(r"[\s_-]+", "_", header.strip().casefold())
 
 
-def _is_parquet(path: Path) -> bool:
-    """By its ending, as a folder of parts has it, or its first bytes; EdgeseaError for a workbook."""
-    if path.suffix == ".parquet":
-        return True
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start in WORKBOOKS:
-        raise EdgeseaError("a workbook, not a table; save the sheet as CSV (UTF-8)")
-    return start == b"PAR1"
-
-
 def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
@@ -192,8 +182,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return pd.DataFrame(dict(enumerate(columns)), range(1, table.num_rows + 1), dtype=object).set_axis(names, axis=1)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    text = _read_text(path)
+def _read_csv(path: Path, text: str) -> pd.DataFrame:
     first = next((line for line in text.splitlines() if line.strip()), "")
     given = re.fullmatch(r'"?sep=(.)"?[,;\s]*', first)  # for Excel
     if given:
@@ -223,18 +212,23 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return pd.DataFrame(cells, [line for line, _ in rows], header, dtype=object)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path) -> str | None:
+    """What a file holds, which may be a pipe; None of Parquet."""
     with path.open("rb") as raw:
         file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
         content = file.read(1 << 16)
+        if content[:4] == b"PAR1":
+            return None
+        if content[:4] in WORKBOOKS:
+            raise EdgeseaError("a workbook, not a table; save the sheet as CSV (UTF-8)")
         if content[:2] in UTF16:
             encoding = "utf-16"
         elif b"\0" in content[:2]:
             encoding = "utf-16-le" if content[0] else "utf-16-be"
+        elif b"\0" in content:
+            raise EdgeseaError("not a table in CSV or Parquet")
         else:
             encoding = "utf-8-sig"
-        if encoding == "utf-8-sig" and b"\0" in content:
-            raise EdgeseaError("not a table in CSV or Parquet")
         content += file.read()
     try:
         return content.decode(encoding)

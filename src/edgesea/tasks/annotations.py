@@ -56,7 +56,8 @@ class Taxonomy:
         tag = re.compile(rf"\d+(-[\dX]+)?_.+{suffix}")
         if unknown := [name for name in table.rows if tag.fullmatch(str(name)) and name not in known]:
             raise EdgeseaError(f"{table.path}: {some(unknown)}: not in the taxonomy; is it of this data set?")
-        used = [str(name) for name in table.rows if name in known.union(NAMES)]
+        known.update(NAMES, (tag + PROXIMITY for tag in self.fine if suffix))
+        used = [str(name) for name in table.rows if name in known]
         for name in used:
             table.find(name)  # EdgeseaError if it is there twice
         table.report(used)
