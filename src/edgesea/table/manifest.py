@@ -90,13 +90,14 @@ def read_manifest(
     columns, (share, condition, _) = columns or {}, split_rule(validate)
     if unknown := sorted(columns.keys() - set(COLUMNS)):
         raise EdgeseaError(f"columns: unknown {', '.join(unknown)}; known: {', '.join(COLUMNS)}")
-    source, root = source.expanduser(), root and root.expanduser()
+    source, root = Path(_expanded(str(source))), root and Path(_expanded(str(root)))
     if not source.exists():
         raise EdgeseaError(f"{source}: no such file or folder")
     published = _published(source) if source.is_dir() or root is None else None
     if published or not source.is_dir() or source.suffix == ".parquet":
         sheet, folder, kind = published or (Sheet.read(source), source.parent, None)
-        listing = _listed(sheet, [root] if root else [folder, folder / "audio"], kind, columns, validate)
+        roots = [root] if root else [folder, folder / "audio"] if kind else [folder]
+        listing = _listed(sheet, roots, kind, columns, validate)
     else:
         listing = _found(source, f"validate={validate}" if condition else columns)
     recordings: dict[Hashable, list[tuple[str, ClipEntry]]] = {}
@@ -158,7 +159,7 @@ def _listed(
     """The recordings that a table lists; of a data set with folds, a share means whole folds, the last ones."""
     share, condition, value = split_rule(validate)
     wanted = {name: name for name in COLUMNS if name == "path" or sheet.find(name)} | (kind.columns if kind else {})
-    wanted = {name: pattern for name, pattern in (wanted | {**columns}).items() if pattern}  # "": it is left out
+    wanted = {name: pattern for name, pattern in (wanted | {**columns}).items() if pattern or name == "path"}
     wanted |= {"condition": condition} if condition else {}
     if wanted.get("path") == "path" and sheet.find("path") is None:
         problem = f"{sheet.path}: no column 'path'; it has {some([*sheet.rows])}"
@@ -177,7 +178,7 @@ def _listed(
         say(f"{sheet.path}: fold {some(last)} validates (whole folds: clips of one recording are in the same)")
     sheet.report(used)
     rows: list[dict[str, str]] = pd.DataFrame(cells).to_dict("records")  # type: ignore[assignment]
-    root = next((root for root in roots if kind and _identity(root / rows[0]["path"])), roots[0])
+    root = next((root for root in roots if any(_identity(root / row["path"]) for row in rows[:99])), roots[0])
     return Listing(root, rows, [f"{sheet.unit} {line}" for line in sheet.rows.index])
 
 
@@ -207,10 +208,14 @@ def _spellings(text: str) -> Iterator[str]:
     """A path as it is, and where there is no such file, as it may be meant: by another system's slashes or accents."""
     yield text
     slashed = unquote(text.removeprefix("file://")) if text.startswith("file:///") else text.replace("\\", "/")
-    full = os.path.expandvars(f"{Path.home()}{slashed[1:]}" if slashed.startswith("~/") else slashed)
-    yield from dict.fromkeys(unicodedata.normalize(form, path) for path in (full, text) for form in ("NFC", "NFD"))
+    paths = os.path.expandvars(_expanded(slashed)), text
+    yield from dict.fromkeys(unicodedata.normalize(form, path) for path in paths for form in ("NFC", "NFD"))
     if not text.isascii():
         yield os.fsdecode(slashed.encode("cp1252", "ignore"))
+
+
+def _expanded(text: str) -> str:
+    return f"{Path.home()}{text[1:]}" if text.startswith("~/") else text
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
@@ -295,7 +300,7 @@ def _with_splits(
             raise EdgeseaError(problem)
         say(problem, logging.WARNING)
     if wanted and not counts["validate"]:
-        say(f"{source}: {counts['train']} train and none validates; see the option validate", logging.WARNING)
+        say(f"{source}: {counts['train']} clip(s) train, none validates; see the option validate", logging.WARNING)
     return [replace(entry, split=splits[entry.clip]) for entry in entries]
 
 
