@@ -10,7 +10,7 @@ import yaml
 from scipy import fft, signal
 from tqdm import tqdm
 
-from edgesea.artifact import atomic_path, claim, versions
+from edgesea.artifact import atomic_path, claimed
 from edgesea.demo.sounds import RATE, Rng, Signal, add, decay, make_sound, unit
 
 # The fine tags of each coarse one; where there are several, the last is the uncertain one, X.
@@ -151,37 +151,49 @@ def make_city(
     more days or sensors leave the other recordings as they are.
     """
     sizes: dict[str, float] = {"sensors": sensors, "days": days, "clips_per_day": clips_per_day, "seconds": seconds}
-    plan = {**sizes, "annotated": annotated, "seed": seed, "edgesea": versions().get("edgesea")}
+    plan = {**sizes, "annotated": annotated, "seed": seed}
     out = Path(out)
-    claim(out, plan, "city")
-    if (out / "manifest.csv").exists():  # it is written last
-        return out
-    (out / "audio").mkdir(exist_ok=True)
-    places = [Sensor(np.random.default_rng([seed, 0, index])) for index in range(sensors)]
-    manifest, annotations = [], []
-    for index in tqdm(range(sensors * days * clips_per_day), desc="city", unit="clip", disable=None):
-        sensor, number = divmod(index, days * clips_per_day)
-        day, slot = divmod(number, clips_per_day)
-        rng = np.random.default_rng([seed, 1, sensor, day, slot])
-        time = FIRST_DAY + timedelta(days=day, seconds=int(86400 / clips_per_day * (slot + rng.random())))
-        labelled, held_out = rng.random(2) < (annotated, 0.1)
-        validate = sensor >= sensors - max(1, round(sensors / 3)) if labelled else held_out
-        clip, heard = record(places[sensor], time, seconds, rng)
-        name, split = f"{sensor:02d}_{number:06d}.wav", "validate" if validate else "train"
-        soundfile.write(out / "audio" / name, clip, RATE, subtype="PCM_16")
-        rms = [np.sqrt(np.mean(clip[start : start + RATE] ** 2)) for start in range(0, len(clip), RATE)]
-        level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
-        manifest.append([f"audio/{name}", sensor, time.isoformat(), split, level])
-        if labelled:
-            noted = [(volunteer + 1, annotate(heard, rng)) for volunteer in rng.choice(VOLUNTEERS, 3, replace=False)]
-            if validate:
-                noted.append((VERIFIED, dict.fromkeys(heard, "-1")))
-            for annotator, tags in noted:
-                clip_columns = {"split": split, "sensor_id": sensor, "audio_filename": name, "annotator_id": annotator}
-                week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
-                annotations.append({**clip_columns, **places[sensor].place, **week, **tag_columns(tags)})
-    (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
-    pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
-    with atomic_path(out / "manifest.csv") as temporary:
-        pd.DataFrame(manifest, columns=["path", "sensor", "time", "split", "level"]).to_csv(temporary, index=False)
+    with claimed(out, plan, "city"):
+        if (out / "manifest.csv").exists():  # it is written last
+            return out
+        (out / "audio").mkdir(exist_ok=True)
+        places = [Sensor(np.random.default_rng([seed, 0, index])) for index in range(sensors)]
+        manifest, annotations = [], []
+        for index in tqdm(range(sensors * days * clips_per_day), desc="city", unit="clip", disable=None):
+            sensor, number = divmod(index, days * clips_per_day)
+            day, slot = divmod(number, clips_per_day)
+            rng = np.random.default_rng([seed, 1, sensor, day, slot])
+            time = FIRST_DAY + timedelta(days=day, seconds=int(86400 / clips_per_day * (slot + rng.random())))
+            labelled, held_out = rng.random(2) < (annotated, 0.1)
+            validate = sensor >= sensors - max(1, round(sensors / 3)) if labelled else held_out
+            clip, heard = record(places[sensor], time, seconds, rng)
+            name, split = f"{sensor:02d}_{number:06d}.wav", "validate" if validate else "train"
+            soundfile.write(out / "audio" / name, clip, RATE, subtype="PCM_16")
+            rms = [np.sqrt(np.mean(clip[start : start + RATE] ** 2)) for start in range(0, len(clip), RATE)]
+            level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
+            manifest.append([f"audio/{name}", sensor, time.isoformat(), split, level])
+            if labelled:
+                noted = [
+                    (volunteer + 1, annotate(heard, rng)) for volunteer in rng.choice(VOLUNTEERS, 3, replace=False)
+                ]
+                if validate:
+                    noted.append((VERIFIED, dict.fromkeys(heard, "-1")))
+                for annotator, tags in noted:
+                    clip_columns = {
+                        "split": split,
+                        "sensor_id": sensor,
+                        "audio_filename": name,
+                        "annotator_id": annotator,
+                    }
+                    week = {
+                        "year": time.year,
+                        "week": time.isocalendar().week,
+                        "day": time.weekday(),
+                        "hour": time.hour,
+                    }
+                    annotations.append({**clip_columns, **places[sensor].place, **week, **tag_columns(tags)})
+        (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
+        pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
+        with atomic_path(out / "manifest.csv") as temporary:
+            pd.DataFrame(manifest, columns=["path", "sensor", "time", "split", "level"]).to_csv(temporary, index=False)
     return out

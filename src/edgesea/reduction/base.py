@@ -79,6 +79,7 @@ class Reduction(ABC):
         arrays = {name.removesuffix("_"): np.ascontiguousarray(getattr(self, name)) for name in self.saved}
         with atomic_path(folder / ARRAYS_FILE) as temporary:
             temporary.write_bytes(save(arrays))
+            (folder / REDUCTION_FILE).unlink(missing_ok=True)  # of an earlier reduction, which must not describe these
         write_json(folder / REDUCTION_FILE, {**self.describe(), "kept": quality, "provenance": provenance})
 
 

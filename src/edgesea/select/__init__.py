@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesea import reduction, sampling
-from edgesea.artifact import atomic_path, claim, digest, file_state, locked, plain, read_json, versions, write_json
+from edgesea.artifact import (
+    DIGESTS_FILE,
+    LOCK_FILE,
+    Digests,
+    atomic_path,
+    claimed,
+    digest,
+    plain,
+    read_json,
+    versions,
+    write_json,
+)
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import checked_count
 from edgesea.config import checked_options
@@ -160,15 +171,14 @@ def select(
             f"teacher {model.id}: {size} dimensions, the table: {source.embedding_size}; give the table's"
         )
     framing = Framing(window_of(model), hop, center)
-    clips = repr([(path.name, file_state(path)) for path in problem.paths])
-    sha256 = hashlib.sha256(clips.encode("utf-8", "surrogateescape")).hexdigest()
-    made_from = {"table": table_key(source.info), "clips": sha256, "teacher": {"id": model.id, "sha256": model.digest}}
-    given = {"framing": asdict(framing), "edgesea": versions()["edgesea"], "folds": folds, "hold_out": hold_out}
-    plan = {**made_from, **given, "seed": seed}
+    contents = Digests(folder / DIGESTS_FILE)
+    clips = digest([[path.name for path in problem.paths], contents.of(problem.paths)])
+    made_from = {"table": table_key(source.info), "clips": clips, "teacher": {"id": model.id, "sha256": model.digest}}
+    plan = {**made_from, "framing": asdict(framing), "folds": folds, "hold_out": hold_out, "seed": seed}
     if task == "sonyc_ust":
         plan["tagging"] = plain(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
-    claim(folder, plan, "selection")
-    with locked(folder):
+    with claimed(folder, plan, "selection"):
+        contents.save()
         bags, skipped = window_embeddings(model, problem.paths, framing, batch_size, workers, folder / "cache")
         if text := check_skipped(problem, Path(data), skipped, max_skipped, listing):
             log.warning("%s", text)
@@ -290,7 +300,7 @@ class Trial:
         self.draw()
         # A process killed here leaves no reduction, or a part that cannot be loaded, but never files of two.
         shutil.rmtree(out / "reduction", ignore_errors=True)
-        shutil.copytree(self.folder, out / "reduction", ignore=shutil.ignore_patterns(TRIAL, "*.tmp"))
+        shutil.copytree(self.folder, out / "reduction", ignore=shutil.ignore_patterns(TRIAL, LOCK_FILE, "*.tmp"))
         with atomic_path(out / "subset.parquet") as temporary:
             shutil.copyfile(self.subset, temporary)
 
