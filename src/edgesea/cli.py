@@ -180,6 +180,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"edgesea: interrupted; {again}", file=sys.stderr)
         return 130
+    except UnicodeEncodeError as error:
+        return _fail(f"{error.object!r}: not UTF-8, which a library that is needed here cannot open; rename it")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -1,5 +1,6 @@
 """The synthetic city: recordings of a few sensors, annotated as in SONYC-UST v2, and their manifest."""
 
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def make_city(
             validate = sensor >= sensors - max(1, round(sensors / 3)) if labelled else held_out
             clip, heard = record(places[sensor], time, seconds, rng)
             name, split = f"{sensor:02d}_{number:06d}.wav", "validate" if validate else "train"
-            soundfile.write(out / "audio" / name, clip, RATE, subtype="PCM_16")
+            soundfile.write(os.fsencode(out / "audio" / name), clip, RATE, subtype="PCM_16")
             rms = [np.sqrt(np.mean(clip[start : start + RATE] ** 2)) for start in range(0, len(clip), RATE)]
             level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
             manifest.append([f"audio/{name}", sensor, time.isoformat(), split, level])

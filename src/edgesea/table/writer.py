@@ -21,7 +21,17 @@ from edgesea.artifact import atomic_path, claimed, versions, write_json
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Piece
-from edgesea.table.reader import CLIPS, SKIPPED_FILE, SKIPPED_KEY, TABLE_FILE, WINDOWS, Table, part_path, part_skipped
+from edgesea.table.reader import (
+    CLIPS,
+    SKIPPED_FILE,
+    SKIPPED_KEY,
+    TABLE_FILE,
+    WINDOWS,
+    Table,
+    arrow_file,
+    part_path,
+    part_skipped,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +58,10 @@ def write_part(table: Path, part: int, size: int, dtype: str) -> Iterator["PartW
     with (  # left in reverse order: the windows are renamed first, so a part whose clips exist is complete
         atomic_path(part_path(table, CLIPS, part)) as clips_path,
         atomic_path(part_path(table, WINDOWS, part)) as windows_path,
-        parquet(clips_path, clips) as clips_file,
-        parquet(windows_path, windows) as windows_file,
+        arrow_file(clips_path, "wb") as clips_sink,
+        arrow_file(windows_path, "wb") as windows_sink,
+        parquet(clips_sink, clips) as clips_file,
+        parquet(windows_sink, windows) as windows_file,
     ):
         writer = PartWriter(clips_file, windows_file, np.dtype(dtype))
         yield writer
