@@ -172,8 +172,9 @@ def _acquire(path: Path) -> int | None:
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
             since = datetime.now().isoformat(" ", "seconds")
             text = f"process {os.getpid()} on {socket.gethostname()} since {since}: {command}"
-            os.ftruncate(lock, 0)
-            os.write(lock, text.encode("utf-8", "surrogateescape")[:1000])
+            with suppress(OSError):  # on a full disk
+                os.ftruncate(lock, 0)
+                os.write(lock, text.encode("utf-8", "surrogateescape")[:1000])
             return lock
         os.close(lock)  # unless it is taken, its last holder has deleted it meanwhile
         if holder and os.environ.get(WAIT, "0") in ("", "0"):

@@ -7,14 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
 from edgesea.artifact import FULL, WAIT, is_helper, versions
-from edgesea.config import as_yaml, read_yaml, tidy
+from edgesea.config import as_yaml, nearest, read_yaml, tidy
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.report import report_if_possible
 
@@ -120,7 +121,13 @@ def _app(arguments: list[str]) -> App:
         if config is not None:
             options = Dict(read_yaml(config), source=str(config), use_commands_as_keys=False)
             app.config = (options, *app.config)
-        function, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        try:
+            function, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        except UnknownOptionError as error:
+            if error.token.source != str(config):
+                raise
+            wrong, known = error.token.keyword or "", signature(_load(words[0])).parameters
+            raise EdgeseaError(f"{config}: unknown option {nearest([wrong.strip('[]')], known)}") from None
         if print_config:
             bound.apply_defaults()
             print(as_yaml(bound.arguments), end="")

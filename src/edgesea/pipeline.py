@@ -48,6 +48,7 @@ RESULTS, CONFIG = "results.json", "config.yaml"
 SPEED = ("workers", "device", "save_every")  # options that change how a stage runs, but not its result
 ACCEPTANCE = ("max_skipped",)  # options that only decide whether a result will do
 LISTING = ("source", "root", "columns", "validate")  # options of extract that only say which clips there are
+LEFT_OUT = (*SPEED, *ACCEPTANCE, *LISTING, "out")  # of the options in a plan
 KNOWN = ("clip", "sensor", "time", "split", "level", "label")  # what is known of a clip
 ASIDE = "it is moved aside"
 LONG = 60.0  # seconds of work after which an artifact is not deleted, but moved aside
@@ -210,16 +211,17 @@ def _find_todo(sections: Sections, stamps: Stamps, out: Path, contents: Digests)
         stage, stamp, already = STAGES[name], stamps.get(name, {}), len(contents.changed)
         artifact, old = out / stage.artifact, stamp.get("plan")
         needs = {STAGES[need].artifact: digest(plans[need])[:12] for need in stage.inputs.values()}
-        plans[name] = plain({"format": stage.format, **_described(name, options, out, contents), "needs": needs})
+        plan = plain({"format": stage.format, **_described(name, options, out, contents), "needs": needs})
+        why = "" if old is None else _reason(old, plan, name, contents.changed[already:])
+        plans[name] = plan if old is None or why else old
         accepted = {key: options[key] for key in ACCEPTANCE if key in options}
         step: tuple[str, ...] = ("",)
         if not artifact.exists():
             step = ("start", f"no {stage.artifact} there")
         elif old is None:
             step = ("redo", f"nothing is recorded of what {stage.artifact} was made from", ASIDE)
-        elif old != plans[name]:
-            fate = ASIDE if _spent(stamp, artifact) > LONG else f"{stage.artifact} is replaced"
-            step = ("redo", _reason(old, plans[name], contents.changed[already:]), fate)
+        elif why:
+            step = ("redo", why, ASIDE if _spent(stamp, artifact) > LONG else f"{stage.artifact} is replaced")
         elif not stamp["finished"]:
             step = ("resume", "not finished")
         elif stamp["accepted"] != accepted:
@@ -230,12 +232,21 @@ def _find_todo(sections: Sections, stamps: Stamps, out: Path, contents: Digests)
     return found
 
 
-def _reason(old: Mapping[str, Any], plan: Mapping[str, Any], changed: Sequence[str]) -> str:
-    """Why a stage is redone: which artifacts that it needs, options and files differ."""
-    others = [f"another {name}" for name, one in plan["needs"].items() if old["needs"].get(name) != one]
-    values = differences({**old, "needs": None}, {**plan, "needs": None})
-    files = f"other content: {', '.join(changed[:3])}{' ...' if changed[3:] else ''}"
-    return "; ".join([*others, *values, *([files] if changed else [])])
+def _reason(old: Mapping[str, Any], plan: Mapping[str, Any], name: str, changed: Sequence[str]) -> str:
+    """Why a stage is redone: which artifacts that it needs, options and files differ; nothing: it is not.
+
+    An option that there was not when the old plan was made had what is now its default.
+    """
+    new = {key: one.default for key, one in _options(name).items() if key in plan and one.default is not one.empty}
+    values = list(differences({**_merged(plain(new), old), "needs": None}, {**plan, "needs": None}))
+    others = [f"another {need}" for need, one in plan["needs"].items() if old["needs"].get(need) != one]
+    files = [f"other content: {', '.join(changed[:3])}{' ...' if changed[3:] else ''}"] if changed and values else []
+    return "; ".join([*others, *values, *files])
+
+
+def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    groups = {key: _merged(defaults[key], one) for key, one in given.items() if isinstance(defaults.get(key), Mapping)}
+    return {**defaults, **given, **groups}
 
 
 def _spent(stamp: Mapping[str, Any], artifact: Path) -> float:
@@ -265,9 +276,9 @@ def _write_stamps(out: Path, stamps: Stamps) -> None:
 
 def _described(name: str, options: Mapping[str, Any], out: Path, contents: Digests) -> dict[str, Any]:
     """The options of a stage that decide its result, with the contents of files in place of their names."""
-    found = {key: value for key, value in options.items() if key not in (*SPEED, *ACCEPTANCE)}
+    found = {key: value for key, value in options.items() if key not in LEFT_OUT}
     if name == "extract":
-        entries = read_manifest(*(found.pop(key) for key in LISTING))
+        entries = read_manifest(*(options[key] for key in LISTING))
         known = {field: [getattr(entry, field) for entry in entries] for field in KNOWN}
         known["content"] = contents.of(entry.path for entry in entries)
         found["clips"] = {"number": len(entries), **{field: digest(values)[:12] for field, values in known.items()}}
