@@ -284,7 +284,7 @@ def test_the_same_options_in_other_words_change_nothing(again: Path, data: Path,
     run(tmp_path / "tiny.yaml", out=again)
     assert redone(before, again) == []
     manifest.assign(fold=3 - manifest.fold).to_csv(tmp_path / "mine.csv", index=False)
-    assert "clips.split" in run(tmp_path / "tiny.yaml", out=again, dry_run=True)["extract"]
+    assert "clips: other split" in run(tmp_path / "tiny.yaml", out=again, dry_run=True)["extract"]
 
 
 def test_a_run_that_is_in_use_is_refused(again: Path, data: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:

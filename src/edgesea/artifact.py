@@ -55,7 +55,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         code = error.errno or errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -314,6 +315,7 @@ class Digests:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.changed: list[str] = []  # files whose contents are not those that were remembered
+        self.new: list[str] = []  # files of which nothing was remembered
         self._known: dict[str, str] = {}
         if path.is_file():
             with suppress(EdgeseaError, AttributeError):  # damaged: all files are read
@@ -323,14 +325,15 @@ class Digests:
         """A digest for each file; empty for one that is not there or cannot be read."""
         from tqdm import tqdm
 
-        paths = [Path(os.path.abspath(path)) for path in files]  # noqa: PTH100 (links are not followed: they are names)
+        paths = list(files)
         with ThreadPoolExecutor(8) as pool:  # for the delays of network drives
             return list(tqdm(pool.map(self._of, paths), "contents", len(paths), unit="file", disable=None, leave=False))
 
     def _of(self, path: Path) -> str:
         if (state := file_state(path)) is None:
             return ""
-        given, before = "{} {}".format(*state), self._known.get(str(path), "")
+        name = _relative(path, self.path.parent)
+        given, before = "{} {}".format(*state), self._known.get(name, "")
         if before.startswith(f"{given} "):
             return before.rpartition(" ")[2]
         try:
@@ -338,15 +341,23 @@ class Digests:
         except OSError as error:
             log.warning("%s: cannot be read: %s", path, error.strerror)
             return ""
-        if before and not before.endswith(f" {found}"):
-            self.changed.append(str(path))
+        if not before.endswith(f" {found}"):
+            (self.changed if before else self.new).append(str(path))
         young = state[1] > (time.time() - 2) * 1e9  # it may change again without its time showing it
-        self._known[str(path)] = f"{'young' if young else given} {found}"
+        self._known[name] = f"{'young' if young else given} {found}"
         return found
 
     def save(self) -> None:
         """Write what is remembered."""
         write_json(self.path, self._known)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """The way from a folder to a path, which stays the same if both are moved or copied."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # another drive
+        return os.path.abspath(path)  # noqa: PTH100
 
 
 def file_content(path: Path) -> str:

@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from importlib.util import find_spec
@@ -208,11 +208,11 @@ def _find_todo(sections: Sections, stamps: Stamps, out: Path, contents: Digests)
     plans: dict[str, Any] = {}
     found = {}
     for name, options in sections.items():
-        stage, stamp, already = STAGES[name], stamps.get(name, {}), len(contents.changed)
+        stage, stamp = STAGES[name], stamps.get(name, {})
         artifact, old = out / stage.artifact, stamp.get("plan")
         needs = {STAGES[need].artifact: digest(plans[need])[:12] for need in stage.inputs.values()}
         plan = plain({"format": stage.format, **_described(name, options, out, contents), "needs": needs})
-        why = "" if old is None else _reason(old, plan, name, contents.changed[already:])
+        why = "" if old is None else _reason(old, plan, name, contents)
         plans[name] = plan if old is None or why else old
         accepted = {key: options[key] for key in ACCEPTANCE if key in options}
         step: tuple[str, ...] = ("",)
@@ -232,16 +232,25 @@ def _find_todo(sections: Sections, stamps: Stamps, out: Path, contents: Digests)
     return found
 
 
-def _reason(old: Mapping[str, Any], plan: Mapping[str, Any], name: str, changed: Sequence[str]) -> str:
-    """Why a stage is redone: which artifacts that it needs, options and files differ; nothing: it is not.
+def _reason(old: Mapping[str, Any], plan: Mapping[str, Any], name: str, contents: Digests) -> str:
+    """Why a stage is redone: which artifacts that it needs, options, clips and files differ; nothing: it is not.
 
     An option that there was not when the old plan was made had what is now its default.
     """
     new = {key: one.default for key, one in _options(name).items() if key in plan and one.default is not one.empty}
-    values = list(differences({**_merged(plain(new), old), "needs": None}, {**plan, "needs": None}))
-    others = [f"another {need}" for need, one in plan["needs"].items() if old["needs"].get(need) != one]
-    files = [f"other content: {', '.join(changed[:3])}{' ...' if changed[3:] else ''}"] if changed and values else []
-    return "; ".join([*others, *values, *files])
+    rest = {"needs": None, "clips": None}
+    values = list(differences({**_merged(plain(new), old), **rest}, {**plan, **rest}))
+    values += [f"another {need}" for need, one in plan["needs"].items() if old["needs"].get(need) != one]
+    one, other = old.get("clips", {}), plan.get("clips", {})
+    if one.get("number") != other.get("number"):
+        values.append(f"clips: {one.get('number')} there, {other['number']} here")
+    elif differ := [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]:
+        values.append(f"clips: other {', '.join(differ)}")
+    for word, files in (("changed", contents.changed), ("new", contents.new)):
+        if values and files:
+            values.append(f"{word}: {', '.join(files[:3])}{' ...' if files[3:] else ''}")
+    contents.changed, contents.new = [], []
+    return "; ".join(values)
 
 
 def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,8 +289,9 @@ def _described(name: str, options: Mapping[str, Any], out: Path, contents: Diges
     if name == "extract":
         entries = read_manifest(*(options[key] for key in LISTING))
         known = {field: [getattr(entry, field) for entry in entries] for field in KNOWN}
-        known["content"] = contents.of(entry.path for entry in entries)
-        found["clips"] = {"number": len(entries), **{field: digest(values)[:12] for field, values in known.items()}}
+        known["name"], known["content"] = known.pop("clip"), contents.of(entry.path for entry in entries)
+        columns = {field: digest(values)[:12] for field, values in known.items() if any(map(bool, values))}
+        found["clips"] = {"number": len(entries), **columns}
         found["teacher_files"] = contents.of(_files_of_teacher(found["teacher"]))
     return {key: _content(value, out, contents) for key, value in found.items()}
 
