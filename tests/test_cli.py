@@ -74,6 +74,7 @@ def test_options_can_come_from_a_file_as_print_config_writes_it(
         ("evaluate esc50 d m --probe.classifier=magic", 2, ["magic", "logistic"]),
         ("sample t s --size 1.5", 1, ["size", "1.5"]),
         ("sample t s --config none.yaml", 1, ["none.yaml"]),
+        ("sample t s --config bad.yaml", 1, ["bad.yaml", "sise (did you mean size?)"]),
         ("sample none s", 1, ["none", "edgesea extract"]),
         ("reduce none phi", 1, ["none"]),
         ("distill none phi s", 1, ["none"]),
@@ -84,6 +85,7 @@ def test_a_wrong_call_ends_with_exit_code_2_and_a_wrong_file_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., None], words: str, code: int, named: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_text("sise: 3")
     refuses(*words.split(), words=named, code=code)
 
 

@@ -1,6 +1,9 @@
 import itertools
 import json
 import os
+import re
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,11 +13,12 @@ import pandas as pd
 import pyarrow.dataset
 import pytest
 import soundfile
-from conftest import kill_when, load_audio, write_noise
+from conftest import REPOSITORY, kill_when, load_audio, write_noise
 from quick_model import BY_NAME as QUICK
 from quick_model import moments
 from stored import as_pcm, clips_of, content, skipped, stamps, windows_of
 
+from edgesea import cli
 from edgesea.audio.framing import Framing
 from edgesea.audio.level import a_weighted_level
 from edgesea.errors import EdgeseaError
@@ -104,6 +108,49 @@ def test_what_a_manifest_tells_of_its_clips(tmp_path):
     np.testing.assert_allclose(levels, [*halves, 65.5, 65.5], atol=1e-4)
     assert Table(tmp_path / "table").info["level"] == {"unit": "dB SPL", "rate": 2.0}
     assert "no level" in skipped(tmp_path / "table")["none.wav"]
+
+
+@pytest.fixture
+def published(shared_data, tmp_path) -> Path:
+    """Three clips of each fold of the data sets, laid out as published; of SONYC-UST their sound is made up."""
+    for name, source, table, audio in (
+        ("ESC-50", "esc10", "meta/esc50.csv", "audio/{r.filename}"),
+        ("UrbanSound8K", "urbansound8k", "metadata/UrbanSound8K.csv", "audio/fold{r.fold}/{r.slice_file_name}"),
+        ("SONYC-UST", "sonyc_ust", "annotations_eval.csv", "audio/{r.audio_filename}"),
+    ):
+        rows = pd.read_csv(shared_data / source / table)
+        rows["fold"] = rows.get("fold", 1 + rows.index % 4)
+        rows = rows.groupby("fold").head(3)
+        if name == "UrbanSound8K":  # only two of its folds are here
+            rows["fold"] = rows.fold.replace(2, 10)
+        if name == "SONYC-UST":  # only the clips that validate are here
+            rows["split"] = rows.split.where(rows.fold > 2, "train")
+        for seed, row in enumerate(rows.itertuples()):
+            write_noise(tmp_path / name / audio.format(r=row).replace(".ogg", ".wav"), 1.0, seed=seed)
+        path = tmp_path / name / table.replace("_eval", "")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(rows.to_csv(index=False).replace(".ogg", ".wav"))
+    return tmp_path
+
+
+def test_what_the_documentation_says_of_data_sets(published, monkeypatch):
+    monkeypatch.chdir(published)
+    text = (REPOSITORY / "docs/manifests.md").read_text()
+    commands = [shlex.split(line) for line in re.findall(r"^    edgesea (extract [EUS].*)", text, re.MULTILINE)]
+    assert len(commands) == 4
+    for command in commands:
+        assert cli.main([*command, f"--teacher={QUICK}"]) == 0
+        clips = clips_of(Path(command[2]))
+        folds = 5 if command[1] == "ESC-50" else 2
+        assert len(clips) == (12 if command[1] == "SONYC-UST" else 3 * folds)
+        assert (clips.split == "validate").sum() == (6 if command[1] == "SONYC-UST" else 3)
+        assert clips["sensor" if command[1] == "SONYC-UST" else "label"].notna().all()
+        shutil.rmtree(command[2])
+
+
+def test_a_single_clip_trains(tmp_path):
+    write_noise(tmp_path / "audio" / "clip000.wav")  # its name is among those that would validate
+    assert extract(tmp_path / "audio", tmp_path / "table", teacher=QUICK)["windows_by_split"].keys() == {"train"}
 
 
 # --- resuming

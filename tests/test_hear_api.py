@@ -112,6 +112,16 @@ def test_a_model_of_another_rate_is_given_audio_resampled():
         model = hear.HearModel(student)
         assert (model.sample_rate, model.model.sample_rate) == (announced, rate)
         assert hear.get_scene_embeddings(sounds(1, 1.3, announced), model).shape == (1, 5)
+        for other in hear.RATES:
+            model.sample_rate = other
+            (signal,) = audio = sounds(1, 1.3, other)
+            direct = at_model_rate(signal, model)
+            padded = np.pad(direct, (0, 2 * rate - len(direct)))
+            expected = student.embed(np.stack([padded[:rate], padded[rate // 2 : rate // 2 + rate]])).mean(0)
+            assert_same(hear.get_scene_embeddings(audio, model)[0], expected)
+        for wrong in (8000, 44000, "48000", None):
+            with pytest.raises(EdgeseaError, match=rf"44100.*{wrong}"):
+                model.sample_rate = wrong
 
 
 @pytest.mark.parametrize(

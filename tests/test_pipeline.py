@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import kill_when, make_esc50
 from stored import stamps
 
 from edgesea import cli
+from edgesea.artifact import digest, locked
 from edgesea.errors import EdgeseaError
-from edgesea.pipeline import read_config, run
+from edgesea.pipeline import STAGES, read_config, run
 from edgesea.reduction import load_reduction
 from edgesea.sampling.subset import Subset
 
@@ -131,42 +133,169 @@ def test_what_depends_on_a_change_is_done_again(
 
 
 @pytest.mark.parametrize("source", ["manifest", "folder"])
-def test_a_changed_recording_is_extracted_again(data: Path, tmp_path: Path, source: str) -> None:
-    """But not for the sake of a run that lies below its source."""
+def test_a_changed_recording_is_extracted_again_and_a_copied_one_is_not(
+    data: Path, tmp_path: Path, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is anything for the sake of a run that lies below its source."""
     copy = tmp_path / "data"
     out = copy / "audio" / "run"
     shutil.copytree(data, copy)
     changes: dict[str, dict[str, Any]] = {"distill": {"epochs": 1}, "evaluate": {"folds": [2]}}
     if source == "folder":
         changes["extract"] = {"source": str(copy / "audio"), "root": None, "columns": None, "validate": 0.3}
+    run(experiment(tmp_path / "tiny.yaml", copy, changes), out=out)
+    before = times(out)
+    copy = copy.rename(tmp_path / "moved")
+    out, before = (
+        copy / "audio" / "run",
+        {name: {k.replace("/data/", "/moved/"): v for k, v in files.items()} for name, files in before.items()},
+    )
+    for path in (*(copy / "audio").glob("*.wav"), *(copy / "meta").iterdir()):
+        os.utime(path)
+    if source == "folder":
+        changes["extract"]["source"] = str(copy / "audio")
     path = experiment(tmp_path / "tiny.yaml", copy, changes)
     run(path, out=out)
-    before = times(out)
-    run(path, out=out)
     assert redone(before, out) == []
-    os.utime(copy / "audio" / "07.wav")
-    run(path, out=out)
+    with (copy / "audio" / "07.wav").open("r+b") as file:  # without a change of size
+        file.seek(-9, os.SEEK_END)
+        file.write(b"x")
+    os.utime(copy / "audio" / "07.wav", (1, 1))
+    with caplog.at_level("INFO", "edgesea"):
+        run(path, out=out)
     assert redone(before, out) == list(ARTIFACTS)
+    assert "07.wav" in caplog.text
 
 
-def test_an_artifact_half_deleted_is_not_taken_for_finished(
-    again: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def slow(out: Path, stage: str, seconds: float = 3600.0) -> None:
+    """As if a stage had taken long."""
+    found = json.loads((out / "stages.json").read_text())
+    found["stages"][stage]["seconds"] = seconds
+    (out / "stages.json").write_text(json.dumps(found))
+
+
+def test_what_took_long_is_moved_aside_and_a_dry_run_says_so(
+    again: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Killed while it removes the artifacts of old options, then started again with the old options."""
-    expected = scores(again)
-    changed = experiment(tmp_path / "changed.yaml", data, {"reduce": {"size": 2}})
+    for stage in ("reduce", "distill"):
+        slow(again, stage)
+    path, before = experiment(tmp_path / "tiny.yaml", data, {"reduce": {"size": 2}}), stamps(again)
+    assert cli.main(["run", str(path), f"--out={again}", "--dry-run"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert stamps(again) == before
+    assert said["extract"] == said["sample"] == "up to date"
+    assert all(word in said["reduce"] for word in ("redo", "size: 3 there, 2 here", "moved aside"))
+    assert all(word in said["distill"] for word in ("redo", "another reduction", "moved aside"))
+    assert "moved aside" not in said["evaluate"]
+    reduction = (again / "reduction" / "reduction.safetensors").read_bytes()
+    run(path, out=again)
+    assert (again / "reduction.old-1" / "reduction.safetensors").read_bytes() == reduction
+    assert "reduction.old-1" in caplog.text
+    assert (again / "student.old-1" / "model.safetensors").exists()
+    assert not list(again.glob("evaluate.old*"))
+    assert load_reduction(again / "reduction").output_size == 2
 
-    def killed_rmtree(path: Path) -> None:
-        (path / "reduction.safetensors").unlink()
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed_rmtree)
-        with pytest.raises(KeyboardInterrupt):
-            run(changed, out=again)
+def test_what_is_unfinished_but_took_long_and_what_is_not_known_is_moved_aside(
+    again: Path, data: Path, tmp_path: Path
+) -> None:
+    found = json.loads((again / "stages.json").read_text())["stages"]
+    found["extract"] = {key: found["extract"][key] for key in ("plan", "accepted")} | {
+        "finished": False,
+        "seconds": 0.0,
+    }
+    found["extract"]["began"] = (again / "table" / "table.json").stat().st_mtime - 90  # and then killed
+    del found["sample"]["plan"]  # as recorded by an older edgesea
+    (again / "stages.json").write_text(json.dumps({"format": "edgesea run", "stages": found}))
+    run(experiment(tmp_path / "tiny.yaml", data, {"extract": {"hop": 0.4}}), out=again)
+    assert sorted(path.name for path in again.glob("*.old-*")) == ["subset.parquet.old-1", "table.old-1"]
+    assert (again / "table.old-1" / "table.json").exists()
+
+
+def test_an_option_that_an_older_edgesea_did_not_have_had_its_default(again: Path, data: Path, tmp_path: Path) -> None:
+    found = json.loads((again / "stages.json").read_text())
+    for stage, option in (("extract", "center"), ("distill", "mask"), ("evaluate", "seed")):
+        del found["stages"][stage]["plan"][option]
+    del found["stages"]["evaluate"]["plan"]["probe"]["search"]
+    (again / "stages.json").write_text(json.dumps(found))
+    path = experiment(tmp_path / "tiny.yaml", data)
+    # What reads the table is known by what is recorded of the table.
+    for stage, plan in ((stage, one["plan"]) for stage, one in found["stages"].items()):
+        plan["needs"] = {
+            STAGES[need].artifact: digest(found["stages"][need]["plan"])[:12] for need in STAGES[stage].inputs.values()
+        }
+    (again / "stages.json").write_text(json.dumps(found))
+    assert set(run(path, out=again, dry_run=True).values()) == {str(again), "up to date"}
+
+
+def test_seconds_add_up_over_processes(again: Path, data: Path, tmp_path: Path) -> None:
+    slow(again, "extract", 100.0)
+    (again / "table" / "clips" / "part-00001.parquet").unlink()
+    before, path = stamps(again), experiment(tmp_path / "tiny.yaml", data)
+    seconds = run(path, out=again)["seconds"]
+    assert 100 <= seconds["extract"] < 160
+    assert seconds["sample"] < 60
+    kept = again / "table" / "clips" / "part-00000.parquet"
+    assert stamps(again)[kept] == before[kept]  # the missing part is made, and nothing else
+    assert (again / "table" / "clips" / "part-00001.parquet").exists()
+
+
+def test_another_share_of_skipped_clips_deletes_nothing(
+    data: Path, tmp_path: Path, refuses: Callable[..., None]
+) -> None:
+    copy, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(data, copy)
+    (copy / "audio" / "07.wav").write_text("no audio")
+    sections = {"distill": {"epochs": 1}, "evaluate": {"folds": [2]}}
+    allowed, strict = (
+        experiment(tmp_path / f"{share}.yaml", copy, {**sections, "extract": {"max_skipped": share}})
+        for share in (0.5, 0.0)
+    )
+    for path in (allowed, strict):
+        sections = yaml.safe_load(path.read_text())
+        del sections["evaluate"]
+        path.write_text(yaml.safe_dump(sections))
+    refuses("run", strict, f"--out={out}", words=["1 of 20", "07.wav", "max_skipped"])
+    parts = {path: time for path, time in stamps(out).items() if path.suffix == ".parquet"}
+    for path, code in ((allowed, 0), (strict, 1), (allowed, 0)):
+        assert cli.main(["run", str(path), f"--out={out}"]) == code
+        assert parts.items() <= stamps(out).items()
+
+
+@pytest.mark.parametrize("name", ["reduction", "subset.parquet", "student/model.safetensors"])
+def test_what_was_deleted_is_made_again_and_nothing_else(again: Path, data: Path, tmp_path: Path, name: str) -> None:
+    before, path = (again / name).read_bytes() if "." in name else b"", again / name
+    other = stamps(again / "table")
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     run(experiment(tmp_path / "tiny.yaml", data), out=again)
-    assert load_reduction(again / "reduction").output_size == 3
-    assert scores(again) == expected
+    assert path.exists()
+    assert not before or path.read_bytes() == before
+    assert stamps(again / "table") == other
+
+
+def test_the_same_options_in_other_words_change_nothing(again: Path, data: Path, tmp_path: Path) -> None:
+    before = times(again)
+    sections = yaml.safe_load((again / "config.yaml").read_text())  # all defaults are written out
+    manifest = pd.read_csv(data / "meta" / "esc50.csv").iloc[::-1]
+    manifest.assign(remark="none").to_csv(tmp_path / "mine.csv", index=False)
+    sections["extract"]["source"] = str(tmp_path / "mine.csv")
+    sections = {name: dict(reversed(list(options.items()))) for name, options in reversed(list(sections.items()))}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(sections, sort_keys=False))
+    run(tmp_path / "tiny.yaml", out=again)
+    assert redone(before, again) == []
+    manifest.assign(fold=3 - manifest.fold).to_csv(tmp_path / "mine.csv", index=False)
+    assert "clips: other split" in run(tmp_path / "tiny.yaml", out=again, dry_run=True)["extract"]
+
+
+def test_a_run_that_is_in_use_is_refused(again: Path, data: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
+    path, before = experiment(tmp_path / "tiny.yaml", data, {"extract": {"hop": 0.4}}), stamps(again)
+    with locked(again):
+        refuses("run", path, f"--out={again}", words=[again, os.getpid(), "--wait"])
+        assert "redo" in run(path, out=again, dry_run=True)["extract"]
+    with locked(again / "table"):  # by `edgesea extract`, for instance
+        refuses("run", path, f"--out={again}", words=[again / "table", os.getpid()])
+    assert stamps(again / "table").items() <= before.items()
+    assert not list(again.rglob(".lock"))
 
 
 def test_a_failing_stage_leaves_what_is_finished_and_without_evaluate_the_run_ends_with_the_student(
@@ -238,7 +367,7 @@ def test_another_classifier_uses_the_same_embeddings(again: Path, data: Path, tm
         ("extract: {source: a}\nreduce: 0", ["reduce", "mapping"]),
         ("", ["bad.yaml", "mapping"]),
         ("extract: {source: a", ["bad.yaml", "YAML"]),
-        (b"\xff\xfe\x00binary\x80", ["bad.yaml", "YAML"]),
+        (b"\x00binary\x80", ["bad.yaml", "YAML"]),
         (None, ["bad.yaml", "No such file"]),
     ],
 )

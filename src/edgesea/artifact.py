@@ -5,12 +5,20 @@ import hashlib
 import json
 import logging
 import os
+import shlex
+import shutil
+import socket
 import stat
+import sys
+import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, is_dataclass
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +27,15 @@ from edgesea.errors import EdgeseaError
 log = logging.getLogger(__name__)
 PLAN_FILE = "plan.json"
 LOCK_FILE = ".lock"
+DIGESTS_FILE = "digests.json"  # what `Digests` remembers
 FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
+TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # errors of a lock that another process has
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of file systems without locks
+WAIT = "EDGESEA_WAIT"  # environment variable: wait for locks
 LONGEST_VALUE = 60  # characters of a value in a message; ids and file names fit, lists and hashes are shortened
+VERSIONS = ("edgesea", "versions")  # keys of plans and provenances that name versions, which make no other artifact
+TEMPORARY = "." + "[0-9a-f]" * 32 + ".tmp"  # how names of temporary files end
+BLOCK, BLOCKS = 1 << 16, 64  # of a file larger than 4 MiB, 64 blocks of 64 KiB are digested
 
 
 @contextmanager
@@ -40,13 +55,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         code = error.errno or errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value`, made plain, as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+        # What is not UTF-8 in the name of a file becomes an escape of JSON, and is read back as it was.
+        temporary.write_text(text + "\n", "utf-8", "backslashreplace")
 
 
 def plain(value: Any) -> Any:
@@ -72,42 +90,164 @@ def read_json(path: Path) -> Any:
         raise EdgeseaError(f"{path}: not JSON: {error}") from error
 
 
-def claim(folder: Path, plan: Mapping[str, Any], kind: str) -> None:
-    """Write `plan` (JSON values: all that decides the result) into a new folder, or check that it is there already.
+@contextmanager
+def claimed(
+    folder: Path,
+    plan: Mapping[str, Any],
+    kind: str,
+    *,
+    is_begun: Callable[[], bool] = lambda: True,
+    shared: bool = False,
+) -> Iterator[None]:
+    """Hold a folder, new or with the same `plan` (JSON values: all that decides the result, but no versions), locked.
 
-    EdgeseaError if the folder holds an artifact of another plan (the values that differ are named), or something else.
+    EdgeseaError if the folder holds an artifact of another plan that `is_begun` (the values that differ are named), or
+    something else, or if another command works there (see `locked`); then nothing is written.
     """
-    path = folder / PLAN_FILE
-    if not path.exists():
-        check_vacant(folder, f"no {kind}")
-        write_json(path, plan)
-    elif (found := read_json(path)) != plan:
-        raise EdgeseaError(
-            f"{folder}: holds a {kind} made from other input or options ({'; '.join(differences(found, plan))}); "
-            "choose another folder or delete it"
-        )
+    path, plan = folder / PLAN_FILE, plain(plan)
+
+    def is_there() -> bool:
+        if not path.exists():
+            check_vacant(folder, f"no {kind}")
+            return False
+        changed = list(differences(read_json(path), plan))
+        if changed and is_begun():
+            text = f"{folder}: holds a {kind} made from other input or options ({'; '.join(changed)})"
+            raise EdgeseaError(f"{text}; choose another folder or delete it")
+        return not changed
+
+    is_there()  # a folder that is refused gets no lock
+    with locked(folder, shared=shared):
+        if not is_there():
+            write_json(path, plan)
+        yield
+
+
+def is_helper(*names: str) -> bool:
+    """Whether this process was started only to help another one to train, on a further device."""
+    return any(int(os.environ.get(name) or 0) > 0 for name in ("LOCAL_RANK", *names))
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; EdgeseaError if another command does. Processes that train together share it."""
-    if os.environ.get("LOCAL_RANK"):
+def locked(folder: Path, *, shared: bool = False, stale: Sequence[str] = (".*", "*/.*")) -> Iterator[None]:
+    """Hold a folder's lock, which ends with this process at the latest; processes that train together share it.
+
+    Another holder is named in an EdgeseaError, or waited for if the environment variable EDGESEA_WAIT is set. The
+    temporary files of the names `stale` that killed holders left are deleted.
+    """
+    if is_helper(*(["SLURM_LOCALID"] if shared else [])):
         yield
         return
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
+    path, is_new = folder / LOCK_FILE, not folder.exists()
+    lock = _acquire(path)
     try:
-        with FileLock(folder / LOCK_FILE, timeout=0):
-            yield
-    except Timeout:
-        raise EdgeseaError(f"{folder}: another edgesea command writes here; wait or choose another folder") from None
+        for left in [left for name in stale for left in folder.glob(name + TEMPORARY)]:
+            delete(left)
+        yield
+    finally:
+        if lock is not None:
+            with suppress(OSError):
+                if _is_at(lock, path):
+                    path.unlink()
+            os.close(lock)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # if nothing has been written
+
+
+def _acquire(path: Path) -> int | None:
+    """An open file that is locked; None where nothing can be written, and so nothing must be locked."""
+    waits = False
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # the last holder has just deleted the folder, which was empty
+        except OSError:
+            if os.access(path.parent, os.W_OK):
+                raise
+            return None
+        holder = _lock(lock, path)
+        if not holder and _is_at(lock, path):
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            since = datetime.now().isoformat(" ", "seconds")
+            text = f"process {os.getpid()} on {socket.gethostname()} since {since}: {command}"
+            with suppress(OSError):  # on a full disk
+                os.ftruncate(lock, 0)
+                os.write(lock, text.encode("utf-8", "surrogateescape")[:1000])
+            return lock
+        os.close(lock)  # unless it is taken, its last holder has deleted it meanwhile
+        if holder and os.environ.get(WAIT, "0") in ("", "0"):
+            remedy = "wait until it ends, add --wait, or choose another folder"
+            raise EdgeseaError(f"{path.parent}: in use by {holder}; {remedy}")
+        if holder:
+            if not waits:
+                log.info("%s: waiting for %s", path.parent, holder)
+            waits = True
+            time.sleep(0.3)
+
+
+def _lock(file: int, path: Path) -> str:
+    """Lock an open file; returns who has locked it already."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(file, 1 << 30, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            os.lseek(file, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in TAKEN:
+            return os.read(file, 1000).decode("utf-8", "surrogateescape") or "another command"
+        if error.errno not in NO_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks; do not start two commands on one folder", path.parent)
+    return ""
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file is (still) the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a file or folder, unless a command works there, to the first of ``NAME.old-1``, ``-2`` ... not taken."""
+    names = (path.with_name(f"{path.name}.old-{number}") for number in count(1))
+    new = next(name for name in names if not os.path.lexists(name))
+    with locked(path) if path.is_dir() else nullcontext():
+        path.rename(new)
+        (new / LOCK_FILE).unlink(missing_ok=True) if new.is_dir() else None
+    return new
+
+
+def discard(path: Path) -> None:
+    """Delete a file or folder, if no command works there, so that never a part of it is left by its name."""
+    with locked(path) if path.is_dir() else nullcontext():
+        gone = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp")
+        path.rename(gone)
+    delete(gone)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or folder, unless it is gone already."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def differences(found: Any, plan: Any, name: str = "") -> Iterator[str]:
-    """Describe the values that differ, e.g. ``training.lr: 0.001 there, 0.01 here``."""
+    """Describe the values that differ, e.g. ``training.lr: 0.001 there, 0.01 here``; versions do not count."""
     if isinstance(found, Mapping) and isinstance(plan, Mapping):
-        for key in sorted(found.keys() | plan.keys()):
+        for key in sorted((found.keys() | plan.keys()) - {*VERSIONS}):
             yield from differences(found.get(key), plan.get(key), f"{name}.{key}" if name else key)
     elif found != plan:
         yield f"{name or PLAN_FILE}: {_shortened(found)} there, {_shortened(plan)} here"
@@ -167,6 +307,71 @@ def file_state(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+class Digests:
+    """Digests of the contents of files, remembered in a file by size and time: only what was touched is read again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.changed: list[str] = []  # files whose contents are not those that were remembered
+        self.new: list[str] = []  # files of which nothing was remembered
+        self._known: dict[str, str] = {}
+        if path.is_file():
+            with suppress(EdgeseaError, AttributeError):  # damaged: all files are read
+                self._known = dict(read_json(path).items())
+
+    def of(self, files: Iterable[Path]) -> list[str]:
+        """A digest for each file; empty for one that is not there or cannot be read."""
+        from tqdm import tqdm
+
+        paths = list(files)
+        with ThreadPoolExecutor(8) as pool:  # for the delays of network drives
+            return list(tqdm(pool.map(self._of, paths), "contents", len(paths), unit="file", disable=None, leave=False))
+
+    def _of(self, path: Path) -> str:
+        if (state := file_state(path)) is None:
+            return ""
+        name = _relative(path, self.path.parent)
+        given, before = "{} {}".format(*state), self._known.get(name, "")
+        if before.startswith(f"{given} "):
+            return before.rpartition(" ")[2]
+        try:
+            found = file_content(path)
+        except OSError as error:
+            log.warning("%s: cannot be read: %s", path, error.strerror)
+            return ""
+        if not before.endswith(f" {found}"):
+            (self.changed if before else self.new).append(str(path))
+        young = state[1] > (time.time() - 2) * 1e9  # it may change again without its time showing it
+        self._known[name] = f"{'young' if young else given} {found}"
+        return found
+
+    def save(self) -> None:
+        """Write what is remembered."""
+        write_json(self.path, self._known)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """The way from a folder to a path, which stays the same if both are moved or copied."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # another drive
+        return os.path.abspath(path)  # noqa: PTH100
+
+
+def file_content(path: Path) -> str:
+    """Hash of a file's size and contents; of a file larger than 4 MiB, of 64 blocks of 64 KiB spread evenly over it."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        found = hashlib.sha256(b"%d " % size)
+        if size <= BLOCK * BLOCKS:
+            found.update(file.read())
+        else:
+            for number in range(BLOCKS):
+                file.seek((size - BLOCK) * number // (BLOCKS - 1))
+                found.update(file.read(BLOCK))
+    return found.hexdigest()[:24]
 
 
 def digest(value: Any) -> str:

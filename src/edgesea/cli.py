@@ -1,19 +1,21 @@
 """The command line: one command for each stage; options, help and aliases come from signatures and docstrings."""
 
+import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
-from edgesea.artifact import FULL, versions
-from edgesea.config import as_yaml, read_yaml, refuse_fractions
+from edgesea.artifact import FULL, WAIT, is_helper, versions
+from edgesea.config import as_yaml, nearest, read_yaml, tidy
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.report import report_if_possible
 
@@ -84,7 +86,7 @@ def _app(arguments: list[str]) -> App:
         help_format="markdown",
         version=lambda: versions()["edgesea"],
         default_parameter=Parameter(consume_multiple=True, negative_iterable=()),
-        config=[refuse_fractions],
+        config=[tidy],
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
@@ -103,6 +105,7 @@ def _app(arguments: list[str]) -> App:
         *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: Path | None = None,
         print_config: bool = False,
+        wait: bool = False,
     ) -> Any:
         """Make a big audio-embedding model small, specialised for your recordings.
 
@@ -112,16 +115,26 @@ def _app(arguments: list[str]) -> App:
             YAML file with options of the command; those on the command line count more.
         print_config
             Print all options of the command as YAML, and do nothing else.
+        wait
+            Wait for another command that writes to the same folder, as EDGESEA_WAIT=1 in the environment does.
         """
         if config is not None:
             options = Dict(read_yaml(config), source=str(config), use_commands_as_keys=False)
-            app.config = (*app.config, options)
-        function, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+            app.config = (options, *app.config)
+        try:
+            function, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+        except UnknownOptionError as error:
+            if error.token.source != str(config):
+                raise
+            wrong, known = error.token.keyword or "", signature(_load(words[0])).parameters
+            raise EdgeseaError(f"{config}: unknown option {nearest([wrong.strip('[]')], known)}") from None
         if print_config:
             bound.apply_defaults()
             print(as_yaml(bound.arguments), end="")
             return None
-        helper = bool(int(os.environ.get("LOCAL_RANK") or 0))  # a process that helps another to train is silent
+        if wait:
+            os.environ[WAIT] = "1"
+        helper = is_helper()  # silent
         quiet = bound.arguments.get("quiet", False)
         level = logging.ERROR if quiet else logging.WARNING if helper else logging.INFO
         logging.getLogger("edgesea").setLevel(level)
@@ -151,6 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     if sys.stderr is None:  # closed, as that of a service may be; libraries write to it
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of names of files that are not UTF-8
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(format="%(message)s")
     resumed = arguments[:1] and arguments[0] in RESUMED and "--overwrite" not in arguments
@@ -172,6 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"edgesea: interrupted; {again}", file=sys.stderr)
         return 130
+    except UnicodeEncodeError as error:
+        return _fail(f"{error.object!r}: not UTF-8, which a library that is needed here cannot open; rename it")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import check_options, clip_pieces, cut_parts, manifest_digest, read_manifest
+from edgesea.table.clips import check_options, clip_pieces, cut_parts
+from edgesea.table.manifest import manifest_digest, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ def extract(
     Parameters
     ----------
     source : Path
-        Folder of recordings, or a manifest (.csv or .parquet) with a column `path` and any of `sensor`, `time` (ISO
-        8601), `split` (train, validate, test), `level` (dB SPL: a number or a list).
+        Folder of recordings; a manifest (CSV or Parquet) with a column `path` and any of `sensor`, `time` (ISO 8601),
+        `split` (train, validate, test), `level` (dB SPL: a number or a list), `label`; or the folder of ESC-50,
+        UrbanSound8K or SONYC-UST as published.
     out : Path
         Folder of the table.
     teacher : str
@@ -54,10 +56,11 @@ def extract(
     root : Path, optional
         Folder that the manifest's paths are relative to; default: the manifest's own.
     columns : dict, optional
-        The manifest's own names of its columns, e.g. {path: filename}.
+        The manifest's own names of its columns, e.g. {path: filename}; or what they are made of, e.g. {path:
+        "fold{fold}/{slice_file_name}"}; "" leaves one out.
     validate : float or str
         Which clips without a split validate: a share (chosen by a hash of the clip's name; subfolders `train` and
-        `validate` go first) or a condition on the manifest, e.g. fold=5.
+        `validate` go first; of a published data set, whole folds) or a condition on the manifest, e.g. fold=5.
     sample_rate : int
         Rate in Hz of the stored audio: the student's.
     window : float

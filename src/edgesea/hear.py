@@ -4,8 +4,9 @@ For heareval, hear-validator and everything else that takes the name of such a m
 
     python -m heareval.embeddings.runner edgesea.hear --model runs/city/student
 
-HEAR's data sets come at 16 kHz or more. A model of another rate, such as a student at 8 kHz, announces the next higher
-one of HEAR's rates and is given the audio resampled.
+HEAR's data sets come at 16, 22.05, 32, 44.1 and 48 kHz, and heareval looks for them at the rate that a model announces
+(``sample_rate``). A model of another rate, such as a student at 8 kHz, announces the next higher one, and is given the
+audio resampled. Who has the data sets at one rate only sets that: ``model.sample_rate = 48000``.
 """
 
 from fractions import Fraction
@@ -35,8 +36,19 @@ class HearModel(nn.Module):
     def __init__(self, model: EmbeddingModel) -> None:
         super().__init__()
         self.model, self.digest, self.window = model, model.digest, window_of(model)
-        self.sample_rate = min((rate for rate in RATES if rate >= model.sample_rate), default=RATES[-1])  # Hz
+        self.sample_rate = min((rate for rate in RATES if rate >= model.sample_rate), default=RATES[-1])
         self.scene_embedding_size = self.timestamp_embedding_size = model.embedding_size
+
+    @property
+    def sample_rate(self) -> int:
+        """The rate in Hz of the audio that is given, one of HEAR's; it is resampled to that of the model."""
+        return self._sample_rate
+
+    @sample_rate.setter
+    def sample_rate(self, rate: int) -> None:
+        if rate not in RATES:
+            raise EdgeseaError(f"sample_rate must be one of HEAR's ({', '.join(map(str, RATES))}), not {rate!r}")
+        self._sample_rate = int(rate)
 
 
 def load_model(model_file_path: str = "") -> HearModel:

@@ -1,36 +1,60 @@
 """``run``: one YAML file -> all stages -> a run directory; finished stages are skipped, changed ones redone."""
 
-import hashlib
 import logging
-import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
+from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from edgesea.artifact import check_vacant, digest, file_state, locked, plain, read_json, versions, walk, write_json
-from edgesea.config import checked_options, read_yaml, write_yaml
+from edgesea.artifact import (
+    DIGESTS_FILE,
+    Digests,
+    check_vacant,
+    differences,
+    digest,
+    discard,
+    file_state,
+    is_helper,
+    locked,
+    move_aside,
+    plain,
+    read_json,
+    versions,
+    walk,
+    write_json,
+)
+from edgesea.config import checked_options, nearest, read_yaml, write_yaml
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.reduction import reduce
 from edgesea.report import report_if_possible
 from edgesea.sampling import sample
-from edgesea.table.clips import read_manifest
+from edgesea.table.manifest import read_manifest
 from edgesea.tasks.evaluate import evaluate, load_task
 from edgesea.tasks.options import check_seed
+from edgesea.tasks.skipped import check_openable, listing_of
 
 log = logging.getLogger(__name__)
 
 STAMPS, FORMAT = "stages.json", "edgesea run"
 RESULTS, CONFIG = "results.json", "config.yaml"
-RUNTIME = ("workers", "device")  # options that change how fast a stage runs, but not its result
+SPEED = ("workers", "device", "save_every")  # options that change how a stage runs, but not its result
+ACCEPTANCE = ("max_skipped",)  # options that only decide whether a result will do
+LISTING = ("source", "root", "columns", "validate")  # options of extract that only say which clips there are
+LEFT_OUT = (*SPEED, *ACCEPTANCE, *LISTING, "out")  # of the options in a plan
+KNOWN = ("clip", "sensor", "time", "split", "level", "label")  # what is known of a clip
+ASIDE = "it is moved aside"
+LONG = 60.0  # seconds of work after which an artifact is not deleted, but moved aside
 
 Sections = Mapping[str, Mapping[str, Any]]
+Stamps = dict[str, dict[str, Any]]  # of stages that were begun: plan, finished, seconds; when finished result and files
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,7 @@ class Stage:
     function: Callable[..., dict[str, Any]]
     artifact: str  # what it writes, below the run directory
     inputs: Mapping[str, str]  # parameter: the stage whose artifact it reads
+    format: int = 1  # raised when the stage makes something else of the same input and options
 
 
 STAGES = {
@@ -52,8 +77,11 @@ STAGES = {
 OUTPUTS = ("out", "predictions", "cache")  # the pipeline sets these and the inputs, so that the YAML must not
 
 
-def run(experiment: Path, *, out: Path | None = None) -> dict[str, Any]:
+def run(experiment: Path, *, out: Path | None = None, dry_run: bool = False) -> dict[str, Any]:
     """Run all stages of an experiment; stages that are finished and unchanged are skipped.
+
+    A stage is redone if an option that changes its result, or the content of a file, has changed. What took more than a
+    minute to make is not deleted then, but moved aside: to `table.old-1`, for instance.
 
     Parameters
     ----------
@@ -64,6 +92,8 @@ def run(experiment: Path, *, out: Path | None = None) -> dict[str, Any]:
     out : Path, optional
         Run directory: table/, subset.parquet, reduction/, student/, evaluate/, results.json, report.html; default:
         runs/ and the name of the configuration.
+    dry_run : bool
+        Only say what would be done with each stage, and why.
 
     Returns
     -------
@@ -76,7 +106,7 @@ def run(experiment: Path, *, out: Path | None = None) -> dict[str, Any]:
         If the configuration has an unknown key or a bad value, `out` holds something else, or a stage fails.
     """
     path = Path(experiment)
-    return run_stages(read_config(path), Path("runs") / path.stem if out is None else Path(out))
+    return run_stages(read_config(path), Path("runs") / path.stem if out is None else Path(out), dry_run)
 
 
 def read_config(path: Path) -> Sections:
@@ -86,8 +116,9 @@ def read_config(path: Path) -> Sections:
 
 def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
     """All options of all stages, checked against their signatures; EdgeseaError names `source`, stage and option."""
-    if unknown := [str(name) for name in given if name not in STAGES]:
-        raise EdgeseaError(f"{source}: unknown section {', '.join(unknown)}; known: {', '.join(STAGES)}")
+    if unknown := [name for name in given if name not in STAGES]:
+        owners = [f"{name} is an option of {owner}" for name in unknown for owner in STAGES if name in _options(owner)]
+        raise EdgeseaError("; ".join([f"{source}: unknown section {nearest(unknown, STAGES)}", *owners[:1]]))
     if "extract" not in given:
         raise EdgeseaError(f"{source}: section extract is missing")
     sections = {}
@@ -98,40 +129,72 @@ def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
     return sections
 
 
-def run_stages(sections: Sections, out: Path) -> dict[str, Any]:
+def _options(stage: str) -> Mapping[str, Any]:
+    return signature(STAGES[stage].function).parameters
+
+
+def run_stages(sections: Sections, out: Path, dry_run: bool = False) -> dict[str, Any]:
     """Run checked sections into a run directory; see `run`."""
+    if is_helper():
+        _run_stage("distill", sections["distill"], sections, out)
+        sys.exit(0)
     if evaluation := sections.get("evaluate"):  # a task that cannot be loaded is refused before hours of work
         check_seed(evaluation["seed"], evaluation["tagging"].members)
-        load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))
-    _stamps(out)  # refuses a folder that holds something else
-    with locked(out):
+        task = load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))
+    stamps = _read_stamps(out)  # refuses a folder that holds something else
+    if dry_run:
+        todo = _find_todo(sections, stamps, out, Digests(out / DIGESTS_FILE))
+        return {"dry_run": str(out), **{name: str(step) for name, step in todo.items()}}
+    if evaluation:
+        data, allowed, workers = (evaluation[name] for name in ("data", "max_skipped", "workers"))
+        check_openable(task, data, allowed, listing_of(out), workers)
+    files = (STAMPS, CONFIG, RESULTS, DIGESTS_FILE, *(stage.artifact for stage in STAGES.values()))
+    with locked(out, stale=[f".{name}" for name in files]):
         return _run_missing(sections, out)
 
 
+@dataclass(frozen=True)
+class Todo:
+    """What is to be done about a stage."""
+
+    plan: dict[str, Any]  # what decides its result
+    accepted: dict[str, Any]  # its options that decide whether the result will do
+    artifact: Path
+    verb: str  # start, resume, redo; empty: nothing
+    why: str = ""
+    fate: str = ""  # of an artifact that is redone
+
+    def __str__(self) -> str:
+        """For `--dry-run` and the log."""
+        return "; ".join(filter(None, (f"{self.verb}: {self.why}" if self.verb else "up to date", self.fate)))
+
+
 def _run_missing(sections: Sections, out: Path) -> dict[str, Any]:
-    stamps = _stamps(out)
+    stamps, contents = _read_stamps(out), Digests(out / DIGESTS_FILE)
+    todo = _find_todo(sections, stamps, out, contents)
+    _write_stamps(out, stamps)
+    contents.save()
     write_yaml(out / CONFIG, sections)
-    for name, options in sections.items():
-        stage, artifact = STAGES[name], out / STAGES[name].artifact
-        inputs = {need: stamps[need]["fingerprint"] for need in stage.inputs.values()}
-        fingerprint = _fingerprint(stage, options, inputs, out)
-        stamp = stamps.get(name, {})
-        if stamp.get("fingerprint") == fingerprint and stamp.get("finished") and artifact.exists():
-            log.info("%s: unchanged, skipped", name)
+    for name, step in todo.items():
+        log.info("%s: %s", name, step)
+        if not step.verb:
             continue
-        if artifact.exists() and stamp.get("fingerprint") != fingerprint:
-            log.info("%s: input or options changed, done again", name)
-            _write_stamps(out, {key: value for key, value in stamps.items() if key != name})  # if killed half-way
-            shutil.rmtree(artifact) if artifact.is_dir() else artifact.unlink()
-        stamps[name] = {"fingerprint": fingerprint, "finished": False}
+        spent = _spent(stamps[name], step.artifact) if step.verb == "resume" else 0.0
+        if step.fate == ASIDE:
+            log.warning("%s: moved aside, to %s", step.artifact, move_aside(step.artifact))
+        elif step.fate:
+            discard(step.artifact)
+        stamp = {"plan": step.plan, "accepted": step.accepted, "finished": False, "seconds": spent}
+        stamps[name] = {**stamp, "began": time.time()}
         _write_stamps(out, stamps)
-        log.info("%s: started", name)
         began = time.perf_counter()
-        result = _run_stage(name, options, sections, out)
-        if int(os.environ.get("LOCAL_RANK") or 0):
-            sys.exit(0)  # this process was started only to train on another device
-        stamps[name] |= {"finished": True, "seconds": round(time.perf_counter() - began, 1), "result": result}
-        _write_stamps(out, stamps)
+        try:
+            result = _run_stage(name, sections[name], sections, out)
+            files = {path.relative_to(out).as_posix(): path.stat().st_size for path in _files(step.artifact)}
+            stamp |= {"finished": True, "files": files, "result": result}
+        finally:
+            stamps[name] = {**stamp, "seconds": round(spent + time.perf_counter() - began, 1)}
+            _write_stamps(out, stamps)
     results = {name: stamps[name]["result"] for name in sections}
     seconds = {name: stamps[name]["seconds"] for name in sections}
     summary = {**results, "seconds": seconds, "config": plain(sections), "versions": versions()}
@@ -140,51 +203,123 @@ def _run_missing(sections: Sections, out: Path) -> dict[str, Any]:
     return {"run": str(out), **summary}
 
 
-def _stamps(out: Path) -> dict[str, Any]:
-    """For each stage that was begun: its fingerprint and, if finished, result; a new folder gets an empty record."""
+def _find_todo(sections: Sections, stamps: Stamps, out: Path, contents: Digests) -> dict[str, Todo]:
+    """What is to be done about each stage: its plan is compared with the one that it was begun with."""
+    plans: dict[str, Any] = {}
+    found = {}
+    for name, options in sections.items():
+        stage, stamp = STAGES[name], stamps.get(name, {})
+        artifact, old = out / stage.artifact, stamp.get("plan")
+        needs = {STAGES[need].artifact: digest(plans[need])[:12] for need in stage.inputs.values()}
+        plan = plain({"format": stage.format, **_described(name, options, out, contents), "needs": needs})
+        why = "" if old is None else _reason(old, plan, name, contents)
+        plans[name] = plan if old is None or why else old
+        accepted = {key: options[key] for key in ACCEPTANCE if key in options}
+        step: tuple[str, ...] = ("",)
+        if not artifact.exists():
+            step = ("start", f"no {stage.artifact} there")
+        elif old is None:
+            step = ("redo", f"nothing is recorded of what {stage.artifact} was made from", ASIDE)
+        elif why:
+            step = ("redo", why, ASIDE if _spent(stamp, artifact) > LONG else f"{stage.artifact} is replaced")
+        elif not stamp["finished"]:
+            step = ("resume", "not finished")
+        elif stamp["accepted"] != accepted:
+            step = ("resume", "; ".join(differences(stamp["accepted"], accepted)))
+        elif lost := [file for file, size in stamp["files"].items() if (file_state(out / file) or [-1])[0] != size]:
+            step = ("resume", f"{lost[0]} is missing or damaged")
+        found[name] = Todo(plans[name], accepted, artifact, *step)
+    return found
+
+
+def _reason(old: Mapping[str, Any], plan: Mapping[str, Any], name: str, contents: Digests) -> str:
+    """Why a stage is redone: which artifacts that it needs, options, clips and files differ; nothing: it is not.
+
+    An option that there was not when the old plan was made had what is now its default.
+    """
+    new = {key: one.default for key, one in _options(name).items() if key in plan and one.default is not one.empty}
+    rest = {"needs": None, "clips": None}
+    values = list(differences({**_merged(plain(new), old), **rest}, {**plan, **rest}))
+    values += [f"another {need}" for need, one in plan["needs"].items() if old["needs"].get(need) != one]
+    one, other = old.get("clips", {}), plan.get("clips", {})
+    if one.get("number") != other.get("number"):
+        values.append(f"clips: {one.get('number')} there, {other['number']} here")
+    elif differ := [key for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]:
+        values.append(f"clips: other {', '.join(differ)}")
+    for word, files in (("changed", contents.changed), ("new", contents.new)):
+        if values and files:
+            values.append(f"{word}: {', '.join(files[:3])}{' ...' if files[3:] else ''}")
+    contents.changed, contents.new = [], []
+    return "; ".join(values)
+
+
+def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    groups = {key: _merged(defaults[key], one) for key, one in given.items() if isinstance(defaults.get(key), Mapping)}
+    return {**defaults, **given, **groups}
+
+
+def _spent(stamp: Mapping[str, Any], artifact: Path) -> float:
+    """Seconds of all processes that worked on an artifact; of one that was killed, until its last file was written."""
+    times = [state[1] / 1e9 for path in _files(artifact) if (state := file_state(path))]
+    last = max(times, default=0.0) - stamp["began"] if "began" in stamp else 0.0
+    return float(stamp.get("seconds", 0.0)) + max(0.0, last)
+
+
+def _files(artifact: Path) -> list[Path]:
+    return [artifact] if artifact.is_file() else sorted(path for path in artifact.rglob("*") if path.is_file())
+
+
+def _read_stamps(out: Path) -> Stamps:
+    """What is recorded of each stage that was begun; nothing in a new folder."""
     if (out / STAMPS).is_file():
         found = read_json(out / STAMPS)
         if isinstance(found, dict) and found.get("format") == FORMAT:
             return dict(found["stages"])
     check_vacant(out, "not a run directory")
-    _write_stamps(out, {})
     return {}
 
 
-def _write_stamps(out: Path, stamps: Mapping[str, Any]) -> None:
+def _write_stamps(out: Path, stamps: Stamps) -> None:
     write_json(out / STAMPS, {"format": FORMAT, "stages": stamps})
 
 
-def _fingerprint(stage: Stage, options: Mapping[str, Any], inputs: Mapping[str, str], out: Path) -> str:
-    """Hash of everything that a stage's result depends on, down to the size and time of every input file."""
-    relevant = {key: _described(value, out) for key, value in options.items() if key not in RUNTIME}
-    if stage.function is extract:
-        clips = read_manifest(*(options[name] for name in ("source", "root", "columns", "validate")))
-        relevant["clips"] = _states(clip.path for clip in clips)
-    return digest([relevant, inputs, versions()["edgesea"]])
+def _described(name: str, options: Mapping[str, Any], out: Path, contents: Digests) -> dict[str, Any]:
+    """The options of a stage that decide its result, with the contents of files in place of their names."""
+    found = {key: value for key, value in options.items() if key not in LEFT_OUT}
+    if name == "extract":
+        entries = read_manifest(*(options[key] for key in LISTING))
+        known = {field: [getattr(entry, field) for entry in entries] for field in KNOWN}
+        known["name"], known["content"] = known.pop("clip"), contents.of(entry.path for entry in entries)
+        columns = {field: digest(values)[:12] for field, values in known.items() if any(map(bool, values))}
+        found["clips"] = {"number": len(entries), **columns}
+        found["teacher_files"] = contents.of(_files_of_teacher(found["teacher"]))
+    return {key: _content(value, out, contents) for key, value in found.items()}
 
 
-def _described(value: Any, out: Path) -> Any:
-    """A value, with the state of the files that it names; the run directory may lie among them and does not count."""
+def _files_of_teacher(id: str) -> list[Path]:
+    """The files that an id names: weights (onnx:FILE@RATE), or the module of a function (callable:MODULE:NAME@RATE)."""
+    names = re.split("[:@]", id)
+    module = None
+    if names[0] in ("callable", "hear"):
+        with suppress(ImportError, ValueError):
+            module = find_spec(names[1])
+    return [path for name in (*names[1:], module and module.origin) if name and (path := Path(name)).is_file()]
+
+
+def _content(value: Any, out: Path, contents: Digests) -> Any:
+    """A value; a digest instead of a path. Hidden files, and the run directory, do not count as part of a folder."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
-        return {key: _described(item, out) for key, item in value.items()}
-    if isinstance(value, str):  # a teacher's id may name a file: onnx:FILE@RATE
-        files = [Path(piece) for piece in re.split("[:@]", value) if piece and Path(piece).is_file()]
-        return [value, _states(files)] if files else value
-    if not isinstance(value, Path) or not value.exists():
+        return {key: _content(item, out, contents) for key, item in value.items()}
+    if not isinstance(value, Path):
         return value
     run, folder = out.resolve(), value.resolve()
     inside = value / run.relative_to(folder) if run.is_relative_to(folder) else None
-    files = [value] if value.is_file() else sorted(walk(value))
-    return [str(value), _states(path for path in files if inside is None or not path.is_relative_to(inside))]
-
-
-def _states(files: Iterable[Path]) -> str:
-    """Hash of the paths, sizes and times of files, of which some may be missing."""
-    states = "".join(repr((str(path), file_state(path))) for path in files)
-    return hashlib.sha256(states.encode("utf-8", "surrogateescape")).hexdigest()
+    files = sorted(path for path in walk(value) if inside is None or not path.is_relative_to(inside))
+    names = [path.relative_to(value).as_posix() for path in files]
+    shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    return digest([shown, contents.of([value, *(value / name for name in shown)])])[:12]
 
 
 def _run_stage(name: str, options: Mapping[str, Any], sections: Sections, out: Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_deleted_artifacts_are_left_out(run: Path, artifacts: list[str], plots: 
 def test_missing_values_and_results_of_an_older_edgesea_are_shown(run: Path) -> None:
     results, reduction = read_json(run / "results.json"), read_json(run / "reduction/reduction.json")
     student, classes = results["evaluate"]["student"], ("hiss", "hum & <i>$buzz$</i>")
-    for name in ("probe", "confusion", "class_accuracy", "fold_accuracy", "failed", "seed", "versions"):
+    for name in ("probe", "confusion", "class_accuracy", "fold_accuracy", "skipped", "seed", "versions"):
         del student[name]
     student |= {"accuracy": None, "accuracy_by_class": dict(zip(classes, (None, 0.5), strict=True)), "confidence": None}
     results["distill"]["r2_per_dimension"] = [None, -7.0, 0.5, 0.9]
@@ -208,11 +208,24 @@ def test_the_protocol_is_described(tmp_path: Path) -> None:
     for part in ("(from mine.csv)", "AutoPool", "the mean of 5 networks", "where and when a clip", "are optimistic"):
         assert part in html
     probe, chosen = asdict(ProbeOptions("svm", "statistics")), {"1": {"C": 0.001, "<i>": None}}
-    html = shown(tmp_path, student=single_label(probe=probe, chosen=chosen, failed={"<u>.wav": "<script>"}))
-    for part in ("a support vector machine", "median of", "C 0.001, &lt;i&gt; None", "&lt;u&gt;.wav", "1 clips of the"):
+    (tmp_path / "evaluate").mkdir()
+    for system, clip in (("teacher", "a"), ("student", "a"), ("student", "<u>")):
+        (tmp_path / "evaluate" / f"{system}.skipped.csv").write_text(f"clip,reason\naudio/{clip}.wav,<script>\n")
+    systems = {
+        name: single_label(probe=probe, chosen=chosen, skipped=n) for name, n in {"teacher": 0, "student": 1}.items()
+    }
+    html = shown(tmp_path, **systems)
+    for part in (
+        "a support vector machine",
+        "median of",
+        "C 0.001, &lt;i&gt; None",
+        "teacher 0, student 1",
+        "2 clips were",
+    ):
         assert part in html
+    assert ["audio/&lt;u&gt;.wav", "&lt;script&gt;"] in rows(html)
     assert not re.search("<i>|<u>|<script|optimistic", html)
-    nothing = dict.fromkeys(("accuracy", "confidence", "confusion", "failed"))
+    nothing = dict.fromkeys(("accuracy", "confidence", "confusion", "skipped"))
     html = shown(tmp_path, student={"task": "esc50", "clips": 4, "embedding_size": 8, **nothing})
     assert ("Task esc50: 4 clips evaluated." in html, "<svg" in html) == (True, False)
     assert "no section evaluate" in shown(tmp_path)

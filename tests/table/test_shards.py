@@ -76,6 +76,8 @@ def test_what_other_data_sets_say_of_the_rows(tmp_path):
     expected = 10 * np.log10(np.mean(10 ** (readings / 10), axis=1))
     np.testing.assert_allclose(stored(tmp_path / "table")[0], expected, atol=1e-4)
     assert Table(tmp_path / "table").info["level"]["unit"] == "dB SPL"
+    with pytest.raises(EdgeseaError, match=r"fold=6.* 1, 5"):
+        import_table(tmp_path / "a.h5", tmp_path / "new", **{**options, "validate": "fold=6"})
 
 
 # --- what cannot be used
@@ -86,7 +88,7 @@ def test_rows_that_cannot_be_used_are_skipped(tmp_path):
     audio, embedding, path = (audio_rows(192) / 32767).astype(np.float32), embedding_rows(192), tmp_path / "a.h5"
     level, split, time = np.full(192, 50.0), np.full(192, b"train", "S9"), np.full(192, b"2019-05-01", "S10")
     audio[1, 7], audio[2, 7], embedding[3, 7] = np.nan, np.inf, np.nan
-    level[4], split[5], time[6] = np.nan, b"valid", b"yesterday"
+    level[4], split[5], time[6] = np.nan, b"eval", b"yesterday"
     with h5py.File(path, "w") as file:
         data = file.create_dataset("audio", data=audio, chunks=(64, 8000), compression="gzip")
         file.update({"l3_embedding": embedding, "level": level, "split": split, "time": time})
@@ -98,7 +100,7 @@ def test_rows_that_cannot_be_used_are_skipped(tmp_path):
     import_table(path, tmp_path / "table", audio_rate=8000, columns=columns)
     lost = skipped(tmp_path / "table")
     assert list(lost) == [f"a.h5#{row:06d}" for row in (*range(1, 7), *range(64, 128))]
-    words = ["audio", "audio", "embedding", "level", "'valid'", "'yesterday'", *["cannot be read"] * 64]
+    words = ["audio", "audio", "embedding", "level", "'eval'", "'yesterday'", *["cannot be read"] * 64]
     assert all(word in reason for word, reason in zip(words, lost.values(), strict=True))
     _, embeddings, pcm = stored(tmp_path / "table")
     usable = np.r_[0, 7:64, 128:192]

@@ -93,9 +93,9 @@ def test_bad_values_and_columns_are_named(tmp_path: Path, taxonomy: Taxonomy) ->
     for name, values in {
         "split": ["training", "", "test"],  # other rows of the clip are of the split train
         "audio_filename": [""],
-        "annotator_id": ["me", "", "1.5", "nan", "inf", "1e30"],
-        "2_dog_presence": ["2", "", "yes", "0.5", "nan", "True", "-2"],
-        **{"latitude": ["4072951", "north"], "longitude": ["-181"], "hour": ["24", "noon", "nan", "inf"]},
+        "annotator_id": ["me", "", "1.5", "NA", "inf", "1e30"],
+        "2_dog_presence": ["2", "", "yes", "0.5", "NA", "True", "-2"],
+        **{"latitude": ["4072951", "north"], "longitude": ["-181"], "hour": ["24", "noon", "NA", "inf"]},
         **{"day": ["7"], "week": ["0", "late"], "sensor_id": ["00"]},
     }.items():
         for value in values:

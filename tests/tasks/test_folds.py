@@ -77,19 +77,33 @@ def test_scores_agree_with_scikit_learn() -> None:
     assert result["class_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted), abs=1e-12)
     assert result["fold_accuracy"] == pytest.approx(np.mean(list(by_fold.values())), abs=1e-12)
     assert list(result["accuracy_by_class"]) == ["a", "b", "c", "d"]
-    assert (result["confusion"]["columns"], np.sum(result["confusion"]["counts"])) == (names.tolist(), 200)
+    assert (result["confusion"]["classes"], np.sum(result["confusion"]["counts"])) == (names.tolist(), 200)
 
 
-def test_failed_clips_count_as_wrong_and_are_not_trained_on() -> None:
-    task, counts = task_of(), np.ones(36, np.int64)
-    counts[[0, 1, 2, 20]] = 0  # three of fold 1
+def test_clips_without_windows_are_left_out() -> None:
+    task, rows, left = task_of(), informative(task_of()), np.setdiff1d(np.arange(36), [0, 1, 2, 20])
+    part = replace(task, **{name: getattr(task, name)[left] for name in ("labels", "folds", "recordings")})
     for kind in ("mean", "statistics", "framewise"):
-        result = task.score(bags_of(informative(task), counts), ProbeOptions(features=kind), [1])  # type: ignore[arg-type]
-        assert (result["accuracy"], result["class_accuracy"], result["clips"]) == (9 / 12, 3 / 4, 12)
-        assert result["confusion"]["columns"] == ["class0", "class1", "(none)"]
-        assert result["confusion"]["counts"] == [[3, 0, 3], [0, 6, 0]]
-    counts[task.folds == 2] = 0
-    assert task.score(bags_of(informative(task), counts))["accuracy_by_fold"]["2"] == 0.0
+        probe = ProbeOptions(features=kind)  # type: ignore[arg-type]
+        result = task.score(bags_of(rows, np.isin(np.arange(36), left) * 1), probe, resamples=20)
+        assert result == part.score(bags_of(rows[left]), probe, resamples=20)
+        assert result["clips"] == 32
+
+
+def test_folds_and_classes_that_lose_their_clips_are_named() -> None:
+    task, all_of_them = task_of(), np.ones(36, bool)
+    first, second = task.labels == "class0", task.folds == 2
+    for usable, words in (
+        (all_of_them, []),
+        (all_of_them & (np.arange(36) % 6 > 0), []),
+        (~second, ["fold 2"]),
+        (~first, ["class class0"]),
+        (~first | second, ["class class0 outside of fold 2"]),
+        (second, ["fold 1", "fold 3", "class class0 outside of fold 2", "class class1 outside of fold 2"]),
+    ):
+        assert task.emptied(usable) == words
+    single = replace(task, labels=np.where(second, "third", task.labels))
+    assert single.emptied(all_of_them) == []  # it was so before
 
 
 def test_the_seed_decides_and_intervals_have_the_binomials_width() -> None:

@@ -56,6 +56,15 @@ def test_lwlrap_is_that_of_scikit_learn_and_ranks_the_later_of_equal_scores_high
     scores = np.array([[0.2, 0.2, 0.9, 0.1], [0.5, 0.5, 0.1, 0.1], [0.9, 0.1, 0.1, 0.1]])
     assert lwlrap(labels, scores) == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert lwlrap(labels * 0, scores) is None
+    # Of more than 16 tags, the reference's sort leaves equal ones in an order of its own.
+    labels, scores = rng.random((300, 23)) < 0.2, rng.random((300, 23)).round(1)
+    precisions = []
+    for true, row in zip(labels, scores, strict=True):
+        hits = true[np.argsort(row.astype(np.longdouble))[::-1]]
+        precisions.extend((np.cumsum(hits) / np.arange(1, 24))[hits])
+    assert lwlrap(labels, scores, "published") == pytest.approx(np.mean(precisions), abs=1e-12)
+    assert abs(lwlrap(labels, scores) - np.mean(precisions)) > 1e-3  # type: ignore[operator]
+    assert lwlrap(labels[:, :16], scores[:, :16], "published") == lwlrap(labels[:, :16], scores[:, :16])
 
 
 def test_other_arrays_are_refused() -> None:

@@ -75,7 +75,7 @@ def test_bad_input(ust: Path, tmp_path: Path, refuses: Callable[..., None]) -> N
     for rows, words in (
         *(
             (good.assign(**{"8_dog": good["8_dog"].mask(good.index == 3, value)}), [f"line 5, 8_dog: '{value}'"])
-            for value in ("1.5", "-0.1", "nan", "", "loud", "inf", "0x1")
+            for value in ("1.5", "-0.1", "NA", "", "loud", "inf", "0x1")
         ),
         (good.iloc[2:], ["00_000066.wav"]),
         (pd.concat([good, first.assign(audio_filename="new.wav")]), ["new.wav"]),

@@ -94,13 +94,32 @@ def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: 
         assert result["coarse"] == official["coarse"]
 
 
-def test_some_clips_must_have_been_embedded(tmp_path: Path) -> None:
+def test_splits_and_tags_that_lose_their_clips_are_named(tmp_path: Path) -> None:
+    task, _ = made_of(tmp_path, replace(QUICK, label_mode="fine"))
+    clips, barks = np.arange(160), task.annotations.fine[:, 3] == 1
+    for usable, words in (
+        (clips >= 0, []),
+        (clips % 9 > 0, []),
+        (clips >= 120, ["split train"]),
+        (clips < 120, ["split validate"]),
+        (~barks | (clips < 120), ["tag 2-1_bark in the split validate"]),
+        (~barks, [f"tag 2-1_bark in the split {split}" for split in ("train", "validate")]),
+    ):
+        assert task.emptied(usable) == words
+
+
+def test_clips_without_windows_are_left_out(tmp_path: Path) -> None:
     task, bags = made_of(tmp_path)
-    for part, what in ((slice(120), "training"), (slice(120, None), "test")):
-        counts = bags.counts.copy()
-        counts[part] = 0
-        with pytest.raises(EdgeseaError, match=f"no {what} clip"):
-            task.score(Bags(bags.rows[:160], counts), 0)
+    path, usable = tmp_path / "p.csv", np.arange(160) % 9 > 0
+    rows = bags.rows[np.repeat(usable, 2)]
+    result = task.score(Bags(rows, usable * 2), 0, predictions=path)
+    part = replace(task, annotations=task.annotations.take(usable))
+    assert result == part.score(Bags(rows, np.full(usable.sum(), 2)), 0)
+    assert (result["train_clips"], result["clips"]) == (106, 36)
+    with pytest.raises(EdgeseaError, match=r"p\.csv: 4 of 40 .*126\.wav.* max_skipped=0\.1 "):
+        score(path, resamples=0)
+    official = score(path, resamples=0, max_skipped=0.1)["coarse"]
+    assert (official.pop("skipped"), result | official) == (4, result)
 
 
 def test_clips_without_all_labels_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +143,7 @@ def test_predictions_for_other_splits_are_scored_with_them(tmp_path: Path) -> No
     result = task.score(bags.take(np.flatnonzero(np.arange(160) % 4 < 3)), 0, predictions=path)
     assert (result["train_clips"], result["clips"]) == (80, 40)
     assert result | score(path, split_path=split, resamples=0)["coarse"] == result
-    with pytest.raises(EdgeseaError, match=r"p\.csv: .*121\.wav"):
+    with pytest.raises(EdgeseaError, match=r"p\.csv: 000\.wav"):
         score(path, resamples=0)
 
 
@@ -133,7 +152,7 @@ def test_predictions_are_read_back_to_the_last_bit(shared_data: Path, tmp_path: 
     rng = np.random.default_rng(0)
     values = rng.random((8, 8)) * 10.0 ** rng.integers(-300, 1, (8, 8))
     values[0] = 0.0, -0.0, 1.0, 5e-324, np.nextafter(1, 0), 0.1 + 0.2, 1e-3, 1e-5
-    names = np.array(["a,b.wav", 'say "hi".wav', "0012", "1.0", "nan", "é 音.wav", "-1", "true"])
+    names = np.array(["a,b.wav", 'say "hi".wav', "0012", "1", "NA", "é 音.wav", "-1", "true"])
     fine, coarse = (
         pd.DataFrame(rng.random((8, 29)), names, taxonomy.fine),
         pd.DataFrame(values, names, taxonomy.coarse),
@@ -149,5 +168,5 @@ def test_columns_of_incomplete_tags_may_be_missing_and_then_score_zero(tmp_path:
     (tmp_path / "p.csv").write_text("audio_filename,2-1_bark,1-2_big,1-1_small,2_dog\na,0.1,0.2,0.3,none\n")
     scores = read_predictions(tmp_path / "p.csv", taxonomy, ["fine"])["fine"]  # nothing else is looked at
     assert scores.loc["a"].tolist() == [0.3, 0.2, 0.0, 0.1]
-    with pytest.raises(EdgeseaError, match=r"p\.csv.* 1_engine"):
+    with pytest.raises(EdgeseaError, match=r"p\.csv.*1_engine"):
         read_predictions(tmp_path / "p.csv", taxonomy, ["coarse"])

@@ -1,5 +1,6 @@
 """The synthetic city: recordings of a few sensors, annotated as in SONYC-UST v2, and their manifest."""
 
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import yaml
 from scipy import fft, signal
 from tqdm import tqdm
 
-from edgesea.artifact import atomic_path, claim, versions
+from edgesea.artifact import atomic_path, claimed
 from edgesea.demo.sounds import RATE, Rng, Signal, add, decay, make_sound, unit
 
 # The fine tags of each coarse one; where there are several, the last is the uncertain one, X.
@@ -46,6 +47,7 @@ HABITS: dict[str, tuple[float, tuple[float, ...], tuple[float, float], float, tu
 ERROR = 0.1  # how often a volunteer misses or confuses a tag, or notes one that is not there
 VOLUNTEERS = 40
 VERIFIED = 0  # annotator_id of the truth
+FIRST_DAY = datetime(2019, 6, 5)
 PEAK = 0.9
 
 
@@ -123,6 +125,14 @@ def tag_columns(tags: dict[str, str]) -> dict[str, int | str]:
     }
 
 
+def taxonomy_yaml() -> str:
+    """The taxonomy with the keys and nesting of SONYC-UST's ``dcase-ust-taxonomy.yaml``."""
+    fine: dict[int, dict[int | str, str]] = {int(coarse): {} for coarse in COARSE}
+    for code, name in FINE.items():
+        fine[int(code[0])]["X" if code[2] == "X" else int(code[2])] = name
+    return yaml.safe_dump({"fine": fine, "coarse": dict(enumerate(TAXONOMY, 1))}, sort_keys=False)
+
+
 def make_city(
     out: Path,
     *,
@@ -142,41 +152,49 @@ def make_city(
     more days or sensors leave the other recordings as they are.
     """
     sizes: dict[str, float] = {"sensors": sensors, "days": days, "clips_per_day": clips_per_day, "seconds": seconds}
-    plan = {**sizes, "annotated": annotated, "seed": seed, "edgesea": versions().get("edgesea")}
+    plan = {**sizes, "annotated": annotated, "seed": seed}
     out = Path(out)
-    claim(out, plan, "city")
-    if (out / "manifest.csv").exists():  # it is written last
-        return out
-    (out / "audio").mkdir(exist_ok=True)
-    places = [Sensor(np.random.default_rng([seed, 0, index])) for index in range(sensors)]
-    manifest, annotations = [], []
-    for index in tqdm(range(sensors * days * clips_per_day), desc="city", unit="clip", disable=None):
-        sensor, number = divmod(index, days * clips_per_day)
-        day, slot = divmod(number, clips_per_day)
-        rng = np.random.default_rng([seed, 1, sensor, day, slot])
-        time = datetime(2019, 6, 5) + timedelta(days=day, seconds=int(86400 / clips_per_day * (slot + rng.random())))
-        labelled, held_out = rng.random(2) < (annotated, 0.1)
-        validate = sensor >= sensors - max(1, round(sensors / 3)) if labelled else held_out
-        clip, heard = record(places[sensor], time, seconds, rng)
-        name, split = f"{sensor:02d}_{number:06d}.wav", "validate" if validate else "train"
-        soundfile.write(out / "audio" / name, clip, RATE, subtype="PCM_16")
-        rms = [np.sqrt(np.mean(clip[start : start + RATE] ** 2)) for start in range(0, len(clip), RATE)]
-        level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
-        manifest.append([f"audio/{name}", sensor, time.isoformat(), split, level])
-        if labelled:
-            noted = [(volunteer + 1, annotate(heard, rng)) for volunteer in rng.choice(VOLUNTEERS, 3, replace=False)]
-            if validate:
-                noted.append((VERIFIED, dict.fromkeys(heard, "-1")))
-            for annotator, tags in noted:
-                clip_columns = {"split": split, "sensor_id": sensor, "audio_filename": name, "annotator_id": annotator}
-                week = {"year": time.year, "week": time.isocalendar().week, "day": time.weekday(), "hour": time.hour}
-                annotations.append({**clip_columns, **places[sensor].place, **week, **tag_columns(tags)})
-    fine: dict[int, dict[int | str, str]] = {int(coarse): {} for coarse in COARSE}
-    for code, name in FINE.items():  # with the keys and nesting of SONYC-UST's file
-        fine[int(code[0])]["X" if code[2] == "X" else int(code[2])] = name
-    taxonomy = yaml.safe_dump({"fine": fine, "coarse": dict(enumerate(TAXONOMY, 1))}, sort_keys=False)
-    (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy, "utf-8")
-    pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
-    with atomic_path(out / "manifest.csv") as temporary:
-        pd.DataFrame(manifest, columns=["path", "sensor", "time", "split", "level"]).to_csv(temporary, index=False)
+    with claimed(out, plan, "city"):
+        if (out / "manifest.csv").exists():  # it is written last
+            return out
+        (out / "audio").mkdir(exist_ok=True)
+        places = [Sensor(np.random.default_rng([seed, 0, index])) for index in range(sensors)]
+        manifest, annotations = [], []
+        for index in tqdm(range(sensors * days * clips_per_day), desc="city", unit="clip", disable=None):
+            sensor, number = divmod(index, days * clips_per_day)
+            day, slot = divmod(number, clips_per_day)
+            rng = np.random.default_rng([seed, 1, sensor, day, slot])
+            time = FIRST_DAY + timedelta(days=day, seconds=int(86400 / clips_per_day * (slot + rng.random())))
+            labelled, held_out = rng.random(2) < (annotated, 0.1)
+            validate = sensor >= sensors - max(1, round(sensors / 3)) if labelled else held_out
+            clip, heard = record(places[sensor], time, seconds, rng)
+            name, split = f"{sensor:02d}_{number:06d}.wav", "validate" if validate else "train"
+            soundfile.write(os.fsencode(out / "audio" / name), clip, RATE, subtype="PCM_16")
+            rms = [np.sqrt(np.mean(clip[start : start + RATE] ** 2)) for start in range(0, len(clip), RATE)]
+            level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
+            manifest.append([f"audio/{name}", sensor, time.isoformat(), split, level])
+            if labelled:
+                noted = [
+                    (volunteer + 1, annotate(heard, rng)) for volunteer in rng.choice(VOLUNTEERS, 3, replace=False)
+                ]
+                if validate:
+                    noted.append((VERIFIED, dict.fromkeys(heard, "-1")))
+                for annotator, tags in noted:
+                    clip_columns = {
+                        "split": split,
+                        "sensor_id": sensor,
+                        "audio_filename": name,
+                        "annotator_id": annotator,
+                    }
+                    week = {
+                        "year": time.year,
+                        "week": time.isocalendar().week,
+                        "day": time.weekday(),
+                        "hour": time.hour,
+                    }
+                    annotations.append({**clip_columns, **places[sensor].place, **week, **tag_columns(tags)})
+        (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
+        pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
+        with atomic_path(out / "manifest.csv") as temporary:
+            pd.DataFrame(manifest, columns=["path", "sensor", "time", "split", "level"]).to_csv(temporary, index=False)
     return out

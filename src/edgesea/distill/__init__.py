@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesea.artifact import claim, read_json, versions, write_json
+from edgesea.artifact import claimed, read_json, versions, write_json
 from edgesea.errors import EdgeseaError
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def distill(
     from edgesea.models import resolve_device
     from edgesea.models.base import file_digest
     from edgesea.models.student_config import StudentConfig
-    from edgesea.models.student_files import model_card, save_student
+    from edgesea.models.student_files import CONFIG_FILE, WEIGHTS_FILE, model_card, save_student
     from edgesea.models.student_torch import Student
     from edgesea.reduction import load_reduction
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
@@ -147,16 +147,16 @@ def distill(
         "architecture": config.to_dict(),
         "training": asdict(options),
     }
-    claim(folder, plan, "student of `edgesea distill`")
-    if (folder / RESULTS_FILE).exists():
-        log.info("%s is finished; nothing to do", folder)
-        return dict(read_json(folder / RESULTS_FILE))
-    seed_everything(seed, workers=True, verbose=False)
-    network = Student(config)
-    scores, is_first = train_student(network, options, windows, folder, save_every, actual, place, devices)
-    result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
-    if is_first:
-        provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
-        save_student(network.float(), folder, provenance, model_card(config, provenance))
-        write_json(folder / RESULTS_FILE, result)
-    return result
+    with claimed(folder, plan, "student of `edgesea distill`", shared=devices > 1):
+        if all((folder / name).exists() for name in (RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE)):
+            log.info("%s is finished; nothing to do", folder)
+            return dict(read_json(folder / RESULTS_FILE))
+        seed_everything(seed, workers=True, verbose=False)
+        network = Student(config)
+        scores, is_first = train_student(network, options, windows, folder, save_every, actual, place, devices)
+        result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
+        if is_first:
+            provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
+            save_student(network.float(), folder, provenance, model_card(config, provenance))
+            write_json(folder / RESULTS_FILE, result)
+        return result

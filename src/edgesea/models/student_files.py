@@ -122,8 +122,8 @@ def read_student(path_or_id: Path | str) -> StudentFile:
 
 
 def _checkpoint_student(folder: Path, id: str) -> StudentFile:
-    from safetensors import SafetensorError, safe_open
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     config = read_json(path)
@@ -134,9 +134,10 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     except Exception as error:  # a changed value may fail anywhere
         raise EdgeseaError(f"{path}: not the configuration of a student ({type(error).__name__}: {error})") from error
     try:
-        arrays: Arrays = load_file(weights)
-        with safe_open(weights, framework="numpy") as file:
-            text = (file.metadata() or {}).get(ARCHITECTURE)  # missing in the weights of other programs
+        content = weights.read_bytes()  # safetensors opens no file whose name is not UTF-8
+        arrays: Arrays = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        text = header.get("__metadata__", {}).get(ARCHITECTURE)  # missing in the weights of other programs
         trained = StudentConfig(**json.loads(text)) if text else architecture
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
         raise EdgeseaError(f"{weights}: cannot be read: {error}") from error

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesea.artifact import check_vacant, versions
+from edgesea.artifact import check_vacant, locked, versions
 from edgesea.errors import EdgeseaError
 from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE, load_reduction, method_class, used_options
 
@@ -98,15 +98,18 @@ def reduce(
     if chosen is not None and chosen.info["table"] != table_key(source.info):
         raise EdgeseaError(f"{subset}: was chosen from another table than {table}; choose again: edgesea sample")
     fitted = Windows(source, (lambda chunk: chunk.select("train")) if chosen is None else partial(in_subset, chosen))
-    phi.fit(fitted)
-    quality = held_out_quality(phi, fitted, seed)
-    provenance = {
-        "teacher": source.info["teacher"],
-        "table": source.info["manifest_sha256"],
-        "subset": None if chosen is None else chosen.info,
-        "versions": versions(),
-    }
-    phi.save(Path(out), provenance, quality)
+    if not len(fitted):
+        raise EdgeseaError(f"{table}: no windows in the split train; it has {source.counts}")
+    with locked(Path(out)):
+        phi.fit(fitted)
+        quality = held_out_quality(phi, fitted, seed)
+        provenance = {
+            "teacher": source.info["teacher"],
+            "table": source.info["manifest_sha256"],
+            "subset": None if chosen is None else chosen.info,
+            "versions": versions(),
+        }
+        phi.save(Path(out), provenance, quality)
     validate = {"explained_variance_validate": phi.explained_variance(fitted.others("validate"))}
     found = {"reduction": str(out), "explained_variance": None, **phi.describe(), **validate, "kept": quality}
     return {name: value for name, value in found.items() if name != "explained_variance_ratio"}

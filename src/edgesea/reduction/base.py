@@ -79,6 +79,7 @@ class Reduction(ABC):
         arrays = {name.removesuffix("_"): np.ascontiguousarray(getattr(self, name)) for name in self.saved}
         with atomic_path(folder / ARRAYS_FILE) as temporary:
             temporary.write_bytes(save(arrays))
+            (folder / REDUCTION_FILE).unlink(missing_ok=True)  # of an earlier reduction, which must not describe these
         write_json(folder / REDUCTION_FILE, {**self.describe(), "kept": quality, "provenance": provenance})
 
 
@@ -99,14 +100,14 @@ def used_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def load_reduction(folder: Path | str) -> Reduction:
     """Load a reduction that `edgesea reduce` wrote; EdgeseaError if it is missing or damaged."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     path = Path(folder)
     if not (path / REDUCTION_FILE).is_file():
         raise EdgeseaError(f"{path}: not a reduction ({REDUCTION_FILE} is missing); create one with `edgesea reduce`")
     info = read_json(path / REDUCTION_FILE)
     try:
-        arrays = load_file(path / ARRAYS_FILE)
+        arrays = load((path / ARRAYS_FILE).read_bytes())
         phi = method_class(info["method"])(**used_options(info["method"], {**info, "size": info["output_size"]}))
         phi.input_size, phi.output_size, phi.windows = info["input_size"], info["output_size"], info["windows"]
         for name in phi.saved:

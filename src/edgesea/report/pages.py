@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
@@ -21,6 +22,7 @@ from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 
 MISSING = "\u2013"
+TEXT = {"dtype": str, "encoding_errors": "replace", "keep_default_na": False}  # of a list of skipped clips
 
 
 def write_report(folder: Path, table: Path | None) -> str:
@@ -58,6 +60,7 @@ def _run(folder: Path) -> dict[str, Any]:
         chosen = history.index[-1] if trained.get("keep") == "last" else history.val_mse.idxmin()
         epoch = int(history.epoch[chosen])
     weights = sorted(folder.glob("*/*.safetensors"))  # of the reduction and of the student
+    listed = [optional_csv(folder / "evaluate" / f"{system}.skipped.csv", **TEXT) for system in SYSTEMS]
     reduction = {**(results.get("reduce") or {}), **optional_json(folder / "reduction" / REDUCTION_FILE)}
     return {
         "results": results,
@@ -67,7 +70,8 @@ def _run(folder: Path) -> dict[str, Any]:
         "table": table,
         "subset": subset,
         "counts": counts,
-        "skipped": optional_csv(folder / "table" / "skipped.csv", dtype=str, encoding_errors="replace").fillna(""),
+        "skipped": optional_csv(folder / "table" / "skipped.csv", **TEXT),
+        "left_out": pd.concat(listed).drop_duplicates(),
         "history": history,
         "keep": trained.get("keep", "best"),  # the rule by which the student's weights were chosen
         "epoch": epoch,

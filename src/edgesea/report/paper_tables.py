@@ -14,6 +14,7 @@ from edgesea.models.student_config import StudentConfig, parameter_count
 from edgesea.report.data import EVERYTHING, RESULTS, SELECTION, Frame, damaged, optional_json, read_results
 from edgesea.report.pages import integer, write_page
 from edgesea.report.summary import SYSTEMS, interval
+from edgesea.table.sheet import Sheet
 
 log = logging.getLogger(__name__)
 SONYC = "sonyc_ust"
@@ -113,11 +114,8 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
 
 def read_published(path: Path) -> Frame:
     """Published figures: table, row, column and value."""
-    try:
-        frame: Frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-        frame = frame[["table", "row", "column", "value"]].fillna("")
-    except (KeyError, OSError, ValueError) as error:
-        raise EdgeseaError(f"{path}: not a CSV file with the columns table, row, column, value: {error}") from error
+    names = ["table", "row", "column", "value"]
+    frame: Frame = Sheet.read(path, names).rows[names]
     by_size = frame.column.str.extract(r"^(reduced|student)-([1-9]\d*)$").replace("reduced", "pca")  # in table 4
     frame["row"] = (by_size[0] + "-" + by_size[1] + " " + frame.row).fillna(frame.row)
     frame["column"] = frame.column.where(by_size[0].isna(), "micro_auprc")
@@ -126,7 +124,7 @@ def read_published(path: Path) -> Frame:
     value = pd.to_numeric(frame.value, errors="coerce").where(frame.table != "1", 1)  # table 1 has no scores
     valid = place.str.fullmatch(PLACES) & ~place.duplicated() & value.between(0, 1)
     if not valid.all():
-        where = f"{path}, line {valid.idxmin() + 2}: {', '.join(frame.loc[valid.idxmin()])}"
+        where = f"{path}, line {valid.idxmin()}: {', '.join(frame.loc[valid.idxmin()])}"
         raise EdgeseaError(f"{where}: not in the paper's tables, given twice, or a value that is not in 0 ... 1")
     return frame.assign(table="Table " + frame.table)
 
@@ -340,6 +338,8 @@ def _protocol(scores: Row) -> dict[str, str]:
     """All that decides how a system was evaluated, but for the seed."""
     found = {**(scores.get("probe") or {}), **(scores.get("tagging") or {})}
     found |= {name: scores[name] for name in PROTOCOL if name in scores}
+    if scores.get("skipped"):
+        found["skipped"] = scores["skipped"]
     if "accuracy_by_fold" in scores:
         found["folds"] = ", ".join(scores["accuracy_by_fold"])
     return {name: str(value) for name, value in {**found, **(scores.get("versions") or {})}.items()}

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import Float64, k_dpp, pivoted_cholesky
+from edgesea.table.sheet import UNKNOWN, Sheet, as_text
 
 COLUMNS = (("sensor", "sensor_id"), ("latitude", "lat"), ("longitude", "lon", "lng"))  # names in a file of positions
 PLACE = ["latitude", "longitude"]
@@ -19,29 +21,25 @@ def read_positions(path: Path) -> dict[str, Position]:
     A sensor may have many rows, as in SONYC-UST's annotations.csv, if they agree to a ten-thousandth of a degree
     (about 10 m). Rows without a position are passed over: it is missing only if the table has this sensor.
     """
-    import pandas as pd
-
-    try:
-        if path.suffix == ".parquet":
-            rows = pd.read_parquet(path).convert_dtypes()  # whole numbers stay whole in a column with gaps
-        else:
-            rows = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:  # no such file, not UTF-8, no columns, not Parquet
-        wanted = "give a CSV file in UTF-8, or a Parquet file, with the columns sensor, latitude and longitude"
-        raise EdgeseaError(f"{path}: cannot be read: {error}; {wanted}") from error
-    rows = rows.rename(columns=lambda name: str(name).strip().casefold())
-    columns = [next((name for name in known if name in rows), known[0]) for known in COLUMNS]
-    if missing := [name for name in columns if name not in rows]:
-        raise EdgeseaError(f"{path}: no column {', '.join(missing)}; it has {', '.join(rows.columns)}")
-    rows = rows[columns].set_axis(["sensor", *PLACE], axis=1).dropna(how="all", subset=PLACE).drop_duplicates()
-    degrees = rows[PLACE].apply(pd.to_numeric, errors="coerce").to_numpy(float, na_value=np.nan)
+    sheet = Sheet.read(path)
+    columns = [next((name for name in names if sheet.find(name)), names[0]) for names in COLUMNS]
+    parts = [sheet.column(name) for name in columns]
+    sheet.report(header for _, headers in parts for header in headers)
+    rows = pd.DataFrame({name: cells for name, (cells, _) in zip(("sensor", *PLACE), parts, strict=True)})
+    rows[PLACE] = rows[PLACE].replace([*UNKNOWN], "")
+    rows = rows[(rows[PLACE] != "").any(axis=1)].drop_duplicates()
+    rows[PLACE] = rows[PLACE].apply(pd.to_numeric, errors="coerce").astype(float)
     positions: dict[str, Position] = {}
-    for name, (latitude, longitude) in zip(rows["sensor"].astype(str).str.strip(), degrees.tolist(), strict=True):
+    lines: dict[str, int] = {}
+    for line, name, latitude, longitude in rows.itertuples(name=None):
+        where = f"{path}: {sheet.unit} {line}: sensor {name}"
         if not (abs(latitude) <= 90 and -180 <= longitude <= 360):
-            raise EdgeseaError(f"{path}: sensor {name}: {latitude, longitude} are not degrees of latitude, longitude")
+            raise EdgeseaError(f"{where}: {latitude, longitude} are not degrees of latitude and longitude")
         known = positions.setdefault(name, (latitude, longitude))
         if max(abs(known[0] - latitude), abs(known[1] - longitude)) > 1e-4:
-            raise EdgeseaError(f"{path}: sensor {name} is at {known} and at {latitude, longitude}; keep one of them")
+            other = f"{sheet.unit} {lines[name]} at {known}"
+            raise EdgeseaError(f"{where} is at {latitude, longitude}, in {other}; correct one of them")
+        lines.setdefault(name, line)
     return positions
 
 
@@ -55,9 +53,10 @@ def choose_sensors(
     named = [sensor for sensor in sensors if sensor]
     if not named:
         raise EdgeseaError("the table has no sensors to choose; extract it with a manifest that has a column sensor")
-    if missing := [sensor for sensor in named if sensor not in positions]:
+    known = {sensor: positions.get(as_text(sensor)) for sensor in named}
+    if missing := [sensor for sensor, place in known.items() if place is None]:
         raise EdgeseaError(f"no position of sensor {', '.join(missing[:8])}; add it to the file of positions")
-    places = np.array([positions[sensor] for sensor in named])
+    places = np.array(list(known.values()))
     most = len(np.unique(places, axis=0))
     if count > most:
         raise EdgeseaError(f"cannot choose {count} sensors: the {len(named)} of the table stand in {most} places")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
+from edgesea.table.reader import arrow_file
 
 _KEY = b"edgesea"
 
@@ -38,14 +39,14 @@ class Subset:
     def save(self, path: Path) -> None:
         """Write one Parquet file with the columns ``part`` and ``window``."""
         table = pa.table({"part": pa.array(self.part, pa.int32()), "window": pa.array(self.window, pa.int64())})
-        with atomic_path(path) as temporary:
-            pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(self.info)}), temporary)
+        with atomic_path(path) as temporary, arrow_file(temporary, "wb") as file:
+            pq.write_table(table.replace_schema_metadata({_KEY: json.dumps(self.info)}), file)
 
     @classmethod
     def load(cls, path: Path) -> "Subset":
         """Read what `save` wrote."""
         try:
-            table = pq.ParquetFile(path).read()
+            table = pq.ParquetFile(arrow_file(path)).read()
             info = json.loads(table.schema.metadata[_KEY])
             return cls(table["part"].to_numpy().astype(np.int64), table["window"].to_numpy(), info)
         except FileNotFoundError:

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesea import reduction, sampling
-from edgesea.artifact import atomic_path, claim, digest, file_state, locked, plain, read_json, versions, write_json
+from edgesea.artifact import (
+    DIGESTS_FILE,
+    LOCK_FILE,
+    Digests,
+    atomic_path,
+    claimed,
+    digest,
+    plain,
+    read_json,
+    versions,
+    write_json,
+)
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import checked_count
 from edgesea.config import checked_options
@@ -31,6 +42,7 @@ from edgesea.tasks.evaluate import load_task
 from edgesea.tasks.features import Bags, window_embeddings
 from edgesea.tasks.folds import FoldTask
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
+from edgesea.tasks.skipped import check_openable, check_skipped, listing_of
 from edgesea.tasks.sonyc_ust import SonycUst
 
 log = logging.getLogger(__name__)
@@ -68,6 +80,7 @@ def select(
     seed: int = 0,
     workers: int = 2,
     device: str = "auto",
+    max_skipped: float = 0.0,
 ) -> dict[str, Any]:
     """Try samplings x reductions, score each by a task with a grid of classifiers, and copy the best.
 
@@ -121,6 +134,8 @@ def select(
         Trials at once, each in a process of its own.
     device : str
         Where the teacher runs: auto, cpu, cuda, mps.
+    max_skipped : float
+        Largest share of the task's clips that may be missing or unusable, as in `edgesea evaluate`.
 
     Returns
     -------
@@ -148,28 +163,31 @@ def select(
         raise EdgeseaError(f"folds {both} are held out, so they cannot be tested")
     if isinstance(problem, FoldTask) and hold_out:
         problem = problem.without(hold_out)
+    listing = listing_of(folder)
+    check_openable(problem, Path(data), max_skipped, listing, workers)
     model = load_model(teacher or source.info["teacher"]["id"], weights, device)
     if (size := model.embedding_size) != source.embedding_size:
         raise EdgeseaError(
             f"teacher {model.id}: {size} dimensions, the table: {source.embedding_size}; give the table's"
         )
     framing = Framing(window_of(model), hop, center)
-    clips = repr([(path.name, file_state(path)) for path in problem.paths])
-    sha256 = hashlib.sha256(clips.encode("utf-8", "surrogateescape")).hexdigest()
-    made_from = {"table": table_key(source.info), "clips": sha256, "teacher": {"id": model.id, "sha256": model.digest}}
-    given = {"framing": asdict(framing), "edgesea": versions()["edgesea"], "folds": folds, "hold_out": hold_out}
-    plan = {**made_from, **given, "seed": seed}
+    contents = Digests(folder / DIGESTS_FILE)
+    clips = digest([[path.name for path in problem.paths], contents.of(problem.paths)])
+    made_from = {"table": table_key(source.info), "clips": clips, "teacher": {"id": model.id, "sha256": model.digest}}
+    plan = {**made_from, "framing": asdict(framing), "folds": folds, "hold_out": hold_out, "seed": seed}
     if task == "sonyc_ust":
         plan["tagging"] = plain(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
-    claim(folder, plan, "selection")
-    with locked(folder):
-        bags, failed = window_embeddings(model, problem.paths, framing, batch_size, workers, folder / "cache")
+    with claimed(folder, plan, "selection"):
+        contents.save()
+        bags, skipped = window_embeddings(model, problem.paths, framing, batch_size, workers, folder / "cache")
+        if text := check_skipped(problem, Path(data), skipped, max_skipped, listing):
+            log.warning("%s", text)
         evaluator = Evaluator(problem, bags, classifiers, folds, seed)
         del model
         errors = _run(list(chain.from_iterable(grid)), evaluator, workers)
         summary, winner = _summary(grid, errors, evaluator)
         winner.publish(folder)
-        write_json(folder / RESULT, {**summary, "errors": errors, "failed": failed, "versions": versions()})
+        write_json(folder / RESULT, {**summary, "errors": errors, "skipped": len(skipped), "versions": versions()})
     where = {"selection": str(folder), "reduction": str(folder / "reduction")}
     found = {"trials": len(summary["trials"]), "left_out": len(errors), "metric": summary["metric"]}
     best = summary["trials"][summary["winner"]]
@@ -282,7 +300,7 @@ class Trial:
         self.draw()
         # A process killed here leaves no reduction, or a part that cannot be loaded, but never files of two.
         shutil.rmtree(out / "reduction", ignore_errors=True)
-        shutil.copytree(self.folder, out / "reduction", ignore=shutil.ignore_patterns(TRIAL, "*.tmp"))
+        shutil.copytree(self.folder, out / "reduction", ignore=shutil.ignore_patterns(TRIAL, LOCK_FILE, "*.tmp"))
         with atomic_path(out / "subset.parquet") as temporary:
             shutil.copyfile(self.subset, temporary)
 

@@ -18,8 +18,9 @@ from edgesea.audio.io import AudioFile, checked_rate
 from edgesea.embed.engine import embed_sources
 from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
-from edgesea.table import clips
-from edgesea.table.clips import ClipEntry, Float32, Piece
+from edgesea.table import clips, manifest
+from edgesea.table.clips import Float32, Piece
+from edgesea.table.manifest import ClipEntry
 
 SHARDS = (".h5", ".hdf5")
 STAMP_TOLERANCE = 1e-3  # s; and 1e-6 of the timestamp itself, which may be in single precision
@@ -61,8 +62,8 @@ def import_table(
     Parameters
     ----------
     source : Path
-        Folder of shards, or of audio files with their embeddings; or a manifest of audio files (.csv or .parquet, as of
-        `edgesea extract`).
+        Folder of shards, or of audio files with their embeddings; or a manifest of audio files (as of `edgesea
+        extract`).
     out : Path
         Folder of the table.
     teacher : str
@@ -85,7 +86,7 @@ def import_table(
     root : Path, optional
         Folder that the manifest's paths are relative to; default: the manifest's own.
     columns : dict, optional
-        The manifest's own names of its columns, e.g. {path: filename}; or shards' data sets with one value for each
+        The manifest's own names of its columns, as of `edgesea extract`; or shards' data sets with one value for each
         row, e.g. {sensor: sensor_id, time: timestamp, level: spl, split: split, label: class}. Times given as numbers
         are seconds since 1970 in UTC; `edgesea sample` has the option time_zone for them.
     validate : float or str
@@ -141,15 +142,12 @@ def import_table(
         if place.is_dir() and not found:
             wanted = f"{' '.join(SHARDS)} or x{' x'.join(endings)}"
             raise EdgeseaError(f"{place}: no {wanted}; to embed audio: edgesea extract")
-        manifest = clips.read_manifest(place, root and Path(root), columns, validate)
-        entries = _with_embeddings(manifest, endings, found, place)
+        listed = manifest.read_manifest(place, root and Path(root), columns, validate)
+        entries = _with_embeddings(listed, endings, found, place)
         pairs = Pairs(entries, window or 1.0, hop, center, sample_rate)
         measured = any(entry.level for entry in entries)
         framing, size, parts, count = pairs.framing, pairs.size, clips.cut_parts(entries, part_clips), len(entries)
-        read = partial(pairs.read, level_rate=level_rate if measured else None)
-        files = [entry.embeddings for entry in entries]
-        states = [(it,) if isinstance(it, str) else (it.name, clips.file_size(it)) for it in files]
-        digest = clips.sha256(clips.manifest_digest(entries), *map(repr, states))
+        read, digest = partial(pairs.read, level_rate=level_rate if measured else None), _digest(entries)
         options = {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center}
     framing.at(sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
     about = {"id": teacher, "sha256": None, "sample_rate": None, "embedding_size": size}
@@ -181,10 +179,17 @@ def _with_embeddings(
         if path is None:
             problem = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
         result.append(replace(entry, embeddings=path if path and owner == entry.clip else problem))
-    orphans = ((clips.clip_name(path.relative_to(root)), path) for path in found if path not in owners)
+    orphans = ((manifest.clip_name(path.relative_to(root)), path) for path in found if path not in owners)
     problem = "embeddings without audio of that name beside them"
     result += [ClipEntry(*orphan, None, None, "train", None, embeddings=problem) for orphan in orphans]
     return sorted(result, key=lambda entry: entry.clip)
+
+
+def _digest(entries: Sequence[ClipEntry]) -> str:
+    """sha256 of the manifest, and of the names and sizes of the files of embeddings."""
+    files = (entry.embeddings for entry in entries)
+    fields = ((path,) if isinstance(path, str) else (path.name, manifest.file_size(path)) for path in files)
+    return manifest.sha256(manifest.manifest_digest(entries), *map(repr, fields))
 
 
 class Pairs:

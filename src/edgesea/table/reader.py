@@ -1,6 +1,7 @@
 """Reading a table, one chunk (a row group of a part) at a time."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Table:
             if len(self._files) > 64:
                 self._files.clear()
             with _reading(self.path, kind, part) as path:
-                self._files[kind, part] = pq.ParquetFile(path)
+                self._files[kind, part] = pq.ParquetFile(arrow_file(path))
         return self._files[kind, part]
 
     def _read(self, kind: str, part: int, group: int, columns: list[str]) -> pa.Table:
@@ -143,6 +144,11 @@ class Table:
         return result
 
 
+def arrow_file(path: Path, mode: str = "rb") -> pa.NativeFile:
+    """Open a file for pyarrow, which by itself opens none whose name is not UTF-8."""
+    return pa.OSFile(os.fsencode(path), mode)
+
+
 @contextmanager
 def _reading(table: Path, kind: str, part: int) -> Iterator[Path]:
     """Name the file of a part, and the remedy, if it cannot be read."""
@@ -160,7 +166,7 @@ def part_skipped(table: Path, part: int) -> list[tuple[str, str]] | None:
     if not part_path(table, CLIPS, part).exists():
         return None
     with _reading(table, CLIPS, part) as path:
-        metadata = pq.read_metadata(path).metadata or {}
+        metadata = pq.read_metadata(arrow_file(path)).metadata or {}
     return [(clip, reason) for clip, reason in json.loads(metadata.get(SKIPPED_KEY, b"[]"))]
 
 

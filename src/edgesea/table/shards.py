@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +18,10 @@ from edgesea.audio.framing import Framing
 from edgesea.audio.io import Resampler
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.errors import EdgeseaError
-from edgesea.table import clips
-from edgesea.table.clips import COLUMNS, Float32, Piece
+from edgesea.table import clips, manifest
+from edgesea.table.clips import Float32, Piece
+from edgesea.table.manifest import COLUMNS
+from edgesea.table.sheet import as_text, some
 from edgesea.table.writer import check_skipped
 
 SLICE_ROWS = 64  # rows that are read at once, unless the chunks that HDF5 compressed are larger
@@ -51,7 +53,7 @@ class Shards:
     @property
     def known(self) -> dict[str, str]:
         """`columns`, and the data set that decides which rows validate, if there is one."""
-        condition = clips.split_rule(self.validate)[1]
+        condition = manifest.split_rule(self.validate)[1]
         return {**self.columns, "condition": condition} if condition else self.columns
 
     def survey(
@@ -62,21 +64,26 @@ class Shards:
             raise EdgeseaError(f"columns: unknown {', '.join(unknown)}; known for shards: {', '.join(COLUMNS[1:])}")
         parts: dict[int, list[Slice]] = defaultdict(list)
         shapes: dict[tuple[int, int], Path] = {}  # dimensions and samples of a row, and the first shard that has them
-        total, files, bad = 0, [], []
-        named = sorted((clips.clip_name(path.relative_to(root)), path) for path in paths)
+        total, files, bad, values = 0, [], [], set[str]()  # these of the condition
+        named = sorted((manifest.clip_name(path.relative_to(root)), path) for path in paths)
         for name, path in tqdm(named, "shards", unit="shard", disable=None):
             try:
-                (count, step, shape), reason = self._inspect(path), ""
+                (count, step, shape, found), reason = self._inspect(path), ""
+                values |= found
                 shapes.setdefault(shape, path)
             except DAMAGED as error:
                 count, step, reason = 1, 1, _reason(error)
                 bad.append((str(path), reason))
-            files.append((name, clips.file_size(path), 0 if reason else count))
+            files.append((name, manifest.file_size(path), 0 if reason else count))
             cuts = {*range(0, count, step), *range(-total % part_clips, count, part_clips), count}
             for first, last in pairwise(sorted(cuts)):
                 parts[(total + first) // part_clips].append(Slice(name, path, range(first, last), reason))
             total += count
         check_skipped(bad, len(files), max_skipped, "shards")
+        _, condition, wanted = manifest.split_rule(self.validate)
+        if condition and wanted not in values:
+            known = some(sorted(values))
+            raise EdgeseaError(f"{root}: no row has {condition}={wanted}, so nothing would validate; it has {known}")
         if len(shapes) > 1:
             one, other, *_ = (f"{path} has {n} dimensions and {row} samples a row" for (n, row), path in shapes.items())
             raise EdgeseaError(f"{one}, {other}; import them one by one")
@@ -84,11 +91,12 @@ class Shards:
         seconds = samples / self.audio_rate
         if window is not None and round(window * self.audio_rate) != samples:
             raise EdgeseaError(f"{path}: {seconds:g} s a row at audio_rate={self.audio_rate}, not window={window:g} s")
-        digest = clips.sha256(repr((sorted(asdict(self).items()), files)))
+        digest = manifest.sha256(repr((sorted(asdict(self).items()), files)))
         return Framing(seconds, seconds), size, list(parts.values()), total, digest
 
-    def _inspect(self, path: Path) -> tuple[int, int, tuple[int, int]]:
-        """Rows of a shard, how many are best read at once, and the dimensions and samples of each."""
+    def _inspect(self, path: Path) -> tuple[int, int, tuple[int, int], set[str]]:
+        """Rows of a shard, how many are best read at once, dimensions and samples of each, values of the condition."""
+        condition = self.known.get("condition")
         with h5py.File(path, "r") as file:
             for key in (self.audio, self.embedding, *self.known.values()):
                 if not isinstance(file.get(key), h5py.Dataset):
@@ -101,7 +109,9 @@ class Shards:
                 if not row or data.size == 0 or math.prod(row) != max(row) or data.dtype.name not in kinds:
                     raise EdgeseaError(f"{data.name} is {data.dtype} of shape {data.shape}, not {kinds} of (rows, n)")
             chunk = audio.chunks[0] if audio.chunks else 1
-            return count, max(1, SLICE_ROWS // chunk) * chunk, (max(embedding.shape[1:]), max(audio.shape[1:]))
+            values = {as_text(value) for value in file[condition][()].tolist()} if condition else set()
+            shape = max(embedding.shape[1:]), max(audio.shape[1:])
+            return count, max(1, SLICE_ROWS // chunk) * chunk, shape, values
 
     def read(self, source: Slice) -> Iterator[tuple[Piece | tuple[str, str], Float32]]:
         """The rows of a slice, each the only piece of a clip, and its embedding (1, D); (name, reason) if unusable."""
@@ -128,7 +138,8 @@ class Shards:
     ) -> tuple[Piece, Float32]:
         if isinstance(row.get("time"), int | float):
             row["time"] = datetime.fromtimestamp(row["time"], UTC)
-        entry = clips.make_entry(clip, path, row, self.validate, in_folder=True)
+        entry = manifest.make_entry(clip, path, row, self.validate, in_folder=True)
+        entry = replace(entry, split=entry.split or manifest.hash_split(clip, manifest.split_rule(self.validate)[0]))
         if "level" in row and not entry.level:
             raise EdgeseaError(f"level {row['level']} is not a number")
         # int16 is taken on the scale of the table, so that it is stored as it is where the rates are equal.

@@ -17,11 +17,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgesea.artifact import PLAN_FILE, atomic_path, claim, read_json, versions, write_json
+from edgesea.artifact import atomic_path, claimed, versions, write_json
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Piece
-from edgesea.table.reader import CLIPS, SKIPPED_FILE, SKIPPED_KEY, TABLE_FILE, WINDOWS, Table, part_path, part_skipped
+from edgesea.table.reader import (
+    CLIPS,
+    SKIPPED_FILE,
+    SKIPPED_KEY,
+    TABLE_FILE,
+    WINDOWS,
+    Table,
+    arrow_file,
+    part_path,
+    part_skipped,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +58,10 @@ def write_part(table: Path, part: int, size: int, dtype: str) -> Iterator["PartW
     with (  # left in reverse order: the windows are renamed first, so a part whose clips exist is complete
         atomic_path(part_path(table, CLIPS, part)) as clips_path,
         atomic_path(part_path(table, WINDOWS, part)) as windows_path,
-        parquet(clips_path, clips) as clips_file,
-        parquet(windows_path, windows) as windows_file,
+        arrow_file(clips_path, "wb") as clips_sink,
+        arrow_file(windows_path, "wb") as windows_sink,
+        parquet(clips_sink, clips) as clips_file,
+        parquet(windows_sink, windows) as windows_file,
     ):
         writer = PartWriter(clips_file, windows_file, np.dtype(dtype))
         yield writer
@@ -121,7 +133,25 @@ def write_table(
     `parts` lists the sources of each, which have a `path` and a `clip`; `embed` is `embed_sources` for them. If more
     than `max_skipped` of the `clips` could not be used, the table stays unfinished, and EdgeseaError is raised.
     """
-    _claim(out, plan)
+
+    def is_begun() -> bool:  # before the first part, a plan does not bind: an option may have been what it failed for
+        return any(out.glob(f"{CLIPS}/part-*.parquet"))
+
+    with claimed(out, plan, "table", is_begun=is_begun):
+        if not is_begun():
+            for path in (*out.glob("*/part-*.parquet"), out / SKIPPED_FILE):
+                path.unlink(missing_ok=True)
+        written = _write_missing(out, plan, parts, embed, task)
+        return {**_finish(out, plan, clips, max_skipped), **written}
+
+
+def _write_missing(
+    out: Path,
+    plan: dict[str, Any],
+    parts: Sequence[Sequence[Any]],
+    embed: Callable[[Iterator[Any]], Iterator[Any]],
+    task: str,
+) -> dict[str, Any]:
     began, windows, clipped = time.perf_counter(), 0, 0
     with tqdm(total=sum(map(len, parts)), unit="clip", desc=task, disable=None, smoothing=0.05) as bar:
         for part, sources in enumerate(parts):
@@ -134,20 +164,8 @@ def write_table(
                 size, dtype = plan["teacher"]["embedding_size"], plan["dtype"]
                 with suppress(_RestartError), write_part(out, part, size, dtype) as writer:
                     _fill(writer, embed(usable), failed, bar)
-                    if (out / PLAN_FILE).exists() and read_json(out / PLAN_FILE) != plan:
-                        raise EdgeseaError(f"{out}: another command has begun another table here; choose a new folder")
                     windows, clipped = windows + writer.windows, clipped + writer.clipped
-    speed = windows / (time.perf_counter() - began)
-    return {**_finish(out, plan, clips, max_skipped), "clipped": clipped, "windows_per_second": speed}
-
-
-def _claim(out: Path, plan: dict[str, Any]) -> None:
-    """Claim the folder; before the first part, a plan does not bind: an option may have been what it failed for."""
-    if (out / PLAN_FILE).exists() and not any(out.glob(f"{CLIPS}/part-*.parquet")):
-        for path in (*out.glob("*/part-*.parquet"), out / SKIPPED_FILE):
-            path.unlink(missing_ok=True)
-        write_json(out / PLAN_FILE, plan)
-    claim(out, plan, "table")
+    return {"clipped": clipped, "windows_per_second": windows / (time.perf_counter() - began)}
 
 
 def _fill(writer: PartWriter, results: Iterator[Any], failed: dict[str, str], bar: "tqdm[Any]") -> None:
@@ -194,8 +212,8 @@ def _finish(out: Path, plan: dict[str, Any], clips: int, max_skipped: float) -> 
         by_split: Counter[str] = Counter()
         for chunk in Table(out, plan).chunks():
             by_split.update(chunk.splits[chunk.clip].tolist())
-        for stale in out.glob("*/.*.tmp"):  # left by killed calls
-            stale.unlink(missing_ok=True)
+        if not by_split["train"]:
+            log.warning("%s: no window is in the split train: %s", out, dict(by_split))
         counts = {"clips": clips - len(skipped), "skipped": len(skipped), "windows": by_split.total()}
         splits = {"windows_by_split": dict(sorted(by_split.items()))}
         write_json(out / TABLE_FILE, {**plan, **counts, **splits, "versions": versions()})

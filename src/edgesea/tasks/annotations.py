@@ -15,11 +15,12 @@ import yaml
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import SPLITS
-from edgesea.tasks.csv_table import CsvTable, some
+from edgesea.table.manifest import SPLITS
+from edgesea.table.sheet import Sheet, some
 from edgesea.tasks.features import CONTEXT
 
 CLIP, ANNOTATOR, SPLIT, SENSOR = "audio_filename", "annotator_id", "split", "sensor_id"
+NAMES = (CLIP, ANNOTATOR, SPLIT, SENSOR, *CONTEXT)
 PRESENCE, PROXIMITY = "_presence", "_proximity"
 VERIFIED = 0  # annotator_id
 NOT_GIVEN = -1
@@ -46,7 +47,7 @@ class Taxonomy:
         """The fine tags that are not incomplete: what a classifier learns."""
         return tuple(tag for tag, incomplete in zip(self.fine, self.incomplete, strict=True) if not incomplete)
 
-    def check_columns(self, table: CsvTable, suffix: str = "") -> None:
+    def check_columns(self, table: Sheet, suffix: str = "") -> None:
         """Refuse columns such as ``1_engine`` or ``1-X_...`` with `suffix` that are not of tags in the taxonomy.
 
         Scores or labels of another taxonomy would be left out unnoticed.
@@ -55,6 +56,11 @@ class Taxonomy:
         tag = re.compile(rf"\d+(-[\dX]+)?_.+{suffix}")
         if unknown := [name for name in table.rows if tag.fullmatch(str(name)) and name not in known]:
             raise EdgeseaError(f"{table.path}: {some(unknown)}: not in the taxonomy; is it of this data set?")
+        known.update(NAMES, (tag + PROXIMITY for tag in self.fine if suffix))
+        used = [str(name) for name in table.rows if name in known]
+        for name in used:
+            table.find(name)  # EdgeseaError if it is there twice
+        table.report(used)
 
 
 def read_taxonomy(path: Path) -> Taxonomy:
@@ -102,11 +108,11 @@ def read_ground_truth(
 
     A table without annotators has one row for each clip, which is verified, and of this split if it has no splits.
     """
-    table = CsvTable.read(path, [CLIP])
+    table = Sheet.read(path, [CLIP], NAMES)
     if ANNOTATOR not in table.rows:
         table.check(~table.rows[CLIP].duplicated(keep=False), f"listed once, because there is no {ANNOTATOR}")
         added = {ANNOTATOR: str(VERIFIED), SPLIT: table.rows.get(SPLIT, split)}
-        table = CsvTable(path, table.rows.assign(**added))
+        table = Sheet(path, table.rows.assign(**added))
     every = read_annotations(path, taxonomy, split_path, table)
     wanted = every.verified & (every.splits == split)
     if not wanted.any():
@@ -115,7 +121,7 @@ def read_ground_truth(
 
 
 def read_annotations(
-    path: Path, taxonomy: Taxonomy, split_path: Path | None = None, table: CsvTable | None = None
+    path: Path, taxonomy: Taxonomy, split_path: Path | None = None, table: Sheet | None = None
 ) -> Annotations:
     """Read a table of annotations, which may lack sensors, proximities, context, and all fine or all coarse tags.
 
@@ -123,7 +129,7 @@ def read_annotations(
     it (minority vote; Cartwright et al., 2019), absent if none did, not known if no voter said either. `split_path` is
     a CSV file with other splits: columns split, and audio_filename or sensor_id. `table` is what `path` holds.
     """
-    table = table or CsvTable.read(path)
+    table = table or Sheet.read(path, (), NAMES)
     table.require([CLIP, ANNOTATOR] if split_path else [CLIP, ANNOTATOR, SPLIT])
     taxonomy.check_columns(table, PRESENCE)
     clip, annotator = table.rows[CLIP], table.numbers([ANNOTATOR])
@@ -156,7 +162,7 @@ def read_annotations(
     return Annotations(clips, splits, verified.to_numpy(), coarse, fine, sensors, proximity, context)
 
 
-def _unique(table: CsvTable, name: str, key: str) -> "pd.Series[str]":
+def _unique(table: Sheet, name: str, key: str) -> "pd.Series[str]":
     """The value of a column for each value of `key`, the same in all its rows."""
     if name == SPLIT:
         table.check(table.rows[SPLIT].isin(SPLITS), f"one of {', '.join(SPLITS)}")
@@ -167,7 +173,7 @@ def _unique(table: CsvTable, name: str, key: str) -> "pd.Series[str]":
 
 def _other_splits(path: Path, clips: NDArray[np.str_], sensors: NDArray[np.str_] | None) -> NDArray[np.str_]:
     """The split of each clip by a file that names clips or sensors; empty if it names neither."""
-    table = CsvTable.read(path, [SPLIT])
+    table = Sheet.read(path, [SPLIT], [CLIP, SENSOR])
     key, keys = (CLIP, clips) if CLIP in table.rows else (SENSOR, sensors)
     table.require([key])
     if keys is None:

@@ -1,5 +1,6 @@
 """``evaluate``: how well a small classifier does a labelled task on a model's embeddings."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,8 @@ from edgesea.artifact import check_file, plain, versions, write_json
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from edgesea.tasks.folds import FoldTask
@@ -36,6 +39,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 2,
     device: str = "auto",
+    max_skipped: float = 0.0,
 ) -> dict[str, Any]:
     """Embed the clips of a task, train a classifier on the embeddings, and score it.
 
@@ -51,7 +55,7 @@ def evaluate(
     model : str
         A student's folder, a published .h5 file, edgel3/sea-64 ..., or a teacher's id.
     out : Path, optional
-        JSON file for the scores.
+        JSON file for the scores; clips that are missing or unusable are listed beside it, in ``<name>.skipped.csv``.
     predictions : Path, optional
         Of sonyc_ust: CSV file for the predictions of the test clips, in the challenge's layout.
     weights : Path, optional
@@ -83,12 +87,15 @@ def evaluate(
         Threads that decode ahead.
     device : str
         auto, cpu, cuda, mps.
+    max_skipped : float
+        Largest share of the task's clips that may be missing or unusable; the scores are those of the others. A fold, a
+        class or a split of which nothing is left is an error in any case.
 
     Returns
     -------
     dict
         accuracy, class_accuracy, confusion, or micro_auprc, macro_auprc, micro_f1, lwlrap; results by class;
-        confidence intervals; clips, failed clips, embedding_size.
+        confidence intervals; clips, skipped clips, embedding_size.
 
     Raises
     ------
@@ -105,15 +112,20 @@ def evaluate(
     from edgesea.reduction import load_reduction
     from edgesea.tasks.features import window_embeddings
     from edgesea.tasks.folds import FoldTask
+    from edgesea.tasks.skipped import check_openable, check_skipped, listing_of
 
-    source = load_task(task, Path(data), probe, tagging, folds)
+    data, listing = Path(data), listing_of(out)
+    source = load_task(task, data, probe, tagging, folds)
     if predictions is not None and isinstance(source, FoldTask):
         raise EdgeseaError(f"predictions: only the task sonyc_ust can write them, not {task}")
+    check_openable(source, data, max_skipped, listing, workers)
     network = load_model(model, weights, device)
     framing = Framing(network.window or window or 1.0, hop, center)
     if window not in (None, framing.window):
         raise EdgeseaError(f"{model} takes windows of {network.window} s, not of {window} s; leave window out")
-    bags, failed = window_embeddings(network, source.paths, framing, batch_size, workers, cache)
+    bags, skipped = window_embeddings(network, source.paths, framing, batch_size, workers, cache)
+    if text := check_skipped(source, data, skipped, max_skipped, listing):
+        log.warning("%s", text)
     if reduction is not None:
         bags = bags.with_rows(load_reduction(reduction).transform(bags.rows))
     options: dict[str, Any]
@@ -124,7 +136,7 @@ def evaluate(
         scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
     made = {"data": str(data), "reduction": None if reduction is None else str(reduction), "window": framing.window}
     given = {"task": task, "model": network.id, **options, **made, "hop": hop, "center": center, "seed": seed}
-    result = {**given, **scores, "embedding_size": bags.rows.shape[1], "failed": failed, "versions": versions()}
+    result = {**given, **scores, "embedding_size": bags.rows.shape[1], "skipped": len(skipped), "versions": versions()}
     if out is not None:
         write_json(out, result)
     return result

@@ -1,6 +1,5 @@
 """What a task's classifiers see: clips as bags of windows, their targets, and where and when they were recorded."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from tqdm import tqdm
 
 from edgesea.artifact import atomic_path, digest, file_state
 from edgesea.audio.framing import Framing
-from edgesea.errors import EdgeseaError
 from edgesea.models.base import EmbeddingModel
 
 Float32 = NDArray[np.float32]
@@ -19,7 +17,6 @@ Float64 = NDArray[np.float64]
 
 CONTEXT = ("latitude", "longitude", "hour", "day", "week")
 CODES = (range(24), range(7), range(1, 53))  # values with a one-hot code of hour, day and week
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,11 +98,11 @@ def context_encoder(train: Float64, standardize: bool) -> Callable[[Float64], Fl
 
 def window_embeddings(
     model: EmbeddingModel, paths: Sequence[Path], framing: Framing, batch_size: int, workers: int, cache: Path | None
-) -> tuple[Bags, dict[str, str]]:
+) -> tuple[Bags, dict[Path, str]]:
     """Embed clips, except for those in the cache of an earlier call with the same model, clips and framing.
 
-    Returns all clips, without windows where they could not be embedded, and the reasons by file name. Such clips are
-    tried again by every call. Raises EdgeseaError if no clip could be embedded.
+    Returns all clips, without windows where they could not be embedded, and the reasons. Such clips are tried again by
+    every call.
     """
     from edgesea.embed.engine import embed_files
 
@@ -119,12 +116,11 @@ def window_embeddings(
     todo = [index for index, block in enumerate(blocks) if not len(block)]
     results = embed_files(model, [paths[index] for index in todo], framing, batch_size, workers) if todo else ()
     bar = tqdm(results, total=len(todo), unit="clip", desc=f"embed {model.id}", disable=None if todo else True)
-    failed: dict[str, str] = {}
+    failed: dict[Path, str] = {}
     try:
         for number, (index, result) in enumerate(zip(todo, bar, strict=True), 1):
             if result.embedding is None:
-                failed[result.path.name] = result.error
-                log.warning("%s: %s", result.path, result.error)
+                failed[result.path] = result.error
             else:
                 blocks[index] = result.embedding
                 if stored is not None and number % (len(todo) // 10 + 1) == 0:  # a killed process loses a tenth at most
@@ -132,9 +128,6 @@ def window_embeddings(
     finally:
         if stored is not None and any(len(blocks[index]) for index in todo):
             _write_cache(stored, blocks)
-    if len(failed) == len(paths):
-        name, reason = next(iter(failed.items()))
-        raise EdgeseaError(f"no clip could be embedded (first: {name}: {reason})")
     return Bags(np.concatenate(blocks), np.array([len(block) for block in blocks], np.int64)), failed
 
 

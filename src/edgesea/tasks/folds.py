@@ -18,7 +18,7 @@ from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
 from edgesea.errors import EdgeseaError
-from edgesea.tasks.csv_table import CsvTable
+from edgesea.table.sheet import Sheet
 from edgesea.tasks.features import Bags
 from edgesea.tasks.metrics import confidence_intervals
 from edgesea.tasks.options import ProbeOptions
@@ -50,7 +50,8 @@ class FoldTask:
         table_name, audio, file_column, label_column, source_column = LAYOUTS[name]
         if not (data / table_name).is_file():
             raise EdgeseaError(f"{data / table_name}: not found; a folder with {table_name} and audio/ is needed")
-        table = CsvTable.read(data / table_name, [file_column, "fold", label_column])
+        table = Sheet.read(data / table_name, [file_column, "fold", label_column], [source_column])
+        table.report([file_column, "fold", label_column, source_column])
         files, labels, numbers = table.rows[file_column], table.rows[label_column], table.numbers(["fold"])
         table.check(numbers.isin(range(1, 1000)), "a whole number from 1 to 999")
         table.check(labels != "", "given")
@@ -80,6 +81,18 @@ class FoldTask:
         columns = {name: getattr(self, name)[rows] for name in ("labels", "folds", "recordings")}
         return replace(self, paths=[self.paths[row] for row in rows], **columns)
 
+    def emptied(self, usable: NDArray[np.bool_]) -> list[str]:
+        """Folds and classes of which no clip is `usable`, and classes of which one is in a single fold only.
+
+        These can be trained on or tested, but not both.
+        """
+        rows = pd.DataFrame({"fold": self.folds, "class": self.labels})
+        left = rows[usable]
+        gone = [f"{name} {key}" for name in rows for key in sorted({*rows[name]} - {*left[name]})]
+        before, now = (frame.groupby("class")["fold"].agg(set).to_dict() for frame in (rows, left))
+        alone = [(key, *folds) for key, folds in now.items() if len(folds) < 2 <= len(before[key])]
+        return gone + [f"class {key} outside of fold {fold}" for key, fold in alone]
+
     def score(
         self,
         bags: Bags,
@@ -90,25 +103,24 @@ class FoldTask:
     ) -> dict[str, Any]:
         """Scores of a probe on each test fold, trained on all others.
 
-        Clips without windows are not trained on, and count as wrong when tested. Returns `fold_scores`, the number of
-        clips tested, and, where asked for, the parameters that a search chose by test fold (chosen) and 95 % intervals
-        of the three accuracies, over the recordings (confidence).
+        Clips without windows are left out. Returns `fold_scores`, the number of clips tested, and, where asked for, the
+        parameters that a search chose by test fold (chosen) and 95 % intervals of the three accuracies, over the
+        recordings (confidence).
         """
         tested, bags = self.tested(folds), clip_features(bags, probe.features)
         classes, truth = np.unique(self.labels, return_inverse=True)
-        predicted, chosen = np.full(len(truth), -1), {}
+        predicted, chosen = np.zeros(len(truth), int), {}
         title = f"{self.name}: {probe.classifier}"
         for fold in tqdm(tested, title, unit="fold", disable=None, delay=5, leave=False):
             train = np.flatnonzero((self.folds != fold) & bags.usable)
             test = np.flatnonzero((self.folds == fold) & bags.usable)
             if len(np.unique(truth[train])) < 2:
                 raise EdgeseaError(f"fold {fold}: the usable clips of the other folds must be of at least two classes")
-            if len(test):
-                examples = bags.take(train)
-                rows = train[examples.owner]
-                fitted, chosen[str(fold)] = fit_probe(examples.rows, truth[rows], self.folds[rows], probe, seed)
-                predicted[test] = predict(fitted, bags.take(test))
-        clips = np.isin(self.folds, tested)
+            examples = bags.take(train)
+            rows = train[examples.owner]
+            fitted, chosen[str(fold)] = fit_probe(examples.rows, truth[rows], self.folds[rows], probe, seed)
+            predicted[test] = predict(fitted, bags.take(test))
+        clips = np.isin(self.folds, tested) & bags.usable
         columns = truth[clips], predicted[clips], self.folds[clips]
         result = {**fold_scores(*columns, classes), **({"chosen": chosen} if probe.search else {})}
         if resamples:
@@ -120,20 +132,18 @@ class FoldTask:
 
 
 def fold_scores(truth: Ints, predicted: Ints, folds: Ints, classes: NDArray[np.str_]) -> dict[str, Any]:
-    """Scores of predicted classes, given as indices into `classes`; -1 predicts none.
+    """Scores of predicted classes, given as indices into `classes`.
 
     accuracy: share of all clips. fold_accuracy: mean of the folds' accuracies. class_accuracy: mean of the classes'
-    recalls. accuracy_by_fold, accuracy_by_class. confusion: a row for each true class, a column for each predicted one,
-    and one more, ``(none)``, if clips could not be embedded.
+    recalls. accuracy_by_fold, accuracy_by_class. confusion: a row for each true class, a column for each predicted one.
     """
     names, correct = classes.tolist(), pd.Series(truth == predicted)
-    labels = [*range(len(names)), *([-1] if (predicted < 0).any() else [])]
-    counts = confusion_matrix(truth, predicted, labels=labels)[: len(names)]
+    counts = confusion_matrix(truth, predicted, labels=range(len(names)))
     return {
         **_accuracies(truth, predicted, folds),
         "accuracy_by_fold": {str(fold): share for fold, share in correct.groupby(folds).mean().items()},
         "accuracy_by_class": correct.groupby(classes[truth]).mean().to_dict(),
-        "confusion": {"classes": names, "columns": [*names, "(none)"][: len(labels)], "counts": counts.tolist()},
+        "confusion": {"classes": names, "counts": counts.tolist()},
     }
 
 

@@ -16,6 +16,7 @@ def score(
     ties: Literal["threshold", "published"] = "threshold",
     resamples: int = 1000,
     out: Path | None = None,
+    max_skipped: float = 0.0,
 ) -> dict[str, Any]:
     """Score predictions of SONYC-UST in the challenge's layout, ours or another system's.
 
@@ -32,31 +33,37 @@ def score(
         CSV file with other splits, as of `edgesea evaluate --tagging.split_path`.
     ties : {"threshold", "published"}
         Order of points of equal recall. threshold: by decreasing threshold, the well-defined curve. published: as the
-        challenge's own script left them, with which published figures are met.
+        challenge's own script left them, with which published figures are met. Also of tags of equal scores in lwlrap:
+        threshold: the later one ranks higher; published: as the sort of its reference implementation left them.
     resamples : int
         Bootstrap resamples of the clips for 95 % confidence intervals; 0: none.
     out : Path, optional
         JSON file for the scores.
+    max_skipped : float
+        Largest share of the clips that may lack predictions; the scores are those of the others.
 
     Returns
     -------
     dict
         coarse and fine (as far as they are predicted and labels are given): micro_auprc, macro_auprc, micro_f1, lwlrap,
-        class_auprc, confidence, clips.
+        class_auprc, confidence, clips, and, if some lack predictions, skipped.
 
     Raises
     ------
     EdgeseaError
-        If a file is unusable, or predictions and annotations are not of the same clips.
+        If a file is unusable, predictions are of other clips than the annotations or lack too many, or a tag of which
+        there are clips has none with predictions.
     """
+    from edgesea.tasks.skipped import check_share
     from edgesea.tasks.sonyc_ust import score_file
 
+    check_share(max_skipped)
     place = Path(predictions).parent if data is None else Path(data)
     annotations = place if place.is_file() else place / "annotations.csv"
     if not annotations.is_file():
         raise EdgeseaError(f"{annotations}: not found; --data is the folder of SONYC-UST or a table with its taxonomy")
     taxonomy = annotations.parent / "dcase-ust-taxonomy.yaml"
-    scores = score_file(Path(predictions), annotations, taxonomy, (), split, split_path, ties, resamples)
+    scores = score_file(Path(predictions), annotations, taxonomy, (), split, split_path, ties, resamples, max_skipped)
     result: dict[str, Any] = {"ties": ties, **scores}
     if out is not None:
         write_json(Path(out), result)

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
+from edgesea.table.sheet import Sheet, some
 from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotations, read_ground_truth, read_taxonomy
-from edgesea.tasks.csv_table import CsvTable, some
 from edgesea.tasks.features import Bags, Float64, Targets
 from edgesea.tasks.metrics import Ties, confidence_intervals, tagging_scores
 from edgesea.tasks.options import TaggingOptions
+from edgesea.tasks.skipped import allowed
 
 Level = Literal["coarse", "fine"]
 Predictions = dict[Level, pd.DataFrame]  # by level the scores, with clips as the index and tags as columns
@@ -72,6 +73,15 @@ class SonycUst:
         """The clips."""
         return [self.folder / "audio" / name for name in self.annotations.clips]
 
+    def emptied(self, usable: NDArray[np.bool_]) -> list[str]:
+        """Splits of which no clip is `usable`, and tags of which no clip of a split is."""
+        mode, splits, left = self.options.label_mode, self.annotations.splits, self.annotations.take(usable)
+        gone = [f"split {split}" for split in sorted({*splits} - {*left.splits})]
+        for split in sorted({*left.splits}):
+            labels = (getattr(one, mode)[one.splits == split] for one in (self.annotations, left))
+            gone += [f"{tag} in the split {split}" for tag in _lost(getattr(self.taxonomy, mode), *labels)]
+        return gone
+
     def targets(self) -> Targets:
         """What is to be learned of each clip.
 
@@ -92,20 +102,18 @@ class SonycUst:
     def score(self, bags: Bags, seed: int, *, resamples: int = 0, predictions: Path | None = None) -> dict[str, Any]:
         """Train on the training clips, and score on the verified clips of the test split.
 
-        Clips that could not be embedded are not trained on; tested, their scores are 0. `predictions` is a CSV file for
-        the scores of the test clips: of coarse tags those of all fine ones are 0; of fine ones those of incomplete tags
-        are 0, and a coarse tag has the highest score below it. Returns label_mode, `score_levels` and train_clips; of
-        fine tags also the scores at the coarse level, as coarse.
+        Clips that could not be embedded are left out. `predictions` is a CSV file for the scores of the test clips: of
+        coarse tags those of all fine ones are 0; of fine ones those of incomplete tags are 0, and a coarse tag has the
+        highest score below it. Returns label_mode, `score_levels` and train_clips; of fine tags also the scores at the
+        coarse level, as coarse.
         """
         from edgesea.tasks.tagger import tag_probabilities
 
         mode, splits = self.options.label_mode, self.annotations.splits
         bags, targets = replace(bags, context=self.annotations.context), self.targets()
-        train = np.flatnonzero((splits == "train") & bags.usable)
-        test, monitored = np.flatnonzero(splits == self.options.eval_split), np.flatnonzero(splits == "validate")
-        for clips, what in ((train, "training"), (test[bags.usable[test]], "test")):
-            if not len(clips):
-                raise EdgeseaError(f"{self.folder}: no {what} clip could be embedded")
+        train, test, monitored = (
+            np.flatnonzero((splits == split) & bags.usable) for split in ("train", self.options.eval_split, "validate")
+        )
         watched = (bags.take(monitored), targets.take(monitored)) if self.options.monitor == "validate" else None
         learned = bags.take(train), targets.take(train)
         scores = tag_probabilities(*learned, bags.take(test), self.options, seed, watched)
@@ -122,6 +130,12 @@ class SonycUst:
             del predicted["fine"]
         found = score_levels(self.folder, predicted, truth, taxonomy, "threshold", resamples)
         return {"label_mode": mode, **found.pop(mode), **found, "train_clips": len(train)}
+
+
+def _lost(tags: Sequence[str], labels: NDArray[np.integer], left: NDArray[np.integer]) -> list[str]:
+    """The tags, as ``tag 1_engine``, that clips with the `labels` (N, K) have, but none of those `left` (M, K)."""
+    lost = (labels == 1).any(0) & ~(left == 1).any(0)
+    return [f"tag {tag}" for tag, gone in zip(tags, lost, strict=True) if gone]
 
 
 def level_scores(
@@ -141,21 +155,32 @@ def level_scores(
 
 
 def score_levels(
-    path: Path, predicted: Predictions, truth: Annotations, taxonomy: Taxonomy, ties: Ties, resamples: int
-) -> dict[str, dict[str, Any]]:
-    """Scores of predictions, which `path` holds, by level, as far as labels are given."""
+    path: Path, predicted: Predictions, truth: Annotations, taxonomy: Taxonomy, ties: Ties, resamples: int,
+    max_skipped: float = 0.0,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Scores of predictions, which `path` holds, by level, as far as labels are given.
+
+    At most the share `max_skipped` of the clips may lack predictions, and some clip of each tag must have them.
+    """
     result: dict[str, dict[str, Any]] = {}
     for level, scores in predicted.items():
         labels = getattr(truth, level)
         complete = (labels >= 0).all(1)
         if not complete.any():
             continue
-        clips, found = {*truth.clips[complete]}, {*scores.index} - {*truth.clips[~complete]}
-        if clips != found:
-            wrong = f"missing: {some(sorted(clips - found))}; extra: {some(sorted(found - clips))}"
-            raise EdgeseaError(f"{path}: needs exactly the {len(clips)} verified clips of the annotations; {wrong}")
-        values = scores.loc[truth.clips[complete].tolist()].to_numpy()
-        result[level] = level_scores(level, labels[complete], values, taxonomy, ties, resamples)
+        if extra := sorted({*scores.index} - {*truth.clips}):
+            raise EdgeseaError(f"{path}: {some(extra)}: not among the verified clips of the annotations")
+        there = np.isin(truth.clips, scores.index)
+        lacking, scored = truth.clips[complete & ~there], complete & there
+        found: dict[str, Any] = {}
+        if len(lacking):
+            text = f"{path}: {len(lacking)} of {complete.sum()} verified clips have no {level} scores ({some(lacking)})"
+            if gone := _lost(getattr(taxonomy, level), labels[complete], labels[scored]):
+                raise EdgeseaError(f"{text}, so nothing is left of {some(gone)}; complete them")
+            log.warning("%s", allowed(text, len(lacking), int(complete.sum()), max_skipped))
+            found["skipped"] = len(lacking)
+        values = scores.loc[truth.clips[scored].tolist()].to_numpy()
+        result[level] = level_scores(level, labels[scored], values, taxonomy, ties, resamples) | found
     if not result:
         raise EdgeseaError(f"{path}: no scores above 0 of tags whose labels are given")
     return result
@@ -163,12 +188,12 @@ def score_levels(
 
 def score_file(
     path: Path, annotations: Path, taxonomy_path: Path, levels: Sequence[Level], split: str, split_path: Path | None,
-    ties: Ties, resamples: int = 0,
+    ties: Ties, resamples: int = 0, max_skipped: float = 0.0,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Scores of a table of predictions at some levels, or else at those that are predicted."""
     taxonomy = read_taxonomy(taxonomy_path)
     truth = read_ground_truth(annotations, taxonomy, split, split_path)
-    return score_levels(path, read_predictions(path, taxonomy, levels), truth, taxonomy, ties, resamples)
+    return score_levels(path, read_predictions(path, taxonomy, levels), truth, taxonomy, ties, resamples, max_skipped)
 
 
 def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = ()) -> Predictions:
@@ -178,7 +203,7 @@ def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = (
     columns of fine ones. Incomplete fine tags may lack a column; then their scores are 0, as in the challenge's own
     evaluation.
     """
-    table = CsvTable.read(path, [CLIP])
+    table = Sheet.read(path, [CLIP])
     clip = table.rows[CLIP]
     table.check((clip != "") & ~clip.duplicated(keep=False), "the name of a clip, listed once")
     taxonomy.check_columns(table)

@@ -1,0 +1,247 @@
+"""Tables that people write, as text: CSV from spreadsheets, pandas and R, or Parquet; errors name the line."""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from edgesea.errors import EdgeseaError
+
+log = logging.getLogger(__name__)
+NAMED = 5  # of many bad values, so many are named
+MISSING = ("nan", "NaN", "NaT", "<NA>", "#N/A", "null", "NULL")
+UNKNOWN = ("NA", "N/A", "n/a", "None")  # mean the same, except where they may be names
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx, .ods and .xls begin
+SEPARATORS = ",;\t|"
+END = "\x1e"  # stands behind the last line; an open quotation mark swallows it
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0+")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+@cache
+def say(message: str, level: int = logging.INFO) -> None:
+    """Log what is found out about a file; once, however often it is read."""
+    log.log(level, message)
+
+
+def some(values: Sequence[object], between: str = ", ") -> str:
+    """The first few values, and how many more there are."""
+    more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
+    return between.join(map(str, values[:NAMED])) + more
+
+
+def as_text(value: Any) -> str:
+    """A cell as text: whole numbers without decimals, whoever made floats of them; "" for NaN and the like."""
+    if isinstance(value, float) and not math.isnan(value):
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if value is None or hasattr(value, "isoformat"):
+        return "" if value is None else str(value.isoformat())
+    text = (json.dumps(value) if isinstance(value, list) else str(value)).strip(" \t\r\n\f\v\xa0\ufeff\u200b")
+    if text in MISSING:
+        return ""
+    return text.partition(".")[0] if text.endswith("0") and _WHOLE.fullmatch(text) else text
+
+
+class _Texts(dict[str, str]):
+    """Cells of a CSV file as text, remembered, because most are there often."""
+
+    def __init__(self, decimal_comma: bool) -> None:
+        super().__init__()
+        self._comma = decimal_comma  # 1,5 is a number
+
+    def __missing__(self, cell: str) -> str:
+        text = as_text(cell)
+        if self._comma and _DECIMAL_COMMA.fullmatch(text):
+            text = as_text(text.replace(",", "."))
+        self[cell] = text
+        return text
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table with a header."""
+
+    path: Path
+    rows: pd.DataFrame  # cells, see `as_text`; the index is the line in the file
+    unit: str = "line"  # what the index counts; row, of Parquet
+
+    @classmethod
+    def read(cls, path: Path, required: Iterable[str] = (), known: Iterable[str] = ()) -> "Sheet":
+        """Read a table; the columns that `required` and `known` names mean get these names. Empty rows are left out.
+
+        CSV may be in UTF-8, UTF-16 or Windows-1252, separated by commas, semicolons, tabs or bars, and gzipped.
+        """
+        try:
+            text = None if path.suffix == ".parquet" else _read_text(path)
+            sheet = cls(path, _read_parquet(path), "row") if text is None else cls(path, _read_csv(path, text))
+        except FileNotFoundError:
+            raise EdgeseaError(f"{path}: no such file") from None
+        except EdgeseaError as error:
+            raise EdgeseaError(f"{path}: {error}") from error.__cause__
+        except (OSError, EOFError, ValueError, csv.Error) as error:  # of files, gzip, codecs and pyarrow
+            raise EdgeseaError(f"{path}: cannot be read as a table in CSV or Parquet: {error}") from error
+        rows = sheet.rows
+        empty = (rows.loc[:, [bool(name) for name in rows]] == "").all(axis=1)
+        again = (rows == [*rows]).all(axis=1)  # of several files joined to one
+        for left_out, what in ((empty, "empty rows"), (again, "repetitions of the header")):
+            if left_out.any():
+                say(f"{path}: {what} left out: {left_out.sum()} ({sheet.places(rows.index[left_out])})")
+        rows = rows[~empty & ~again]
+        if rows.empty:
+            raise EdgeseaError(f"{path}: no rows below a header")
+        meant = {sheet.find(name): name for name in (*required, *known)}
+        sheet = cls(path, rows.rename(columns={header: name for header, name in meant.items() if header}), sheet.unit)
+        sheet.require(required)
+        return sheet
+
+    def places(self, index: Iterable[object]) -> str:
+        """Lines of the file, for a message."""
+        return f"{self.unit} {some(list(index))}"
+
+    def find(self, name: str) -> str | None:
+        """The header that is meant by `name`, whatever its capitals, spaces, hyphens and underscores; None: none is."""
+        headers = [str(header) for header in self.rows]
+        found = [header for header in headers if header == name]
+        found = found or [header for header in headers if header and _plain(header) == _plain(name)]
+        if len(found) > 1:
+            raise EdgeseaError(f"{self.path}: column {some(found)} is there twice; delete one")
+        return found[0] if found else None
+
+    def column(self, pattern: str) -> "tuple[pd.Series[str], list[str]]":
+        """A column by its header, or one made as ``fold{fold}/{file}`` says; and the headers of what it is made of."""
+        parts = [pattern] if self.find(pattern) else _FIELD.findall(pattern) or [pattern]
+        self.require(parts)
+        headers = [str(self.find(part)) for part in parts]
+        if parts == [pattern]:
+            return self.rows[headers[0]], headers
+        texts: pd.Series[str] = pd.Series("", self.rows.index, dtype=object)
+        given = pd.Series(True, self.rows.index)
+        for place, piece in enumerate(_FIELD.split(pattern)):  # every second one is the name of a column
+            cells = self.rows[self.find(piece)] if place % 2 else piece
+            texts, given = texts + cells, given & (cells != "" if place % 2 else True)
+        return texts.where(given, ""), headers
+
+    def report(self, used: Iterable[str]) -> None:
+        """Log which columns are used and which are not."""
+        used = list(dict.fromkeys(used))
+        ignored = some([header for header in self.rows if header and header not in used]) or "none"
+        shown = some(used) if len(used) > 2 * NAMED else ", ".join(used)
+        say(f"{self.path}: rows: {len(self.rows)}; columns used: {shown}; ignored: {ignored}")
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise EdgeseaError unless there are columns of these names."""
+        if missing := [name for name in names if self.find(name) is None]:
+            raise EdgeseaError(f"{self.path}: no column {some([*map(repr, missing)])}; it has {some([*self.rows])}")
+
+    def has(self, names: Sequence[str]) -> bool:
+        """Whether there are columns of these names; EdgeseaError if there are some, but not all."""
+        if found := any(name in self.rows for name in names):
+            self.require(names)
+        return found
+
+    def numbers(self, names: Iterable[str]) -> pd.DataFrame:
+        """Some columns as numbers, exact to the last bit; NaN for what is not a number."""
+        numbers: pd.DataFrame = self.rows[list(names)].apply(pd.to_numeric, errors="coerce").astype(float)
+        return numbers
+
+    def check(self, valid: "pd.DataFrame | pd.Series[bool]", wanted: str) -> None:
+        """Raise EdgeseaError with lines, columns and values where columns of this table are not `valid`."""
+        valid = pd.DataFrame(valid)
+        if len(wrong := np.argwhere(~valid.to_numpy(bool))):
+            places = [(row, str(valid.columns[column])) for row, column in wrong]
+            values = [f"{self.unit} {valid.index[row]}, {name}: {self.rows[name].iloc[row]!r}" for row, name in places]
+            raise EdgeseaError(f"{self.path}: {some(values, '; ')}: must be {wanted}")
+
+
+def _plain(header: str) -> str:
+    return re.sub(r"[\s_-]+", "_", header.strip().casefold())
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    columns = [[as_text(value) for value in column.to_pylist()] for column in table.columns]
+    names = ["" if name.startswith("__index_level_") else as_text(name) for name in table.column_names]  # of pandas
+    return pd.DataFrame(dict(enumerate(columns)), range(1, table.num_rows + 1), dtype=object).set_axis(names, axis=1)
+
+
+def _read_csv(path: Path, text: str) -> pd.DataFrame:
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    given = re.fullmatch(r'"?sep=(.)"?[,;\s]*', first)  # for Excel
+    if given:
+        text = text.replace(first, "", 1)
+    separator = given[1] if given else max(SEPARATORS, key=re.sub(r'"[^"]*"', "", first).count)
+    texts, rows, line = _Texts(separator != ","), list[tuple[int, list[str]]](), 1
+    limit = csv.field_size_limit(1 << 30)  # lists of levels are long
+    try:
+        reader = csv.reader(io.StringIO(f"{text}\n{END}", ""), delimiter=separator, skipinitialspace=True)
+        for row in reader:
+            rows += [(line, [texts[cell] for cell in row])] if row else []
+            line = reader.line_num + 1
+    finally:
+        csv.field_size_limit(limit)
+    line, last = rows.pop()
+    if last != [END]:
+        raise EdgeseaError(f"line {line}: a quotation mark is opened and not closed")
+    begin = next((place for place, (_, row) in enumerate(rows) if any(row)), len(rows))
+    (_, header), *rows = rows[begin:] or [(0, [])]
+    width = len(header)
+    other = [line for line, row in rows if len(row) < min(2, width) and any(mark in row[0] for mark in SEPARATORS)]
+    if wide := [line for line, row in rows if any(row[width:])] + other:
+        raise EdgeseaError(f"line {some(wide)}: not {width} values separated by {separator!r}, as the header has")
+    if short := [line for line, row in rows if any(row) and len(row) < width]:  # Excel leaves out the last, if empty
+        say(f"{path}: line {some(short)}: fewer values than the header has; the others are empty", logging.WARNING)
+    cells = [(row + [""] * (width - len(row)))[:width] for _, row in rows]
+    return pd.DataFrame(cells, [line for line, _ in rows], header, dtype=object)
+
+
+def _read_text(path: Path) -> str | None:
+    """What a file holds, which may be a pipe; None of Parquet."""
+    with path.open("rb") as raw:
+        file = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+        content = file.read(1 << 16)
+        if content[:4] == b"PAR1":
+            return None
+        if content[:4] in WORKBOOKS:
+            raise EdgeseaError("a workbook, not a table; save the sheet as CSV (UTF-8)")
+        if content[:2] in UTF16:
+            encoding = "utf-16"
+        elif b"\0" in content[:2]:
+            encoding = "utf-16-le" if content[0] else "utf-16-be"
+        elif b"\0" in content:
+            raise EdgeseaError("not a table in CSV or Parquet")
+        else:
+            encoding = "utf-8-sig"
+        content += file.read()
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        if encoding != "utf-8-sig":
+            raise
+    say(f"{path}: not UTF-8; what is not is read as Windows-1252", logging.WARNING)
+    return content.decode(encoding, "windows")
+
+
+def _as_windows(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error("windows", _as_windows)

@@ -1,0 +1,99 @@
+"""Clips of a task that are missing or unusable: which they are, how many may be, and what they must not leave empty."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.artifact import atomic_path
+from edgesea.audio.io import AudioFile
+from edgesea.errors import EdgeseaError
+from edgesea.table.sheet import some
+
+Skipped = Mapping[Path, str]  # clips, and why they cannot be used
+
+
+class ClipSet(Protocol):
+    """What is checked here of a task."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Its N clips."""
+
+    def emptied(self, usable: NDArray[np.bool_]) -> list[str]:
+        """What cannot be learned or tested with the `usable` (N,) clips alone: folds, classes, splits, tags."""
+
+
+def listing_of(out: Path | None) -> Path | None:
+    """The list of clips that scores lack: beside the file of scores, or the folder of a run or a selection."""
+    if out is None:
+        return None
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.stem if place.suffix == '.json' else place.name}.skipped.csv")
+
+
+def check_share(max_skipped: float) -> None:
+    """EdgeseaError unless it is a share."""
+    if not 0 <= max_skipped <= 1:
+        raise EdgeseaError(f"max_skipped must be a share from 0 to 1, not {max_skipped}")
+
+
+def allowed(text: str, count: int, total: int, max_skipped: float) -> str:
+    """What is to be said where `count` of `total` clips are left out, which `text` says; EdgeseaError if too many."""
+    if count / total > max_skipped:
+        enough = math.ceil(1000 * count / total) / 1000
+        raise EdgeseaError(f"{text}; complete them, or allow it with max_skipped={enough:g} (now {max_skipped:g})")
+    return f"{text}; the scores are those of the others"
+
+
+def check_openable(task: ClipSet, data: Path, max_skipped: float, listing: Path | None, workers: int) -> None:
+    """Before any model is loaded or trained: `check_skipped` with the clips that cannot even be opened."""
+    check_share(max_skipped)
+
+    def problem(path: Path) -> str:
+        try:
+            with AudioFile(path):
+                return ""
+        except (EdgeseaError, OSError) as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = dict(zip(task.paths, pool.map(problem, task.paths), strict=True))
+    check_skipped(task, data, {path: reason for path, reason in found.items() if reason}, max_skipped, listing)
+
+
+def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: float, listing: Path | None) -> str:
+    """List the skipped clips in the file `listing`, and return a sentence that says how many; none: an empty one.
+
+    EdgeseaError if they are more than the share `max_skipped`, or leave something empty.
+    """
+    if not skipped:
+        if listing is not None:
+            listing.unlink(missing_ok=True)  # of an earlier call
+        return ""
+    rows = [(_name(path, data), reason) for path, reason in skipped.items()]
+    where = "out=FILE lists them all"
+    if listing is not None:
+        try:
+            with atomic_path(listing) as path, path.open("w", -1, "utf-8", "surrogateescape", "") as file:
+                csv.writer(file, lineterminator="\n").writerows([("clip", "reason"), *rows])
+            where = f"all are in {listing}"
+        except OSError as error:
+            where = f"{listing} cannot be written: {error.strerror}"
+    count, total = len(skipped), len(task.paths)
+    text = f"{data}: {count} of {total} clips are missing or unusable (first: {': '.join(rows[0])}; {where})"
+    if count == total:
+        raise EdgeseaError(f"{text}; no clip is left, and recordings are looked for in {task.paths[0].parent}")
+    if empty := task.emptied(np.array([path not in skipped for path in task.paths])):
+        remedy = "complete the data set, or delete the rows of these clips from its table"
+        raise EdgeseaError(f"{text}, so nothing is left of {some(empty)}; {remedy}")
+    return allowed(text, count, total, max_skipped)
+
+
+def _name(path: Path, data: Path) -> str:
+    return (path.relative_to(data) if path.is_relative_to(data) else path).as_posix()
