@@ -81,6 +81,18 @@ def distillation(folder: Path, data: Path) -> Work:
     return lambda step: distill(*inputs, folder / "out" / str(step), epoch_size=(32, 512)[step], **options)
 
 
+def decoding(folder: Path, data: Path, ending: str = "wav") -> Work:
+    audio_file, files = find("edgesea.audio.io:AudioFile"), sorted((folder / ending).iterdir())
+
+    def decode(step: int) -> None:
+        for path in files[: (1, None)[step]]:
+            with audio_file(path) as file:
+                for _ in file.chunks():
+                    pass
+
+    return decode
+
+
 CASES: dict[str, Callable[[Path, Path], Work]] = {
     "extraction, spectral, 40 clips of 30 s": extraction,
     "extraction, mn04, 20 clips of ESC-10": partial(extraction, clips="esc10", teacher="efficientat/mn04"),
@@ -89,6 +101,8 @@ CASES: dict[str, Callable[[Path, Path], Work]] = {
     "k-DPP, 91 of 20 000 x 512": k_dpp,
     "SONYC-UST scores, 100 000 x 23": scores,
     "distillation, sea-64, 512 windows": distillation,
+    "decoding, WAV, 400 files of 30 s": decoding,
+    "decoding, FLAC, 100 files of 30 s": partial(decoding, ending="flac"),
 }
 
 
@@ -100,6 +114,11 @@ def prepare(folder: Path, data: Path) -> dict[str, float]:
     for name, seconds in {"long": 600, **{f"noise/{'first/' * (n < 2)}{n}": 30 for n in range(40)}}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(folder / f"{name}.wav", 0.1 * rng.standard_normal(seconds * 8000), 8000)
+    for ending, count in (("wav", 400), ("flac", 100)):
+        (folder / ending).mkdir()
+        samples = 0.1 * rng.standard_normal(30 * 48000)
+        for number in range(count):
+            soundfile.write(folder / ending / f"{number}.{ending}", samples, 48000)
     (folder / "esc10" / "first").mkdir(parents=True)
     for number, path in enumerate(sorted((data / "esc10" / "audio").iterdir())[:20]):
         shutil.copy(path, folder / "esc10" / ("." if number else "first") / path.name)
@@ -133,6 +152,7 @@ def main() -> None:
     parser.add_argument("after", type=Path, nargs="?", default=ROOT / "src")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the project's real data")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", default="", help="cases with this word in their names")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -149,7 +169,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, sides = Path(name), {"before": given.before.resolve(), "after": given.after.resolve()}
         child("prepare", sides["before"], folder, given.data.resolve())
-        for case in CASES:
+        for case in filter(lambda name: given.only in name, CASES):
             runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
             for pair in range(given.pairs):
                 for side in ("before", "after") if pair % 2 == 0 else ("after", "before"):

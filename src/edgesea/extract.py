@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.audio.framing import Framing
+from edgesea.audio.io import Truncated
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import check_options, clip_pieces, cut_parts
 from edgesea.table.manifest import manifest_digest, read_manifest
@@ -34,6 +35,7 @@ def extract(
     workers: int = 2,
     device: str = "auto",
     max_skipped: float = 0.5,
+    truncated: Truncated = "skip",
 ) -> dict[str, Any]:
     """Embed the windows of all clips with a teacher and store them, with the audio, as a table.
 
@@ -83,6 +85,9 @@ def extract(
         Where the teacher runs: auto, cpu, cuda, cuda:1, mps.
     max_skipped : float
         Largest share of clips that may be skipped.
+    truncated : {"skip", "use"}
+        What becomes of recordings that end, or are damaged, before the end that they announce: they are skipped, or
+        what is there is used.
 
     Returns
     -------
@@ -115,9 +120,16 @@ def extract(
     cut = {"parts": len(parts), "part_clips": part_clips, "batch_size": batch_size}
     stored = {"sample_rate": sample_rate, "framing": asdict(framing), "dtype": dtype, **cut, "level": level}
     plan = {"teacher": about, **stored, "manifest_sha256": manifest_digest(entries)}
+    if truncated != "skip":  # a key that tables do not have which were made before there was a choice
+        plan["truncated"] = truncated
 
     read = partial(
-        clip_pieces, framing=framing, sample_rate=sample_rate, teacher_rate=model.sample_rate, level_rate=rate
+        clip_pieces,
+        framing=framing,
+        sample_rate=sample_rate,
+        teacher_rate=model.sample_rate,
+        level_rate=rate,
+        truncated=truncated,
     )
     embed = partial(embed_sources, model, read=read, batch_size=batch_size, workers=workers)
     result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract")

@@ -1,12 +1,10 @@
-import struct
-
 import numpy as np
 import pytest
 import soundfile
 import soxr
 from conftest import load_audio
 
-from edgesea.audio.io import AudioFile, Resampler, as_samples, audio_suffixes, first_invalid, is_audio, to_mono
+from edgesea.audio.io import AudioFile, Resampler, as_samples, audio_suffixes, first_invalid, to_mono
 from edgesea.errors import EdgeseaError
 
 
@@ -63,13 +61,9 @@ def test_a_file_longer_than_a_chunk_is_resampled_like_the_whole(tmp_path):
     np.testing.assert_allclose(load_audio(tmp_path / "long.wav", 8000), whole, atol=1e-6)
 
 
-def test_audio_is_recognised_by_its_ending(tmp_path):
-    assert {".wav", ".flac", ".ogg", ".mp3", ".aif"} <= audio_suffixes()
+def test_audio_is_recognised_by_its_ending():
+    assert {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aifc", ".snd"} <= audio_suffixes()
     assert not {".raw", ".csv", ".txt", ""} & audio_suffixes()
-    for name in ("a.WAV", ".hidden.wav", "notes.txt"):
-        (tmp_path / name).touch()
-    (tmp_path / "folder.wav").mkdir()
-    assert [path.name for path in tmp_path.iterdir() if is_audio(path)] == ["a.WAV"]
 
 
 @pytest.mark.parametrize(
@@ -94,29 +88,3 @@ def test_unusable_files_are_refused(tmp_path, name, content, words):
         soundfile.write(tmp_path / name, *content, subtype="FLOAT")
     with pytest.raises(EdgeseaError, match=f"{name}: .*{words}"):
         load_audio(tmp_path / name, 8000)
-
-
-CUTS = [(ending, share) for ending in ("wav", "aiff", "flac", "au", "rf64") for share in (0.97, 0.5, 0.1)]
-
-
-@pytest.mark.parametrize(("ending", "share"), [*CUTS, ("mp3", 0.9), ("mp3", 0.5)])
-def test_truncated_files_are_refused(tmp_path, ending, share):
-    path = tmp_path / f"cut.{ending}"
-    soundfile.write(path, np.random.default_rng(3).uniform(-0.5, 0.5, 160000).astype(np.float32), 8000)
-    assert len(load_audio(path, 8000)) == pytest.approx(160000, rel=0.02)
-    path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
-    with pytest.raises(EdgeseaError, match=r"truncated: the header announces \d+|damaged after"):
-        load_audio(path, 8000)
-
-
-@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
-def test_headers_of_streamed_recordings_announce_no_size(tmp_path, size):
-    """Recorders that write to a pipe cannot know the size; the file is whole all the same."""
-    path = tmp_path / "streamed.wav"
-    soundfile.write(path, sine(8000), 8000, subtype="PCM_16")
-    content = bytearray(path.read_bytes())
-    where = content.index(b"data") + 4
-    content[where : where + 4] = struct.pack("<I", size)
-    content[4:8] = struct.pack("<I", min(size + 36, 0xFFFFFFFF) if size else 8)
-    path.write_bytes(content)
-    assert len(load_audio(path, 8000)) == 16000

@@ -1,41 +1,70 @@
 """Decoding (anything libsndfile reads, as a stream of mono chunks), samples in memory, and resampling (soxr)."""
 
+import logging
 import math
 import os
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from edgesea.artifact import walk
+from edgesea.audio import codecs, container
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
 Signal: TypeAlias = NDArray[Any]
 
+log = logging.getLogger(__name__)
 CHUNK_SECONDS = 10.0
 RATES = (500, 1_000_000)  # Hz; a header outside names no recording, and would resample to an absurd size
 FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}  # of PCM samples
-UNKNOWN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)  # what writes to a pipe: sox, arecord, ffmpeg ...
-_CUT_SHORT = re.compile(r"^\s*(?:data|SSND|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+GRANTED_SHARE, GRANTED_SECONDS = 0.01, 0.05  # by so much may a header exceed what is there
+READ_AHEAD = 1 << 14  # bytes that libsndfile may leave unread at the end of a FLAC file
+Truncated = Literal["skip", "use"]
+CHUNKED = {
+    "WAV": "LITTLE",
+    "WAVEX": "LITTLE",
+    "W64": "LITTLE",
+    "RF64": "LITTLE",
+    "AIFF": "BIG",
+    "AU": "BIG",
+    "CAF": "BIG",
+}
+RAW = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # codecs without blocks
 
 
 @cache
 def audio_suffixes() -> frozenset[str]:
     """File name endings (lower case, with the dot) that are taken for audio when a folder is searched."""
     formats = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
-    return frozenset(formats | {".aif", ".oga", ".opus", ".mp3", ".wave"})
+    more = {".aif", ".aifc", ".snd", ".oga", ".opus", ".mp3", ".wave", ".bwf", ".sph"}
+    return frozenset(formats | more | (codecs.ENDINGS if find_spec("av") else frozenset()))
 
 
-def is_audio(path: Path) -> bool:
-    """Whether a file found in a folder is taken for audio: by its ending, and unless it is hidden."""
-    return path.suffix.lower() in audio_suffixes() and not path.name.startswith(".") and path.is_file()
+def find_audio(folder: Path, recursive: bool = True) -> list[Path]:
+    """The audio files of a folder, by their endings; what else is there is counted in a warning."""
+    found, others = [], Counter[str]()
+    for path in walk(folder) if recursive else filter(Path.is_file, folder.iterdir()):
+        if path.suffix.lower() in audio_suffixes() and not path.name.startswith("."):
+            found.append(path)
+        elif not path.name.startswith(("._", ".DS_Store")):  # which macOS leaves beside every file
+            others["hidden" if path.name.startswith(".") else path.suffix.lower() or "without an ending"] += 1
+    if others:
+        hint = " (install edgesea[codecs])"
+        kinds = [f"{count} {ending}{hint * (ending in codecs.ENDINGS)}" for ending, count in others.most_common()]
+        log.warning("%s: %d files left out: %s", folder, others.total(), ", ".join(kinds))
+    if not found:
+        raise EdgeseaError(f"{folder}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
+    return sorted(found)
 
 
 def check_readable(path: Path) -> None:
@@ -53,28 +82,65 @@ def check_readable(path: Path) -> None:
     raise EdgeseaError(f"{path}: cannot be decoded: {reason}")
 
 
-class AudioFile:
-    """One audio file, opened for decoding; use it as a context manager."""
+class _Decoder(soundfile.SoundFile):  # type: ignore[misc]
+    """libsndfile without a seek after each read: a stream of unknown length, or a damaged one, cannot be sought in."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def seekable(self) -> bool:
+        return False
+
+
+class AudioFile:
+    """One audio file, opened for decoding; use it as a context manager.
+
+    `truncated` says whether what is left of a file that is cut short or damaged is used or refused.
+    """
+
+    def __init__(self, path: Path, truncated: Truncated = "skip") -> None:
+        self.path, self.truncated = path, truncated
+        self.notes: list[str] = []  # what is unusual about the file; complete when all chunks are read
         check_readable(path)
-        try:
-            # As bytes, because a name on POSIX need not be UTF-8.
-            self._file = soundfile.SoundFile(path if os.name == "nt" else os.fsencode(path))
-        except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the ending .raw
-            reason = _detail(error)
-            if reason.startswith("File does not exist"):  # libsndfile's message if it finds no MP3 frame
-                reason = "Format not recognised"
-            raise EdgeseaError(f"{path}: cannot be decoded: {reason}") from error
-        self.sample_rate: int = self._file.samplerate  # Hz
-        self.frames: int = self._file.frames  # samples per channel that the header announces
+        self._streams, unread = container.streams(path)
+        self.notes += [f"{unread} bytes behind the audio were not read"] if unread else []
+        self._decoder = self._open(self._streams[0])
+        self.sample_rate: int = self._decoder.samplerate  # Hz
+        first = self._streams[0]
+        length = (
+            first.announced * self.sample_rate
+            if first.timed and 0 < first.announced < math.inf
+            else self._decoder.frames
+        )
+        self.frames: int | None = round(length) if length and len(self._streams) == 1 else None  # None: not announced
 
     def __enter__(self) -> "AudioFile":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._decoder.close()
+
+    def _open(self, stream: container.Stream) -> _Decoder | codecs.Decoder:
+        try:
+            if stream.plain:  # not by its name: libsndfile would take ._x.mp3, left by macOS, for a part of it
+                self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                return _Decoder(self._descriptor)
+            decoder = _Decoder(container.Excerpt(self.path, stream))
+            if decoder.format not in CHUNKED or decoder.subtype not in RAW:
+                return decoder
+            samples = container.Excerpt(self.path, stream._replace(header=b""))
+            endian = CHUNKED[decoder.format] if decoder.endian == "FILE" else decoder.endian
+            kind = {name: getattr(decoder, name) for name in ("samplerate", "channels", "subtype")}
+            return _Decoder(samples, format="RAW", endian=endian, **kind)  # a header would limit its size
+        except soundfile.LibsndfileError as error:
+            reason = _detail(error)
+            if reason.startswith("File does not exist"):  # libsndfile's message if it finds no MP3 frame
+                reason = "Format not recognised"
+            if reason == "Format not recognised" and self.path.suffix.lower() in codecs.ENDINGS:
+                try:
+                    return codecs.Decoder(self.path)
+                except ModuleNotFoundError:
+                    reason = "its format needs edgesea[codecs]"
+                except ValueError as problem:
+                    reason = str(problem)
+            raise EdgeseaError(f"{self.path}: cannot be decoded: {reason}") from error
 
     def chunks(self) -> Iterator[Float32]:
         """Yield the channels' average in chunks of about ten seconds, (samples,) float32.
@@ -83,31 +149,60 @@ class AudioFile:
         """
         if not RATES[0] <= self.sample_rate <= RATES[1]:
             raise EdgeseaError(f"{self.path}: implausible sample rate of {self.sample_rate} Hz")
-        match = _CUT_SHORT.search(self._file.extra_info)
-        announced, found = (int(match[1]), int(match[2])) if match else (0, 0)
-        if announced > found and announced not in UNKNOWN_SIZES:
-            raise EdgeseaError(f"{self.path}: truncated: the header announces {announced} bytes, {found} are there")
-        size = round(CHUNK_SECONDS * self.sample_rate)
-        decoded = 0
-        while True:
-            try:
-                block = self._file.read(size, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                where = decoded / self.sample_rate
-                raise EdgeseaError(f"{self.path}: damaged after {where:.1f} s: {_detail(error)}") from error
-            if not len(block):
-                break
-            mono = to_mono(block)
-            if first_invalid(mono) is not None:
-                raise EdgeseaError(f"{self.path}: holds NaN or Inf samples")
-            decoded += len(block)
-            yield mono
-        # Only MP3 announces a length that it may not keep; the 5 % allow for files without a length header.
-        if decoded < 0.95 * self.frames:
-            lengths = f"the header announces {self.frames} samples, {decoded} are there"
-            raise EdgeseaError(f"{self.path}: truncated: {lengths}")
-        if decoded == 0:
+        total = 0
+        for place, stream in enumerate(self._streams):
+            if place:
+                self._decoder.close()
+                self._decoder = self._open(stream)
+            for mono in resample_stream(self._decode(stream), self._decoder.samplerate, self.sample_rate):
+                if first_invalid(mono) is not None:
+                    raise EdgeseaError(f"{self.path}: holds NaN or Inf samples")
+                total += len(mono)
+                if len(mono):
+                    yield mono
+        if total == 0:
             raise EdgeseaError(f"{self.path}: holds no samples")
+
+    def _decode(self, stream: container.Stream) -> Iterator[Float32]:
+        """Decode one stream to its end, and hold what is there against what was announced."""
+        rate, decoded, problem = self._decoder.samplerate, 0, ""
+        block = np.empty((round(CHUNK_SECONDS * rate), self._decoder.channels), np.float32)
+        while True:
+            sized = stream.plain and self._decoder.format == "FLAC"  # it is read to its end, to see what is left there
+            part = block[: self._decoder.frames - decoded] if sized else block
+            if self._decoder.format not in CHUNKED:
+                part.fill(np.nan)  # shows how far it came where it fails
+            try:
+                count = len(self._decoder.read(out=part))
+            except (soundfile.LibsndfileError, ValueError) as error:
+                problem = f"damaged ({_detail(error)})"
+                count = int(np.isnan(part[:, 0]).argmax())
+            decoded += count
+            if count:
+                yield to_mono(part[:count])
+            if count == len(block):
+                continue
+            if problem or not sized or stream.end - os.lseek(self._descriptor, 0, os.SEEK_CUR) < READ_AHEAD:
+                break
+            self._decoder.close()
+            stream = stream._replace(plain=False)  # of unknown length
+            self._decoder = self._open(stream)
+            self._decoder.read(out=np.empty((decoded, self._decoder.channels), np.float32))
+        seconds, announced = decoded / rate, stream.announced
+        if announced == math.inf or isinstance(self._decoder, codecs.Decoder):
+            announced = self._decoder.frames / rate
+        elif not stream.timed:
+            announced *= seconds / max(1, stream.end - stream.start)
+        if problem and decoded == round(announced * rate):
+            problem = ""  # what could not be decoded lies behind the end, as the tags of music players do
+        elif stream.cut or announced - seconds > max(GRANTED_SECONDS, GRANTED_SHARE * announced):
+            problem = problem or "truncated"
+        if problem:
+            of = f" of {announced:.1f} s" if announced else ", the end of the stream is missing"
+            problem = f"{problem} at {seconds:.1f} s{of}"
+            if self.truncated == "skip":
+                raise EdgeseaError(f"{self.path}: {problem}")
+            self.notes.append(f"{problem}; used as far as it goes")
 
 
 def _detail(error: Exception) -> str:

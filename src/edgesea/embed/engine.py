@@ -159,7 +159,7 @@ class AudioEmbedding(NamedTuple, Generic[A]):
     path: A
     embedding: Float32 | None  # (T, D), a row for each window
     error: str = ""
-    warnings: Sequence[str] = ()  # that it is shorter than a window, or silent
+    warnings: Sequence[str] = ()  # that it is shorter than a window, silent, or not whole
 
 
 def framing_of(model: EmbeddingModel, hop: float, center: bool) -> Framing:
@@ -168,7 +168,12 @@ def framing_of(model: EmbeddingModel, hop: float, center: bool) -> Framing:
 
 
 def embed_files(
-    model: EmbeddingModel, paths: Sequence[A], framing: Framing, batch_size: int = 64, workers: int = 2
+    model: EmbeddingModel,
+    paths: Sequence[A],
+    framing: Framing,
+    batch_size: int = 64,
+    workers: int = 2,
+    truncated: io.Truncated = "skip",
 ) -> Iterator[AudioEmbedding[A]]:
     """Embed files, or recordings in memory, in order; one that cannot be used gives its error instead of embeddings.
 
@@ -180,7 +185,7 @@ def embed_files(
     def read(item: tuple[int, A]) -> Iterator[tuple[list[str], Float32]]:
         found: list[str] = []  # warnings of all pieces, complete with the last
         cutter, silent = PieceCutter(at_rate, PIECE), True
-        with nullcontext(item[1]) if isinstance(item[1], Recording) else io.AudioFile(item[1]) as audio:
+        with nullcontext(item[1]) if isinstance(item[1], Recording) else io.AudioFile(item[1], truncated) as audio:
             for chunk in io.resample_stream(audio.chunks(), audio.sample_rate, model.sample_rate):
                 silent = silent and not chunk.any()
                 for piece in cutter.feed(chunk):
@@ -190,6 +195,7 @@ def embed_files(
             found.append(f"lasts {seconds}, less than a window of {framing.window:g} s; filled up with zeros")
         if silent:
             found.append("silent: all samples are zero")
+        found += getattr(audio, "notes", [])
         for piece in cutter.finish(getattr(audio, "windows", None)):
             yield found, cut_rows(model, piece, at_rate)
 

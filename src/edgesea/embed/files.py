@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgesea.artifact import FULL, atomic_path, check_file, differences, versions, walk
+from edgesea.artifact import FULL, atomic_path, check_file, differences, versions
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import audio_suffixes, checked_count, checked_flag, is_audio
+from edgesea.audio.io import Truncated, audio_suffixes, checked_count, checked_flag, find_audio
 from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, Float32, Stream, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import Backend, ModelOrName, is_teacher, load_model
@@ -47,6 +47,7 @@ def embed(
     device: str = "auto",
     backend: Backend = "auto",
     quiet: bool = False,
+    truncated: Truncated = "skip",
 ) -> dict[str, Any]:
     """Embed audio files; each gives ``<name>[_suffix].npz`` with `embedding` (T, D) and `timestamps` (T,) in seconds.
 
@@ -83,6 +84,9 @@ def embed(
         What computes a student: onnx on the CPU, torch (edgesea[train]) anywhere; auto: onnx unless there is a GPU.
     quiet : bool
         Show no progress, and nothing but errors.
+    truncated : {"skip", "use"}
+        What becomes of recordings that end, or are damaged, before the end that they announce: an error, or what is
+        there is used.
 
     Returns
     -------
@@ -95,7 +99,9 @@ def embed(
             model, audio = str(last), audio[:-1]
     targets = result_paths(audio, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
-    results = _write_results(network, targets, framing_of(network, hop, center), batch_size, workers, overwrite)
+    results = _write_results(
+        network, targets, framing_of(network, hop, center), batch_size, workers, overwrite, truncated
+    )
     files, windows, failed = 0, 0, {}
     for file, embedding, error, found in tqdm(results, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
@@ -177,7 +183,13 @@ def process_files(
 
 
 def _write_results(
-    model: EmbeddingModel, targets: Targets, framing: Framing, batch_size: int, workers: int, overwrite: bool
+    model: EmbeddingModel,
+    targets: Targets,
+    framing: Framing,
+    batch_size: int,
+    workers: int,
+    overwrite: bool,
+    truncated: Truncated = "skip",
 ) -> Iterator[AudioEmbedding[Path]]:
     """Embed files and write their results; one that is there comes without embedding."""
     checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
@@ -195,7 +207,7 @@ def _write_results(
             yield AudioEmbedding(path, None)
         except (EdgeseaError, OSError) as error:
             yield AudioEmbedding(path, None, str(error))
-    for result in embed_files(model, list(missing), framing, batch_size, workers):
+    for result in embed_files(model, list(missing), framing, batch_size, workers, truncated):
         if result.embedding is not None:
             target, made_of = missing[result.path]
             provenance, timestamps = np.array(json.dumps(made_of)), framing.timestamps(len(result.embedding))
@@ -259,10 +271,7 @@ def _audio_files(given: Path, recursive: bool) -> list[Path]:
         raise EdgeseaError(f"{given}: no such file or folder")
     if is_student(given):
         raise EdgeseaError(f"{given}: a model, where a recording was expected; the model comes last")
-    found = sorted(filter(is_audio, walk(given) if recursive else given.iterdir())) if given.is_dir() else [given]
-    if not found:
-        raise EdgeseaError(f"{given}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
-    return found
+    return find_audio(given, recursive) if given.is_dir() else [given]
 
 
 def _absolute(path: Path | str) -> str:

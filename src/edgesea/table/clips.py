@@ -1,5 +1,6 @@
 """The clips of a table, cut into parts, and decoded a few windows at a time."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -9,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.framing import Framing, PieceCutter, piece_starts, piece_windows
-from edgesea.audio.io import AudioFile, Resampler, checked_count, checked_hop, checked_rate
+from edgesea.audio.io import AudioFile, Resampler, Truncated, checked_count, checked_hop, checked_rate
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.errors import EdgeseaError
 from edgesea.table.manifest import ClipEntry, file_size
 
+log = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
 PCM_SCALE = 32767.0  # stored value of amplitude 1
@@ -61,7 +63,12 @@ class Piece:
 
 
 def clip_pieces(
-    entry: ClipEntry, framing: Framing, sample_rate: int, teacher_rate: int | None, level_rate: float | None
+    entry: ClipEntry,
+    framing: Framing,
+    sample_rate: int,
+    teacher_rate: int | None,
+    level_rate: float | None,
+    truncated: Truncated = "skip",
 ) -> Iterator[tuple[Piece, Float32]]:
     """Decode a clip once and cut it at both rates; the student's rate decides how many windows there are.
 
@@ -71,7 +78,7 @@ def clip_pieces(
     """
     if level_rate and not entry.level:
         raise EdgeseaError("no level in the manifest, where other clips have one; the two scales do not mix")
-    with AudioFile(entry.path) as file:
+    with AudioFile(entry.path, truncated) as file:
         rates = sample_rate, teacher_rate or file.sample_rate
         student, teacher = (framing.at(rate) for rate in rates)
         cutters = PieceCutter(student, PIECE_WINDOWS), PieceCutter(teacher, PIECE_WINDOWS)
@@ -93,6 +100,8 @@ def clip_pieces(
                     levels = a_weighted_level(windows, rates[1])
                 pcm, clipped = to_pcm(cut.audio)
                 yield Piece(entry, offset, pcm, starts, levels, clipped), windows
+        for note in file.notes:
+            log.warning("%s: %s", entry.clip, note)
 
 
 def to_pcm(audio: Float32) -> tuple[NDArray[np.int16], int]:

@@ -245,7 +245,8 @@ class Pairs:
             raise EdgeseaError(path)
         rows, center = self.load(path), self.framing.center
         with AudioFile(entry.path) as audio:  # its header, to find a misfit before anything is decoded
-            length = round(audio.frames * self.sample_rate / audio.sample_rate)
+            frames = audio.frames or sum(map(len, audio.chunks()))
+            length = round(frames * self.sample_rate / audio.sample_rate)
         at_rate, other = (replace(self.framing, center=c).at(self.sample_rate) for c in (center, not center))
         misfit, of_other = (_misfit(len(rows), some, length) for some in (at_rate, other))
         problem = f"{path.name}: {len(rows)} embeddings, but its audio has"

@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from edgesea.artifact import file_state, walk
-from edgesea.audio.io import audio_suffixes, is_audio
+from edgesea.artifact import file_state
+from edgesea.audio.io import find_audio
 from edgesea.errors import EdgeseaError
 from edgesea.table.sheet import UNKNOWN, Sheet, as_text, say, some
 
@@ -118,7 +118,7 @@ def read_manifest(
         say(f"{source}: further names of the same recordings: {more}; each recording is one clip")
     if published:
         listed = {_normal(entry.path) for entry in entries}
-        if count := sum(_normal(path) not in listed for path in walk(published[1]) if is_audio(path)):
+        if count := sum(_normal(path) not in listed for path in find_audio(published[1])):
             say(f"{source}: recordings that the metadata do not list, left out: {count}", logging.WARNING)
     return _with_splits(source, entries, share, bool(share or condition), bool(published))
 
@@ -127,9 +127,7 @@ def _found(folder: Path, needs: object) -> Listing:
     """The recordings below a folder."""
     if needs:
         raise EdgeseaError(f"{folder}: a folder, but {needs} is about the columns of a manifest; give one as source")
-    names = [str(path.relative_to(folder)) for path in walk(folder) if is_audio(path)]
-    if not names:
-        raise EdgeseaError(f"{folder}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
+    names = [str(path.relative_to(folder)) for path in find_audio(folder)]
     return Listing(folder, [{"path": name} for name in names], names, found=True)
 
 
