@@ -1,9 +1,9 @@
-"""Decoding (anything libsndfile reads, as a stream of mono chunks), samples in memory, and resampling (soxr)."""
+"""Decoding (anything libsndfile reads, as a stream of mono chunks), and samples in memory."""
 
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from numbers import Real
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
@@ -186,25 +185,3 @@ def _number(value: Any) -> float:
     value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) <= np.finfo(float).max else math.nan
-
-
-class Resampler:
-    """Streaming resampler from one rate to another (Hz); the chunks' sizes do not change the result."""
-
-    def __init__(self, source: int, target: int) -> None:
-        self._stream = None if source == target else soxr.ResampleStream(source, target, 1, dtype="float32")
-
-    def feed(self, chunk: Float32, last: bool = False) -> Float32:
-        """Resample the next chunk (samples,); `last` also returns what the filter holds back."""
-        if self._stream is None:
-            return chunk
-        result: Float32 = self._stream.resample_chunk(np.ascontiguousarray(chunk), last)
-        return result
-
-
-def resample_stream(chunks: Iterable[Float32], source: int, target: int) -> Iterator[Float32]:
-    """Resample a stream of chunks from `source` to `target` Hz."""
-    resampler = Resampler(source, target)
-    for chunk in chunks:
-        yield resampler.feed(chunk)
-    yield resampler.feed(np.zeros(0, np.float32), last=True)
