@@ -62,7 +62,8 @@ def write_noise(path: Path, seconds: float = 3.0, rate: int = 8000, seed: int = 
 
 def load_audio(path: Path, rate: int) -> np.ndarray:
     """A whole file, decoded and resampled as the stages do it in chunks: (samples,) float32."""
-    from edgesea.audio.io import AudioFile, resample_stream
+    from edgesea.audio.io import AudioFile
+    from edgesea.audio.resampling import resample_stream
 
     with AudioFile(path) as file:
         return np.concatenate(list(resample_stream(file.chunks(), file.sample_rate, rate)))

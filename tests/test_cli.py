@@ -1,5 +1,7 @@
 import inspect
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,6 +116,34 @@ def test_errors_of_the_system_are_passed_on_without_a_traceback(
     again = {"extract": "it resumes", "sample": "run it again"}[command]
     with nullcontext() if code is not None else pytest.raises(ZeroDivisionError):
         refuses(command, words=[word.format(again=again) for word in words], code=code)
+
+
+def test_names_of_files_need_not_be_utf_8(
+    noise_folder: Path, random_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / os.fsdecode(b"d\xe9")
+    noise_folder.rename(place)
+    (place / "clip00.wav").rename(place / os.fsdecode(b"\xe9.wav"))
+    student, config = shutil.copytree(random_student, place / "student"), place / os.fsdecode(b"\xe9.yaml")
+    training = "{filters: [2, 2, 2, 4], n_mels: 16, epochs: 1, epoch_size: 16, device: cpu}"
+    text = b"extract: {source: PLACE/\xe9.csv, validate: fold=1}\nreduce: {size: 3}\ndistill: " + training.encode()
+    config.write_bytes(text.replace(b"PLACE", os.fsencode(place)))
+    (place / os.fsdecode(b"\xe9.csv")).write_text("path,fold\nclip01.wav,1\nclip02.wav,0\nclip03.wav,0\n")
+    for words, code in (
+        (["extract", place, place / "table", "--hop=1"], 0),
+        (["extract", place, place / "table", "--hop=2"], 1),
+        (["sample", place / "table", place / "subset", "--size=9"], 0),
+        (["reduce", place / "table", place / "phi", "--subset", place / "subset", "--size=3"], 0),
+        (["embed", place / os.fsdecode(b"\xe9.wav"), "--model", student, "--out", place / "embedded"], 0),
+        (["run", config, "--out", place / "run"], 0),
+        (["run", place / "run" / "config.yaml", "--out", place / "run", "--dry-run"], 0),
+    ):
+        capsys.readouterr()
+        assert cli.main(list(map(str, words))) == code, capsys.readouterr().err
+        out, error = capsys.readouterr()
+        out.encode()
+        assert "Traceback" not in error
+    assert {*json.loads(out).values()} == {str(place / "run"), "up to date"}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ MINIMAL = "extract: {source: rec}\n"
         (f"{MINIMAL}reduce: {{size: 4, size: 8}}", ["size", "lines 2 and 2"]),
         (f"{MINIMAL}evaluate:\n  probe:\n    seed: 1\n    'seed': 1\n", ["seed", "lines 4 and 5"]),
         ("extract:\n\tsource: rec\n", ["line 2", "spaces"]),
+        ('extract:\n  source: "C:\\data"\n', ["line 2", "Windows", "single quotes"]),
+        ("# ${COMMENT}\nextract: {source: ${NOWHERE}/rec}", ["'NOWHERE'", "line 2", "not set"]),
         ("Extract: {source: rec}", ["Extract (did you mean extract?)"]),
         (f"{MINIMAL}reducce: {{size: 4}}", ["reducce (did you mean reduce?)"]),
         (f"{MINIMAL}part_clips: 4", ["part_clips is an option of extract"]),

@@ -16,11 +16,13 @@ import soundfile
 from conftest import REPOSITORY, kill_when, load_audio, write_noise
 from quick_model import BY_NAME as QUICK
 from quick_model import moments
-from stored import as_pcm, clips_of, content, skipped, stamps, windows_of
+from stored import assert_stored, clips_of, content, skipped, stamps, windows_of
 
 from edgesea import cli
 from edgesea.audio.framing import Framing
+from edgesea.audio.io import AudioFile
 from edgesea.audio.level import a_weighted_level
+from edgesea.audio.resampling import resample_stream
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.models import load_teacher
@@ -67,8 +69,7 @@ def test_a_table_holds_audio_levels_and_embeddings_of_all_windows(audio_folder, 
     found = windows_of(table)
     assert sorted(found) == sorted(p.relative_to(audio_folder).as_posix() for p in audio_folder.rglob("*.*"))
     for clip, (starts, levels, embeddings, audio) in found.items():
-        samples = as_pcm(load_audio(audio_folder / clip, 8000))
-        np.testing.assert_array_equal(audio, framing.at(8000).cut(samples))
+        assert_stored(audio, framing.at(8000).cut(load_audio(audio_folder / clip, 8000)))
         np.testing.assert_array_equal(starts, np.arange(len(audio)) * 3200 - (4000 if center else 0))
         windows = framing.at(16000).cut(load_audio(audio_folder / clip, 16000)).copy()
         assert embeddings.dtype == dtype
@@ -85,6 +86,21 @@ def test_a_table_holds_audio_levels_and_embeddings_of_all_windows(audio_folder, 
     dataset = pyarrow.dataset.dataset(table / "windows", format="parquet")
     assert dataset.schema.names == ["clip", "start", "level", "embedding"]
     assert dataset.schema.field("embedding").type == pyarrow.list_(pyarrow.type_for_alias(dtype), 512)
+
+
+def test_audio_may_be_resampled_as_openl3_does(tmp_path):
+    pytest.importorskip("resampy")
+    path = write_noise(tmp_path / "in" / "a.wav", 3.0, 44100)
+    found: dict[str, np.ndarray] = {}
+    for resampler in ("soxr", "resampy"):
+        extract(tmp_path / "in", tmp_path / resampler, resampler=resampler, dtype="float32")
+        _, _, found[resampler], audio = windows_of(tmp_path / resampler)["a.wav"]
+        info = json.loads((tmp_path / resampler / "table.json").read_text())
+        assert info["framing"].get("resampler", "soxr") == resampler
+        with AudioFile(path) as file:
+            samples = np.concatenate(list(resample_stream(file.chunks(), 44100, 8000, resampler)))
+        assert_stored(audio, Framing(1.0, 0.5).at(8000).cut(samples))
+    assert np.abs(found["soxr"] - found["resampy"]).max() > 0.01
 
 
 # --- which clips, and what is known of them
@@ -261,16 +277,19 @@ def test_formats_and_names(tmp_path, name):
     assert list(skipped(tmp_path / "table")) == [f"x{name[1:]}"]
 
 
-def test_extreme_clips_are_clips_like_others(tmp_path):
+def test_extreme_clips_are_clips_like_others(tmp_path, caplog):
     write_noise(tmp_path / "array.wav", 2.0, rate=192000, channels=8)
     soundfile.write(tmp_path / "one.wav", np.full(1, 0.1), 8000)
+    soundfile.write(tmp_path / "loud.wav", 20 * np.sin(np.arange(8000)), 8000, subtype="FLOAT")
     soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 8000)
     (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes((tmp_path / "one.wav").read_bytes())
     extract(tmp_path, tmp_path / "table")
     found = windows_of(tmp_path / "table")
     counts = {clip: len(starts) for clip, (starts, *_) in found.items()}
-    assert counts == {"array.wav": 3, r"caf\xe9.wav": 1, "one.wav": 1, "silence.wav": 3}
+    assert counts == {"array.wav": 3, "loud.wav": 1, r"caf\xe9.wav": 1, "one.wav": 1, "silence.wav": 3}
     assert found["silence.wav"][1].tolist() == [-120.0] * 3
+    assert "1 clips exceed twice full scale (first: loud.wav)" in caplog.text
+    assert_stored(found["loud.wav"][3], 20 * np.sin(np.arange(8000))[None])
     assert all(np.isfinite(embeddings).all() for _, _, embeddings, _ in found.values())
 
 

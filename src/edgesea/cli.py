@@ -164,8 +164,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     if sys.stderr is None:  # closed, as that of a service may be; libraries write to it
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # of names of files that are not UTF-8
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of names of files that are not UTF-8
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(format="%(message)s")
     resumed = arguments[:1] and arguments[0] in RESUMED and "--overwrite" not in arguments

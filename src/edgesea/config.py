@@ -20,6 +20,10 @@ BYTES = {0xDC00 + byte: 0xF700 + byte for byte in range(128, 256)}
 BEGIN, END = "\uf6fe", "\uf6ff"
 VARIABLE = re.compile(f"{BEGIN}(.*?){END}")
 HOME = re.compile(r"(^|:)~(?=/|$)")  # also in ids such as onnx:~/teacher.onnx
+HINTS = {
+    "\\t": "; indent with spaces, not with tabs",
+    "escape character": "; write a Windows path in single quotes, or in none",
+}
 SWITCH = {"on": "true", "off": "false"}
 FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
 # Plain words as in YAML 1.2: 010 is ten, 1e-3 a number, no and on are words, and 12:30 is neither.
@@ -51,8 +55,11 @@ def _loader() -> type[Any]:
             return node
 
         def construct_scalar(self, node: Any) -> Any:
-            values = {"EDGESEA_DATA": "data", **os.environ}
-            text = VARIABLE.sub(lambda found: values[found[1]], str(super().construct_scalar(node)))
+            try:
+                text = VARIABLE.sub(lambda found: _variables()[found[1]], str(super().construct_scalar(node)))
+            except KeyError as error:
+                line = node.start_mark.line + 1
+                raise EdgeseaError(f"environment variable {error}, in line {line}, is not set") from None
             return text.translate({new: old for old, new in BYTES.items()})
 
         def construct_whole(self, node: Any) -> int:
@@ -74,11 +81,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
             text = content.decode("utf-16")
         else:
             text = content.decode("utf-8-sig", "surrogateescape").translate(BYTES)
-        marks = {name: BEGIN + name + END for name in ("EDGESEA_DATA", *os.environ)}
-        found = yaml.load(string.Template(text).safe_substitute(marks), _loader())
+        found = yaml.load(string.Template.pattern.sub(_mark, text), _loader())
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        hint = "; indent with spaces, not with tabs" if "\\t" in str(error.problem) else ""
+        hint = next((hint for sign, hint in HINTS.items() if sign in str(error.problem)), "")
         problem = ", ".join(filter(None, (error.context, error.problem)))
         raise EdgeseaError(f"{path}: not YAML{line}: {problem}{hint}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -89,6 +95,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         shown = "nothing" if found is None else repr(found)[:40]
         raise EdgeseaError(f"{path}: must hold a mapping (NAME: VALUE), not {shown}")
     return found
+
+
+def _variables() -> dict[str, str]:
+    return {"EDGESEA_DATA": "data", **os.environ}
+
+
+def _mark(found: re.Match[str]) -> str:
+    """What stands for $$, $NAME or ${NAME} until the text has been parsed; $NAME may also stand for itself."""
+    name = found["braced"] or found["named"]
+    if name and (found["braced"] or name in _variables()):
+        return BEGIN + name + END
+    return "$" if found["escaped"] else found[0]
 
 
 def as_yaml(options: Mapping[str, Any]) -> str:

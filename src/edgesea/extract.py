@@ -1,13 +1,13 @@
 """``extract``: an audio folder or a manifest becomes a table of clips, windows and teacher embeddings."""
 
 import logging
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated
+from edgesea.audio.resampling import Resampling, checked_resampling
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import check_options, clip_pieces, cut_parts
 from edgesea.table.manifest import manifest_digest, read_manifest
@@ -28,6 +28,7 @@ def extract(
     window: float = 1.0,
     hop: float = 0.5,
     center: bool = False,
+    resampler: Resampling = "soxr",
     level_rate: float = 1.0,
     dtype: Literal["float16", "float32"] = "float16",
     part_clips: int = 128,
@@ -71,6 +72,8 @@ def extract(
         Distance between the starts of two windows in seconds.
     center : bool
         Precede each clip by half a window of zeros.
+    resampler : {"soxr", "resampy"}
+        What brings recordings to the rates of student and teacher; resampy (edgesea[compat]) as edgel3 and openl3 do.
     level_rate : float
         Readings per second of the manifest's `level` lists.
     dtype : {"float16", "float32"}
@@ -105,7 +108,7 @@ def extract(
     from edgesea.models import load_teacher
     from edgesea.table.writer import write_table
 
-    framing = Framing(window, hop, center)
+    framing = Framing(window, hop, center, checked_resampling(resampler))
     framing.at(sample_rate)
     entries = read_manifest(Path(source), root and Path(root), columns, validate)
     model = load_teacher(teacher, weights, device=device)
@@ -118,7 +121,7 @@ def extract(
     about = {**made_by, "embedding_size": model.embedding_size}
     level = {"unit": "dB SPL" if rate else "dB(A) re full scale", "rate": level_rate}
     cut = {"parts": len(parts), "part_clips": part_clips, "batch_size": batch_size}
-    stored = {"sample_rate": sample_rate, "framing": asdict(framing), "dtype": dtype, **cut, "level": level}
+    stored = {"sample_rate": sample_rate, "framing": framing.plan(), "dtype": dtype, **cut, "level": level}
     plan = {"teacher": about, **stored, "manifest_sha256": manifest_digest(entries)}
     if truncated != "skip":  # a key that tables do not have which were made before there was a choice
         plan["truncated"] = truncated

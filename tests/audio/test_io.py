@@ -4,7 +4,7 @@ import soundfile
 import soxr
 from conftest import load_audio
 
-from edgesea.audio.io import AudioFile, Resampler, as_samples, audio_suffixes, first_invalid, to_mono
+from edgesea.audio.io import AudioFile, as_samples, audio_suffixes, first_invalid, to_mono
 from edgesea.errors import EdgeseaError
 
 
@@ -37,19 +37,6 @@ def test_formats_are_decoded_and_resampled(tmp_path, ending, error, rate):
     spectrum = np.abs(np.fft.rfft(audio[len(audio) // 2 - rate // 2 :][:rate])) * 2 / rate
     assert spectrum.argmax() == 1000
     assert spectrum[1000] == pytest.approx(0.5, rel=max(error, 1e-3))
-
-
-@pytest.mark.parametrize("target", [8000, 48000])
-@pytest.mark.parametrize("source", [8000, 16000, 22050, 44100, 48000])
-def test_not_a_bit_depends_on_the_chunks(source, target):
-    """Streams rest on this: quiet bands of a spectrogram would show the smallest difference."""
-    audio = np.random.default_rng(1).uniform(-1, 1, source + 17).astype(np.float32)
-    whole = soxr.resample(audio, source, target)
-    for size in (1, 7, 160, 4800, 48000):
-        resampler = Resampler(source, target)
-        parts = [resampler.feed(audio[first : first + size]) for first in range(0, len(audio), size)]
-        parts.append(resampler.feed(np.zeros(0, np.float32), last=True))
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_a_file_longer_than_a_chunk_is_resampled_like_the_whole(tmp_path):

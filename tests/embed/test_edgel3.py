@@ -5,6 +5,7 @@ The audio is made here, with the same properties as edgel3's files.
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import soundfile
 
 import edgesea
 from edgesea import EdgeseaError, EdgeseaWarning, cli, get_embedding, process_file
+from edgesea.audio.resampling import Resampler
 
 
 def chirp(rate: int, seconds: float) -> np.ndarray:
@@ -177,3 +179,35 @@ def test_options_have_the_names_and_defaults_of_edgel3_and_openl3(
     expected, _ = get_embedding(*soundfile.read(path), weights, hop_size=0.5, center=center)
     np.testing.assert_allclose(embedding, expected, atol=1e-5)
     np.testing.assert_array_equal(timestamps, 0.5 * np.arange(len(expected)))
+
+
+# --- its resampler
+
+
+def test_recordings_at_other_rates_have_the_numbers_of_edgel3_if_they_are_resampled_as_it_does(
+    audio_folder, model, tmp_path
+):
+    """tests/audio/test_resampling.py has resampy's samples."""
+    pytest.importorskip("resampy")
+    path = audio_folder / "chirp_44k.wav"
+    audio, sr = soundfile.read(path, dtype="float32")
+    resampled = Resampler(sr, 8000, "resampy").feed(audio, last=True)
+    assert len(resampled) == int(len(audio) * 8000 / sr)
+    expected, stamps = get_embedding(resampled, 8000, model)
+    embedding, timestamps = get_embedding(audio, sr, model, resampler="resampy")
+    np.testing.assert_array_equal(timestamps, stamps)
+    np.testing.assert_allclose(embedding, expected, rtol=1e-3, atol=1e-3)
+    result = process_file(path, tmp_path, "as", model, resampler="resampy")
+    np.testing.assert_allclose(load(result)[0], expected, rtol=1e-3, atol=1e-3)
+    assert np.abs(get_embedding(audio, sr, model)[0] - expected).max() > 0.01  # soxr
+    with pytest.raises(EdgeseaError, match="resampler"):  # not taken for that of the other
+        process_file(path, tmp_path, "as", model)
+
+
+def test_resamplers_that_are_not_there_are_named(audio_folder, weights, monkeypatch):
+    audio, sr = soundfile.read(audio_folder / "chirp_44k.wav")
+    with pytest.raises(EdgeseaError, match="sox"):
+        get_embedding(audio, sr, weights, resampler="sox")
+    monkeypatch.setitem(sys.modules, "resampy", None)
+    with pytest.raises(EdgeseaError, match=r"edgesea\[compat\]"):
+        get_embedding(audio, sr, weights, resampler="resampy")

@@ -94,7 +94,9 @@ def test_table(table: Path) -> None:
         start=np.concatenate([part["start"].to_numpy() for part in windows]),
         level=np.concatenate([part["level"].to_numpy() for part in windows]),
         embedding=np.concatenate([np.stack(part["embedding"].to_numpy()) for part in windows])[:, ::8],
-        loudness=np.array([np.abs(np.frombuffer(row["pcm"], "<i2").astype(float)).mean() for row in clips]),
+        loudness=np.array(
+            [row["scale"] * np.abs(np.frombuffer(row["pcm"], "<i2").astype(float)).mean() for row in clips]
+        ),
     )
 
 

@@ -41,9 +41,9 @@ def fill(writer: PartWriter, seed: int) -> Written:
         starts, levels = np.arange(count) * 4, np.arange(count, dtype=np.float32)
         for rows in (slice(0, 1), slice(1, 2)) if index == 1 else (slice(None),):
             offset = int(starts[rows][0])
-            piece = Piece(clip, offset, pcm[offset : offset + 8 if index == 1 else None], starts[rows], levels[rows])
-            writer.add(piece, embeddings[rows])
-        written.append((name, pcm, embeddings))
+            stored = pcm[offset : offset + 8 if index == 1 else None]
+            writer.add(Piece(clip, offset, stored, starts[rows], levels[rows], 2.0**-index), embeddings[rows])
+        written.append((name, pcm * np.float32(2.0**-index), embeddings))
     return written
 
 
@@ -70,9 +70,14 @@ def test_what_was_written_is_read(written_table):
     table, written = written_table
     found = []
     for chunk in table.chunks():
-        audio, embeddings = table.audio(chunk, chunk.select(None)), table.embeddings(chunk.part, chunk.group)
+        audio, embeddings = (
+            np.multiply(*table.audio(chunk, chunk.select(None))),
+            table.embeddings(chunk.part, chunk.group),
+        )
         found += zip(chunk.names[chunk.clip], chunk.start, audio, embeddings, chunk.level, strict=True)
-    expected = [(name, 4 * k, pcm[4 * k :][:8], row, k) for name, pcm, rows in written for k, row in enumerate(rows)]
+    expected = [
+        (name, 4 * k, heard[4 * k :][:8], row, k) for name, heard, rows in written for k, row in enumerate(rows)
+    ]
     for one, other in zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True):
         np.testing.assert_array_equal(one, other)
     for split, count in (("train", 16), ("validate", 10), ("test", 0), (None, 26)):
@@ -88,11 +93,15 @@ def test_what_was_written_is_read(written_table):
         assert part_skipped(table.path, part) == [(f"bad{part}\n", "damaged, wholly")]
 
 
-def test_labels_are_read_back_also_where_a_part_has_none(tmp_path):
-    """As parts that were written before there were labels."""
+def test_parts_of_earlier_tables_are_read(tmp_path):
+    """They have no labels, and no scales but one for all."""
     table, _ = make_table(tmp_path)
     path = part_path(tmp_path, "clips", 1)
-    pq.write_table(pq.read_table(path).drop_columns("label"), path)
+    pq.write_table(pq.read_table(path).drop_columns(["label", "scale"]), path)
+    assert [set(table.audio(chunk, chunk.select(None))[1].ravel()) for chunk in table.chunks()] == [
+        {2.0**-index for index in range(6)},
+        {np.float32(1 / 32767)},
+    ]
     labels = [label for chunk in table.chunks() for label in chunk.labels[chunk.offsets == 0]]
     assert labels == [None, "1", "0"] * 2 + [None] * 6
 

@@ -6,13 +6,15 @@ is zero-padded so that every sample is covered; a clip shorter than ``W`` gives 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.audio.resampling import Resampling
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
@@ -38,7 +40,7 @@ def exact_seconds(seconds: float) -> Fraction:
 
 @dataclass(frozen=True)
 class Framing:
-    """How clips are cut into windows.
+    """How clips are resampled and cut into windows.
 
     The hop need not be a whole number of samples: each window begins with the last sample that is not later than its
     time, so that nothing drifts.
@@ -47,6 +49,7 @@ class Framing:
     window: float = 1.0  # length of a window in seconds, at most an hour
     hop: float = 1.0  # seconds between the starts of two windows, at most 1e9
     center: bool = False  # precede the clip by half a window of zeros, so that k * hop is the middle of window k
+    resampler: Resampling = "soxr"
 
     def __post_init__(self) -> None:
         for name, longest in LONGEST.items():
@@ -66,6 +69,10 @@ class Framing:
             raise EdgeseaError(f"{lengths} is shorter than a sample at {sample_rate} Hz")
         step = hop.numerator if hop.denominator == 1 else hop
         return SampleFraming(window, step, window // 2 if self.center else 0)
+
+    def plan(self) -> dict[str, Any]:
+        """What a plan says of it; the resampler only if it is not soxr, which once was the only one."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("resampler", "soxr")}
 
     def timestamps(self, count: int) -> NDArray[np.float64]:
         """Timestamps ``k * hop`` of the first `count` windows, (count,) in seconds."""

@@ -1,10 +1,10 @@
-"""Decoding (anything libsndfile reads, as a stream of mono chunks), samples in memory, and resampling (soxr)."""
+"""Decoding (anything libsndfile reads, as a stream of mono chunks), and samples in memory."""
 
 import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from numbers import Real
@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 
 from edgesea.artifact import walk
 from edgesea.audio import codecs, container
+from edgesea.audio.resampling import resample_stream
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
@@ -30,15 +30,7 @@ FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}  # of
 GRANTED_SHARE, GRANTED_SECONDS = 0.01, 0.05  # by so much may a header exceed what is there
 READ_AHEAD = 1 << 14  # bytes that libsndfile may leave unread at the end of a FLAC file
 Truncated = Literal["skip", "use"]
-CHUNKED = {
-    "WAV": "LITTLE",
-    "WAVEX": "LITTLE",
-    "W64": "LITTLE",
-    "RF64": "LITTLE",
-    "AIFF": "BIG",
-    "AU": "BIG",
-    "CAF": "BIG",
-}
+CHUNKED = {**dict.fromkeys(("WAV", "WAVEX", "W64", "RF64"), "LITTLE"), **dict.fromkeys(("AIFF", "AU", "CAF"), "BIG")}
 RAW = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # codecs without blocks
 
 
@@ -281,25 +273,3 @@ def _number(value: Any) -> float:
     value = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) <= np.finfo(float).max else math.nan
-
-
-class Resampler:
-    """Streaming resampler from one rate to another (Hz); the chunks' sizes do not change the result."""
-
-    def __init__(self, source: int, target: int) -> None:
-        self._stream = None if source == target else soxr.ResampleStream(source, target, 1, dtype="float32")
-
-    def feed(self, chunk: Float32, last: bool = False) -> Float32:
-        """Resample the next chunk (samples,); `last` also returns what the filter holds back."""
-        if self._stream is None:
-            return chunk
-        result: Float32 = self._stream.resample_chunk(np.ascontiguousarray(chunk), last)
-        return result
-
-
-def resample_stream(chunks: Iterable[Float32], source: int, target: int) -> Iterator[Float32]:
-    """Resample a stream of chunks from `source` to `target` Hz."""
-    resampler = Resampler(source, target)
-    for chunk in chunks:
-        yield resampler.feed(chunk)
-    yield resampler.feed(np.zeros(0, np.float32), last=True)

@@ -16,7 +16,8 @@ from edgesea.reduction.base import Float32, Reduction
 from edgesea.table.reader import Table
 
 Int16 = NDArray[np.int16]
-Batch = tuple[Tensor, Tensor]  # audio (B, W) int16 and targets (B, d) float32
+Window = tuple[Int16, Float32, Float32]  # as stored (W,), the scale of that (1,), and the target (d,)
+Batch = tuple[Tensor, Tensor]  # audio (B, W) and targets (B, d), both float32
 BUFFER_BYTES = 512 << 20
 
 
@@ -33,12 +34,12 @@ class WindowSource:
             remedy = "the option validate of `edgesea extract` decides which clips validate"
             raise EdgeseaError(f"{table.path}: no windows in split {split!r} (it has {table.counts}); {remedy}")
 
-    def load(self, part: int, group: int) -> tuple[Int16, Float32]:
-        """Audio (n, W) and targets (n, d) of a chunk's windows in this split."""
+    def load(self, part: int, group: int) -> tuple[Int16, Float32, Float32]:
+        """Stored audio (n, W), its scales (n, 1) and targets (n, d) of a chunk's windows in this split."""
         chunk = self.table.chunk(part, group)
         rows = chunk.select(self.split)
         targets = self.phi.transform(self.table.embeddings(part, group)[rows])
-        return self.table.audio(chunk, rows), targets
+        return *self.table.audio(chunk, rows), targets
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ShuffledWindows:
         self.batches = self.pass_batches if epoch_size is None else max(1, epoch_size // self.global_batch)
         self.buffer_windows = max(1, BUFFER_BYTES // source.window_bytes)
         self._members: list[int] = []  # chunks in the buffer, which is kept for the next pass
-        self._buffer: list[tuple[Int16, Float32]] = []  # their windows and targets, rows of the chunks' arrays
+        self._buffer: list[Window] = []  # their windows, rows of the chunks' arrays
 
     def epoch(self, epoch: int) -> Batches:
         """The batches of an epoch."""
@@ -107,7 +108,7 @@ class ShuffledWindows:
             ready = len(waiting) // self.global_batch * self.global_batch
             for start in range(0, ready, self.global_batch):
                 yield _stack(waiting[start : start + self.global_batch][self.rank :: self.world])
-            waiting = [(window.copy(), target.copy()) for window, target in waiting[ready:]]
+            waiting = [(pcm.copy(), scale.copy(), target.copy()) for pcm, scale, target in waiting[ready:]]
 
     def _buffers(self, order: list[int]) -> list[list[int]]:
         """Chunks in the given order, cut into buffers."""
@@ -122,7 +123,7 @@ class ShuffledWindows:
             total += count
         return buffers
 
-    def _load_buffer(self, members: list[int]) -> list[tuple[Int16, Float32]]:
+    def _load_buffer(self, members: list[int]) -> list[Window]:
         if self._members != members:
             self._buffer = []
             chunks = (self.source.load(*self.source.chunks[index][:2]) for index in members)
@@ -136,14 +137,14 @@ def ordered_windows(source: WindowSource, batch_size: int, rank: int = 0, world:
 
     def read() -> Iterator[Batch]:
         for part, group, count in source.chunks:
-            audio, targets = source.load(part, group)
+            pcm, scales, targets = source.load(part, group)
             for start in range(rank, count, step):
                 rows = slice(start, start + step, world)
-                yield torch.from_numpy(audio[rows]), torch.from_numpy(targets[rows])
+                yield torch.from_numpy(pcm[rows] * scales[rows]), torch.from_numpy(targets[rows])
 
     return Batches(sum(len(range(rank, count, step)) for *_, count in source.chunks), read)
 
 
-def _stack(windows: Sequence[tuple[Int16, Float32]]) -> Batch:
-    audio, targets = zip(*windows, strict=True)
-    return torch.from_numpy(np.stack(audio)), torch.from_numpy(np.stack(targets))
+def _stack(windows: Sequence[Window]) -> Batch:
+    pcm, scales, targets = (np.stack(rows) for rows in zip(*windows, strict=True))
+    return torch.from_numpy(pcm * scales), torch.from_numpy(targets)

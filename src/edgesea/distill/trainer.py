@@ -131,8 +131,8 @@ class Distiller(LightningModule):
         return self._validation
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Embeddings (B, d) of int16 audio (B, W); of masked spectrograms while training."""
-        spectrogram = self.student.spectrogram(audio.float() / 32767.0)
+        """Embeddings (B, d) of audio (B, W); of masked spectrograms while training."""
+        spectrogram = self.student.spectrogram(audio)
         if self.training and (share := self.options.mask):
             # Seeded by the step, so that a resumed run masks as an uninterrupted one.
             seed = hash((self.options.seed, self.global_step, self.global_rank)) % 2**63

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgesea.audio import io
 from edgesea.audio.framing import Framing, Piece, PieceCutter, SampleFraming, piece_starts, piece_windows
+from edgesea.audio.resampling import Resampler, Resampling, checked_resampling, resample_stream
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import EmbeddingModel, LogMelModel, window_of
@@ -162,9 +163,10 @@ class AudioEmbedding(NamedTuple, Generic[A]):
     warnings: Sequence[str] = ()  # that it is shorter than a window, silent, or not whole
 
 
-def framing_of(model: EmbeddingModel, hop: float, center: bool) -> Framing:
+def framing_of(model: EmbeddingModel, hop: float, center: bool, resampler: Resampling = "soxr") -> Framing:
     """Windows as the model takes them, every `hop` seconds."""
-    return Framing(window_of(model), io.checked_hop("hop", hop), io.checked_flag("center", center))
+    checked = io.checked_hop("hop", hop), io.checked_flag("center", center), checked_resampling(resampler)
+    return Framing(window_of(model), *checked)
 
 
 def embed_files(
@@ -186,7 +188,7 @@ def embed_files(
         found: list[str] = []  # warnings of all pieces, complete with the last
         cutter, silent = PieceCutter(at_rate, PIECE), True
         with nullcontext(item[1]) if isinstance(item[1], Recording) else io.AudioFile(item[1], truncated) as audio:
-            for chunk in io.resample_stream(audio.chunks(), audio.sample_rate, model.sample_rate):
+            for chunk in resample_stream(audio.chunks(), audio.sample_rate, model.sample_rate, framing.resampler):
                 silent = silent and not chunk.any()
                 for piece in cutter.feed(chunk):
                     yield found, cut_rows(model, piece, at_rate)
@@ -215,6 +217,7 @@ def get_embedding(
     hop_size: float = 0.1,
     center: bool = True,
     batch_size: int = 32,
+    resampler: Resampling = "soxr",
 ) -> tuple[Any, Any]:
     """Embed audio: one embedding for each window, usually of 1 s, every `hop_size` seconds.
 
@@ -234,6 +237,8 @@ def get_embedding(
         Let timestamps be the windows' middles: half a window of zeros precedes the audio.
     batch_size : int
         Windows embedded at once; the arrays of a list share batches.
+    resampler : {"soxr", "resampy"}
+        What brings audio to the model's rate; resampy (edgesea[compat]) gives the numbers of edgel3 and openl3.
 
     Returns
     -------
@@ -263,7 +268,7 @@ def get_embedding(
             )
         recordings.append(Recording(name, samples, io.checked_rate("sr", rate)))
     network, embeddings = load_model(model), []
-    framing = framing_of(network, hop_size, center)
+    framing = framing_of(network, hop_size, center, resampler)
     results = embed_files(network, recordings, framing, io.checked_count("batch_size", batch_size))
     for recording, embedding, error, found in results:
         if embedding is None:
@@ -313,7 +318,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget what was fed, and begin another signal."""
-        self._resampler = io.Resampler(self.sample_rate, self.model.sample_rate)
+        self._resampler = Resampler(self.sample_rate, self.model.sample_rate)
         self._cutter = PieceCutter(self._framing.at(self.model.sample_rate), self._batch_size, eager=True)
         self._channels = self._samples = self._windows = 0  # so far; 0 channels: not known yet
         self._ended = False

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from edgesea.artifact import FULL, atomic_path, check_file, differences, versions
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated, audio_suffixes, checked_count, checked_flag, find_audio
+from edgesea.audio.resampling import Resampling
 from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, Float32, Stream, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import Backend, ModelOrName, is_teacher, load_model
@@ -39,6 +40,7 @@ def embed(
     weights: Path | None = None,
     hop: float = 0.1,
     center: bool = True,
+    resampler: Resampling = "soxr",
     suffix: str = "",
     recursive: bool = True,
     overwrite: bool = False,
@@ -67,6 +69,8 @@ def embed(
         Seconds between windows.
     center : bool
         Let timestamps be the windows' middles (half a window of zeros precedes the audio).
+    resampler : {"soxr", "resampy"}
+        What brings audio to the model's rate; resampy (edgesea[compat]) gives the numbers of edgel3 and openl3.
     suffix : str
         Appended to the name, after an underscore unless it begins with a dot.
     recursive : bool
@@ -99,9 +103,8 @@ def embed(
             model, audio = str(last), audio[:-1]
     targets = result_paths(audio, out, suffix, recursive)
     network = load_model(model, weights, device, backend)
-    results = _write_results(
-        network, targets, framing_of(network, hop, center), batch_size, workers, overwrite, truncated
-    )
+    framing = framing_of(network, hop, center, resampler)
+    results = _write_results(network, targets, framing, batch_size, workers, overwrite, truncated)
     files, windows, failed = 0, 0, {}
     for file, embedding, error, found in tqdm(results, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
@@ -126,6 +129,7 @@ def process_file(
     center: bool = True,
     batch_size: int = 32,
     overwrite: bool = False,
+    resampler: Resampling = "soxr",
 ) -> Path:
     """Embed an audio file; the result is ``<name>[_suffix].npz`` with `embedding` (T, D) and `timestamps` (T,).
 
@@ -136,7 +140,7 @@ def process_file(
         Folder for the result, made if it is missing; default: that of the audio.
     suffix : str, optional
         Appended to the name, after an underscore unless it begins with a dot.
-    model, hop_size, center, batch_size
+    model, hop_size, center, batch_size, resampler
         As of `get_embedding`.
     overwrite : bool
         Embed the file again and replace what has the result's name, as edgel3 does. Otherwise a result of the same
@@ -147,7 +151,8 @@ def process_file(
     Path
         The result. EdgeseaError: the file cannot be used, the result cannot be written, or an argument is invalid.
     """
-    return process_files([path], output_dir, suffix, model, hop_size, center, batch_size, overwrite)[0]
+    given = (output_dir, suffix, model, hop_size, center, batch_size, overwrite)
+    return process_files([path], *given, resampler=resampler)[0]
 
 
 def process_files(
@@ -160,6 +165,7 @@ def process_files(
     batch_size: int = 32,
     overwrite: bool = False,
     workers: int = 2,
+    resampler: Resampling = "soxr",
 ) -> list[Path]:
     """Embed many audio files as `process_file` does, decoded ahead in `workers` threads and in shared batches.
 
@@ -172,7 +178,8 @@ def process_files(
         raise EdgeseaError(f"{folder}: a folder; name the files in it, or embed it: edgesea embed {folder}")
     targets = result_paths(paths, output_dir, suffix or "")
     network, failed = load_model(model), []
-    results = _write_results(network, targets, framing_of(network, hop_size, center), batch_size, workers, overwrite)
+    framing = framing_of(network, hop_size, center, resampler)
+    results = _write_results(network, targets, framing, batch_size, workers, overwrite)
     for path, _, error, found in results:
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
@@ -194,7 +201,7 @@ def _write_results(
     """Embed files and write their results; one that is there comes without embedding."""
     checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
-    made_by["edgesea"] = versions().get("edgesea", "unknown")
+    made_by |= {"resampler": framing.resampler, "edgesea": versions().get("edgesea", "unknown")}
     missing: dict[Path, tuple[Path, dict[str, Any]]] = {}  # their results, and what these are made of
     for path, target in targets.values():
         try:
@@ -226,7 +233,7 @@ def _check_result(path: Path, made_of: dict[str, Any]) -> None:
     remedy = "choose another folder or suffix, or overwrite it"
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = dict(json.loads(file["provenance"].item()))
+            found = {"resampler": "soxr", **json.loads(file["provenance"].item())}  # once the only one
     except Exception as error:  # of numpy, zipfile or json, whatever the file is
         raise EdgeseaError(f"{path}: exists, and is not a result of edgesea; {remedy}") from error
     # a student is the same if its weights are, whatever it is called

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain, product
 from operator import itemgetter
 from pathlib import Path
@@ -29,6 +29,7 @@ from edgesea.artifact import (
 )
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import checked_count
+from edgesea.audio.resampling import checked_resampling
 from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
@@ -170,11 +171,11 @@ def select(
         raise EdgeseaError(
             f"teacher {model.id}: {size} dimensions, the table: {source.embedding_size}; give the table's"
         )
-    framing = Framing(window_of(model), hop, center)
+    framing = Framing(window_of(model), hop, center, checked_resampling(source.framing.resampler))
     contents = Digests(folder / DIGESTS_FILE)
     clips = digest([[path.name for path in problem.paths], contents.of(problem.paths)])
     made_from = {"table": table_key(source.info), "clips": clips, "teacher": {"id": model.id, "sha256": model.digest}}
-    plan = {**made_from, "framing": asdict(framing), "folds": folds, "hold_out": hold_out, "seed": seed}
+    plan = {**made_from, "framing": framing.plan(), "folds": folds, "hold_out": hold_out, "seed": seed}
     if task == "sonyc_ust":
         plan["tagging"] = plain(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
     with claimed(folder, plan, "selection"):

@@ -1,6 +1,7 @@
 """The clips of a table, cut into parts, and decoded a few windows at a time."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -10,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.framing import Framing, PieceCutter, piece_starts, piece_windows
-from edgesea.audio.io import AudioFile, Resampler, Truncated, checked_count, checked_hop, checked_rate
+from edgesea.audio.io import AudioFile, Truncated, checked_count, checked_hop, checked_rate
 from edgesea.audio.level import a_weighted_level, measured_level
+from edgesea.audio.resampling import Resampler
 from edgesea.errors import EdgeseaError
 from edgesea.table.manifest import ClipEntry, file_size
 
 log = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
-PCM_SCALE = 32767.0  # stored value of amplitude 1
 END = np.zeros(0, np.float32)  # the chunk behind the last
 PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one
 
@@ -56,10 +57,10 @@ class Piece:
 
     entry: ClipEntry
     offset: int  # position of `pcm` in the clip, in samples at the student's rate
-    pcm: NDArray[np.int16]  # audio at the student's rate that the windows cover
+    pcm: NDArray[np.int16]  # audio at the student's rate that the windows cover, divided by `scale`
     starts: NDArray[np.int64]  # first sample of each window in the clip, at the student's rate
     levels: Float32  # of each window, in dB
-    clipped: int = 0  # samples beyond full scale
+    scale: float = 2.0**-15
 
 
 def clip_pieces(
@@ -83,7 +84,7 @@ def clip_pieces(
         student, teacher = (framing.at(rate) for rate in rates)
         cutters = PieceCutter(student, PIECE_WINDOWS), PieceCutter(teacher, PIECE_WINDOWS)
         cutters[1].size = cutters[0].size  # pieces of the same windows, however the two rates round
-        resamplers = [Resampler(file.sample_rate, rate) for rate in rates]
+        resamplers = [Resampler(file.sample_rate, rate, framing.resampler) for rate in rates]
         queues: tuple[list[Any], list[Any]] = [], []  # pieces that wait for those of the other rate
         for chunk in chain(file.chunks(), [END]):
             for cutter, resampler, queue in zip(cutters, resamplers, queues, strict=True):
@@ -98,14 +99,24 @@ def clip_pieces(
                     levels = measured_level(entry.level, level_rate, starts, student.window, sample_rate)
                 else:
                     levels = a_weighted_level(windows, rates[1])
-                pcm, clipped = to_pcm(cut.audio)
-                yield Piece(entry, offset, pcm, starts, levels, clipped), windows
+                pcm, scale = to_pcm(cut.audio)
+                yield Piece(entry, offset, pcm, starts, levels, scale), windows
         for note in file.notes:
             log.warning("%s: %s", entry.clip, note)
 
 
-def to_pcm(audio: Float32) -> tuple[NDArray[np.int16], int]:
-    """Audio in [-1, 1] as int16, and how many samples lie beyond and were clipped."""
-    scaled = np.rint(audio * PCM_SCALE)
-    pcm = np.clip(scaled, -32768, 32767)
-    return pcm.astype(np.int16), int(np.count_nonzero(pcm != scaled))
+def to_pcm(audio: Float32) -> tuple[NDArray[np.int16], float]:
+    """Audio as int16, and the scale, a normal float32, by which that is to be multiplied.
+
+    It is a power of two where that loses nothing, as with files of 16 bits, and else lets the peak fill the range.
+    """
+    least = max(float(audio.max(initial=0)) / 32767, float(audio.min(initial=0)) / -32768)
+    if not math.isfinite(least):
+        raise EdgeseaError("its samples exceed single precision at the student's rate")
+    mantissa, exponent = math.frexp(least or 2.0**-15)  # silence has the scale of a file of 16 bits
+    power = 2.0 ** max(exponent - (mantissa == 0.5), -126)
+    pcm = audio / np.float32(power)
+    if (pcm == np.rint(pcm)).all():
+        return pcm.astype(np.int16), power
+    scale = max(float(np.float32(least)), 2.0**-126)
+    return np.rint(audio / np.float32(scale)).astype(np.int16), scale

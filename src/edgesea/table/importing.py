@@ -108,7 +108,7 @@ def import_table(
     Returns
     -------
     dict
-        clips, windows, skipped; clipped samples and windows_per_second of this call.
+        clips, windows, skipped; windows_per_second of this call.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def import_table(
     about = {"id": teacher, "sha256": None, "sample_rate": None, "embedding_size": size}
     level = {"unit": "dB SPL" if measured else "dB(A) re full scale", "rate": None if shards else level_rate}
     stored = {"sample_rate": sample_rate, "dtype": dtype, "parts": len(parts), "part_clips": part_clips}
-    origin = {"framing": asdict(framing), "level": level, "input": options, "manifest_sha256": digest}
+    origin = {"framing": framing.plan(), "level": level, "input": options, "manifest_sha256": digest}
     depth = SLICE_ROWS if shards else 2  # pieces of one source that may wait; a row of a shard is a piece
     embed = partial(embed_sources, None, read=read, batch_size=1, workers=workers, depth=depth)
     return write_table(Path(out), {"teacher": about, **stored, **origin}, parts, embed, count, max_skipped, "import")

@@ -23,6 +23,7 @@ CLIPS, WINDOWS = "clips", "windows"
 TABLE_FILE = "table.json"
 SKIPPED_FILE = "skipped.csv"
 SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
+SCALE = 1 / 32767  # of parts that were written before each clip had its own
 
 
 def part_path(table: Path, kind: str, part: int) -> Path:
@@ -131,17 +132,21 @@ class Table:
             if len(rows):
                 yield self.embeddings(chunk.part, chunk.group)[rows].astype(np.float32)
 
-    def audio(self, chunk: Chunk, rows: NDArray[np.int64]) -> NDArray[np.int16]:
-        """The windows `rows` (n, W) of a chunk; zero where one reaches over the beginning of its clip."""
-        column = self._read(CLIPS, chunk.part, chunk.group, ["pcm"])["pcm"]
-        pcm = [np.frombuffer(value.as_buffer(), "<i2") for value in column]
+    def audio(self, chunk: Chunk, rows: NDArray[np.int64]) -> tuple[NDArray[np.int16], Float32]:
+        """The windows `rows` (n, W) of a chunk and the scales (n, 1) that their samples are to be multiplied by.
+
+        Zero where a window reaches over the beginning of its clip.
+        """
+        clips = self._read(CLIPS, chunk.part, chunk.group, ["pcm", "scale"])
+        pcm = [np.frombuffer(value.as_buffer(), "<i2") for value in clips["pcm"]]
+        scales = clips["scale"].to_numpy() if "scale" in clips.column_names else np.full(len(pcm), SCALE, np.float32)
         result = np.zeros((len(rows), self.sample_framing.window), np.int16)
         for out, row in zip(result, rows, strict=True):
             clip = chunk.clip[row]
             begin = chunk.start[row] - chunk.offsets[clip]
             audio = pcm[clip][max(0, begin) : begin + len(out)]
             out[max(0, -begin) : max(0, -begin) + len(audio)] = audio
-        return result
+        return result, scales[chunk.clip[rows], None]
 
 
 def arrow_file(path: Path, mode: str = "rb") -> pa.NativeFile:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.audio.framing import Framing
-from edgesea.audio.io import Resampler
+from edgesea.audio.io import to_mono
 from edgesea.audio.level import a_weighted_level, measured_level
+from edgesea.audio.resampling import Resampler
 from edgesea.errors import EdgeseaError
 from edgesea.table import clips, manifest
 from edgesea.table.clips import Float32, Piece
@@ -142,8 +143,7 @@ class Shards:
         entry = replace(entry, split=entry.split or manifest.hash_split(clip, manifest.split_rule(self.validate)[0]))
         if "level" in row and not entry.level:
             raise EdgeseaError(f"level {row['level']} is not a number")
-        # int16 is taken on the scale of the table, so that it is stored as it is where the rates are equal.
-        samples = np.asarray(audio, np.float32) / np.float32(clips.PCM_SCALE if audio.dtype.kind == "i" else 1.0)
+        samples = to_mono(audio)
         with np.errstate(over="ignore"):
             vector = np.asarray(embedding, np.float32)
         for what, numbers in (("audio", samples), ("embedding", vector)):
@@ -155,8 +155,8 @@ class Shards:
         else:
             levels = a_weighted_level(samples[None], self.audio_rate)
         resampled = Resampler(self.audio_rate, self.sample_rate).feed(samples, last=True)[:length]
-        pcm, clipped = clips.to_pcm(np.pad(resampled, (0, length - len(resampled))))
-        return Piece(entry, 0, pcm, starts, levels, clipped), vector[None]
+        pcm, scale = clips.to_pcm(np.pad(resampled, (0, length - len(resampled))))
+        return Piece(entry, 0, pcm, starts, levels, scale), vector[None]
 
 
 def _reason(error: Exception) -> str:

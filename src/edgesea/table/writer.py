@@ -36,6 +36,7 @@ from edgesea.table.reader import (
 log = logging.getLogger(__name__)
 
 FLUSH_BYTES = 32 << 20
+LOUD = 2.0**-14  # the scale of audio at twice full scale, beyond which resampling alone does not carry it
 TEXT = pa.string()
 
 
@@ -51,7 +52,8 @@ def write_part(table: Path, part: int, size: int, dtype: str) -> Iterator["PartW
     The clips and the windows are written in row groups of about 32 MB that belong together: row group ``i`` of the
     windows refers to rows of row group ``i`` of the clips.
     """
-    clips = _schema(clip=TEXT, sensor=TEXT, time=TEXT, split=TEXT, label=TEXT, offset=pa.int64(), pcm=pa.binary())
+    audio = {"offset": pa.int64(), "scale": pa.float32(), "pcm": pa.binary()}
+    clips = _schema(clip=TEXT, sensor=TEXT, time=TEXT, split=TEXT, label=TEXT, **audio)
     embedding = pa.list_(pa.type_for_alias(dtype), size)
     windows = _schema(clip=pa.int32(), start=pa.int64(), level=pa.float32(), embedding=embedding)
     parquet = partial(pq.ParquetWriter, compression="zstd", compression_level=1)
@@ -73,7 +75,8 @@ class PartWriter:
     """Collects the pieces of a part, and writes them to its two files."""
 
     def __init__(self, clips: pq.ParquetWriter, windows: pq.ParquetWriter, dtype: np.dtype[Any]) -> None:
-        self.windows = self.clipped = 0  # samples beyond full scale
+        self.windows = 0
+        self.loud: set[str] = set()  # clips that exceed twice full scale
         self.skipped: list[tuple[str, str]] = []  # clips that cannot be used, and why
         self._files, self._dtype = (clips, windows), dtype
         self._rows = self._bytes = 0
@@ -86,12 +89,13 @@ class PartWriter:
             problem = f"an embedding holds {largest:g}, too large for {self._dtype}; try dtype=float32"
             raise EdgeseaError(f"{piece.entry.clip}: {problem}")
         row = {name: getattr(piece.entry, name) for name in ("clip", "sensor", "time", "split", "label")}
-        self._clips.append({**row, "offset": piece.offset, "pcm": piece.pcm.astype("<i2").tobytes()})
+        audio = {"offset": piece.offset, "scale": piece.scale, "pcm": piece.pcm.astype("<i2").tobytes()}
+        self._clips.append(row | audio)
         clip_rows = np.full(len(piece.starts), self._rows, np.int32)  # a long clip has several
         self._windows.append((clip_rows, piece.starts, piece.levels, embeddings.astype(self._dtype)))
         self._rows += 1
         self.windows += len(piece.starts)
-        self.clipped += piece.clipped
+        self.loud |= {piece.entry.clip} if piece.scale > LOUD else set()
         self._bytes += piece.pcm.nbytes + embeddings.nbytes
         if self._bytes >= FLUSH_BYTES:
             self.flush()
@@ -152,7 +156,7 @@ def _write_missing(
     embed: Callable[[Iterator[Any]], Iterator[Any]],
     task: str,
 ) -> dict[str, Any]:
-    began, windows, clipped = time.perf_counter(), 0, 0
+    began, windows, loud = time.perf_counter(), 0, set[str]()
     with tqdm(total=sum(map(len, parts)), unit="clip", desc=task, disable=None, smoothing=0.05) as bar:
         for part, sources in enumerate(parts):
             failed: dict[str, str] = {}  # sources that failed late, and why; the part is begun again without them
@@ -164,8 +168,10 @@ def _write_missing(
                 size, dtype = plan["teacher"]["embedding_size"], plan["dtype"]
                 with suppress(_RestartError), write_part(out, part, size, dtype) as writer:
                     _fill(writer, embed(usable), failed, bar)
-                    windows, clipped = windows + writer.windows, clipped + writer.clipped
-    return {"clipped": clipped, "windows_per_second": windows / (time.perf_counter() - began)}
+                    windows, loud = windows + writer.windows, loud | writer.loud
+    if loud:
+        log.warning("%d clips exceed twice full scale (first: %s); they are stored as they are", len(loud), min(loud))
+    return {"windows_per_second": windows / (time.perf_counter() - began)}
 
 
 def _fill(writer: PartWriter, results: Iterator[Any], failed: dict[str, str], bar: "tqdm[Any]") -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.artifact import check_file, plain, versions, write_json
 from edgesea.audio.framing import Framing
+from edgesea.audio.resampling import Resampling, checked_resampling
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 
@@ -30,6 +31,7 @@ def evaluate(
     window: float | None = None,
     hop: float = 0.5,
     center: bool = False,
+    resampler: Resampling = "soxr",
     probe: ProbeOptions = ProbeOptions(),
     folds: list[int] | None = None,
     tagging: TaggingOptions = TaggingOptions(),
@@ -68,6 +70,8 @@ def evaluate(
         Seconds between windows.
     center : bool
         Precede each clip by half a window of zeros.
+    resampler : {"soxr", "resampy"}
+        What brings clips to the model's rate; resampy (edgesea[compat]) as edgel3 and openl3 do.
     probe : ProbeOptions
         Of esc50 and urbansound8k: the classifier.
     folds : list of int, optional
@@ -120,7 +124,7 @@ def evaluate(
         raise EdgeseaError(f"predictions: only the task sonyc_ust can write them, not {task}")
     check_openable(source, data, max_skipped, listing, workers)
     network = load_model(model, weights, device)
-    framing = Framing(network.window or window or 1.0, hop, center)
+    framing = Framing(network.window or window or 1.0, hop, center, checked_resampling(resampler))
     if window not in (None, framing.window):
         raise EdgeseaError(f"{model} takes windows of {network.window} s, not of {window} s; leave window out")
     bags, skipped = window_embeddings(network, source.paths, framing, batch_size, workers, cache)
@@ -134,8 +138,8 @@ def evaluate(
     else:
         options = {"tagging": plain(tagging)}
         scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
-    made = {"data": str(data), "reduction": None if reduction is None else str(reduction), "window": framing.window}
-    given = {"task": task, "model": network.id, **options, **made, "hop": hop, "center": center, "seed": seed}
+    made = {"data": str(data), "reduction": None if reduction is None else str(reduction), **asdict(framing)}
+    given = {"task": task, "model": network.id, **options, **made, "seed": seed}
     result = {**given, **scores, "embedding_size": bags.rows.shape[1], "skipped": len(skipped), "versions": versions()}
     if out is not None:
         write_json(out, result)

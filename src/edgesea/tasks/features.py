@@ -107,7 +107,8 @@ def window_embeddings(
     from edgesea.embed.engine import embed_files
 
     files = [(path.name, file_state(path)) for path in paths]
-    key = digest([model.id, model.digest, repr(framing.at(model.sample_rate)), files])
+    resampler = [] if framing.resampler == "soxr" else [framing.resampler]  # once the only one
+    key = digest([model.id, model.digest, repr(framing.at(model.sample_rate)), files, *resampler])
     stored = None if cache is None else Path(cache) / f"{key[:32]}.npz"
     blocks = [np.zeros((0, model.embedding_size), np.float32)] * len(paths)
     if stored is not None and stored.exists():
