@@ -90,8 +90,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def finished(folder: Path) -> dict[str, Any]:
-    """The finished results in a folder: when a part of a table was written, and what others hold."""
+    """The finished results in a folder: when a part of a table (its clips are the last) was written, else its bytes."""
     found = {path for pattern in FINISHED for path in folder.rglob(pattern)}
+    found -= {path for path in found if not (path.parents[1] / "clips" / path.name).exists() and "part" in path.name}
     return {str(p): p.stat().st_mtime_ns if p.name.startswith("part") else p.read_bytes() for p in found}
 
 
@@ -146,7 +147,10 @@ class Trial:
                 os.kill(child, signal.SIGKILL)
             code = wait(child)
             after = finished(folder)
-            self.counts["results lost"] += sum(after.get(path) != state for path, state in before.items())
+            lost = [path for path, state in before.items() if after.get(path) != state]
+            self.counts["results lost"] += len(lost)
+            if lost:
+                print("lost:", *lost, flush=True)
             before = after
             if code == -signal.SIGKILL:
                 done += 1
