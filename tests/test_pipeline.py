@@ -181,12 +181,12 @@ def test_what_took_long_is_moved_aside_and_a_dry_run_says_so(
         slow(again, stage)
     path, before = experiment(tmp_path / "tiny.yaml", data, {"reduce": {"size": 2}}), stamps(again)
     assert cli.main(["run", str(path), f"--out={again}", "--dry-run"]) == 0
-    said = json.loads(capsys.readouterr().out)
+    steps = json.loads(capsys.readouterr().out)
     assert stamps(again) == before
-    assert said["extract"] == said["sample"] == "up to date"
-    assert all(word in said["reduce"] for word in ("redo", "size: 3 there, 2 here", "moved aside"))
-    assert all(word in said["distill"] for word in ("redo", "another reduction", "moved aside"))
-    assert "moved aside" not in said["evaluate"]
+    assert steps["extract"] == steps["sample"] == "up to date"
+    assert all(word in steps["reduce"] for word in ("redo", "size: 3 there, 2 here", "moved aside"))
+    assert all(word in steps["distill"] for word in ("redo", "another reduction", "moved aside"))
+    assert "moved aside" not in steps["evaluate"]
     reduction = (again / "reduction" / "reduction.safetensors").read_bytes()
     run(path, out=again)
     assert (again / "reduction.old-1" / "reduction.safetensors").read_bytes() == reduction
@@ -235,8 +235,8 @@ def test_seconds_add_up_over_processes(again: Path, data: Path, tmp_path: Path) 
     seconds = run(path, out=again)["seconds"]
     assert 100 <= seconds["extract"] < 160
     assert seconds["sample"] < 60
-    kept = again / "table" / "clips" / "part-00000.parquet"
-    assert stamps(again)[kept] == before[kept]  # the missing part is made, and nothing else
+    other = again / "table" / "clips" / "part-00000.parquet"
+    assert stamps(again)[other] == before[other]  # the missing part is made, and nothing else
     assert (again / "table" / "clips" / "part-00001.parquet").exists()
 
 
