@@ -117,6 +117,10 @@ def test_sonyc_ust_is_taken_as_it_is(shared_data, tmp_path, caplog):
     }
     for word in ("left out: 1", "split train"):  # all of these validate, as published
         assert word in caplog.text
+    (tmp_path / "audio").rename(tmp_path.parent / f"{tmp_path.name}.elsewhere")
+    entries = read_manifest(tmp_path, tmp_path.parent / f"{tmp_path.name}.elsewhere", {"path": "audio_filename"})
+    assert all(entry.path.is_file() for entry in entries)
+    (tmp_path.parent / f"{tmp_path.name}.elsewhere").rename(tmp_path / "audio")
     pd.DataFrame({"audio_filename": ["a"]}).to_csv(tmp_path / "annotations.csv")  # of something else
     assert len(read_manifest(tmp_path)) == 21
 

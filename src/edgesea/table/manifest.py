@@ -118,7 +118,7 @@ def read_manifest(
         say(f"{source}: further names of the same recordings: {more}; each recording is one clip")
     if published:
         listed = {_normal(entry.path) for entry in entries}
-        if count := sum(_normal(path) not in listed for path in find_audio(published[1])):
+        if count := sum(_normal(path) not in listed for path in find_audio(listing.root)):
             say(f"{source}: recordings that the metadata do not list, left out: {count}", logging.WARNING)
     return _with_splits(source, entries, share, bool(share or condition), bool(published))
 
