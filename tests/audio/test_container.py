@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import REPOSITORY, load_audio
+from quick_model import BY_NAME as QUICK
 
 from edgesea.audio import container
 from edgesea.audio.io import AudioFile, find_audio
+from edgesea.embed.files import embed
 from edgesea.errors import EdgeseaError
+from edgesea.extract import extract
 
 spec = importlib.util.spec_from_file_location("decoders", REPOSITORY / "benchmarks" / "decoders.py")
 decoders = importlib.util.module_from_spec(spec)
@@ -111,3 +114,19 @@ def test_what_a_folder_holds_besides_audio_is_counted(tmp_path, caplog, monkeypa
         (tmp_path / name).write_bytes(b"x")
     assert [path.name for path in find_audio(tmp_path)] == ["a.wav", "b.AIFC", "c.snd"]
     assert "5 files left out: 2 .xyz, 1 " in caplog.text
+
+
+def test_commands_skip_or_use_truncated_recordings(tmp_path, caplog):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, seconds in (("whole.wav", 6), ("cut.wav", 12)):
+        soundfile.write(folder / name, np.tile(decoders.tone(), 4)[: seconds * decoders.RATE], decoders.RATE)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[: 44 + 8 * 2 * decoders.RATE])
+    for truncated, windows, skipped in (("skip", 6, 1), ("use", 14, 0)):
+        result = extract(folder, tmp_path / truncated, hop=1.0, validate=0, truncated=truncated)
+        assert (result["windows"], result["skipped"]) == (windows, skipped)
+        done = embed(
+            [folder], model=QUICK, out=tmp_path / f"npz-{truncated}", hop=1.0, center=False, truncated=truncated
+        )
+        assert (done["windows"], len(done["failed"])) == (windows, skipped)
+    assert caplog.text.count("cut.wav: truncated at 8.0 s of 12.0 s") >= 4

@@ -125,13 +125,14 @@ class AudioFile:
             reason = _detail(error)
             if reason.startswith("File does not exist"):  # libsndfile's message if it finds no MP3 frame
                 reason = "Format not recognised"
-            if reason == "Format not recognised" and self.path.suffix.lower() in codecs.ENDINGS:
+            if reason == "Format not recognised":
+                known = self.path.suffix.lower() in codecs.ENDINGS
                 try:
                     return codecs.Decoder(self.path)
                 except ModuleNotFoundError:
-                    reason = "its format needs edgesea[codecs]"
+                    reason = "its format needs edgesea[codecs]" if known else reason
                 except ValueError as problem:
-                    reason = str(problem)
+                    reason = str(problem) if known else reason
             raise EdgeseaError(f"{self.path}: cannot be decoded: {reason}") from error
 
     def chunks(self) -> Iterator[Float32]:
