@@ -181,8 +181,7 @@ def select(
     with claimed(folder, plan, "selection"):
         contents.save()
         bags, skipped = window_embeddings(model, problem.paths, framing, batch_size, workers, folder / "cache")
-        if text := check_skipped(problem, Path(data), skipped, max_skipped, listing):
-            log.warning("%s", text)
+        check_skipped(problem, Path(data), skipped, max_skipped, listing)
         evaluator = Evaluator(problem, bags, classifiers, folds, seed)
         del model
         errors = _run(list(chain.from_iterable(grid)), evaluator, workers)

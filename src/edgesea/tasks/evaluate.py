@@ -1,6 +1,5 @@
 """``evaluate``: how well a small classifier does a labelled task on a model's embeddings."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +10,6 @@ from edgesea.audio.framing import Framing
 from edgesea.audio.resampling import Resampling, checked_resampling
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
-
-log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from edgesea.tasks.folds import FoldTask
@@ -128,8 +125,7 @@ def evaluate(
     if window not in (None, framing.window):
         raise EdgeseaError(f"{model} takes windows of {network.window} s, not of {window} s; leave window out")
     bags, skipped = window_embeddings(network, source.paths, framing, batch_size, workers, cache)
-    if text := check_skipped(source, data, skipped, max_skipped, listing):
-        log.warning("%s", text)
+    check_skipped(source, data, skipped, max_skipped, listing)
     if reduction is not None:
         bags = bags.with_rows(load_reduction(reduction).transform(bags.rows))
     options: dict[str, Any]

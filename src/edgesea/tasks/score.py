@@ -54,10 +54,8 @@ def score(
         If a file is unusable, predictions are of other clips than the annotations or lack too many, or a tag of which
         there are clips has none with predictions.
     """
-    from edgesea.tasks.skipped import check_share
     from edgesea.tasks.sonyc_ust import score_file
 
-    check_share(max_skipped)
     place = Path(predictions).parent if data is None else Path(data)
     annotations = place if place.is_file() else place / "annotations.csv"
     if not annotations.is_file():

@@ -1,6 +1,7 @@
 """Clips of a task that are missing or unusable: which they are, how many may be, and what they must not leave empty."""
 
 import csv
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from edgesea.artifact import atomic_path
 from edgesea.audio.io import AudioFile
 from edgesea.errors import EdgeseaError
-from edgesea.table.sheet import some
+from edgesea.table.sheet import say, some
 
 Skipped = Mapping[Path, str]  # clips, and why they cannot be used
 
@@ -37,23 +38,18 @@ def listing_of(out: Path | None) -> Path | None:
     return place.with_name(f"{place.stem if place.suffix == '.json' else place.name}.skipped.csv")
 
 
-def check_share(max_skipped: float) -> None:
-    """EdgeseaError unless it is a share."""
+def check_share(text: str, count: int, total: int, max_skipped: float) -> None:
+    """EdgeseaError, which begins with `text`, if `count` of `total` clips are more than `max_skipped` allows."""
     if not 0 <= max_skipped <= 1:
         raise EdgeseaError(f"max_skipped must be a share from 0 to 1, not {max_skipped}")
-
-
-def allowed(text: str, count: int, total: int, max_skipped: float) -> str:
-    """What is to be said where `count` of `total` clips are left out, which `text` says; EdgeseaError if too many."""
     if count / total > max_skipped:
         enough = math.ceil(1000 * count / total) / 1000
         raise EdgeseaError(f"{text}; complete them, or allow it with max_skipped={enough:g} (now {max_skipped:g})")
-    return f"{text}; the scores are those of the others"
 
 
 def check_openable(task: ClipSet, data: Path, max_skipped: float, listing: Path | None, workers: int) -> None:
     """Before any model is loaded or trained: `check_skipped` with the clips that cannot even be opened."""
-    check_share(max_skipped)
+    check_share("", 0, len(task.paths), max_skipped)
 
     def problem(path: Path) -> str:
         try:
@@ -67,15 +63,15 @@ def check_openable(task: ClipSet, data: Path, max_skipped: float, listing: Path 
     check_skipped(task, data, {path: reason for path, reason in found.items() if reason}, max_skipped, listing)
 
 
-def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: float, listing: Path | None) -> str:
-    """List the skipped clips in the file `listing`, and return a sentence that says how many; none: an empty one.
+def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: float, listing: Path | None) -> None:
+    """List the skipped clips in the file `listing`, and say once how many they are.
 
     EdgeseaError if they are more than the share `max_skipped`, or leave something empty.
     """
     if not skipped:
         if listing is not None:
             listing.unlink(missing_ok=True)  # of an earlier call
-        return ""
+        return
     rows = [(_name(path, data), reason) for path, reason in skipped.items()]
     where = "out=FILE lists them all"
     if listing is not None:
@@ -92,7 +88,10 @@ def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: floa
     if empty := task.emptied(np.array([path not in skipped for path in task.paths])):
         remedy = "complete the data set, or delete the rows of these clips from its table"
         raise EdgeseaError(f"{text}, so nothing is left of {some(empty)}; {remedy}")
-    return allowed(text, count, total, max_skipped)
+    check_share(text, count, total, max_skipped)
+    say(
+        f"{data}: {count} of {total} clips are missing or unusable; the scores are those of the others", logging.WARNING
+    )
 
 
 def _name(path: Path, data: Path) -> str:

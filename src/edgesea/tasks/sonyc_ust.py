@@ -21,7 +21,7 @@ from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotati
 from edgesea.tasks.features import Bags, Float64, Targets
 from edgesea.tasks.metrics import Ties, confidence_intervals, tagging_scores
 from edgesea.tasks.options import TaggingOptions
-from edgesea.tasks.skipped import allowed
+from edgesea.tasks.skipped import check_share
 
 Level = Literal["coarse", "fine"]
 Predictions = dict[Level, pd.DataFrame]  # by level the scores, with clips as the index and tags as columns
@@ -172,15 +172,15 @@ def score_levels(
             raise EdgeseaError(f"{path}: {some(extra)}: not among the verified clips of the annotations")
         there = np.isin(truth.clips, scores.index)
         lacking, scored = truth.clips[complete & ~there], complete & there
-        found: dict[str, Any] = {}
+        text = f"{path}: {len(lacking)} of {complete.sum()} verified clips have no {level} scores ({some(lacking)})"
+        if gone := _lost(getattr(taxonomy, level), labels[complete], labels[scored]):
+            raise EdgeseaError(f"{text}, so nothing is left of {some(gone)}; complete them")
+        check_share(text, len(lacking), int(complete.sum()), max_skipped)
         if len(lacking):
-            text = f"{path}: {len(lacking)} of {complete.sum()} verified clips have no {level} scores ({some(lacking)})"
-            if gone := _lost(getattr(taxonomy, level), labels[complete], labels[scored]):
-                raise EdgeseaError(f"{text}, so nothing is left of {some(gone)}; complete them")
-            log.warning("%s", allowed(text, len(lacking), int(complete.sum()), max_skipped))
-            found["skipped"] = len(lacking)
+            log.warning("%s; the scores are those of the others", text)
         values = scores.loc[truth.clips[scored].tolist()].to_numpy()
-        result[level] = level_scores(level, labels[scored], values, taxonomy, ties, resamples) | found
+        found = level_scores(level, labels[scored], values, taxonomy, ties, resamples)
+        result[level] = found | ({"skipped": len(lacking)} if len(lacking) else {})
     if not result:
         raise EdgeseaError(f"{path}: no scores above 0 of tags whose labels are given")
     return result
