@@ -170,7 +170,7 @@ def _acquire(path: Path) -> int | None:
             return None
         holder = _lock(lock, path)
         if not holder and _is_at(lock, path):
-            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            command = shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "edgesea"), *sys.argv[1:]])
             since = datetime.now().isoformat(" ", "seconds")
             text = f"process {os.getpid()} on {socket.gethostname()} since {since}: {command}"
             with suppress(OSError):  # on a full disk
