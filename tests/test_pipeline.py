@@ -183,6 +183,8 @@ def test_what_took_long_is_moved_aside_and_a_dry_run_says_so(
     assert cli.main(["run", str(path), f"--out={again}", "--dry-run"]) == 0
     steps = json.loads(capsys.readouterr().out)
     assert stamps(again) == before
+    assert "start" in run(path, out=tmp_path / "new", dry_run=True)["extract"]
+    assert not (tmp_path / "new").exists()
     assert steps["extract"] == steps["sample"] == "up to date"
     assert all(word in steps["reduce"] for word in ("redo", "size: 3 there, 2 here", "moved aside"))
     assert all(word in steps["distill"] for word in ("redo", "another reduction", "moved aside"))
