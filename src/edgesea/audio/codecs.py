@@ -28,6 +28,8 @@ class Decoder:
         try:
             self._container = av.open(self._file)
             stream = self._container.streams.audio[0]
+            if not stream.codec_context.sample_rate:
+                raise IndexError("no audio")
         except self._errors as error:
             self._file.close()
             raise ValueError(f"not recognised by PyAV either: {error}") from error

@@ -95,6 +95,9 @@ class AudioFile:
         self.notes += [f"{unread} bytes behind the audio were not read"] if unread else []
         self._decoder = self._open(self._streams[0])
         self.sample_rate: int = self._decoder.samplerate  # Hz
+        if not RATES[0] <= self.sample_rate <= RATES[1]:
+            self._decoder.close()
+            raise EdgeseaError(f"{path}: implausible sample rate of {self.sample_rate} Hz")
         first = self._streams[0]
         length = (
             first.announced * self.sample_rate
@@ -140,8 +143,6 @@ class AudioFile:
 
         EdgeseaError if the file is empty, truncated or damaged, has an implausible rate, or holds NaN or Inf.
         """
-        if not RATES[0] <= self.sample_rate <= RATES[1]:
-            raise EdgeseaError(f"{self.path}: implausible sample rate of {self.sample_rate} Hz")
         total = 0
         for place, stream in enumerate(self._streams):
             if place:
