@@ -188,17 +188,34 @@ def _elementary(data: mmap.mmap, size: int, mp3: bool) -> Iterator[Stream]:
     """FLAC or MP3, which may be several files joined; all other formats are left to the decoder."""
     first = _behind_id3(data, 0)
     if data[first : first + 4] == b"fLaC":
-        starts = sorted({first, *_found(data, b"fLaC\0\0\0\x22", first)})
-        for start, end in pairwise([*starts, size]):
-            head = bytearray(data[start : start + 26])
-            rate, total = int.from_bytes(head[18:21]) >> 4, int.from_bytes(head[21:26]) & 0xFFFFFFFFF
-            head[21:26] = (int.from_bytes(head[21:26]) & ~0xFFFFFFFFF).to_bytes(5)  # of unknown length: read all
-            single = total > 0 and len(starts) == 1
-            yield Stream(start + 26, end, bytes(head), total / rate if rate else 0, timed=True, plain=single)
+        stream = _flac(data, first, size)
+        if stream.announced:  # files joined to it are looked for when so much is decoded
+            yield stream._replace(plain=True)
+        else:
+            joined = _joined_flac(data, first + 4)
+            yield from [stream._replace(end=joined[0].start - 26 if joined else size), *joined]
     elif mp3 and (first := _next_frame(data, first, size)) < size:
         yield from _mp3(data, first, size)
     else:
         yield Stream(0, size, plain=True)
+
+
+def _flac(data: mmap.mmap, start: int, end: int) -> Stream:
+    head = bytearray(data[start : start + 26])
+    rate, total = int.from_bytes(head[18:21]) >> 4, int.from_bytes(head[21:26]) & 0xFFFFFFFFF
+    head[21:26] = (int.from_bytes(head[21:26]) & ~0xFFFFFFFFF).to_bytes(5)  # of unknown length: read all
+    return Stream(start + 26, end, bytes(head), total / rate if rate else 0, timed=True)
+
+
+def _joined_flac(data: mmap.mmap, at: int) -> list[Stream]:
+    starts = list(_found(data, b"fLaC\0\0\0\x22", at))
+    return [_flac(data, *ends) for ends in pairwise([*starts, len(data)])]
+
+
+def joined_flac(path: Path, at: int) -> list[Stream]:
+    """FLAC streams that begin behind a byte of a file."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _joined_flac(data, at)
 
 
 def _mp3(data: mmap.mmap, first: int, size: int) -> Iterator[Stream]:

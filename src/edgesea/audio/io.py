@@ -160,26 +160,33 @@ class AudioFile:
     def _decode(self, stream: container.Stream) -> Iterator[Float32]:
         """Decode one stream to its end, and hold what is there against what was announced."""
         rate, decoded, problem = self._decoder.samplerate, 0, ""
-        block = np.empty((round(CHUNK_SECONDS * rate), self._decoder.channels), np.float32)
+        size = round(CHUNK_SECONDS * rate)
         while True:
             sized = stream.plain and self._decoder.format == "FLAC"  # it is read to its end, to see what is left there
-            part = block[: self._decoder.frames - decoded] if sized else block
+            most = min(size, self._decoder.frames - decoded) if sized else size
+            block = np.empty((most, self._decoder.channels), np.float32)
             if self._decoder.format not in CHUNKED:
-                part.fill(np.nan)  # shows how far it came where it fails
+                block.fill(np.nan)  # shows how far it came where it fails
             try:
-                count = len(self._decoder.read(out=part))
+                count = len(self._decoder.read(out=block))
             except (soundfile.LibsndfileError, ValueError) as error:
                 problem = f"damaged ({_detail(error)})"
-                count = int(np.isnan(part[:, 0]).argmax())
+                count = int(np.isnan(block[:, 0]).argmax())
             decoded += count
             if count:
-                yield to_mono(part[:count])
-            if count == len(block):
+                yield block[:count, 0] if block.shape[1] == 1 else to_mono(block[:count])
+            if count == size:
                 continue
-            if problem or not sized or stream.end - os.lseek(self._descriptor, 0, os.SEEK_CUR) < READ_AHEAD:
+            if problem or not sized:
                 break
-            self._decoder.close()
-            stream = stream._replace(plain=False)  # of unknown length
+            read = os.lseek(self._descriptor, 0, os.SEEK_CUR)
+            if joined := container.joined_flac(self.path, max(stream.start, read - 2 * READ_AHEAD)):
+                self._streams += joined
+                break
+            if stream.end - read < READ_AHEAD:
+                break
+            self._decoder.close()  # the length in its header is too small
+            stream = stream._replace(plain=False)
             self._decoder = self._open(stream)
             self._decoder.read(out=np.empty((decoded, self._decoder.channels), np.float32))
         seconds, announced = decoded / rate, stream.announced

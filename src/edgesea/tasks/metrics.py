@@ -80,10 +80,10 @@ def pool(classes: Sequence[Counts]) -> Counts:
     """Sum the counts of classes, at all their thresholds; see *Micro* above."""
     threshold = np.concatenate([one for one, _ in classes])
     order = np.argsort(threshold)[::-1]
-    steps = np.hstack([np.diff(counts, prepend=0) for _, counts in classes])[:, order]
+    steps = np.hstack([np.diff(counts, prepend=0) for _, counts in classes])
     threshold = threshold[order]
     last = np.append(threshold[1:] != threshold[:-1], True)  # by then all classes have taken the step to a threshold
-    return threshold[last], np.cumsum(steps, 1)[:, last]
+    return threshold[last], np.array([np.cumsum(row[order])[last] for row in steps])
 
 
 def _order(values: NDArray[Any], ties: Ties) -> NDArray[np.int64]:
