@@ -80,10 +80,13 @@ def pool(classes: Sequence[Counts]) -> Counts:
     """Sum the counts of classes, at all their thresholds; see *Micro* above."""
     threshold = np.concatenate([one for one, _ in classes])
     order = np.argsort(threshold)[::-1]
-    steps = np.hstack([np.diff(counts, prepend=0) for _, counts in classes])
     threshold = threshold[order]
     last = np.append(threshold[1:] != threshold[:-1], True)  # by then all classes have taken the step to a threshold
-    return threshold[last], np.array([np.cumsum(row[order])[last] for row in steps])
+    summed = np.empty((3, np.count_nonzero(last)), np.int64)
+    for row in range(3):
+        steps = np.concatenate([np.diff(counts[row], prepend=0) for _, counts in classes])
+        summed[row] = np.cumsum(steps[order])[last]
+    return threshold[last], summed
 
 
 def _order(values: NDArray[Any], ties: Ties) -> NDArray[np.int64]:
