@@ -316,7 +316,8 @@ def _content(value: Any, out: Path, contents: Digests) -> Any:
         return value
     run, folder = out.resolve(), value.resolve()
     inside = value / run.relative_to(folder) if run.is_relative_to(folder) else None
-    files = sorted(path for path in walk(value) if inside is None or not path.is_relative_to(inside))
+    found = walk(value) if value.is_dir() else ()
+    files = sorted(path for path in found if inside is None or not path.is_relative_to(inside))
     names = [path.relative_to(value).as_posix() for path in files]
     shown = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     return digest([shown, contents.of([value, *(value / name for name in shown)])])[:12]
