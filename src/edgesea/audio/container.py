@@ -45,6 +45,15 @@ class _Chunks(NamedTuple):
     align: int = 2
     counted: int = 0  # bytes of a size that are not of the content
 
+    @property
+    def width(self) -> int:
+        """Bytes of a name and a size."""
+        return self.name + struct.calcsize(self.size)
+
+    def length(self, data: mmap.mmap, at: int) -> int:
+        """Bytes of the content of the chunk that begins at a place, as it says."""
+        return int(struct.unpack_from(self.size, data, at + self.name)[0]) - self.counted
+
 
 _GUID = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _RIFF = _Chunks(4, "<I", 12, b"data", 0, (b"fmt ", b"fact"))
@@ -89,13 +98,12 @@ def _streams(data: mmap.mmap, size: int, mp3: bool) -> Iterator[Stream]:
 
 
 def _chunked(data: mmap.mmap, start: int, size: int, kind: _Chunks) -> Stream:
-    width = kind.name + struct.calcsize(kind.size)
+    width = kind.width
     at, header, long_size, plain = start + kind.first, data[start : start + kind.first], 0, start == 0
     while True:
         if not start < at <= size - width:
             return Stream(start, size, plain=start == 0)  # without samples; the decoder says what it lacks
-        name, (length,) = data[at : at + kind.name], struct.unpack_from(kind.size, data, at + kind.name)
-        length -= kind.counted
+        name, length = data[at : at + kind.name], kind.length(data, at)
         if name == kind.data:
             break
         end = _after(data, at + width + length, length, kind)
@@ -132,23 +140,21 @@ def _after(data: mmap.mmap, end: int, length: int, kind: _Chunks) -> int:
 
 def _is_chunk(data: mmap.mmap, at: int, kind: _Chunks) -> bool:
     """Whether what is at a place can be a chunk: it has a name, and ends in the file."""
-    start = at + kind.name + struct.calcsize(kind.size)
+    start = at + kind.width
     if start > len(data) or not all(32 <= letter < 127 for letter in data[at : at + 4]):
         return False
-    length: int = struct.unpack_from(kind.size, data, at + kind.name)[0] - kind.counted
-    return 0 <= length <= len(data) - start + TOLERANCE
+    return 0 <= kind.length(data, at) <= len(data) - start + TOLERANCE
 
 
 def _tail(data: mmap.mmap, at: int, size: int, kind: _Chunks) -> str:
     """What lies behind the announced end of the samples: chunks, something else that is no audio, or more samples."""
-    width = kind.name + struct.calcsize(kind.size)
-    while at + width <= size:
+    while at + kind.width <= size:
         if data[at : at + 4] in _CONTAINERS or data[at : at + 12].startswith(TAGS):
             return "other"
         if not _is_chunk(data, at, kind):
             return "other" if size - at <= PADDING and not any(data[at:size]) else "samples"
-        length = struct.unpack_from(kind.size, data, at + kind.name)[0] - kind.counted
-        at = _after(data, at + width + length, length, kind)
+        length = kind.length(data, at)
+        at = _after(data, at + kind.width + length, length, kind)
     return "chunks"
 
 

@@ -270,6 +270,13 @@ def checked_count(name: str, value: int) -> int:
     return int(value)
 
 
+def checked_share(name: str, value: float) -> float:
+    """`value` as a float; EdgeseaError unless it is a share."""
+    if not 0 <= (number := _number(value)) <= 1:
+        raise EdgeseaError(f"{name} must be a share from 0 to 1, not {value!r}")
+    return number
+
+
 def checked_flag(name: str, value: bool) -> bool:
     """`value` as a bool; EdgeseaError unless it is one, or 0 or 1."""
     if not isinstance(value, int | np.bool_) or value not in (0, 1):

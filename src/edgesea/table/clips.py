@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.framing import Framing, PieceCutter, piece_starts, piece_windows
-from edgesea.audio.io import AudioFile, Truncated, checked_count, checked_hop, checked_rate
+from edgesea.audio.io import AudioFile, Truncated, checked_count, checked_hop, checked_rate, checked_share
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.audio.resampling import Resampler
 from edgesea.errors import EdgeseaError
@@ -30,8 +30,7 @@ def check_options(sample_rate: int, level_rate: float, max_skipped: float, **cou
         checked_count(name, count)
     checked_rate("sample_rate", sample_rate)
     checked_hop("level_rate", level_rate, "readings per second")
-    if not 0 <= max_skipped <= 1:
-        raise EdgeseaError(f"max_skipped must be a share from 0 to 1, not {max_skipped}")
+    checked_share("max_skipped", max_skipped)
 
 
 def cut_parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,12 @@ def some(values: Sequence[object], between: str = ", ") -> str:
     """The first few values, and how many more there are."""
     more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
     return between.join(map(str, values[:NAMED])) + more
+
+
+def write_skipped(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Write a list of clips that cannot be used, and why."""
+    with atomic_path(path) as temporary, temporary.open("w", -1, "utf-8", "surrogateescape", "") as file:
+        csv.writer(file, lineterminator="\n").writerows([("clip", "reason"), *rows])
 
 
 def as_text(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Writing a table part by part: rows go to temporary files, which become visible when the part is complete."""
 
-import csv
 import json
 import logging
 import time
@@ -32,6 +31,7 @@ from edgesea.table.reader import (
     part_path,
     part_skipped,
 )
+from edgesea.table.sheet import write_skipped
 
 log = logging.getLogger(__name__)
 
@@ -208,8 +208,7 @@ def _finish(out: Path, plan: dict[str, Any], clips: int, max_skipped: float) -> 
     finished = (out / TABLE_FILE).exists()
     skipped = [row for part in range(plan["parts"]) for row in part_skipped(out, part) or []]
     if not finished:
-        with atomic_path(out / SKIPPED_FILE) as path, path.open("w", -1, "utf-8", "surrogateescape", "") as file:
-            csv.writer(file, lineterminator="\n").writerows([("clip", "reason"), *skipped])
+        write_skipped(out / SKIPPED_FILE, skipped)
     if len(skipped) == clips:  # nothing binds; with other options or repaired clips, the same folder will do
         for path in out.glob("*/part-*.parquet"):
             path.unlink()

@@ -1,6 +1,5 @@
 """Clips of a task that are missing or unusable: which they are, how many may be, and what they must not leave empty."""
 
-import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.artifact import atomic_path
-from edgesea.audio.io import AudioFile
+from edgesea.audio.io import AudioFile, checked_share
 from edgesea.errors import EdgeseaError
-from edgesea.table.sheet import say, some
+from edgesea.table.sheet import say, some, write_skipped
 
 Skipped = Mapping[Path, str]  # clips, and why they cannot be used
 
@@ -40,9 +38,7 @@ def listing_of(out: Path | None) -> Path | None:
 
 def check_share(text: str, count: int, total: int, max_skipped: float) -> None:
     """EdgeseaError, which begins with `text`, if `count` of `total` clips are more than `max_skipped` allows."""
-    if not 0 <= max_skipped <= 1:
-        raise EdgeseaError(f"max_skipped must be a share from 0 to 1, not {max_skipped}")
-    if count / total > max_skipped:
+    if count / total > checked_share("max_skipped", max_skipped):
         enough = math.ceil(1000 * count / total) / 1000
         raise EdgeseaError(f"{text}; complete them, or allow it with max_skipped={enough:g} (now {max_skipped:g})")
 
@@ -76,8 +72,7 @@ def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: floa
     where = "out=FILE lists them all"
     if listing is not None:
         try:
-            with atomic_path(listing) as path, path.open("w", -1, "utf-8", "surrogateescape", "") as file:
-                csv.writer(file, lineterminator="\n").writerows([("clip", "reason"), *rows])
+            write_skipped(listing, rows)
             where = f"all are in {listing}"
         except OSError as error:
             where = f"{listing} cannot be written: {error.strerror}"
