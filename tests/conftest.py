@@ -9,15 +9,18 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import signal
 import subprocess
 import tracemalloc
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import sleep
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+
+if TYPE_CHECKING:
+    from slurm.cluster import Slurm
 
 torch.set_num_threads(1)
 
@@ -40,6 +43,26 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist (set EDGESEA_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm() -> "Iterator[Slurm]":
+    """A real SLURM with two nodes; where it is not installed the test is skipped, but fails in CI."""
+    from slurm.cluster import missing, running
+
+    if programs := missing():
+        reason = f"no SLURM here ({', '.join(programs)} missing); install it with tools/debian.sh"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with running() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def on_slurm(slurm: "Slurm", monkeypatch: pytest.MonkeyPatch) -> "Slurm":
+    """The same, as the SLURM of this process; SLURM's commands and jobs find it by the environment."""
+    for name, value in slurm.env.items():
+        monkeypatch.setenv(name, value)
+    return slurm
 
 
 @pytest.fixture
