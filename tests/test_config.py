@@ -70,7 +70,7 @@ def test_what_can_be_meant_is_understood(
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("PLACE", "/c: d #1")
     (tmp_path / "a.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
-    found = read_config(tmp_path / "a.yaml")[section]
+    found = read_config(tmp_path / "a.yaml")[0][section]
     assert {name: found[name] for name in expected} == expected
 
 

@@ -334,11 +334,11 @@ def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest
     path.write_text("extract: {source: $PLACE/x, root: '${EDGESEA_DATA}/audio', teacher: 'onnx:$$x'}")
     monkeypatch.setenv("PLACE", "/somewhere")
     monkeypatch.delenv("EDGESEA_DATA", raising=False)
-    options = read_config(path)["extract"]
+    options = read_config(path)[0]["extract"]
     assert (options["source"], options["teacher"]) == (Path("/somewhere/x"), "onnx:$x")
     assert options["root"] == Path("data/audio")  # its default is ./data
     monkeypatch.setenv("EDGESEA_DATA", "/elsewhere")
-    assert read_config(path)["extract"]["root"] == Path("/elsewhere/audio")
+    assert read_config(path)[0]["extract"]["root"] == Path("/elsewhere/audio")
 
 
 def test_another_classifier_uses_the_same_embeddings(again: Path, data: Path, tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -15,6 +18,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
 from edgesea.artifact import FULL, WAIT, is_helper, versions
+from edgesea.cluster import Cluster, read_cluster, requeue, stop_in_order, using
 from edgesea.config import as_yaml, nearest, read_yaml, tidy
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.report import report_if_possible
@@ -46,6 +50,9 @@ ALIASES = {
     "overwrite": Parameter(alias="-ow"),
     "quiet": Parameter(alias="-q"),
 }
+
+
+PLACES = Group("Options of data-parallel commands", sort_key=1)
 
 
 def _load(name: str) -> Callable[..., Any]:
@@ -106,6 +113,7 @@ def _app(arguments: list[str]) -> App:
         config: Path | None = None,
         print_config: bool = False,
         wait: bool = False,
+        place: Annotated[Cluster, Parameter(name="*", group=PLACES)] = Cluster(),  # noqa: B008
     ) -> Any:
         """Make a big audio-embedding model small, specialised for your recordings.
 
@@ -119,7 +127,11 @@ def _app(arguments: list[str]) -> App:
             Wait for another command that writes to the same folder, as EDGESEA_WAIT=1 in the environment does.
         """
         if config is not None:
-            options = Dict(read_yaml(config), source=str(config), use_commands_as_keys=False)
+            given = read_yaml(config)
+            cluster = read_cluster(given.pop("cluster", None), f"{config}: cluster", COMMANDS)
+            place = replace(cluster, **place.changed())
+            place = place.for_stage(words[0]) if words[:1] != ("run",) else place
+            options = Dict(given, source=str(config), use_commands_as_keys=False)
             app.config = (options, *app.config)
         try:
             function, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
@@ -138,7 +150,8 @@ def _app(arguments: list[str]) -> App:
         quiet = bound.arguments.get("quiet", False)
         level = logging.ERROR if quiet else logging.WARNING if helper else logging.INFO
         logging.getLogger("edgesea").setLevel(level)
-        result = function(*bound.args, **bound.kwargs)
+        with using(place):
+            result = function(*bound.args, **bound.kwargs)
         if words[:1] in (("reduce",), ("select",)):
             result |= report_if_possible(bound.arguments["out"], bound.arguments["table"])
         if isinstance(result, dict) and not helper and not quiet:
@@ -169,6 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # of names of files that are not UTF-8
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(format="%(message)s")
+    if threading.current_thread() is threading.main_thread():
+        stop_in_order()
     resumed = arguments[:1] and arguments[0] in RESUMED and "--overwrite" not in arguments
     again = "run the same command again: it resumes" if resumed else "run it again"
     try:
@@ -185,9 +200,14 @@ def main(arguments: list[str] | None = None) -> int:
         if "out of memory" not in str(error):  # what torch says of a GPU
             raise
         return _fail(f"{str(error).splitlines()[0]} Choose a smaller batch_size.")
-    except KeyboardInterrupt:
-        print(f"edgesea: interrupted; {again}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        stopped = getattr(error, "signal", 2)
+        requeued = stopped == signal.SIGUSR1 and requeue()
+        print(
+            f"edgesea: interrupted ({signal.Signals(stopped).name}); {'requeued' if requeued else again}",
+            file=sys.stderr,
+        )
+        return 128 + stopped
     except UnicodeEncodeError as error:
         return _fail(f"{error.object!r}: not UTF-8, which a library that is needed here cannot open; rename it")
     except BrokenPipeError:

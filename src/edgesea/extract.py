@@ -1,16 +1,21 @@
 """``extract``: an audio folder or a manifest becomes a table of clips, windows and teacher embeddings."""
 
 import logging
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated
 from edgesea.audio.resampling import Resampling, checked_resampling
+from edgesea.cluster import count_gpus
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import check_options, clip_pieces, cut_parts
 from edgesea.table.manifest import manifest_digest, read_manifest
+
+if TYPE_CHECKING:
+    from edgesea.models.base import EmbeddingModel
 
 log = logging.getLogger(__name__)
 
@@ -104,14 +109,12 @@ def extract(
         had to be skipped.
     """
     check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, batch_size=batch_size, workers=workers)
-    from edgesea.embed.engine import embed_sources
-    from edgesea.models import load_teacher
     from edgesea.table.writer import write_table
 
     framing = Framing(window, hop, center, checked_resampling(resampler))
     framing.at(sample_rate)
     entries = read_manifest(Path(source), root and Path(root), columns, validate)
-    model = load_teacher(teacher, weights, device=device)
+    model = _loaded(teacher, weights and Path(weights), device)
     if model.window is not None and round(model.window * model.sample_rate) != round(window * model.sample_rate):
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
     framing.at(model.sample_rate)
@@ -134,8 +137,32 @@ def extract(
         level_rate=rate,
         truncated=truncated,
     )
-    embed = partial(embed_sources, model, read=read, batch_size=batch_size, workers=workers)
-    result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract")
+    options = {"read": read, "batch_size": batch_size, "workers": workers}
+    embed = partial(_embed, teacher, weights and Path(weights), device, model.digest, options)
+    try:
+        result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", count_gpus(device))
+    finally:
+        _loaded.cache_clear()
     if speed := result["windows_per_second"]:
         log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * hop)
     return {**result, "hours_per_hour": speed * hop}
+
+
+@cache
+def _loaded(teacher: str, weights: Path | None, device: str) -> "EmbeddingModel":
+    """The teacher, which a process that writes several parts loads once."""
+    from edgesea.models import load_teacher
+
+    return load_teacher(teacher, weights, device=device)
+
+
+def _embed(
+    teacher: str, weights: Path | None, device: str, digest: str | None, options: dict[str, Any], sources: Iterator[Any]
+) -> Iterator[Any]:
+    """Embed clips with the teacher whose weights have this digest."""
+    from edgesea.embed.engine import embed_sources
+
+    model = _loaded(teacher, weights, device)
+    if model.digest != digest:
+        raise EdgeseaError(f"teacher {teacher}: a worker has other weights than this machine; give the same to all")
+    return embed_sources(model, sources, **options)

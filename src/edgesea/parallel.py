@@ -1,21 +1,13 @@
-"""Threads that read ahead of their consumer, and processes that share work; results in order, memory bounded."""
+"""Threads that read ahead of their consumer: results in order, memory bounded."""
 
-import logging
-import os
-import signal
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from functools import cache
 from itertools import islice
 from queue import Full, Queue
 from typing import Any, TypeVar
-
-from edgesea.errors import EdgeseaError
 
 T = TypeVar("T")
 _END = object()
@@ -71,53 +63,3 @@ def prefetch(
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def in_processes(
-    function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int, name: str
-) -> list[T | EdgeseaError]:
-    """Results of `function` for each tuple of arguments, or its EdgeseaError, in the order of `calls`.
-
-    Each call runs in one of `workers` processes (with one: in this one), with one progress bar `name` for all.
-    """
-    from joblib import Parallel, delayed, parallel_config
-    from tqdm import tqdm
-
-    jobs = max(1, min(workers, len(calls)))
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    os.environ["TQDM_DISABLE"] = "1"  # for the processes; here tqdm is loaded already
-    with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
-        attempts = (delayed(_attempt)(function, arguments, os.getpid()) for arguments in calls)
-        try:
-            return list(tqdm(Parallel(return_as="generator")(attempts), total=len(calls), desc=name, disable=None))
-        except BrokenProcessPool as error:
-            reason = "a process was killed, probably for lack of memory"
-            raise EdgeseaError(f"{name}: {reason}; choose fewer workers and run it again: it resumes") from error
-        finally:
-            del os.environ["TQDM_DISABLE"]
-
-
-def _attempt(function: Callable[..., T], arguments: tuple[Any, ...], parent: int) -> T | EdgeseaError:
-    if os.getpid() != parent:
-        _follow(parent)
-    try:
-        return function(*arguments)
-    except EdgeseaError as error:
-        return error
-
-
-@cache
-def _follow(parent: int) -> None:
-    """In a process: leave Ctrl-C to the parent, end when that is killed (joblib's would wait minutes), be silent."""
-    from tqdm import tqdm
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tqdm.set_lock(threading.RLock())  # its own leaves a semaphore behind when the process is killed
-    logging.disable(logging.WARNING)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

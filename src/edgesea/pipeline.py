@@ -5,8 +5,8 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -29,6 +29,7 @@ from edgesea.artifact import (
     walk,
     write_json,
 )
+from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
 from edgesea.config import checked_options, nearest, read_yaml, write_yaml
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
@@ -77,7 +78,9 @@ STAGES = {
 OUTPUTS = ("out", "predictions", "cache")  # the pipeline sets these and the inputs, so that the YAML must not
 
 
-def run(experiment: Path, *, out: Path | None = None, dry_run: bool = False) -> dict[str, Any]:
+def run(
+    experiment: Path, *, out: Path | None = None, stage: str | None = None, dry_run: bool = False
+) -> dict[str, Any]:
     """Run all stages of an experiment; stages that are finished and unchanged are skipped.
 
     A stage is redone if an option that changes its result, or the content of a file, has changed. What took more than a
@@ -88,10 +91,12 @@ def run(experiment: Path, *, out: Path | None = None, dry_run: bool = False) -> 
     experiment : Path
         YAML file with a section for each stage (extract, sample, reduce, distill, evaluate) that holds the options of
         the command of that name. ${EDGESEA_DATA} and other environment variables are filled in. Without a section
-        evaluate, the run ends with the student.
+        evaluate, the run ends with the student. A section `cluster` says where stages run.
     out : Path, optional
         Run directory: table/, subset.parquet, reduction/, student/, evaluate/, results.json, report.html; default:
         runs/ and the name of the configuration.
+    stage : str, optional
+        Run only this stage; those that it needs must be finished.
     dry_run : bool
         Only say what would be done with each stage, and why.
 
@@ -106,12 +111,18 @@ def run(experiment: Path, *, out: Path | None = None, dry_run: bool = False) -> 
         If the configuration has an unknown key or a bad value, `out` holds something else, or a stage fails.
     """
     path = Path(experiment)
-    return run_stages(read_config(path), Path("runs") / path.stem if out is None else Path(out), dry_run)
+    sections, cluster = read_config(path)
+    if stage not in (None, *sections):
+        raise EdgeseaError(f"stage must be one of {', '.join(sections)}, not {stage}")
+    with using(cluster):
+        return run_stages(sections, Path("runs") / path.stem if out is None else Path(out), stage, dry_run)
 
 
-def read_config(path: Path) -> Sections:
-    """All options of all stages from a YAML file."""
-    return checked_sections(read_yaml(path), str(path))
+def read_config(path: Path) -> tuple[Sections, Cluster]:
+    """All options of all stages from a YAML file, and where they run: what surrounds the call counts more."""
+    given = read_yaml(path)
+    cluster = read_cluster(given.pop("cluster", None), f"{path}: cluster", STAGES)
+    return checked_sections(given, str(path)), replace(cluster, **current().changed())
 
 
 def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
@@ -133,8 +144,8 @@ def _options(stage: str) -> Mapping[str, Any]:
     return signature(STAGES[stage].function).parameters
 
 
-def run_stages(sections: Sections, out: Path, dry_run: bool = False) -> dict[str, Any]:
-    """Run checked sections into a run directory; see `run`."""
+def run_stages(sections: Sections, out: Path, only: str | None = None, dry_run: bool = False) -> dict[str, Any]:
+    """Run checked sections (or one of them) into a run directory; see `run`."""
     if is_helper():
         _run_stage("distill", sections["distill"], sections, out)
         sys.exit(0)
@@ -150,7 +161,13 @@ def run_stages(sections: Sections, out: Path, dry_run: bool = False) -> dict[str
         check_openable(task, data, allowed, listing_of(out), workers)
     files = (STAMPS, CONFIG, RESULTS, DIGESTS_FILE, *(stage.artifact for stage in STAGES.values()))
     with locked(out, stale=[f".{name}" for name in files]):
-        return _run_missing(sections, out)
+        return _run_missing(sections, out, only)
+
+
+def write_config(out: Path, sections: Sections) -> None:
+    """Write the options of all stages, and of where they run, to a run directory."""
+    cluster = current().changed()
+    write_yaml(out / CONFIG, {**sections, **({"cluster": cluster} if cluster else {})})
 
 
 @dataclass(frozen=True)
@@ -169,15 +186,17 @@ class Todo:
         return "; ".join(filter(None, (f"{self.verb}: {self.why}" if self.verb else "up to date", self.fate)))
 
 
-def _run_missing(sections: Sections, out: Path) -> dict[str, Any]:
+def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, Any]:
     stamps, contents = _read_stamps(out), Digests(out / DIGESTS_FILE)
     todo = _find_todo(sections, stamps, out, contents)
     _write_stamps(out, stamps)
     contents.save()
-    write_yaml(out / CONFIG, sections)
+    write_config(out, sections)
     for name, step in todo.items():
         log.info("%s: %s", name, step)
-        if not step.verb:
+        if only and step.verb and name in STAGES[only].inputs.values():
+            raise EdgeseaError(f"{out}: {only} needs {name}, where there is something to do ({step}); run that first")
+        if not step.verb or only not in (None, name):
             continue
         spent = _spent(stamps[name], step.artifact) if step.verb == "resume" else 0.0
         if step.fate == ASIDE:
@@ -189,12 +208,15 @@ def _run_missing(sections: Sections, out: Path) -> dict[str, Any]:
         _write_stamps(out, stamps)
         began = time.perf_counter()
         try:
-            result = _run_stage(name, sections[name], sections, out)
+            with using(current().for_stage(name)) if name in current().stages else nullcontext():
+                result = _run_stage(name, sections[name], sections, out)
             files = {path.relative_to(out).as_posix(): path.stat().st_size for path in _files(step.artifact)}
             stamp |= {"finished": True, "files": files, "result": result}
         finally:
             stamps[name] = {**stamp, "seconds": round(spent + time.perf_counter() - began, 1)}
             _write_stamps(out, stamps)
+    if unfinished := [name for name in sections if not stamps.get(name, {}).get("finished")]:
+        return {"finished": [name for name in sections if name not in unfinished], "unfinished": unfinished}
     results = {name: stamps[name]["result"] for name in sections}
     seconds = {name: stamps[name]["seconds"] for name in sections}
     summary = {**results, "seconds": seconds, "config": plain(sections), "versions": versions()}
@@ -325,8 +347,11 @@ def _content(value: Any, out: Path, contents: Digests) -> Any:
 
 def _run_stage(name: str, options: Mapping[str, Any], sections: Sections, out: Path) -> dict[str, Any]:
     stage, paths = STAGES[name], {key: out / other.artifact for key, other in STAGES.items()}
+    inputs = {parameter: paths[source] for parameter, source in stage.inputs.items()}
+    if name == "distill" and current().cluster == "slurm" and current().processes > 1:
+        write_yaml(config := out / "jobs" / "distill.yaml", {**options, **inputs, "out": paths[name]})
+        run_on_nodes(["distill", "--config", str(config)])
     if name != "evaluate":
-        inputs = {parameter: paths[source] for parameter, source in stage.inputs.items()}
         return stage.function(**options, **inputs, out=paths[name])
     teacher = {"model": sections["extract"]["teacher"], "weights": sections["extract"]["weights"]}
     reduced, student = {**teacher, "reduction": paths["reduce"]}, {"model": str(paths["distill"])}

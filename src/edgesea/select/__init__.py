@@ -6,13 +6,15 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
+
+from tqdm import tqdm
 
 from edgesea import reduction, sampling
 from edgesea.artifact import (
@@ -30,11 +32,11 @@ from edgesea.artifact import (
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import checked_count
 from edgesea.audio.resampling import checked_resampling
+from edgesea.cluster import results
 from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model
 from edgesea.models.base import window_of
-from edgesea.parallel import in_processes
 from edgesea.reduction.base import REDUCTION_FILE, Reduction
 from edgesea.sampling.sensors import read_positions
 from edgesea.sampling.subset import table_key
@@ -188,10 +190,10 @@ def select(
         summary, winner = _summary(grid, errors, evaluator)
         winner.publish(folder)
         write_json(folder / RESULT, {**summary, "errors": errors, "skipped": len(skipped), "versions": versions()})
-    where = {"selection": str(folder), "reduction": str(folder / "reduction")}
-    found = {"trials": len(summary["trials"]), "left_out": len(errors), "metric": summary["metric"]}
     best = summary["trials"][summary["winner"]]
-    return {**where, **found, "teacher": summary["reference"]["score"], "winner": {key: best[key] for key in SHOWN}}
+    found = {"trials": len(summary["trials"]), "left_out": len(errors), "metric": summary["metric"]}
+    found |= {"teacher": summary["reference"]["score"], "winner": {key: best[key] for key in SHOWN}}
+    return {"selection": str(folder), "reduction": str(folder / "reduction"), **found}
 
 
 def _classifiers(layers: Sequence[int], units: Sequence[int]) -> list[Classifier]:
@@ -327,16 +329,27 @@ def _run(trials: Sequence[Trial], evaluator: Evaluator, workers: int) -> dict[st
     """Run what is missing; returns why trials could not be run, by the names of their folders."""
     todo = [trial for trial in trials if not trial.result()["scores"].keys() >= set(evaluator.classifiers)]
     log.info("%d of %d trials were finished before", len(trials) - len(todo), len(trials))
-    undrawn = {trial.subset: (trial,) for trial in todo if not trial.subset.exists()}
+    undrawn = {trial.subset: (Trial.draw, trial) for trial in todo if not trial.subset.exists()}
     # A subset that cannot be drawn fails again below, for each of its trials.
-    in_processes(Trial.draw, list(undrawn.values()), workers, "sample")
-    ended = in_processes(Trial.run, [(trial, evaluator) for trial in todo], workers, "reduce and evaluate")
+    list(tqdm(results(_error_of, list(undrawn.values()), workers), "sample", len(undrawn), disable=None))
+    ended = results(_error_of, [(Trial.run, trial, evaluator) for trial in todo], workers)
     errors = {}
-    for trial, error in zip(todo, ended, strict=True):
+    for trial, error in zip(
+        todo, tqdm(ended, "reduce and evaluate", len(todo), unit="trial", disable=None), strict=True
+    ):
         if error is not None:
             errors[trial.folder.name] = f"sample {trial.sample}, reduce {trial.reduce}, seed {trial.seed}: {error}"
             log.warning("left out: %s", errors[trial.folder.name])
     return errors
+
+
+def _error_of(function: Callable[..., None], *arguments: Any) -> str | None:
+    """Call a function; returns the text of its EdgeseaError."""
+    try:
+        function(*arguments)
+    except EdgeseaError as error:
+        return str(error)
+    return None
 
 
 def _summary(grid: Sequence[Sequence[Trial]], errors: Mapping[str, str], evaluator: Evaluator) -> tuple[Options, Trial]:
@@ -345,8 +358,8 @@ def _summary(grid: Sequence[Sequence[Trial]], errors: Mapping[str, str], evaluat
     entries = [_entry(trials, evaluator.classifiers) | {"complete": len(trials) == len(grid[0])} for trials in groups]
     complete = [index for index, entry in enumerate(entries) if entry["complete"]]
     if not complete:  # a mean over fewer seeds is easier to be lucky with
-        first = next(iter(errors.values()))
-        raise EdgeseaError(f"no combination could be run with all {len(grid[0])} seeds; the first error: {first}")
+        problem = f"no combination could be run with all {len(grid[0])} seeds"
+        raise EdgeseaError(f"{problem}; the first error: {next(iter(errors.values()))}")
     # Of equally good ones the smallest: it makes the smaller student.
     winner = max(complete, key=lambda index: (entries[index]["score"], -entries[index]["dimensions"]))
     teacher = _best(evaluator.scores(None, {}).values())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.artifact import atomic_path, claimed, versions, write_json
+from edgesea.cluster import is_here, results
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Piece
@@ -131,11 +132,13 @@ def write_table(
     clips: int,
     max_skipped: float,
     task: str,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Write the missing parts of a table, and what describes it; returns what the command reports.
 
-    `parts` lists the sources of each, which have a `path` and a `clip`; `embed` is `embed_sources` for them. If more
-    than `max_skipped` of the `clips` could not be used, the table stays unfinished, and EdgeseaError is raised.
+    `parts` lists the sources of each, which have a `path` and a `clip`; `embed` is `embed_sources` for them, importable
+    where parts are written (see `cluster.results`). If more than `max_skipped` of the `clips` could not be used, the
+    table stays unfinished, and EdgeseaError is raised.
     """
 
     def is_begun() -> bool:  # before the first part, a plan does not bind: an option may have been what it failed for
@@ -145,7 +148,7 @@ def write_table(
         if not is_begun():
             for path in (*out.glob("*/part-*.parquet"), out / SKIPPED_FILE):
                 path.unlink(missing_ok=True)
-        written = _write_missing(out, plan, parts, embed, task)
+        written = _write_missing(out, plan, parts, embed, task, jobs)
         return {**_finish(out, plan, clips, max_skipped), **written}
 
 
@@ -155,32 +158,54 @@ def _write_missing(
     parts: Sequence[Sequence[Any]],
     embed: Callable[[Iterator[Any]], Iterator[Any]],
     task: str,
+    jobs: int,
 ) -> dict[str, Any]:
+    missing = [part for part in range(len(parts)) if part_skipped(out, part) is None]
+    if missing:
+        (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
     began, windows, loud = time.perf_counter(), 0, set[str]()
-    with tqdm(total=sum(map(len, parts)), unit="clip", desc=task, disable=None, smoothing=0.05) as bar:
-        for part, sources in enumerate(parts):
-            failed: dict[str, str] = {}  # sources that failed late, and why; the part is begun again without them
-            while part_skipped(out, part) is None:
-                (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
-                bar.n = sum(map(len, parts[:part])) + len(failed)
-                bar.set_postfix_str(f"{windows / (time.perf_counter() - began):.0f} windows/s")
-                usable = (source for source in sources if source.clip not in failed)
-                size, dtype = plan["teacher"]["embedding_size"], plan["dtype"]
-                with suppress(_RestartError), write_part(out, part, size, dtype) as writer:
-                    _fill(writer, embed(usable), failed, bar)
-                    windows, loud = windows + writer.windows, loud | writer.loud
+    total, todo = (sum(len(parts[part]) for part in some) for some in (range(len(parts)), missing))
+    with tqdm(total=total, initial=total - todo, unit="clip", desc=task, disable=None, smoothing=0.05) as bar:
+        write = partial(make_part, out, plan, embed, bar=bar if is_here(jobs) else None)
+        done = results(write, ((part, parts[part]) for part in missing), jobs)
+        for part, (count, loud_clips) in zip(missing, done, strict=True):
+            windows, loud = windows + count, loud | loud_clips
+            bar.set_postfix_str(f"{windows / (time.perf_counter() - began):.0f} windows/s", refresh=False)
+            bar.update(0 if is_here(jobs) else len(parts[part]))
     if loud:
         log.warning("%d clips exceed twice full scale (first: %s); they are stored as they are", len(loud), min(loud))
     return {"windows_per_second": windows / (time.perf_counter() - began)}
 
 
-def _fill(writer: PartWriter, results: Iterator[Any], failed: dict[str, str], bar: "tqdm[Any]") -> None:
+def make_part(
+    out: Path,
+    plan: dict[str, Any],
+    embed: Callable[[Iterator[Any]], Iterator[Any]],
+    part: int,
+    sources: Sequence[Any],
+    bar: "tqdm[Any] | None" = None,
+) -> tuple[int, set[str]]:
+    """Embed the sources of a part and write it; returns how many windows it has, and its `loud` clips."""
+    failed: dict[str, str] = {}  # sources that failed late, and why; the part is begun again without them
+    begun = 0 if bar is None else bar.n
+    while True:
+        if bar is not None:
+            bar.n = begun + len(failed)
+        usable = (source for source in sources if source.clip not in failed)
+        with suppress(_RestartError):
+            with write_part(out, part, plan["teacher"]["embedding_size"], plan["dtype"]) as writer:
+                _fill(writer, embed(usable), failed, bar)
+            return writer.windows, writer.loud
+
+
+def _fill(writer: PartWriter, embedded: Iterator[Any], failed: dict[str, str], bar: "tqdm[Any] | None") -> None:
     """Store the pieces of a part; a source that fails after some of its own joins `failed`, and ends the part."""
     for clip, reason in failed.items():
         writer.skip(clip, reason)
     last: Any = None  # source of the last result
-    for result in results:
-        bar.update(result[0] is not last)
+    for result in embedded:
+        if bar is not None:
+            bar.update(result[0] is not last)
         match result:
             case Failure(source, reason):
                 reason = reason.removeprefix(f"{source.path}: ")
