@@ -1,6 +1,6 @@
 """The one exception that means "the user can fix this", and the one warning."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -13,6 +13,15 @@ class EdgeseaError(ValueError):
 
 class EdgeseaWarning(UserWarning):
     """Audio that can be embedded, but probably is not what was meant."""
+
+
+def error_of(function: Callable[..., object], *arguments: object) -> str | None:
+    """Call a function; returns the text of its EdgeseaError."""
+    try:
+        function(*arguments)
+    except EdgeseaError as error:
+        return str(error)
+    return None
 
 
 def missing_extra(package: str, extra: str) -> EdgeseaError:

@@ -6,7 +6,7 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, product
@@ -34,7 +34,7 @@ from edgesea.audio.io import checked_count
 from edgesea.audio.resampling import checked_resampling
 from edgesea.cluster import results
 from edgesea.config import checked_options
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, error_of
 from edgesea.models import load_model
 from edgesea.models.base import window_of
 from edgesea.reduction.base import REDUCTION_FILE, Reduction
@@ -331,8 +331,8 @@ def _run(trials: Sequence[Trial], evaluator: Evaluator, workers: int) -> dict[st
     log.info("%d of %d trials were finished before", len(trials) - len(todo), len(trials))
     undrawn = {trial.subset: (Trial.draw, trial) for trial in todo if not trial.subset.exists()}
     # A subset that cannot be drawn fails again below, for each of its trials.
-    list(tqdm(results(_error_of, list(undrawn.values()), workers), "sample", len(undrawn), disable=None))
-    ended = results(_error_of, [(Trial.run, trial, evaluator) for trial in todo], workers)
+    list(tqdm(results(error_of, list(undrawn.values()), workers), "sample", len(undrawn), disable=None))
+    ended = results(error_of, [(Trial.run, trial, evaluator) for trial in todo], workers)
     errors = {}
     for trial, error in zip(
         todo, tqdm(ended, "reduce and evaluate", len(todo), unit="trial", disable=None), strict=True
@@ -341,15 +341,6 @@ def _run(trials: Sequence[Trial], evaluator: Evaluator, workers: int) -> dict[st
             errors[trial.folder.name] = f"sample {trial.sample}, reduce {trial.reduce}, seed {trial.seed}: {error}"
             log.warning("left out: %s", errors[trial.folder.name])
     return errors
-
-
-def _error_of(function: Callable[..., None], *arguments: Any) -> str | None:
-    """Call a function; returns the text of its EdgeseaError."""
-    try:
-        function(*arguments)
-    except EdgeseaError as error:
-        return str(error)
-    return None
 
 
 def _summary(grid: Sequence[Sequence[Trial]], errors: Mapping[str, str], evaluator: Evaluator) -> tuple[Options, Trial]:
