@@ -12,7 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pytest
@@ -98,6 +98,13 @@ def load_audio(path: Path, rate: int) -> np.ndarray:
 
     with AudioFile(path) as file:
         return np.concatenate(list(resample_stream(file.chunks(), file.sample_rate, rate)))
+
+
+def cut_windows(framing: Any, audio: np.ndarray) -> np.ndarray:
+    """All windows (count, window) of a whole clip, by the definition."""
+    count = framing.count(len(audio))
+    padded = np.pad(audio, (framing.pad, framing.start(count) + framing.window))
+    return np.stack([padded[framing.start(index) + framing.pad :][: framing.window] for index in range(count)])
 
 
 def peak_memory(function: Callable[[], T]) -> tuple[T, int]:

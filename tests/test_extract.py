@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow.dataset
 import pytest
 import soundfile
-from conftest import REPOSITORY, kill_when, load_audio, write_noise
+from conftest import REPOSITORY, cut_windows, kill_when, load_audio, write_noise
 from quick_model import BY_NAME as QUICK
 from quick_model import moments
 from stored import assert_stored, clips_of, content, skipped, stamps, windows_of
@@ -69,9 +69,9 @@ def test_a_table_holds_audio_levels_and_embeddings_of_all_windows(audio_folder, 
     found = windows_of(table)
     assert sorted(found) == sorted(p.relative_to(audio_folder).as_posix() for p in audio_folder.rglob("*.*"))
     for clip, (starts, levels, embeddings, audio) in found.items():
-        assert_stored(audio, framing.at(8000).cut(load_audio(audio_folder / clip, 8000)))
+        assert_stored(audio, cut_windows(framing.at(8000), load_audio(audio_folder / clip, 8000)))
         np.testing.assert_array_equal(starts, np.arange(len(audio)) * 3200 - (4000 if center else 0))
-        windows = framing.at(16000).cut(load_audio(audio_folder / clip, 16000)).copy()
+        windows = cut_windows(framing.at(16000), load_audio(audio_folder / clip, 16000))
         assert embeddings.dtype == dtype
         np.testing.assert_allclose(embeddings, teacher.embed(windows), rtol=2**-10, atol=1e-3)
         np.testing.assert_allclose(levels, a_weighted_level(windows, 16000), atol=1e-4)
@@ -99,7 +99,7 @@ def test_audio_may_be_resampled_as_openl3_does(tmp_path):
         assert info["framing"].get("resampler", "soxr") == resampler
         with AudioFile(path) as file:
             samples = np.concatenate(list(resample_stream(file.chunks(), 44100, 8000, resampler)))
-        assert_stored(audio, Framing(1.0, 0.5).at(8000).cut(samples))
+        assert_stored(audio, cut_windows(Framing(1.0, 0.5).at(8000), samples))
     assert np.abs(found["soxr"] - found["resampy"]).max() > 0.01
 
 

@@ -119,9 +119,6 @@ def test_a_model_of_another_rate_is_given_audio_resampled():
             padded = np.pad(direct, (0, 2 * rate - len(direct)))
             expected = student.embed(np.stack([padded[:rate], padded[rate // 2 : rate // 2 + rate]])).mean(0)
             assert_same(hear.get_scene_embeddings(audio, model)[0], expected)
-        for wrong in (8000, 44000, "48000", None):
-            with pytest.raises(EdgeseaError, match=rf"44100.*{wrong}"):
-                model.sample_rate = wrong
 
 
 @pytest.mark.parametrize(
@@ -144,9 +141,8 @@ def test_bad_input(random_student, audio, hop, words):
 def test_errors_of_the_model_and_no_warnings(random_student):
     model = hear.load_model(random_student)
     broken = hear.HearModel(FunctionModel("broken", lambda windows: windows[:, :2] * np.nan, 16000, 1.0, 2))
-    for wrong, words in ((broken, "broken gave NaN or Inf"), (model.model, "not Student")):
-        with pytest.raises(EdgeseaError, match=words):
-            hear.get_scene_embeddings(sounds(1, 1.2, 16000), wrong)
+    with pytest.raises(EdgeseaError, match="broken gave NaN or Inf"):
+        hear.get_scene_embeddings(sounds(1, 1.2, 16000), broken)
     for name, words in (("gone", "gone"), ("efficientat/mn04@w.pt", "w.pt"), ("openl3/x", "x")):
         with pytest.raises(EdgeseaError, match=words):
             hear.load_model(name)

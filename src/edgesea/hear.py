@@ -4,9 +4,9 @@ For heareval, hear-validator and everything else that takes the name of such a m
 
     python -m heareval.embeddings.runner edgesea.hear --model runs/city/student
 
-HEAR's data sets come at 16, 22.05, 32, 44.1 and 48 kHz, and heareval looks for them at the rate that a model announces
-(``sample_rate``). A model of another rate, such as a student at 8 kHz, announces the next higher one, and is given the
-audio resampled. Who has the data sets at one rate only sets that: ``model.sample_rate = 48000``.
+heareval looks for HEAR's data sets at the rate that a model announces (``sample_rate``). A model of another rate than
+theirs, such as a student at 8 kHz, announces the next higher one, and is given the audio resampled. Who has the data
+sets at one rate only sets that: ``model.sample_rate = 48000``.
 """
 
 from fractions import Fraction
@@ -26,7 +26,7 @@ with needs("torch", "train"):
     import torch
     from torch import Tensor, nn
 
-RATES = (16000, 22050, 32000, 44100, 48000)  # Hz
+RATES = (16000, 22050, 32000, 44100, 48000)  # Hz, of HEAR's data sets
 TIMESTAMP_HOP = 50.0  # ms: the tolerance of HEAR's onsets
 
 
@@ -38,17 +38,6 @@ class HearModel(nn.Module):
         self.model, self.digest, self.window = model, model.digest, window_of(model)
         self.sample_rate = min((rate for rate in RATES if rate >= model.sample_rate), default=RATES[-1])
         self.scene_embedding_size = self.timestamp_embedding_size = model.embedding_size
-
-    @property
-    def sample_rate(self) -> int:
-        """The rate in Hz of the audio that is given, one of HEAR's; it is resampled to that of the model."""
-        return self._sample_rate
-
-    @sample_rate.setter
-    def sample_rate(self, rate: int) -> None:
-        if rate not in RATES:
-            raise EdgeseaError(f"sample_rate must be one of HEAR's ({', '.join(map(str, RATES))}), not {rate!r}")
-        self._sample_rate = int(rate)
 
 
 def load_model(model_file_path: str = "") -> HearModel:
@@ -89,7 +78,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel, hop_size: float = 
         0, hop_size, ... up to the sound's duration, in milliseconds.
     """
     hop_size = checked_hop("hop_size", hop_size, "milliseconds")
-    _check(audio, model)
+    _check(audio)
     framing = Framing(model.window, hop_size / 1000, center=True)
     count = 1 + int(Fraction(audio.shape[1], model.sample_rate) // exact_seconds(framing.hop))
     embeddings = torch.from_numpy(np.stack(_embed(audio, model, framing, count)))
@@ -102,15 +91,13 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
 
     The first window begins with the sound, the last is padded with zeros. See `get_timestamp_embeddings`.
     """
-    _check(audio, model)
+    _check(audio)
     windows = _embed(audio, model, Framing(model.window, model.window / 2, center=False))
     scenes = np.stack([embedding.mean(0, dtype=np.float64) for embedding in windows]).astype(np.float32)
     return torch.from_numpy(scenes).to(audio.device)
 
 
-def _check(audio: Tensor, model: HearModel) -> None:
-    if not isinstance(model, HearModel):
-        raise EdgeseaError(f"model must be what edgesea.hear.load_model gave, not {type(model).__name__}")
+def _check(audio: Tensor) -> None:
     if not isinstance(audio, Tensor) or audio.ndim != 2 or not audio.numel() or not audio.is_floating_point():
         found = f"{tuple(audio.shape)} of {audio.dtype}" if isinstance(audio, Tensor) else type(audio).__name__
         raise EdgeseaError(f"audio must be a tensor (n_sounds, n_samples) of floats in [-1, 1], not {found}")

@@ -52,12 +52,8 @@ def push_to_hub(
     Returns
     -------
     str
-        Address of the repository.
-
-    Raises
-    ------
-    EdgeseaError
-        If the student is damaged, the run is that of another one, the upload fails, or huggingface-hub is missing.
+        Address of the repository. EdgeseaError: the student is damaged, the run is that of another one, the upload
+        fails, or huggingface-hub is missing.
     """
     folder = Path(student)
     hub = huggingface_hub(repo_id)

@@ -69,13 +69,7 @@ def test_windows_are_counted_as_defined(window, hop, center, length):
     assert [framing.start(index) for index in range(length + 2)] == [end - window for end in ends]
 
 
-def test_a_clip_is_covered_and_padded_with_zeros():
-    framing = SampleFraming(window=4, hop=3, pad=0)
-    assert framing.cut(ramp(6)).tolist() == [[1, 2, 3, 4], [4, 5, 6, 0]]
-    assert framing.cut(ramp(2)).tolist() == [[1, 2, 0, 0]]
-    assert framing.cut(ramp(0)).tolist() == [[0, 0, 0, 0]]
-    centred = SampleFraming(window=4, hop=2, pad=2)
-    assert centred.cut(ramp(5)).tolist() == [[0, 0, 1, 2], [1, 2, 3, 4], [3, 4, 5, 0]]
+def test_timestamps_do_not_drift():
     assert Framing(1.0, 0.1, center=True).timestamps(4).tolist() == [0.0, 0.1, 0.2, 3 * 0.1]
     day = 24 * 3600
     assert Framing(1.0, 1 / 30).at(8000).start(30 * day) == 8000 * day  # of 266.67 samples: rounded, 108 s late
@@ -124,7 +118,6 @@ def test_pieces_of_any_chunks_give_the_windows_of_the_whole_clip(case, eager, ex
     padded = np.pad(audio, (framing.pad, framing.window + 60 * wanted))
     formula = np.stack([padded[int(k * framing.hop) :][: framing.window] for k in range(wanted)])
     np.testing.assert_array_equal(np.concatenate([piece_windows(piece, framing) for piece in pieces]), formula)
-    np.testing.assert_array_equal(framing.cut(audio)[:wanted], formula[: framing.count(fed)])
     for piece in pieces:
         starts, padded = piece_starts(piece, framing) + 12, np.pad(piece.audio, 12)
         found = np.stack([padded[start : start + framing.window] for start in starts])

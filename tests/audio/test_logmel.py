@@ -59,7 +59,7 @@ def test_frames_cover_a_window_as_tensorflow_pads_it():
     assert LogMelSettings(8000, 1024, 160, 64, padding="end").layout(8000) == (50, 0, 864)
     assert LogMelSettings(8000, 1024, 160, 64, padding="none").layout(8000) == (44, 0, 0)
     assert LogMelSettings(8000, 100, 160, 64).layout(8000) == (50, 0, 0)
-    assert LogMelSettings(48000, 2048, 242, 256, padding="end").frames(48000) == 199
+    assert LogMelSettings(48000, 2048, 242, 256, padding="end").layout(48000) == (199, 0, 1964)
 
 
 def definition(audio: np.ndarray, settings: LogMelSettings, pad: tuple[int, int]) -> np.ndarray:

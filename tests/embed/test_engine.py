@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import load_audio, write_noise
+from conftest import cut_windows, load_audio, write_noise
 
 import edgesea
 from edgesea.audio.framing import Framing, PieceCutter
@@ -27,7 +27,7 @@ def recording_model(sizes: list[int]) -> FunctionModel:
 
 
 def expected_windows(path: Path, framing: Framing) -> np.ndarray:
-    return framing.at(8000).cut(load_audio(path, 8000)).copy()
+    return cut_windows(framing.at(8000), load_audio(path, 8000))
 
 
 def test_batches_reach_over_files_and_a_result_comes_as_soon_as_its_windows_are_embedded(noise_folder):

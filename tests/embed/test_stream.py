@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import REPOSITORY, load_audio, peak_memory
+from conftest import REPOSITORY, cut_windows, load_audio, peak_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick_model import BY_NAME, QUICK, moments, of_file
@@ -64,7 +64,7 @@ def test_any_chunks_of_any_signal_give_the_windows_of_the_whole(data, hop, cente
     cuts += range(single, min(single + 300, length))  # and a run of single samples
     chunks = np.split(audio, sorted(cuts))
     embedding, timestamps = feed_all(Stream(QUICK, hop, center, rate, batch_size), chunks)
-    windows = Framing(1.0, hop, center).at(8000).cut(soxr.resample(whole, rate, 8000))
+    windows = cut_windows(Framing(1.0, hop, center).at(8000), soxr.resample(whole, rate, 8000))
     np.testing.assert_allclose(embedding, moments(windows), atol=1e-6)
     np.testing.assert_array_equal(timestamps, hop * np.arange(len(windows)))
 

@@ -108,7 +108,7 @@ def test_sizes_of_openl3(variant):
     assert (model.id, model.sample_rate, model.window) == (f"openl3/{variant}", 48000, 1.0)
     assert model.embedding_size == int(variant.rpartition("-")[2])
     assert sum(map(torch.numel, model.parameters())) == 4_687_042
-    shape = (model.log_mel.settings.bands, model.log_mel.settings.frames(48000))
+    shape = (model.log_mel.settings.bands, model.log_mel.settings.layout(48000)[0])
     assert shape == {"mel128": (128, 199), "mel256": (256, 199), "linear": (257, 197)}[variant.split("-")[1]]
     # The last feature map is a whole number of pools, where 'same' and 'valid' are one
     pools = [size // 8 / pool for size, pool in zip(shape, model.pool.kernel_size, strict=True)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from conftest import load_audio, write_noise
+from conftest import cut_windows, load_audio, write_noise
 from stored import assert_stored
 
 from edgesea.audio.framing import Framing
@@ -26,7 +26,7 @@ def test_windows_at_both_rates_are_those_of_the_framing(tmp_path, rate, student,
     entry = ClipEntry(path.name, path, None, None, "train", None)
     pieces = list(clip_pieces(entry, framing, student, teacher, None))
     at = framing.at(student)
-    expected = at.cut(load_audio(path, student))
+    expected = cut_windows(at, load_audio(path, student))
     starts = np.concatenate([piece.starts for piece, _ in pieces])
     assert starts.tolist() == [at.start(index) for index in range(len(expected))]
     for piece, _ in pieces:
@@ -35,7 +35,7 @@ def test_windows_at_both_rates_are_those_of_the_framing(tmp_path, rate, student,
         begins = at.window + piece.starts - piece.offset
         found = np.stack([padded[begin : begin + at.window] for begin in begins])
         assert_stored(found, expected[np.isin(starts, piece.starts)])
-    at_teacher = framing.at(teacher or rate).cut(load_audio(path, teacher or rate))
+    at_teacher = cut_windows(framing.at(teacher or rate), load_audio(path, teacher or rate))
     windows = np.concatenate([windows for _, windows in pieces])
     assert abs(len(at_teacher) - len(windows)) <= 1  # the student's rate decides
     both = min(len(at_teacher), len(windows))

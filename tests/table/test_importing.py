@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
-from conftest import kill_when, load_audio, peak_memory, write_noise
+from conftest import cut_windows, kill_when, load_audio, peak_memory, write_noise
 from stored import (
     SIZE,
     assert_stored,
@@ -162,10 +162,10 @@ def test_embeddings_of_openl3_are_imported_with_their_framing(tmp_path, hop, cen
         count = len(starts)
         assert count in (len(expected[clip]), len(expected[clip]) - 1)
         np.testing.assert_array_equal(embeddings, expected[clip][:count].astype(np.float16))
-        assert_stored(audio, framing.at(8000).cut(load_audio(tmp_path / "in" / clip, 8000))[:count])
+        assert_stored(audio, cut_windows(framing.at(8000), load_audio(tmp_path / "in" / clip, 8000))[:count])
         np.testing.assert_array_equal(starts, np.arange(count) * round(hop * 8000) - (4000 if center else 0))
         own, rate = soundfile.read(tmp_path / "in" / clip, dtype="float32")
-        windows = framing.at(rate).cut(own)[:count]
+        windows = cut_windows(framing.at(rate), own)[:count]
         np.testing.assert_allclose(levels[: len(windows)], a_weighted_level(windows, rate), atol=1e-3)
 
 

@@ -67,16 +67,6 @@ def test_lwlrap_is_that_of_scikit_learn_and_ranks_the_later_of_equal_scores_high
     assert lwlrap(labels[:, :16], scores[:, :16], "published") == lwlrap(labels[:, :16], scores[:, :16])
 
 
-def test_other_arrays_are_refused() -> None:
-    for labels, scores in (
-        *[([[1, 0]], [[0.5]]), ([1, 0], [0.5, 0.5]), (np.zeros((0, 9)), np.zeros((0, 9)))],
-        *[([[2] * 9], [[0.5] * 9]), ([[-1] * 9], [[0.5] * 9]), (np.zeros((3, 8)), np.zeros((3, 8)))],
-        *[([[1] * 9], [[score] * 9]) for score in (1.5, -0.1, np.nan)],
-    ):
-        with pytest.raises(EdgeseaError):
-            tagging_scores(np.asarray(labels), np.asarray(scores, float), CLASSES, "threshold", *FINE)
-
-
 def share(correct: np.ndarray) -> Callable[[np.ndarray], dict[str, float | None]]:
     return lambda clips: {"share": float(correct[clips].mean())}
 

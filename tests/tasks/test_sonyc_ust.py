@@ -165,8 +165,6 @@ def test_predictions_are_read_back_to_the_last_bit(shared_data: Path, tmp_path: 
 
 def test_columns_of_incomplete_tags_may_be_missing_and_then_score_zero(tmp_path: Path) -> None:
     taxonomy = read_taxonomy(write(tmp_path) / "dcase-ust-taxonomy.yaml")
-    (tmp_path / "p.csv").write_text("audio_filename,2-1_bark,1-2_big,1-1_small,2_dog\na,0.1,0.2,0.3,none\n")
-    scores = read_predictions(tmp_path / "p.csv", taxonomy, ["fine"])["fine"]  # nothing else is looked at
+    (tmp_path / "p.csv").write_text("audio_filename,2-1_bark,1-2_big,1-1_small\na,0.1,0.2,0.3\n")
+    scores = read_predictions(tmp_path / "p.csv", taxonomy)["fine"]
     assert scores.loc["a"].tolist() == [0.3, 0.2, 0.0, 0.1]
-    with pytest.raises(EdgeseaError, match=r"p\.csv.*1_engine"):
-        read_predictions(tmp_path / "p.csv", taxonomy, ["coarse"])

@@ -6,6 +6,7 @@ files are cut and joined. Only the outline of a file is read here; decoding is l
 
 import math
 import mmap
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from io import RawIOBase
@@ -71,34 +72,31 @@ _CONTAINERS = {
 def streams(path: Path) -> tuple[list[Stream], int]:
     """The streams of a file (several if files were joined), and how many bytes behind them are no audio of any kind."""
     with path.open("rb") as file:
-        if not (size := path.stat().st_size):
+        if not path.stat().st_size:
             return [Stream(0, 0, plain=True)], 0
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = list(_streams(data, size, path.suffix.lower() == ".mp3"))
-    return found, 0 if found[-1].plain else size - found[-1].end
+            found = list(_streams(data, path.suffix.lower() == ".mp3"))
+            return found, 0 if found[-1].plain else len(data) - found[-1].end
 
 
-def _streams(data: mmap.mmap, size: int, mp3: bool) -> Iterator[Stream]:
+def _streams(data: mmap.mmap, mp3: bool) -> Iterator[Stream]:
     start = 0
-    while start < size:
+    while start < len(data):
         magic = data[start : start + 4]
         if magic in _CONTAINERS:
-            stream = _chunked(data, start, size, _CONTAINERS[magic])
-        elif magic == b".snd":
-            stream = _au(data, start, size)
-        elif magic == b"OggS":
-            stream = _ogg(data, start, size)
-        elif start == 0:
-            yield from _elementary(data, size, mp3)
-            return
+            stream = _chunked(data, start, _CONTAINERS[magic])
+        elif magic in _OTHERS:
+            stream = _OTHERS[magic](data, start)
         else:
+            if start == 0:
+                yield from _elementary(data, mp3)
             return
         yield stream
         start = stream.end + (stream.end % 2 and data[stream.end : stream.end + 1] == b"\0")
 
 
-def _chunked(data: mmap.mmap, start: int, size: int, kind: _Chunks) -> Stream:
-    width = kind.width
+def _chunked(data: mmap.mmap, start: int, kind: _Chunks) -> Stream:
+    size, width = len(data), kind.width
     at, header, long_size, plain = start + kind.first, data[start : start + kind.first], 0, start == 0
     while True:
         if not start < at <= size - width:
@@ -116,10 +114,10 @@ def _chunked(data: mmap.mmap, start: int, size: int, kind: _Chunks) -> Stream:
     first, announced = at + width + kind.skip, (long_size if long_size and length in UNKNOWN else length) - kind.skip
     end, tail = first + announced, "samples"
     if announced + kind.skip in UNKNOWN or not 0 <= announced < 1 << 60:
-        tail = _tail(data, first, size, kind) if length == 0 and first < size else "samples"
+        tail = _tail(data, first, kind) if length == 0 and first < size else "samples"
         announced = 0
     elif end < size:
-        tail = _tail(data, _after(data, end, announced + kind.skip, kind), size, kind)
+        tail = _tail(data, _after(data, end, announced + kind.skip, kind), kind)
     if plain and ((tail == "chunks" and announced) or end == size):
         return Stream(0, size, plain=True)
     end = max(first, min(end, size) if tail != "samples" else size)
@@ -146,19 +144,20 @@ def _is_chunk(data: mmap.mmap, at: int, kind: _Chunks) -> bool:
     return 0 <= kind.length(data, at) <= len(data) - start + TOLERANCE
 
 
-def _tail(data: mmap.mmap, at: int, size: int, kind: _Chunks) -> str:
+def _tail(data: mmap.mmap, at: int, kind: _Chunks) -> str:
     """What lies behind the announced end of the samples: chunks, something else that is no audio, or more samples."""
-    while at + kind.width <= size:
+    while at + kind.width <= len(data):
         if data[at : at + 4] in _CONTAINERS or data[at : at + 12].startswith(TAGS):
             return "other"
         if not _is_chunk(data, at, kind):
-            return "other" if size - at <= PADDING and not any(data[at:size]) else "samples"
+            return "other" if len(data) - at <= PADDING and not any(data[at:]) else "samples"
         length = kind.length(data, at)
         at = _after(data, at + kind.width + length, length, kind)
     return "chunks"
 
 
-def _au(data: mmap.mmap, start: int, size: int) -> Stream:
+def _au(data: mmap.mmap, start: int) -> Stream:
+    size = len(data)
     offset, announced = struct.unpack(">II", data[start + 4 : start + 12].ljust(8, b"\0"))
     first = start + offset
     end = first + announced
@@ -170,9 +169,9 @@ def _au(data: mmap.mmap, start: int, size: int) -> Stream:
     return Stream(first, min(end, size), header, announced)
 
 
-def _ogg(data: mmap.mmap, start: int, size: int) -> Stream:
+def _ogg(data: mmap.mmap, start: int) -> Stream:
     """Up to the next stream of a chain: a page that begins one, behind pages that do not."""
-    at, inside = start, False
+    at, inside, size = start, False, len(data)
     while 0 <= at < size:
         flags, count = data[at + 5 : at + 6], data[at + 26 : at + 27]
         if at > start and inside and flags and flags[0] & 2:
@@ -190,20 +189,23 @@ def _ogg(data: mmap.mmap, start: int, size: int) -> Stream:
     return Stream(start, size, plain=start == 0)
 
 
-def _elementary(data: mmap.mmap, size: int, mp3: bool) -> Iterator[Stream]:
+_OTHERS = {b".snd": _au, b"OggS": _ogg}
+
+
+def _elementary(data: mmap.mmap, mp3: bool) -> Iterator[Stream]:
     """FLAC or MP3, which may be several files joined; all other formats are left to the decoder."""
     first = _behind_id3(data, 0)
     if data[first : first + 4] == b"fLaC":
-        stream = _flac(data, first, size)
+        stream = _flac(data, first, len(data))
         if stream.announced:  # files joined to it are looked for when so much is decoded
             yield stream._replace(plain=True)
         else:
             joined = _joined_flac(data, first + 4)
-            yield from [stream._replace(end=joined[0].start - 26 if joined else size), *joined]
-    elif mp3 and (first := _next_frame(data, first, size)) < size:
-        yield from _mp3(data, first, size)
+            yield from [stream._replace(end=joined[0].start - 26 if joined else len(data)), *joined]
+    elif mp3 and (first := _next_frame(data, first)) < len(data):
+        yield from _mp3(data, first)
     else:
-        yield Stream(0, size, plain=True)
+        yield Stream(0, len(data), plain=True)
 
 
 def _flac(data: mmap.mmap, start: int, end: int) -> Stream:
@@ -214,7 +216,7 @@ def _flac(data: mmap.mmap, start: int, end: int) -> Stream:
 
 
 def _joined_flac(data: mmap.mmap, at: int) -> list[Stream]:
-    starts = list(_found(data, b"fLaC\0\0\0\x22", at))
+    starts = [found.start() for found in re.compile(rb"fLaC\0\0\0\x22").finditer(data, at)]
     return [_flac(data, *ends) for ends in pairwise([*starts, len(data)])]
 
 
@@ -224,10 +226,10 @@ def joined_flac(path: Path, at: int) -> list[Stream]:
         return _joined_flac(data, at)
 
 
-def _mp3(data: mmap.mmap, first: int, size: int) -> Iterator[Stream]:
+def _mp3(data: mmap.mmap, first: int) -> Iterator[Stream]:
     """Frame by frame: how many there are, and where another file begins, with tags or the frame that has its length."""
     start, at, count = first if _behind_id3(data, 0) < first else 0, first, 0  # junk before it is left out
-    info = _info(data, at)
+    info, size = _info(data, at), len(data)
     while at < size:
         behind = _behind_id3(data, at)
         if at > first and (behind > at or _info(data, at)) and _frame_length(data, behind):
@@ -235,7 +237,7 @@ def _mp3(data: mmap.mmap, first: int, size: int) -> Iterator[Stream]:
             start, at, first, count, info = at, behind, behind, 0, _info(data, behind)
         length = _frame_length(data, at)
         if not length:  # damaged, or the tags of music players
-            at = _next_frame(data, at + 1, size)
+            at = _next_frame(data, at + 1)
             continue
         count += at + length <= size
         at += length
@@ -243,13 +245,13 @@ def _mp3(data: mmap.mmap, first: int, size: int) -> Iterator[Stream]:
     yield stream._replace(plain=stream.plain and start == 0)
 
 
-def _next_frame(data: mmap.mmap, at: int, size: int) -> int:
-    """Where the next two frames in a row begin; `size` if there are none."""
-    while (at := data.find(b"\xff", at, size)) >= 0:
+def _next_frame(data: mmap.mmap, at: int) -> int:
+    """Where the next two frames in a row begin; the end of the data if there are none."""
+    while (at := data.find(b"\xff", at)) >= 0:
         if (length := _frame_length(data, at)) and _frame_length(data, at + length):
             return at
         at += 1
-    return size
+    return len(data)
 
 
 def _mp3_stream(data: mmap.mmap, start: int, first: int, end: int, info: int, count: int) -> Stream:
@@ -305,12 +307,6 @@ def _info(data: mmap.mmap, at: int) -> int:
     return place if data[place : place + 4] in (b"Xing", b"Info") else 0
 
 
-def _found(data: mmap.mmap, name: bytes, at: int) -> Iterator[int]:
-    while (at := data.find(name, at)) >= 0:
-        yield at
-        at += len(name)
-
-
 def _behind_id3(data: mmap.mmap, at: int) -> int:
     """The byte behind an ID3v2 tag; `at` itself if there is none."""
     tag = data[at : at + 10]
@@ -329,9 +325,6 @@ class Excerpt(RawIOBase):
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
         self._at = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: self._size}[whence] + offset
-        return self._at
-
-    def tell(self) -> int:
         return self._at
 
     def readinto(self, buffer: Any) -> int:

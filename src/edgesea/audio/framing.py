@@ -99,16 +99,6 @@ class SampleFraming:
         """First sample of window `index` (negative inside the left padding)."""
         return index * self.hop.numerator // self.hop.denominator - self.pad
 
-    def cut(self, audio: Float32) -> Float32:
-        """All windows (count, window) of a whole clip (samples,), of the same dtype."""
-        windows = np.zeros((self.count(len(audio)), self.window), audio.dtype)
-        for index, window in enumerate(windows):
-            start = self.start(index)
-            covered = audio[max(0, start) : start + self.window]
-            before = max(0, -start)
-            window[before : before + len(covered)] = covered
-        return windows
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -122,9 +112,9 @@ class Piece:
 class PieceCutter:
     """Cuts a stream of chunks of any size into pieces of at most `size` windows.
 
-    Feeding all chunks and then calling `finish` yields the windows that `SampleFraming.cut` gives for the whole clip.
-    Memory is that of `size` windows and one chunk, for any hop: where windows do not touch, a piece spans no more
-    samples than `size` windows side by side, and what lies between two pieces is dropped as it comes.
+    Feeding all chunks and then calling `finish` yields the windows of the whole clip. Memory is that of
+    `size` windows and one chunk, for any hop: where windows do not touch, a piece spans no more samples than `size`
+    windows side by side, and what lies between two pieces is dropped as it comes.
 
     All pieces but the last have the same number of windows, unless the cutter is `eager`: then no window waits for
     others, and the pieces depend on the chunks.

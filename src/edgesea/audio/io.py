@@ -61,17 +61,14 @@ def find_audio(folder: Path, recursive: bool = True) -> list[Path]:
 
 def check_readable(path: Path) -> None:
     """Raise EdgeseaError unless `path` is a readable file; a pipe might block for ever."""
-    if not path.exists():
-        reason = "no such file"
-    elif path.is_dir():
-        reason = "is a folder"
-    elif not path.is_file():
-        reason = "is a pipe or a device; raw PCM is read by edgesea stream"
-    elif not os.access(path, os.R_OK):
-        reason = "Permission denied"
-    else:
-        return
-    raise EdgeseaError(f"{path}: cannot be decoded: {reason}")
+    problems = {
+        "no such file": not path.exists(),
+        "is a folder": path.is_dir(),
+        "is a pipe or a device; raw PCM is read by edgesea stream": not path.is_file(),
+        "Permission denied": not os.access(path, os.R_OK),
+    }
+    if reason := next((reason for reason, holds in problems.items() if holds), ""):
+        raise EdgeseaError(f"{path}: cannot be decoded: {reason}")
 
 
 class _Decoder(soundfile.SoundFile):  # type: ignore[misc]
@@ -98,13 +95,7 @@ class AudioFile:
         if not RATES[0] <= self.sample_rate <= RATES[1]:
             self._decoder.close()
             raise EdgeseaError(f"{path}: implausible sample rate of {self.sample_rate} Hz")
-        first = self._streams[0]
-        length = (
-            first.announced * self.sample_rate
-            if first.timed and 0 < first.announced < math.inf
-            else self._decoder.frames
-        )
-        self.frames: int | None = round(length) if length and len(self._streams) == 1 else None  # None: not announced
+        self.frames: int = self._decoder.frames if len(self._streams) == 1 else 0  # as announced; 0: it is not
 
     def __enter__(self) -> "AudioFile":
         return self

@@ -87,10 +87,6 @@ class LogMelSettings:
         """Number of bands of a spectrogram."""
         return self.n_fft // 2 + 1 if self.n_mels is None else self.n_mels
 
-    def frames(self, samples: int) -> int:
-        """Number of frames of a window of `samples` samples."""
-        return self.layout(samples)[0]
-
     def layout(self, samples: int) -> tuple[int, int, int]:
         """Number of frames, and of zeros before and after a window of `samples` samples."""
         if self.padding == "none":

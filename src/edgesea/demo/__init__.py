@@ -27,12 +27,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> dict[str, Any]:
     Returns
     -------
     dict
-        As `edgesea run`.
-
-    Raises
-    ------
-    EdgeseaError
-        If `out` holds something else.
+        As `edgesea run`. EdgeseaError: `out` holds something else.
     """
     check_seed(seed, TaggingOptions().members)
     from edgesea.demo.city import make_city

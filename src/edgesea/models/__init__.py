@@ -68,10 +68,7 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
     EmbeddingModel
         With ``sample_rate`` (Hz), ``embedding_size`` and ``embed(windows: (B, W) float32) -> (B, D) float32``.
 
-    Raises
-    ------
-    EdgeseaError
-        If the id is unknown, or the weights are missing, damaged or those of another model.
+    EdgeseaError: the id is unknown, or the weights are missing, damaged or those of another model.
     """
     if not is_teacher(id):
         raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
@@ -119,11 +116,8 @@ def load_student(
     Student or OnnxStudent
         With ``sample_rate`` (Hz), ``embedding_size`` and ``embed(windows: (B, W) float32) -> (B, D) float32``.
 
-    Raises
-    ------
-    EdgeseaError
-        If there is no student, its files are damaged or do not fit together, or torch or huggingface-hub is missing
-        where it is needed.
+    EdgeseaError: there is no student, its files are damaged or do not fit together, or torch or huggingface-hub is
+    missing where it is needed.
     """
     from edgesea.models.student_config import Head
     from edgesea.models.student_files import read_student

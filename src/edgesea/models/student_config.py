@@ -57,7 +57,7 @@ class StudentConfig:
 
     def frames(self) -> int:
         """Number of frames of the spectrogram of a window."""
-        return self.front_end().frames(round(self.window * self.sample_rate))
+        return self.front_end().layout(round(self.window * self.sample_rate))[0]
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> "StudentConfig":

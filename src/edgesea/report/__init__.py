@@ -25,10 +25,8 @@ def report(folder: Path, *, table: Path | None = None) -> dict[str, Any]:
     dict
         report: the file.
 
-    Raises
-    ------
-    EdgeseaError
-        If `folder` is none of these, the run is not finished, a file is damaged, or the table has other embeddings.
+    EdgeseaError: `folder` is none of these, the run is not finished, a file is damaged, or the table has other
+    embeddings.
     """
     try:
         from edgesea.report.pages import write_report

@@ -87,11 +87,8 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
         markdown, html: the files; text: the Markdown; scores: how many were read; missing: the commands that make what
         is missing.
 
-    Raises
-    ------
-    EdgeseaError
-        If a path is not a finished run, selection or evaluation, if none has scores, or a published figure has no
-        place.
+    EdgeseaError: a path is not a finished run, selection or evaluation, none has scores, or a published figure has no
+    place.
     """
     figures = read_published(PUBLISHED if published is None else Path(published))
     scores = read_scores(runs)

@@ -92,29 +92,12 @@ def k_dpp(
 ) -> Int64:
     """Draw k windows from the exact k-DPP with L = diag(quality) X X^T diag(quality) + ridge I.
 
-    Parameters
-    ----------
-    features : ndarray, (n, d) float
-        X; inner products of rows are similarities.
-    k : int
-        How many windows; 0 gives the empty set.
-    quality : ndarray, (n,) float, optional
-        q >= 0; 1 everywhere by default. Where it is 0, a window can only be chosen through the ridge.
-    ridge : float
-        Added to the diagonal of L. A warning is logged if it is so large that most windows are drawn uniformly.
-    rng : Generator
-        Source of randomness.
+    X are the `features` (n, d), whose inner products are similarities. Where the `quality` (n,), by default 1, is 0, a
+    window can only be chosen through the ridge. A warning is logged if that is so large that most windows are drawn
+    uniformly. Returns row numbers (k,), sorted.
 
-    Returns
-    -------
-    ndarray, (k,) int64
-        Row numbers, sorted.
-
-    Raises
-    ------
-    EdgeseaError
-        If k > n, if k is larger than the rank and there is no ridge, or if features, quality or ridge are not finite,
-        or quality or ridge are negative.
+    EdgeseaError: k > n, or larger than the rank without a ridge; features, quality or ridge are not finite, or quality
+    or ridge are negative.
     """
     process = KDPP(features, k, quality=quality, ridge=ridge)
     warn_if_uniform(process.by_similarity, k, ridge)

@@ -110,10 +110,7 @@ def import_table(
     dict
         clips, windows, skipped; windows_per_second of this call.
 
-    Raises
-    ------
-    EdgeseaError
-        If the source or the options are unusable, `out` holds another table, or too much had to be skipped.
+    EdgeseaError: the source or the options are unusable, `out` holds another table, or too much had to be skipped.
     """
     clips.check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, workers=workers)
     Framing(1.0 if window is None else window, 1.0 if hop is None else hop)  # raises EdgeseaError if they are unusable

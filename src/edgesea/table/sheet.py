@@ -65,21 +65,6 @@ def as_text(value: Any) -> str:
     return text.partition(".")[0] if text.endswith("0") and _WHOLE.fullmatch(text) else text
 
 
-class _Texts(dict[str, str]):
-    """Cells of a CSV file as text, remembered, because most are there often."""
-
-    def __init__(self, decimal_comma: bool) -> None:
-        super().__init__()
-        self._comma = decimal_comma  # 1,5 is a number
-
-    def __missing__(self, cell: str) -> str:
-        text = as_text(cell)
-        if self._comma and _DECIMAL_COMMA.fullmatch(text):
-            text = as_text(text.replace(",", "."))
-        self[cell] = text
-        return text
-
-
 @dataclass(frozen=True)
 class Sheet:
     """A table with a header."""
@@ -195,12 +180,19 @@ def _read_csv(path: Path, text: str) -> pd.DataFrame:
     if given:
         text = text.replace(first, "", 1)
     separator = given[1] if given else max(SEPARATORS, key=re.sub(r'"[^"]*"', "", first).count)
-    texts, rows, line = _Texts(separator != ","), list[tuple[int, list[str]]](), 1
+    rows, line = list[tuple[int, list[str]]](), 1
+
+    @cache  # most cells are there often
+    def text_of(cell: str) -> str:
+        found = as_text(cell)
+        is_number = separator != "," and _DECIMAL_COMMA.fullmatch(found)  # as 1,5
+        return as_text(found.replace(",", ".")) if is_number else found
+
     limit = csv.field_size_limit(1 << 30)  # lists of levels are long
     try:
         reader = csv.reader(io.StringIO(f"{text}\n{END}", ""), delimiter=separator, skipinitialspace=True)
         for row in reader:
-            rows += [(line, [texts[cell] for cell in row])] if row else []
+            rows += [(line, [*map(text_of, row)])] if row else []
             line = reader.line_num + 1
     finally:
         csv.field_size_limit(limit)

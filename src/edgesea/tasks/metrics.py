@@ -120,33 +120,14 @@ def tagging_scores(
     parent: NDArray[np.integer] | None = None,
     incomplete: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
-    """Scores of tags that are classes of their own, such as the coarse ones of SONYC-UST, or that belong to classes.
+    """Scores of tags that are the classes `names`, as the coarse ones of SONYC-UST are, or belong to these.
 
-    Parameters
-    ----------
-    labels, scores : ndarray, (N, K)
-        0 or 1; scores in [0, 1].
-    names : sequence of str
-        The classes.
-    ties : {"threshold", "published"}
-        Order of points of equal recall, and of tags of equal scores in lwlrap.
-    parent, incomplete : ndarray, (K,), optional
-        The class of each tag, as its index, and whether it is an incomplete one; default: each tag is a class.
-
-    Returns
-    -------
-    dict
-        micro_auprc, micro_f1, macro_auprc, class_auprc (by name), lwlrap. A score without a positive label is None, F1
-        without a hit is 0.
+    Labels (N, K) are 0 or 1, scores (N, K) in [0, 1]. `parent` (K,) is the class of each tag, as its index, and
+    `incomplete` (K,) says whether it is an incomplete one. Returns micro_auprc, micro_f1, macro_auprc, class_auprc (by
+    name) and lwlrap. A score without a positive label is None, F1 without a hit is 0.
     """
     parent = np.arange(len(names)) if parent is None else parent
     incomplete = np.zeros(len(parent), bool) if incomplete is None else incomplete
-    if labels.shape != scores.shape or labels.ndim != 2 or labels.shape[1] != len(parent) or not labels.size:
-        raise EdgeseaError(f"labels {labels.shape} and scores {scores.shape} must have the shape (N, {len(parent)})")
-    if not ((labels == 0) | (labels == 1)).all():
-        raise EdgeseaError("labels must be 0 or 1; leave out clips whose labels are not given")
-    if not (scores.min() >= 0 and scores.max() <= 1):  # false of NaN
-        raise EdgeseaError("scores must lie in [0, 1]")
     classes = []
     for number in range(len(names)):
         complete, vague = (parent == number) & ~incomplete, (parent == number) & incomplete
@@ -185,25 +166,12 @@ def confidence_intervals(
 ) -> dict[str, list[float]]:
     """95 % confidence intervals of scores: percentile bootstrap (Efron, 1979).
 
-    They say how much the choice of test clips matters, not how much training does.
+    They say how much the choice of test clips matters, not how much training does. `score` gives the scores by name of
+    clips (n,), of which one may occur several times; None or NaN where a score does not exist. What clips have in
+    common, such as their recording, is in `groups` (clips,): then whole groups are drawn, as many as there are.
 
-    Parameters
-    ----------
-    score : callable
-        Scores by name of some clips, given by their indices, (n,) int64, in which a clip may occur several times; None
-        or NaN where a score does not exist.
-    clips : int
-        How many there are.
-    resamples, seed : int
-        How often as many clips are drawn with replacement, and seed of the draws.
-    groups : ndarray, (clips,), optional
-        What clips have in common, such as their recording: then whole groups are drawn, as many as there are.
-
-    Returns
-    -------
-    dict of str to list of float
-        Lower and upper end by name, from the resamples in which the score exists; without one that exists in none.
-        Empty if there is only one clip or group.
+    Returns the lower and upper end by name, from the resamples in which the score exists, of scores that exist in any.
+    Empty if there is only one clip or group.
     """
     names, owner = np.unique(np.arange(clips) if groups is None else groups, return_inverse=True)
     if (count := len(names)) < 2:

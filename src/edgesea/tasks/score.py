@@ -48,38 +48,22 @@ def score(
         coarse and fine (as far as they are predicted and labels are given): micro_auprc, macro_auprc, micro_f1, lwlrap,
         class_auprc, confidence, clips, and, if some lack predictions, skipped.
 
-    Raises
-    ------
-    EdgeseaError
-        If a file is unusable, predictions are of other clips than the annotations or lack too many, or a tag of which
-        there are clips has none with predictions.
+    EdgeseaError: a file is unusable, predictions are of other clips than the annotations or lack too many, or a tag of
+    which there are clips has none with predictions.
     """
-    from edgesea.tasks.sonyc_ust import score_file
+    from edgesea.tasks.annotations import read_ground_truth, read_taxonomy
+    from edgesea.tasks.sonyc_ust import read_predictions, score_levels
 
-    place = Path(predictions).parent if data is None else Path(data)
+    path = Path(predictions)
+    place = path.parent if data is None else Path(data)
     annotations = place if place.is_file() else place / "annotations.csv"
     if not annotations.is_file():
         raise EdgeseaError(f"{annotations}: not found; --data is the folder of SONYC-UST or a table with its taxonomy")
-    taxonomy = annotations.parent / "dcase-ust-taxonomy.yaml"
-    scores = score_file(Path(predictions), annotations, taxonomy, (), split, split_path, ties, resamples, max_skipped)
+    taxonomy = read_taxonomy(annotations.parent / "dcase-ust-taxonomy.yaml")
+    truth = read_ground_truth(annotations, taxonomy, split, split_path)
+    predicted = read_predictions(path, taxonomy)
+    scores = score_levels(path, predicted, truth, taxonomy, ties, resamples, max_skipped)
     result: dict[str, Any] = {"ties": ties, **scores}
     if out is not None:
         write_json(Path(out), result)
     return result
-
-
-def sonyc_ust_scores(
-    predictions_csv: str | Path,
-    annotations_csv: str | Path,
-    taxonomy_yaml: str | Path,
-    mode: Literal["coarse", "fine"] = "coarse",
-    *,
-    split: Literal["train", "validate", "test"] = "validate",
-    ties: Literal["threshold", "published"] = "threshold",
-) -> dict[str, Any]:
-    """Scores of a file of predictions at one level; `score` has the command's options besides."""
-    from edgesea.tasks.sonyc_ust import score_file
-
-    return score_file(Path(predictions_csv), Path(annotations_csv), Path(taxonomy_yaml), [mode], split, None, ties)[
-        mode
-    ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
 from edgesea.table.sheet import Sheet, some
-from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotations, read_ground_truth, read_taxonomy
+from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotations, read_taxonomy
 from edgesea.tasks.features import Bags, Float64, Targets
 from edgesea.tasks.metrics import Ties, confidence_intervals, tagging_scores
 from edgesea.tasks.options import TaggingOptions
@@ -186,35 +186,22 @@ def score_levels(
     return result
 
 
-def score_file(
-    path: Path, annotations: Path, taxonomy_path: Path, levels: Sequence[Level], split: str, split_path: Path | None,
-    ties: Ties, resamples: int = 0, max_skipped: float = 0.0,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Scores of a table of predictions at some levels, or else at those that are predicted."""
-    taxonomy = read_taxonomy(taxonomy_path)
-    truth = read_ground_truth(annotations, taxonomy, split, split_path)
-    return score_levels(path, read_predictions(path, taxonomy, levels), truth, taxonomy, ties, resamples, max_skipped)
+def read_predictions(path: Path, taxonomy: Taxonomy) -> Predictions:
+    """Read a table of predictions, at the levels that have any above 0: a classifier of coarse tags writes no others.
 
-
-def read_predictions(path: Path, taxonomy: Taxonomy, levels: Sequence[Level] = ()) -> Predictions:
-    """Read a table of predictions.
-
-    Without `levels`, those that have a column in which not all is 0: a classifier of coarse tags leaves zeros in the
-    columns of fine ones. Incomplete fine tags may lack a column; then their scores are 0, as in the challenge's own
-    evaluation.
+    Incomplete fine tags may lack a column; then their scores are 0, as in the challenge's own evaluation.
     """
     table = Sheet.read(path, [CLIP])
     clip = table.rows[CLIP]
     table.check((clip != "") & ~clip.duplicated(keep=False), "the name of a clip, listed once")
     taxonomy.check_columns(table)
     found: Predictions = {}
-    needed: dict[Level, tuple[str, ...]] = {"coarse": taxonomy.coarse, "fine": taxonomy.complete}
-    for level in levels or [level for level, tags in needed.items() if table.has(tags)]:
-        table.require(needed[level])
-        tags = getattr(taxonomy, level)
+    levels: dict[Level, tuple[str, ...]] = {"coarse": taxonomy.coarse, "fine": taxonomy.complete}
+    for level, needed in levels.items():
+        tags = getattr(taxonomy, level) if table.has(needed) else ()
         scores = table.numbers([tag for tag in tags if tag in table.rows])
         table.check((scores >= 0) & (scores <= 1), "a number from 0 to 1")
-        if levels or scores.to_numpy().any():
+        if scores.to_numpy().any():
             found[level] = scores.reindex(columns=tags, fill_value=0.0).set_index(clip)
     return found
 
