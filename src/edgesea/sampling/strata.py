@@ -58,16 +58,17 @@ def _period_name(day: int, period: Period) -> str:
 def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None) -> Float64:
     """Local time at which each window of a chunk starts, in seconds since 1970-01-01 00:00; NaN where unknown."""
     begins = np.full(len(chunk.times), np.nan)
-    for row, time in enumerate(chunk.times):
+    for row, (time, offset) in enumerate(zip(chunk.times, (chunk.offsets / sample_rate).tolist(), strict=True)):
         if time:
             # A long clip has a row every 64 windows, so a change to daylight saving time within it is not missed.
             try:
-                moment = datetime.fromisoformat(time) + timedelta(seconds=chunk.offsets[row].item() / sample_rate)
-                moment = moment if zone is None or moment.tzinfo is None else moment.astimezone(zone)
+                moment = datetime.fromisoformat(time) + timedelta(seconds=offset)
+                if moment.tzinfo is not None:
+                    moment = (moment if zone is None else moment.astimezone(zone)).replace(tzinfo=None)
             except OverflowError:
                 reason = f"time {time} is not in the years 1 to 9999; correct the manifest"
                 raise EdgeseaError(f"{chunk.names[row]}: {reason}") from None
-            begins[row] = (moment.replace(tzinfo=None) - EPOCH).total_seconds()
+            begins[row] = (moment - EPOCH).total_seconds()
     return begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
 
 

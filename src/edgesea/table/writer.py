@@ -57,7 +57,7 @@ def write_part(table: Path, part: int, size: int, dtype: str) -> Iterator["PartW
     clips = _schema(clip=TEXT, sensor=TEXT, time=TEXT, split=TEXT, label=TEXT, **audio)
     embedding = pa.list_(pa.type_for_alias(dtype), size)
     windows = _schema(clip=pa.int32(), start=pa.int64(), level=pa.float32(), embedding=embedding)
-    parquet = partial(pq.ParquetWriter, compression="zstd", compression_level=1)
+    parquet = partial(pq.ParquetWriter, compression="zstd", compression_level=1, write_page_checksum=True)
     with (  # left in reverse order: the windows are renamed first, so a part whose clips exist is complete
         atomic_path(part_path(table, CLIPS, part)) as clips_path,
         atomic_path(part_path(table, WINDOWS, part)) as windows_path,
