@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -226,15 +226,15 @@ def refused(student: Path, path: Path, words: str = "", backend: str = "auto") -
     ],
 )
 def test_an_edited_configuration_is_refused(saved, changes, words):
-    write_json(saved / "config.json", {"model": "edgesea.student", "architecture": {**SMALL.to_dict(), **changes}})
+    write_json(saved / "config.json", {"model": "edgesea.student", "architecture": {**asdict(SMALL), **changes}})
     refused(saved, saved / "config.json", words)
 
 
 def test_what_does_not_change_the_student_is_accepted(saved):
     """Values written in another way, weights without metadata or of another program's, half precision."""
     weights, expected = saved / "model.safetensors", edgesea.load_student(saved).embed(noise())
-    write_json(saved / "config.json", {"model": "edgesea.student", "architecture": {**SMALL.to_dict(), "window": 1}})
-    for metadata in ({"architecture": json.dumps(SMALL.to_dict())}, None, {"format": "pt"}):
+    write_json(saved / "config.json", {"model": "edgesea.student", "architecture": {**asdict(SMALL), "window": 1}})
+    for metadata in ({"architecture": json.dumps(asdict(SMALL))}, None, {"format": "pt"}):
         save_file(load_file(weights), weights, metadata=metadata)
         np.testing.assert_array_equal(edgesea.load_student(saved).embed(noise()), expected)
     half = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in load_file(weights).items()}

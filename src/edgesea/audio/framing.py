@@ -155,10 +155,8 @@ class PieceCutter:
 
     def _ready(self) -> int:
         """Number of windows of the piece that can be taken now; 0: none can."""
-        if self.eager:
-            return min(self.size, self.framing.complete(self.length) - self._first)
-        # Strictly more than the piece needs: the last piece is cut by finish(), which knows where the clip ends.
-        return self.size if self.length > self._end(self.size) else 0
+        complete = min(self.size, self.framing.complete(self.length) - self._first)
+        return complete if self.eager or complete == self.size else 0
 
     def _joined(self) -> Float32:
         if len(self._buffer) == 1:  # a copy for each piece of a long chunk would take time that grows with its square

@@ -173,26 +173,15 @@ def make_city(
             rms = [np.sqrt(np.mean(clip[start : start + RATE] ** 2)) for start in range(0, len(clip), RATE)]
             level = (places[sensor].calibration + 20 * np.log10(np.maximum(rms, 1e-6))).round(2).tolist()
             manifest.append([f"audio/{name}", sensor, time.isoformat(), split, level])
-            if labelled:
-                noted = [
-                    (volunteer + 1, annotate(heard, rng)) for volunteer in rng.choice(VOLUNTEERS, 3, replace=False)
-                ]
-                if validate:
-                    noted.append((VERIFIED, dict.fromkeys(heard, "-1")))
-                for annotator, tags in noted:
-                    clip_columns = {
-                        "split": split,
-                        "sensor_id": sensor,
-                        "audio_filename": name,
-                        "annotator_id": annotator,
-                    }
-                    week = {
-                        "year": time.year,
-                        "week": time.isocalendar().week,
-                        "day": time.weekday(),
-                        "hour": time.hour,
-                    }
-                    annotations.append({**clip_columns, **places[sensor].place, **week, **tag_columns(tags)})
+            if not labelled:
+                continue
+            about = {"split": split, "sensor_id": sensor, "audio_filename": name, "annotator_id": VERIFIED}
+            about |= places[sensor].place | {"year": time.year, "week": time.isocalendar().week}
+            about |= {"day": time.weekday(), "hour": time.hour}
+            for volunteer in rng.choice(VOLUNTEERS, 3, replace=False):
+                annotations.append(about | {"annotator_id": volunteer + 1} | tag_columns(annotate(heard, rng)))
+            if validate:
+                annotations.append(about | tag_columns(dict.fromkeys(heard, "-1")))
         (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
         pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
         with atomic_path(out / "manifest.csv") as temporary:

@@ -144,7 +144,7 @@ def distill(
         "table": {key: source.info[key] for key in ("manifest_sha256", "framing", "dtype")},
         "teacher": source.info["teacher"],
         "reduction": {**recorded, "sha256": file_digest(Path(reduction, ARRAYS_FILE))},
-        "architecture": config.to_dict(),
+        "architecture": asdict(config),
         "training": asdict(options),
     }
     with claimed(folder, plan, "student of `edgesea distill`", shared=devices > 1):

@@ -151,8 +151,7 @@ def process_file(
     Path
         The result. EdgeseaError: the file cannot be used, the result cannot be written, or an argument is invalid.
     """
-    given = (output_dir, suffix, model, hop_size, center, batch_size, overwrite)
-    return process_files([path], *given, resampler=resampler)[0]
+    return process_files([path], output_dir, suffix, model, hop_size, center, batch_size, overwrite, 1, resampler)[0]
 
 
 def process_files(

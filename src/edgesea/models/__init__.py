@@ -77,18 +77,16 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
         raise EdgeseaError(f"teacher {id} takes no weights option")
     if path and not path.is_file():
         raise EdgeseaError(f"{path}: no such weight file (of teacher {id})")
-    if id.startswith("onnx:"):  # onnxruntime names its devices differently
-        from edgesea.models.foreign import load_onnx
-
-        return load_onnx(id, device)
-    device = resolve_device(device)
     if ":" in id:
-        from edgesea.models.foreign import load_callable, load_hear
+        from edgesea.models import foreign
 
-        return load_hear(id, device) if id.startswith("hear:") else load_callable(id)
+        if id.startswith("onnx:"):
+            return foreign.load_onnx(id, device)  # onnxruntime names its devices differently
+        device = resolve_device(device)
+        return foreign.load_hear(id, device) if id.startswith("hear:") else foreign.load_callable(id)
     from edgesea.models.teachers import load_network
 
-    return load_network(id, path).to(device).eval()
+    return load_network(id, path).to(resolve_device(device)).eval()
 
 
 @needs("torch", "train")

@@ -1,6 +1,6 @@
 """What fixes a student's architecture, and what follows from it: names and shapes of its arrays, size, cost."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
@@ -66,10 +66,6 @@ class StudentConfig:
             raise EdgeseaError(f"unknown student {name!r}; known: {', '.join(FILTERS)}")
         config = cls(embedding_size=FILTERS[name][-1], filters=FILTERS[name])
         return replace(config, **{key: value for key, value in changes.items() if value is not None})
-
-    def to_dict(self) -> dict[str, Any]:
-        """A mapping for JSON; ``StudentConfig(**mapping)`` is the same configuration."""
-        return {**asdict(self), "filters": list(self.filters)}
 
 
 def convolutions(config: StudentConfig) -> list[tuple[str, str, int, int]]:

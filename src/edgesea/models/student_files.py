@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -43,7 +43,7 @@ def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any]
     from safetensors.numpy import save
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in student.state_dict().items()}
-    architecture = student.config.to_dict()  # in the weights, too, so that their digest covers it
+    architecture = asdict(student.config)  # in the weights, too, so that their digest covers it
     weights = save(arrays, metadata={ARCHITECTURE: json.dumps(architecture)})
     for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.encode())):  # save_file lets nobody else read it
         with atomic_path(folder / name) as temporary:
@@ -142,7 +142,7 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
         raise EdgeseaError(f"{weights}: cannot be read: {error}") from error
     if trained != architecture:  # most changes would give wrong embeddings silently
-        given, right = architecture.to_dict(), trained.to_dict()
+        given, right = asdict(architecture), asdict(trained)
         wrong = ", ".join(f"{key} is {given[key]} instead of {right[key]}" for key in right if given[key] != right[key])
         raise EdgeseaError(f"{path}: not what {WEIGHTS_FILE} was trained with: {wrong}")
     return StudentFile(id, architecture, arrays, weights)

@@ -4,8 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from edgesea.errors import missing_extra
-
 log = logging.getLogger(__name__)
 
 
@@ -28,10 +26,8 @@ def report(folder: Path, *, table: Path | None = None) -> dict[str, Any]:
     EdgeseaError: `folder` is none of these, the run is not finished, a file is damaged, or the table has other
     embeddings.
     """
-    try:
-        from edgesea.report.pages import write_report
-    except ModuleNotFoundError as error:
-        raise missing_extra(str(error.name), "train") from error
+    from edgesea.report.pages import write_report
+
     return {"report": write_report(Path(folder), table)}
 
 

@@ -18,14 +18,11 @@ Skipped = Mapping[Path, str]  # clips, and why they cannot be used
 
 
 class ClipSet(Protocol):
-    """What is checked here of a task."""
+    """A task: its N clips, and what cannot be learned or tested with the `usable` (N,) ones alone."""
 
     @property
-    def paths(self) -> Sequence[Path]:
-        """Its N clips."""
-
-    def emptied(self, usable: NDArray[np.bool_]) -> list[str]:
-        """What cannot be learned or tested with the `usable` (N,) clips alone: folds, classes, splits, tags."""
+    def paths(self) -> Sequence[Path]: ...
+    def emptied(self, usable: NDArray[np.bool_]) -> list[str]: ...
 
 
 def listing_of(out: Path | None) -> Path | None:
