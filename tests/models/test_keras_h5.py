@@ -3,9 +3,7 @@ import gzip
 import h5py
 import numpy as np
 import pytest
-import torch
 from openl3_random import write_keras_h5
-from torch import nn
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import check_shapes
@@ -72,20 +70,6 @@ def weights(layers: Layers) -> dict[str, np.ndarray]:
     state = keras_to_torch(layers, SHAPES, "some/file.h5")
     check_shapes({name: array.shape for name, array in state.items()}, SHAPES, "some/file.h5")
     return state
-
-
-def test_keras_to_torch_computes_what_keras_computes():
-    module = nn.Sequential(nn.Conv2d(2, 3, (3, 5)), nn.BatchNorm2d(3, eps=1e-3)).eval()
-    state = weights(dict([FRONT_END, *LAYERS]))
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()}, strict=False)
-    image = RNG.random((2, 6, 7))
-    with torch.no_grad():
-        result = module(torch.from_numpy(image[None]).float())[0].numpy()
-    patches = np.lib.stride_tricks.sliding_window_view(image, (3, 5), (1, 2))  # (in, height, width, 3, 5)
-    expected = np.einsum("ihwab,abio->ohw", patches, CONV["kernel"]) + CONV["bias"][:, None, None]
-    column = {key: array[:, None, None] for key, array in NORM.items()}
-    expected = (expected - column["moving_mean"]) / np.sqrt(column["moving_variance"] + 1e-3)
-    np.testing.assert_allclose(result, expected * column["gamma"] + column["beta"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

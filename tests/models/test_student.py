@@ -222,7 +222,7 @@ def refused(student: Path, path: Path, words: str = "", backend: str = "auto") -
     ("changes", "words"),
     [
         ({"sample_rate": 16000}, "sample_rate.* 16000 .* 8000"),
-        ({"filters": [4, 8], "fmax": 3e3}, r"filters.* \[4, 8\] .* \[4, 6\].*fmax.* 3000.0 .* None"),
+        ({"filters": [4, 8], "fmax": 3e3}, r"filters.* \(4, 8\) .* \(4, 6\).*fmax.* 3000.0 .* None"),
     ],
 )
 def test_an_edited_configuration_is_refused(saved, changes, words):

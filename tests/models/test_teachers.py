@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 from openl3_random import VARIANTS, random_layers, windows, write_keras_h5
-from torch import nn
 
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model, load_student, load_teacher, resolve_device
 from edgesea.models.base import EmbeddingModel, file_digest
 from edgesea.models.teachers import BANDS, EFFICIENTAT, OPENL3, EfficientAT, OpenL3, load_openl3, read_state_dict
-from edgesea.models.torch_model import load_arrays
 
 SEA, MN04 = "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz", "efficientat/mn04_as_mAP_432.pt"
 RATE = 16000  # Hz, of the spectral teacher
@@ -204,16 +202,3 @@ def test_what_is_not_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(EdgeseaError, match=r"other\.pt"):
         read_state_dict(tmp_path / "other.pt")
-
-
-def test_arrays_are_loaded_if_they_fit_exactly(tmp_path):
-    source, module = (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(2))
-    torch.save(source.state_dict(), tmp_path / "a.pt")
-    arrays = read_state_dict(tmp_path / "a.pt")
-    del arrays["1.num_batches_tracked"]  # it is not a weight, and older files do not have it
-    load_arrays(module, arrays, tmp_path / "a.pt")
-    torch.testing.assert_close(dict(module.state_dict()), dict(source.state_dict()), rtol=0, atol=0)
-    for name, value in (("0.bias", None), ("other", torch.zeros(4)), ("0.weight", torch.zeros(2, 4))):
-        changed = {k: v for k, v in {**arrays, name: value}.items() if v is not None}
-        with pytest.raises(EdgeseaError, match=rf"a\.pt: .*: {name} has"):
-            load_arrays(module, changed, tmp_path / "a.pt")

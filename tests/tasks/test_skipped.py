@@ -167,21 +167,6 @@ def test_a_selection_misses_them_too(
     assert yaml.safe_load((tmp_path / "s" / "select.json").read_text())["skipped"] == 2
 
 
-def test_real_clips_are_missed(shared_data: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
-    rows = pd.read_csv(shared_data / "esc10" / "meta" / "esc50.csv")
-    for name, lost, words in (
-        ("ten", rows[::40], ["10 of 400", "max_skipped=0.025"]),
-        ("fold", rows[rows.fold == 3], ["80 of 400", "fold 3"]),
-        ("class", rows[rows.category == "dog"], ["40 of 400", "class dog"]),
-    ):
-        data = tmp_path / name
-        (data / "audio").mkdir(parents=True)
-        shutil.copytree(shared_data / "esc10" / "meta", data / "meta")
-        for clip in {*rows.filename} - {*lost.filename}:
-            (data / "audio" / clip).symlink_to(shared_data / "esc10" / "audio" / clip)
-        refuses("evaluate", "esc50", data, "spectral", words=[data, lost.filename.iloc[0], *words])
-
-
 def test_a_run_misses_them_before_anything_is_made_and_its_report_shows_them(
     esc: Path, tmp_path: Path, refuses: Callable[..., None]
 ) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.artifact import file_state, walk
-from edgesea.audio.framing import FINEST, Framing, SampleFraming
+from edgesea.audio.framing import FINEST, Framing
 from edgesea.audio.io import AudioFile, checked_rate
 from edgesea.embed.engine import embed_sources
 from edgesea.embed.files import result_ending
@@ -24,7 +24,6 @@ from edgesea.table.manifest import ClipEntry
 
 SHARDS = (".h5", ".hdf5")
 STAMP_TOLERANCE = 1e-3  # s; and 1e-6 of the timestamp itself, which may be in single precision
-MP3_TOLERANCE = 0.05  # of the length that an MP3 file announces: what `AudioFile` grants
 ROUNDING = 2  # samples that resamplers may make more or less of the same audio
 
 
@@ -240,28 +239,29 @@ class Pairs:
         """
         if isinstance(path := entry.embeddings, str):
             raise EdgeseaError(path)
-        rows, center = self.load(path), self.framing.center
-        with AudioFile(entry.path) as audio:  # its header, to find a misfit before anything is decoded
-            frames = audio.frames or sum(map(len, audio.chunks()))
-            length = round(frames * self.sample_rate / audio.sample_rate)
-        at_rate, other = (replace(self.framing, center=c).at(self.sample_rate) for c in (center, not center))
-        misfit, of_other = (_misfit(len(rows), some, length) for some in (at_rate, other))
-        problem = f"{path.name}: {len(rows)} embeddings, but its audio has"
-        slack = 1 + (MP3_TOLERANCE * at_rate.count(length) if entry.path.suffix.lower() == ".mp3" else 0)
-        if misfit > slack or (misfit and self.guessed and not of_other):
-            hint = "" if of_other else f"; they would fit center={not center}"
-            raise EdgeseaError(f"{problem} {at_rate.count(length)} {self.cut}{hint}")
-        seen = 0
+        rows, seen, window = self.load(path), 0, self.framing.at(self.sample_rate).window
         for piece, _ in clips.clip_pieces(entry, self.framing, self.sample_rate, None, level_rate):
             with np.errstate(over="ignore"):
                 block = np.asarray(rows[seen : seen + len(piece.starts)], np.float32)
             seen += len(piece.starts)
             if len(block):
                 starts, levels = piece.starts[: len(block)], piece.levels[: len(block)]
-                pcm = piece.pcm[: starts[-1] + at_rate.window - piece.offset]
+                pcm = piece.pcm[: starts[-1] + window - piece.offset]
                 yield replace(piece, pcm=pcm, starts=starts, levels=levels), block
-        if abs(seen - len(rows)) > 1:
-            raise EdgeseaError(f"{problem} {seen} {self.cut}")
+        if seen == len(rows):
+            return
+        with AudioFile(entry.path) as audio:
+            frames = audio.frames or sum(map(len, audio.chunks()))
+            length = round(frames * self.sample_rate / audio.sample_rate)
+
+        def fits(center: bool) -> bool:
+            framing = replace(self.framing, center=center).at(self.sample_rate)
+            return framing.count(length - ROUNDING) <= len(rows) <= framing.count(length + ROUNDING)
+
+        center = self.framing.center
+        if abs(seen - len(rows)) > 1 or (self.guessed and fits(not center) and not fits(center)):
+            hint = f"; they would fit center={not center}" if fits(not center) else ""
+            raise EdgeseaError(f"{path.name}: {len(rows)} embeddings, but its audio has {seen} {self.cut}{hint}")
 
 
 def load_embeddings(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -300,8 +300,3 @@ def _spacing(stamps: Any) -> float:
     precision = 2.0**-22 if np.array_equal(stamps, stamps.astype(np.float32)) else 1e-9
     candidates = round(mean, 6), float(Fraction(mean).limit_denominator(FINEST))
     return next((value for value in candidates if abs(value - mean) <= precision * mean), mean)
-
-
-def _misfit(count: int, framing: SampleFraming, length: int) -> int:
-    """By how many windows `count` differs from that of `length` samples, more or less."""
-    return max(framing.count(length - ROUNDING) - count, count - framing.count(length + ROUNDING), 0)
