@@ -19,7 +19,7 @@ LEVELS = (  # a room imports only rooms of the lines above its own, or of its ow
     ("distill", "tasks"),
     ("report",),
     ("pipeline", "hub"),
-    ("select",),
+    ("select", "submit"),
     ("demo", "cli", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -35,6 +35,9 @@ COMMANDS = {
     "evaluate": "edgesea.tasks.evaluate:evaluate",
     "score": "edgesea.tasks.score:score",
     "run": "edgesea.pipeline:run",
+    "submit": "edgesea.submit:submit",
+    "status": "edgesea.submit.status:status",
+    "cancel": "edgesea.submit:cancel",
     "report": "edgesea.report:report",
     "tables": "edgesea.report.paper_tables:tables",
     "demo": "edgesea.demo:demo",
@@ -231,8 +234,8 @@ def _shown(result: dict[str, Any]) -> str:
         from edgesea.report.summary import summary
 
         return summary(result, Path(result["run"]))
-    if "markdown" in result:
-        return f"{result['text']}\n{result['markdown']}\n{result['html']}"
+    if "text" in result:
+        return "\n".join(result[key] for key in ("text", "markdown", "html") if key in result)
     return json.dumps(_brief(result), indent=2)
 
 

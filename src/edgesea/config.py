@@ -144,7 +144,7 @@ def checked_options(
         raise EdgeseaError(f"{source}: unknown option {nearest(unknown, known)}")
     app = App(config=[Dict(dict(options), source=source), tidy])
     app.default(stage)
-    placeholders = [f"--{name}=0" for name in names if name in fixed]  # the caller sets them
+    placeholders = [f"--{name}=0" for name, one in names.items() if name in fixed and one.default is one.empty]
     try:
         _, bound, _ = app.parse_args(placeholders, exit_on_error=False, print_error=False)
     except (CycloptsError, EdgeseaError) as error:

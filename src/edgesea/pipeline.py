@@ -31,13 +31,14 @@ from edgesea.artifact import (
 )
 from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
 from edgesea.config import checked_options, nearest, read_yaml, write_yaml
-from edgesea.distill import distill
+from edgesea.distill import distill, epochs_done
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.reduction import reduce
 from edgesea.report import report_if_possible
 from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
+from edgesea.table.reader import parts_done
 from edgesea.tasks.evaluate import evaluate, load_task
 from edgesea.tasks.options import check_seed
 from edgesea.tasks.skipped import check_openable, listing_of
@@ -56,6 +57,7 @@ LONG = 60.0  # seconds of work after which an artifact is not deleted, but moved
 
 Sections = Mapping[str, Mapping[str, Any]]
 Stamps = dict[str, dict[str, Any]]  # of stages that were begun: plan, finished, seconds; when finished result and files
+Progress = tuple[int, int, float]  # how much is done, of how much, and when the last of it was (seconds since 1970)
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,14 @@ class Stage:
     artifact: str  # what it writes, below the run directory
     inputs: Mapping[str, str]  # parameter: the stage whose artifact it reads
     format: int = 1  # raised when the stage makes something else of the same input and options
+    progress: Callable[[Path], Progress | None] = lambda artifact: None  # of an artifact
 
 
 STAGES = {
-    "extract": Stage(extract, "table", {}),
+    "extract": Stage(extract, "table", {}, progress=parts_done),
     "sample": Stage(sample, "subset.parquet", {"table": "extract"}),
     "reduce": Stage(reduce, "reduction", {"table": "extract", "subset": "sample"}),
-    "distill": Stage(distill, "student", {"table": "extract", "reduction": "reduce"}),
+    "distill": Stage(distill, "student", {"table": "extract", "reduction": "reduce"}, progress=epochs_done),
     "evaluate": Stage(evaluate, "evaluate", {"weights": "extract", "reduction": "reduce", "model": "distill"}),
 }
 OUTPUTS = ("out", "predictions", "cache")  # the pipeline sets these and the inputs, so that the YAML must not
@@ -149,19 +152,23 @@ def run_stages(sections: Sections, out: Path, only: str | None = None, dry_run: 
     if is_helper():
         _run_stage("distill", sections["distill"], sections, out)
         sys.exit(0)
-    if evaluation := sections.get("evaluate"):  # a task that cannot be loaded is refused before hours of work
-        check_seed(evaluation["seed"], evaluation["tagging"].members)
-        task = load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))
-    stamps = _read_stamps(out)  # refuses a folder that holds something else
+    check_run(sections, out, dry_run)
     if dry_run:
-        todo = _find_todo(sections, stamps, out, Digests(out / DIGESTS_FILE))
-        return {"dry_run": str(out), **{name: str(step) for name, step in todo.items()}}
-    if evaluation:
-        data, allowed, workers = (evaluation[name] for name in ("data", "max_skipped", "workers"))
-        check_openable(task, data, allowed, listing_of(out), workers)
+        return {"dry_run": str(out), **{name: str(step) for name, step in find_todo(sections, out).items()}}
     files = (STAMPS, CONFIG, RESULTS, DIGESTS_FILE, *(stage.artifact for stage in STAGES.values()))
     with locked(out, stale=[f".{name}" for name in files]):
         return _run_missing(sections, out, only)
+
+
+def check_run(sections: Sections, out: Path, dry_run: bool = False) -> None:
+    """Refuse a folder that holds something else, and a task that cannot be loaded or read, before hours of work."""
+    read_stamps(out)
+    if evaluation := sections.get("evaluate"):
+        check_seed(evaluation["seed"], evaluation["tagging"].members)
+        task = load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))
+        if not dry_run:
+            data, allowed, workers = (evaluation[name] for name in ("data", "max_skipped", "workers"))
+            check_openable(task, data, allowed, listing_of(out), workers)
 
 
 def write_config(out: Path, sections: Sections) -> None:
@@ -186,12 +193,19 @@ class Todo:
         return "; ".join(filter(None, (f"{self.verb}: {self.why}" if self.verb else "up to date", self.fate)))
 
 
-def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, Any]:
-    stamps, contents = _read_stamps(out), Digests(out / DIGESTS_FILE)
+def find_todo(sections: Sections, out: Path, write: bool = False) -> dict[str, Todo]:
+    """What is to be done about each stage; `write` makes the run directory, or brings its configuration up to date."""
+    stamps, contents = read_stamps(out), Digests(out / DIGESTS_FILE)
     todo = _find_todo(sections, stamps, out, contents)
-    _write_stamps(out, stamps)
-    contents.save()
-    write_config(out, sections)
+    if write:
+        _write_stamps(out, stamps)
+        contents.save()
+        write_config(out, sections)
+    return todo
+
+
+def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, Any]:
+    todo, stamps = find_todo(sections, out, write=True), read_stamps(out)
     for name, step in todo.items():
         log.info("%s: %s", name, step)
         if only and step.verb and name in STAGES[only].inputs.values():
@@ -204,7 +218,8 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
         elif step.fate:
             discard(step.artifact)
         stamp = {"plan": step.plan, "accepted": step.accepted, "finished": False, "seconds": spent}
-        stamps[name] = {**stamp, "began": time.time()}
+        had = (STAGES[name].progress(step.artifact) or (0,))[0]
+        stamps[name] = {**stamp, "began": time.time(), "had": had}
         _write_stamps(out, stamps)
         began = time.perf_counter()
         try:
@@ -291,7 +306,7 @@ def _files(artifact: Path) -> list[Path]:
     return [artifact] if artifact.is_file() else sorted(path for path in artifact.rglob("*") if path.is_file())
 
 
-def _read_stamps(out: Path) -> Stamps:
+def read_stamps(out: Path) -> Stamps:
     """What is recorded of each stage that was begun; nothing in a new folder."""
     if (out / STAMPS).is_file():
         found = read_json(out / STAMPS)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesea.artifact import claimed, read_json, versions, write_json
+from edgesea.artifact import PLAN_FILE, claimed, read_json, versions, write_json
 from edgesea.errors import EdgeseaError
 
 log = logging.getLogger(__name__)
@@ -160,3 +160,13 @@ def distill(
             save_student(network.float(), folder, provenance, model_card(config, provenance))
             write_json(folder / RESULTS_FILE, result)
         return result
+
+
+def epochs_done(student: Path) -> tuple[int, int, float] | None:
+    """How many epochs a student was trained, of how many, and when the last one ended; None before there is a plan."""
+    if not (student / PLAN_FILE).is_file():
+        return None
+    total, history = int(read_json(student / PLAN_FILE)["training"]["epochs"]), student / "metrics.csv"
+    if not history.is_file():
+        return 0, total, 0.0
+    return len(history.read_text().splitlines()) - 1, total, history.stat().st_mtime

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from edgesea.artifact import read_json
+from edgesea.artifact import PLAN_FILE, read_json
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.parallel import prefetch
@@ -171,6 +171,16 @@ def _reading(table: Path, kind: str, part: int) -> Iterator[Path]:
         reason = " ".join(str(error).split())  # pyarrow ends some texts with a new line
         remedy = f"delete {part_path(table, CLIPS, part)}, then run the command that made the table again"
         raise EdgeseaError(f"{path}: cannot be read: {reason}; {remedy}: it makes this part anew") from error
+
+
+def parts_done(table: Path) -> tuple[int, int, float] | None:
+    """How many parts of a table are there, of how many, and when the last one came; None before there is a plan."""
+    if not (table / PLAN_FILE).is_file():
+        return None
+    total, folder = int(read_json(table / PLAN_FILE)["parts"]), table / CLIPS
+    if not folder.is_dir():
+        return 0, total, 0.0
+    return sum(path.name.startswith("part-") for path in folder.iterdir()), total, folder.stat().st_mtime
 
 
 def part_skipped(table: Path, part: int) -> list[tuple[str, str]] | None:
