@@ -1,7 +1,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 from edgesea.reduction import load_reduction, reduce
 from edgesea.reduction.base import METHODS, method_class
 from edgesea.reduction.pca import PCA
-from edgesea.reduction.quality import Windows, in_subset, quality
+from edgesea.reduction.quality import quality
+from edgesea.reduction.windows import find_windows
 from edgesea.sampling import sample
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
@@ -34,8 +34,8 @@ def test_a_subset_alone_is_fitted_on_and_other_windows_measure_the_quality(small
     sample(small_table, tmp_path / "s", size=70, split="all", stratum="none")
     result = reduce(small_table, tmp_path / "phi", subset=tmp_path / "s", size=5, seed=2)
     table, subset, phi = Table(small_table), Subset.load(tmp_path / "s"), load_reduction(tmp_path / "phi")
-    windows = Windows(table, partial(in_subset, subset))
-    inside, others = (np.concatenate(list(rows)) for rows in (windows, windows.others("validate")))
+    windows = find_windows(table, subset)
+    inside, others = (np.concatenate(list(windows[name])) for name in ("fitted", "validate"))
     np.testing.assert_allclose(phi.mean, inside.mean(0, dtype=np.float64), rtol=1e-9, atol=1e-12)  # type: ignore[attr-defined]
     assert 0 < len(others) < 20
     assert result["kept"] == {"split": "validate", "fitted_windows": 70, **quality(phi, inside, others, seed=2)}

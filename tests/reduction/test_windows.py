@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +5,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.quality import Windows, in_subset
+from edgesea.reduction.windows import find_windows
 from edgesea.sampling import sample
 from edgesea.sampling.subset import Subset
-from edgesea.table.reader import Chunk, Table
-
-
-def training(chunk: Chunk) -> NDArray[np.int64]:
-    return chunk.select("train")
+from edgesea.table.reader import Table
 
 
 def positions(rows: NDArray[np.float32], table: Table) -> list[int]:
@@ -29,25 +24,25 @@ def test_the_windows_of_a_subset_and_the_others(
     table, subset = Table(small_table), Subset.load(tmp_path / "s")
     read, embeddings = [], table.embeddings
     monkeypatch.setattr(table, "embeddings", lambda *chunk: read.append(chunk) or embeddings(*chunk))
-    windows = Windows(table, partial(in_subset, subset))
-    first, second = (np.concatenate(list(windows)) for _ in range(2))
+    windows = find_windows(table, subset)
+    first, second = (np.concatenate(list(windows["fitted"])) for _ in range(2))
     np.testing.assert_array_equal(first, second)
-    assert (first.dtype, len(windows), len(first)) == (np.float32, 20, 20)
+    assert (first.dtype, len(windows["fitted"]), len(first)) == (np.float32, 20, 20)
     assert len(read) == 2 * len(set(read)) < 2 * len(list(table.chunks()))  # chunks without such windows are not read
     sizes = np.zeros(table.parts + 1, np.int64)
     for chunk in table.chunks():
         sizes[chunk.part + 1] += len(chunk.clip)
     chosen = (np.cumsum(sizes)[subset.part] + subset.window).tolist()
     assert positions(first, table) == chosen
-    rest = positions(np.concatenate(list(windows.others("train"))), table)
-    train = Windows(table, training)
-    assert sorted(rest + chosen) == positions(np.concatenate(list(train)), table)
-    assert (len(windows.others("validate")), len(train.others("train"))) == (20, 0)
+    rest = positions(np.concatenate(list(windows["train"])), table)
+    everything = find_windows(table)
+    assert sorted(rest + chosen) == positions(np.concatenate(list(everything["fitted"])), table)
+    assert (len(windows["validate"]), len(everything["validate"]), len(everything["train"])) == (20, 20, 0)
 
 
 def test_a_draw_is_uniform_without_repetition(small_table: Path) -> None:
     table, draws = Table(small_table), 100
-    train = Windows(table, training)
+    train = find_windows(table)["fitted"]
     everything = train.draw(1000, np.random.default_rng(0))
     np.testing.assert_array_equal(everything, np.concatenate(list(train)))
     place, counts = {row.tobytes(): i for i, row in enumerate(everything)}, np.zeros(60)
@@ -60,7 +55,7 @@ def test_a_draw_is_uniform_without_repetition(small_table: Path) -> None:
 
 
 def test_nan_is_refused(small_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = Windows(Table(small_table), training)
+    train = find_windows(Table(small_table))["fitted"]
     monkeypatch.setattr(Table, "embeddings", lambda *_: np.full((90, 512), np.nan, np.float16))
     with pytest.raises(EdgeseaError, match=small_table.name):
         list(train)

@@ -1,6 +1,5 @@
 """``reduce``: learn the reduction phi on a subset of a table, and load it again."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +88,8 @@ def reduce(
         raise EdgeseaError(f"seed must lie in 0 ... {2**32 - 1}, not {seed}")
     if not (Path(out) / REDUCTION_FILE).is_file():  # the arrays alone are what a reduction killed at its end leaves
         check_vacant(Path(out), "no reduction", besides=(ARRAYS_FILE,))
-    from edgesea.reduction.quality import Windows, held_out_quality, in_subset
+    from edgesea.reduction.quality import held_out_quality
+    from edgesea.reduction.windows import find_windows
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
 
@@ -97,12 +97,12 @@ def reduce(
     chosen = None if subset is None else Subset.load(Path(subset))
     if chosen is not None and chosen.info["table"] != table_key(source.info):
         raise EdgeseaError(f"{subset}: was chosen from another table than {table}; choose again: edgesea sample")
-    fitted = Windows(source, (lambda chunk: chunk.select("train")) if chosen is None else partial(in_subset, chosen))
-    if not len(fitted):
+    windows = find_windows(source, chosen)
+    if not len(windows["fitted"]):
         raise EdgeseaError(f"{table}: no windows in the split train; it has {source.counts}")
     with locked(Path(out)):
-        phi.fit(fitted)
-        quality = held_out_quality(phi, fitted, seed)
+        phi.fit(windows["fitted"])
+        quality = held_out_quality(phi, windows, seed)
         provenance = {
             "teacher": source.info["teacher"],
             "table": source.info["manifest_sha256"],
@@ -110,6 +110,6 @@ def reduce(
             "versions": versions(),
         }
         phi.save(Path(out), provenance, quality)
-    validate = {"explained_variance_validate": phi.explained_variance(fitted.others("validate"))}
+    validate = {"explained_variance_validate": phi.explained_variance(windows["validate"])}
     found = {"reduction": str(out), "explained_variance": None, **phi.describe(), **validate, "kept": quality}
     return {name: value for name, value in found.items() if name != "explained_variance_ratio"}

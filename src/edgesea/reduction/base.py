@@ -1,11 +1,11 @@
 """The interface of a reduction phi: R^n -> R^d, its two files, and the methods there are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+T = TypeVar("T")
 REDUCTION_FILE, ARRAYS_FILE = "reduction.json", "reduction.safetensors"
 BLOCK = 1024  # rows that are transformed at once
 
@@ -25,6 +26,29 @@ METHODS = {  # method -> its class
     "random_projection": "edgesea.reduction.pca:RandomProjection",
     "identity": "edgesea.reduction.pca:Identity",
 }
+
+
+class Batches:
+    """Embeddings in batches (b, n), as any iterable gives them; those of a table are `windows.Windows`."""
+
+    def __init__(self, batches: Iterable[Float32]) -> None:
+        self.batches = batches
+
+    @staticmethod
+    def of(rows: Iterable[Float32]) -> "Batches":
+        """The same, with these methods."""
+        return rows if isinstance(rows, Batches) else Batches(rows)
+
+    def __iter__(self) -> Iterator[Float32]:
+        return iter(self.batches)
+
+    def map(self, function: Callable[[Iterable[Float32]], T]) -> Iterator[T]:
+        """The results of a function for runs of the batches, in order: here of one with all of them."""
+        yield function(self)
+
+    def take(self, chosen: NDArray[np.int64]) -> Float32:
+        """The embeddings of some windows, whose numbers are ascending."""
+        return np.concatenate(list(self))[chosen]
 
 
 @dataclass(eq=False)

@@ -1,17 +1,19 @@
 """``pca``, ``kernel_pca``, ``random_projection``, ``identity``; and standardisation, with which learned ones begin."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.base import BLOCK, Float32, Float64, Reduction
+from edgesea.reduction.base import BLOCK, Batches, Float32, Float64, Reduction
 
 ROWS = 4096  # rows accumulated at once: enough for BLAS, small enough for a cache of doubles
 CUTOFF = 1e-12  # eigenvalues below this share of the largest are rounding noise
+KEYS = 1 << 20  # random keys at once
 OVERFLOW = 1e140  # of kernel values: their squares are summed
 
 
@@ -31,13 +33,23 @@ class Moments:
                 block = rows[first : first + ROWS].astype(np.float64)
                 mean = block.mean(0)
                 block -= mean
-                total = self.count + len(block)
-                delta = mean - self.mean
-                moved = delta * (self.count * len(block) / total)
-                scatter = block.T @ block if full else np.square(block).sum(0)
-                scatter += self.scatter
-                scatter += np.outer(delta, moved) if full else delta * moved
-                self.count, self.mean, self.scatter = total, self.mean + delta * (len(block) / total), scatter
+                self._add(len(block), mean, block.T @ block if full else np.square(block).sum(0))
+
+    @classmethod
+    def merged(cls, several: "Iterable[Moments]") -> "Moments":
+        """Those of all batches together; takes the others' memory."""
+        moments = cls([])
+        for each in several:
+            if each.count:
+                moments._add(each.count, each.mean, each.scatter)
+        return moments
+
+    def _add(self, count: int, mean: Float64, scatter: Float64) -> None:
+        total, delta = self.count + count, mean - self.mean
+        moved = delta * (self.count * count / total)
+        scatter += self.scatter
+        scatter += np.outer(delta, moved) if scatter.ndim == 2 else delta * moved
+        self.count, self.mean, self.scatter = total, self.mean + delta * (count / total), scatter
 
     @property
     def std(self) -> Float64:
@@ -55,9 +67,9 @@ class Standardised(Reduction):
     mean: Float64
     scale: Float64  # 1 for dimensions that do not vary
 
-    def measure(self, batches: Iterable[Float32], full: bool = False) -> Moments:
+    def measure(self, rows: Iterable[Float32], full: bool = False) -> Moments:
         """Learn mean and scale from one pass; the moments returned are those before standardisation."""
-        moments = Moments(batches, full)
+        moments = Moments.merged(Batches.of(rows).map(partial(Moments, full=full)))
         if moments.count < 2:
             raise EdgeseaError(f"{self.method}: at least two windows are needed")
         self.input_size, self.output_size, self.windows = len(moments.mean), self.size, moments.count
@@ -106,12 +118,17 @@ class PCA(Linear):
 
     def explained_variance(self, rows: Iterable[Float32]) -> float | None:
         """Share of the standardised variance that lies in the span of the components."""
+        explained, total = np.reshape(list(Batches.of(rows).map(self._variances)), (-1, 2)).sum(0).tolist()
+        return explained / total if total else None
+
+    def _variances(self, batches: Iterable[Float32]) -> tuple[float, float]:
+        """The standardised variance in the span of the components, and all of it, times the windows."""
         basis = self.components / np.linalg.norm(self.components, axis=1, keepdims=True)
         explained = total = 0.0
-        for standardised in map(self.standardise, rows):
+        for standardised in map(self.standardise, batches):
             total += float(np.square(standardised).sum())
             explained += float(np.square(standardised @ basis.T).sum())
-        return explained / total if total else None
+        return explained, total
 
 
 @dataclass(eq=False)
@@ -147,30 +164,34 @@ class KernelPCA(Standardised):
         self.require("landmarks", self.landmarks >= 2, "at least 2")
 
     def fit(self, rows: Iterable[Float32]) -> None:
-        """Choose landmarks in a first pass, and learn the projection in a second."""
-        moments = self.measure(self._draw_landmarks(rows))
+        """Learn the scale in a first pass, choose landmarks, and learn the projection in a second pass."""
+        moments = self.measure(rows)
+        self.landmarks_: Float32 = Batches.of(rows).take(self._draw_landmarks())  # (m, n), not standardised
         if self.gamma is None:
             self.gamma = 1.0 / np.count_nonzero(moments.std)
         kernel = self._kernel(self.landmarks_)
         values, columns = np.linalg.eigh((kernel + kernel.T) / 2)
         used = values > values[-1] * CUTOFF
         root = columns[:, used] / np.sqrt(values[used])
-        blocks = (batch[first : first + BLOCK] for batch in rows for first in range(0, len(batch), BLOCK))
-        features = Moments((self._kernel(block) @ root for block in blocks), full=True)
+        features = Moments.merged(Batches.of(rows).map(partial(self._features, root)))
         components, self.variance = principal_components(self, features.scatter / (features.count - 1))
         self.projection = root @ components.T  # (m, d)
         self.offset = components @ features.mean  # (d,)
 
-    def _draw_landmarks(self, batches: Iterable[Float32]) -> Iterator[Float32]:
-        """Pass batches on. Each window gets a random key, and the smallest keys stay (Vitter, ACM TOMS 1985)."""
-        self.landmarks_: Float32  # (m, n), not standardised
-        rng, keys = np.random.default_rng(self.seed), np.zeros(0)
-        for batch in batches:
-            rows = np.concatenate([self.landmarks_, batch]) if len(keys) else batch
-            keys = np.concatenate([keys, rng.random(len(batch))])
-            chosen = np.sort(np.argsort(keys)[: self.landmarks])
-            self.landmarks_, keys = rows[chosen], keys[chosen]
-            yield batch
+    def _draw_landmarks(self) -> NDArray[np.int64]:
+        """Numbers of windows, ascending. Each gets a random key; the smallest keys stay (Vitter, ACM TOMS 1985)."""
+        rng, keys, numbers = np.random.default_rng(self.seed), np.zeros(0), np.zeros(0, np.int64)
+        for first in range(0, self.windows, KEYS):
+            new = np.arange(first, min(first + KEYS, self.windows))
+            keys, numbers = np.concatenate([keys, rng.random(len(new))]), np.concatenate([numbers, new])
+            smallest = np.argsort(keys)[: self.landmarks]
+            keys, numbers = keys[smallest], numbers[smallest]
+        return np.sort(numbers)
+
+    def _features(self, root: Float64, batches: Iterable[Float32]) -> Moments:
+        """Moments of the features of batches."""
+        blocks = (batch[first : first + BLOCK] for batch in batches for first in range(0, len(batch), BLOCK))
+        return Moments((self._kernel(block) @ root for block in blocks), full=True)
 
     def _kernel(self, embeddings: NDArray[np.floating]) -> Float64:
         """Kernel of embeddings (b, n) and landmarks: (b, m)."""
@@ -219,9 +240,9 @@ class Identity(Reduction):
 
     def fit(self, rows: Iterable[Float32]) -> None:
         """Find out how wide the embeddings are."""
-        for batch in rows:
-            self.input_size = self.output_size = batch.shape[1]
-            self.windows += len(batch)
+        for count, self.input_size in Batches.of(rows).map(_shape):
+            self.windows += count
+        self.output_size = self.input_size
         if not self.windows:
             raise EdgeseaError("identity: there are no windows")
 
@@ -231,6 +252,14 @@ class Identity(Reduction):
     def explained_variance(self, rows: Iterable[Float32]) -> float | None:
         """All of it, if there are windows."""
         return 1.0 if any(len(batch) for batch in rows) else None
+
+
+def _shape(batches: Iterable[Float32]) -> tuple[int, int]:
+    """Windows, and dimensions (0: there are no windows)."""
+    count = size = 0
+    for rows in batches:
+        count, size = count + len(rows), rows.shape[1]
+    return count, size
 
 
 def principal_components(phi: Standardised, covariance: Float64) -> tuple[Float64, Float64]:

@@ -5,80 +5,27 @@ measure compares two sets of points, so any reduction can be measured, also one 
 (digital silence) count once in what compares neighbours and distances: which of them is nearest would be chance.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
-from edgesea.errors import EdgeseaError
 from edgesea.reduction.base import Float32, Float64, Reduction
 from edgesea.reduction.pca import Moments
-from edgesea.sampling.subset import Subset
-from edgesea.table.reader import Chunk, Table
+from edgesea.reduction.windows import Windows
 
 INSIDE, OUTSIDE = 20000, 5000  # windows at most, of those fitted on and of others, that are drawn
 COMPARED = 2000  # windows whose pairwise distances are compared: a few matrices of 32 MB
 COMPARISONS = ("trustworthiness", "continuity", "knn_overlap", "knn_overlap_chance", "distance_rank_correlation")
 RIDGE = 1e-12  # share of a reduced dimension's variance: what is below is rounding of phi's single precision
-Int64 = NDArray[np.int64]
-Select = Callable[[Chunk], Int64]  # chunk -> some of its windows (rows of the chunk, ascending)
 
 
-class Windows:
-    """Some windows of a table; iterating gives their embeddings (b, n) float32, a chunk at a time, and can be repeated.
-
-    Only chunks that hold some of the windows are read.
-    """
-
-    def __init__(self, table: Table, select: Select) -> None:
-        self.table, self.select = table, select
-        counts = {(chunk.part, chunk.group): len(select(chunk)) for chunk in table.chunks()}
-        self.counts = {place: count for place, count in counts.items() if count}
-
-    def __len__(self) -> int:
-        return sum(self.counts.values())
-
-    def __iter__(self) -> Iterator[Float32]:
-        with tqdm(total=len(self), unit="window", desc="reduce", disable=None) as bar:
-            for place, count in self.counts.items():
-                rows = self._embeddings(place, slice(None))
-                if not np.isfinite(rows).all():
-                    raise EdgeseaError(f"{self.table.path}: embeddings hold NaN or Inf; extract or import them again")
-                yield rows
-                bar.update(count)
-
-    def others(self, split: str) -> "Windows":
-        """The windows of a split that are not among these."""
-        return Windows(self.table, lambda chunk: np.setdiff1d(chunk.select(split), self.select(chunk), True))
-
-    def draw(self, size: int, rng: np.random.Generator) -> Float32:
-        """Draw windows uniformly without replacement, all if there are fewer; (k, n), in the order of the table."""
-        chosen: Int64 = np.sort(rng.choice(len(self), min(size, len(self)), replace=False))
-        firsts = np.cumsum([0, *self.counts.values()])
-        drawn = zip(self.counts, firsts, np.split(chosen, np.searchsorted(chosen, firsts[1:-1])), strict=False)
-        return np.concatenate([self._embeddings(place, rows - first) for place, first, rows in drawn if len(rows)])
-
-    def _embeddings(self, place: tuple[int, int], rows: Int64 | slice) -> Float32:
-        """Some of the windows chosen in the chunk at a place (part, row group)."""
-        selected = self.select(self.table.chunk(*place))[rows]
-        return self.table.embeddings(*place)[selected].astype(np.float32)
-
-
-def in_subset(subset: Subset, chunk: Chunk) -> Int64:
-    """The windows of a chunk that are in a subset."""
-    first, last = np.searchsorted(subset.part, [chunk.part, chunk.part + 1])  # a subset is sorted
-    windows = subset.window[first:last] - chunk.first_window
-    return windows[(windows >= 0) & (windows < len(chunk.clip))]
-
-
-def held_out_quality(phi: Reduction, fitted: Windows, seed: int) -> dict[str, Any] | None:
+def held_out_quality(phi: Reduction, windows: Mapping[str, Windows], seed: int) -> dict[str, Any] | None:
     """The quality on validation windows that were not fitted on; if there are none, on such training windows."""
     for split in ("validate", "train"):
-        if len(others := fitted.others(split)):
+        if len(windows[split]):
             rng = np.random.default_rng(seed)
-            inside, outside = fitted.draw(INSIDE, rng), others.draw(OUTSIDE, rng)
+            inside, outside = windows["fitted"].draw(INSIDE, rng), windows[split].draw(OUTSIDE, rng)
             return {"split": split, "fitted_windows": len(inside), **quality(phi, inside, outside, seed=seed)}
     return None
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.quality import in_subset
+from edgesea.reduction.windows import in_subset
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 

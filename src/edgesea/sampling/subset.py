@@ -36,6 +36,11 @@ class Subset:
     def __len__(self) -> int:
         return len(self.part)
 
+    def within(self, parts: range) -> "Subset":
+        """Those in some parts."""
+        some = slice(*np.searchsorted(self.part, [parts.start, parts.stop]))
+        return Subset(self.part[some], self.window[some], {})
+
     def save(self, path: Path) -> None:
         """Write one Parquet file with the columns ``part`` and ``window``."""
         table = pa.table({"part": pa.array(self.part, pa.int32()), "window": pa.array(self.window, pa.int64())})

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ TABLE_FILE = "table.json"
 SKIPPED_FILE = "skipped.csv"
 SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
 READERS = 4  # threads
+RUN = 64  # parts whose small columns are read together where several workers read a table
 SCALE = 1 / 32767  # of parts that were written before each clip had its own
 
 
@@ -85,6 +86,9 @@ class Table:
             raise EdgeseaError(f"{self.path / TABLE_FILE}: {reason}; {remedy}") from error
         self._files: dict[tuple[str, int], pq.ParquetFile] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Table, (self.path,)  # for other processes, which open files of their own
+
     def _file(self, kind: str, part: int) -> pq.ParquetFile:
         if (kind, part) not in self._files:
             if len(self._files) > 64:
@@ -104,6 +108,10 @@ class Table:
             for group in range(self._file(WINDOWS, part).num_row_groups):
                 yield part, group
 
+    def runs(self) -> list[range]:
+        """All parts, in runs of `RUN`."""
+        return [range(first, min(first + RUN, self.parts)) for first in range(0, self.parts, RUN)]
+
     def chunk(self, part: int, group: int) -> Chunk:
         """Read the small columns of one chunk."""
         clips = self._read(CLIPS, part, group, ["clip", "sensor", "time", "split", "label", "offset"])
@@ -118,9 +126,10 @@ class Table:
         texts = (np.asarray(column.to_numpy(zero_copy_only=False), object) for column in known.columns)
         return Chunk(part, group, first_clip, first_window, clip, start, level, offsets, *texts)
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Every chunk's small columns, in order; threads read ahead, as opening a file of a network drive is slow."""
-        return chain.from_iterable(prefetch((partial(self._chunks, part) for part in range(self.parts)), READERS))
+    def chunks(self, parts: Iterable[int] | None = None) -> Iterator[Chunk]:
+        """The small columns of every chunk (of some parts), in order; threads read ahead, for slow network drives."""
+        sources = (partial(self._chunks, part) for part in (range(self.parts) if parts is None else parts))
+        return chain.from_iterable(prefetch(sources, READERS))
 
     def _chunks(self, part: int) -> Iterator[Chunk]:
         source = Table(self.path, self.info)  # with files of its own: threads do not share them
