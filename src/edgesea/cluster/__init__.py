@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -257,11 +258,12 @@ def _begin(folder: str, parent: int) -> None:
     """In a process: take a GPU, leave Ctrl-C to the parent, end when that is killed (loky would wait), be silent."""
     from tqdm import tqdm
 
-    for number, gpu in enumerate(_gpus()):
+    for number in count():
         with suppress(FileExistsError):
             Path(folder, str(number)).touch(exist_ok=False)
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
             break
+    if gpus := _gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tqdm.set_lock(threading.RLock())  # its own leaves a semaphore behind when the process is killed
     logging.disable(logging.WARNING)
