@@ -24,6 +24,17 @@ def error_of(function: Callable[..., object], *arguments: object) -> str | None:
     return None
 
 
+@contextmanager
+def explained(problem: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """In this block, an exception of these kinds becomes an EdgeseaError that begins with `problem`."""
+    try:
+        yield
+    except EdgeseaError:
+        raise
+    except kinds as error:
+        raise EdgeseaError(f"{problem} ({type(error).__name__}: {' '.join(str(error).split())})") from error
+
+
 def missing_extra(package: str, extra: str) -> EdgeseaError:
     """Error for a distribution (`package`) that is not installed, which an extra of edgesea brings."""
     return EdgeseaError(f"{package} is not installed; it comes with: pip install 'edgesea[{extra}]'")

@@ -41,13 +41,9 @@ class HearModel(nn.Module):
 
 
 def load_model(model_file_path: str = "") -> HearModel:
-    """Load a student or a teacher.
+    """Load a student by its folder, .h5 or .h5.gz file, or id; default: the largest published one.
 
-    Parameters
-    ----------
-    model_file_path : str
-        A student's folder, .h5 or .h5.gz file, or id; or a teacher's id, e.g. ``efficientat/mn04`` or, with a weight
-        file, ``efficientat/mn04@FILE``. Default: the largest published student.
+    Or a teacher by its id, e.g. ``efficientat/mn04`` or, with a weight file, ``efficientat/mn04@FILE``.
     """
     name = str(model_file_path or "edgel3/sea-512")
     if not is_teacher(name):
@@ -61,21 +57,10 @@ def load_model(model_file_path: str = "") -> HearModel:
 def get_timestamp_embeddings(audio: Tensor, model: HearModel, hop_size: float = TIMESTAMP_HOP) -> tuple[Tensor, Tensor]:
     """Embeddings at regular intervals, of windows centred at the timestamps; before and after the sound are zeros.
 
-    Parameters
-    ----------
-    audio : Tensor, (n_sounds, n_samples) float
-        In [-1, 1] at ``model.sample_rate``, in any precision. No gradients reach it.
-    model : HearModel
-        As `load_model` returns it.
-    hop_size : float
-        Milliseconds between timestamps. They need not be a whole number of samples; nothing drifts.
-
-    Returns
-    -------
-    embeddings : Tensor, (n_sounds, n_timestamps, timestamp_embedding_size) float32
-        On the audio's device.
-    timestamps : Tensor, (n_sounds, n_timestamps) float32
-        0, hop_size, ... up to the sound's duration, in milliseconds.
+    `audio` (n_sounds, n_samples) is in [-1, 1] at ``model.sample_rate``, in any precision; no gradients reach it.
+    `hop_size` is in milliseconds, and need not be a whole number of samples; nothing drifts. Returns, on the audio's
+    device, embeddings (n_sounds, n_timestamps, timestamp_embedding_size) float32, and timestamps (n_sounds,
+    n_timestamps) float32: 0, hop_size, ... up to the sound's duration, in milliseconds.
     """
     hop_size = checked_hop("hop_size", hop_size, "milliseconds")
     _check(audio)

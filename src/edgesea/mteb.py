@@ -38,11 +38,7 @@ class Encoder(AbsEncoder):  # type: ignore[misc]  # mteb is not there when types
 
     ``mteb.evaluate(edgesea.mteb.Encoder("edgel3/sea-64"), mteb.get_tasks(["ESC50"]))``. mteb stores results by the
     model's name and the digest of its weights; a function has none: when it changes, evaluate it with ``cache=None``.
-
-    Parameters
-    ----------
-    model : EmbeddingModel, path or str
-        A loaded model on any device (`edgesea.load_student`, `edgesea.load_teacher`), or what one is loaded from.
+    `model` is a loaded one on any device (`edgesea.load_student`, `edgesea.load_teacher`), or what one is loaded from.
     """
 
     def __init__(self, model: ModelOrName) -> None:

@@ -77,9 +77,9 @@ def made_of(folder: Path, options: TaggingOptions = QUICK, verified: bool = Fals
     return SonycUst.load(data, options), Bags(windows.astype(np.float32), np.full(160, 2))
 
 
-@pytest.mark.parametrize("mode", ["coarse", "fine"])
-def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: str) -> None:
-    task, bags = made_of(tmp_path, replace(QUICK, label_mode=mode))
+@pytest.mark.parametrize(("mode", "target"), [("coarse", "clip"), ("fine", "mil")])
+def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: str, target: str) -> None:
+    task, bags = made_of(tmp_path, replace(QUICK, label_mode=mode, target_mode=target))
     path = tmp_path / "new" / "predictions.csv"
     result = task.score(bags, 0, resamples=30, predictions=path)
     assert (result["label_mode"], result["train_clips"], result["clips"]) == (mode, 120, 40)
@@ -88,6 +88,8 @@ def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: 
     assert list(written.columns) == ["audio_filename", *FINE, *COARSE]
     official = score(path, data=tmp_path, resamples=30)
     assert result | official[mode] == result
+    means = task.score(Bags(bags.means(), np.ones(160, np.int64)), 0, resamples=30)
+    assert (means == result) is (target == "clip")
     if mode == "fine":
         assert np.array_equal(written["1_engine"], written[["1-1_small", "1-2_big"]].max(axis=1))
         assert (written["1-X_unsure"] == 0).all()

@@ -99,7 +99,7 @@ def test_probabilities_are_the_mean_of_networks_with_consecutive_seeds() -> None
     assert not np.allclose(single[0], single[1])
 
 
-@pytest.mark.parametrize("mode", ["mil", "framewise", "clip"])
+@pytest.mark.parametrize("mode", ["mil", "framewise"])
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_tags_are_learned_in_every_mode_and_the_seed_alone_decides(mode: Any, optimizer: Any) -> None:
     options = replace(FAST, target_mode=mode, optimizer=optimizer, patience=3, sensor_factor=True)
@@ -111,16 +111,6 @@ def test_tags_are_learned_in_every_mode_and_the_seed_alone_decides(mode: Any, op
     assert ((found > 0.5) == wanted.labels).mean() > 0.75
     torch.manual_seed(2)
     np.testing.assert_array_equal(tag_probabilities(train, targets, test, options, 0), found)
-
-
-def test_clips_without_windows_are_not_trained_on_and_score_zero() -> None:
-    (train, targets), test = problem(80), problem(20, seed=1)[0]
-    whole = tag_probabilities(train, targets, test, FAST, 0)
-    # Beside a clip that could not be embedded, whose labels say the contrary.
-    gappy = Targets(np.r_[targets.labels, np.ones((1, 3), np.float32)], np.ones((81, 3), bool))
-    train, test = (Bags(bags.rows, np.r_[bags.counts, 0]) for bags in (train, test))
-    found = tag_probabilities(train, gappy, test, FAST, 0)
-    np.testing.assert_allclose(found, np.r_[whole, np.zeros((1, 3))], atol=1e-6)
 
 
 def test_monitored_clips_end_the_training_early() -> None:

@@ -22,7 +22,7 @@ from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated, audio_suffixes, checked_count, checked_flag, find_audio
 from edgesea.audio.resampling import Resampling
 from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, Float32, Stream, embed_files, framing_of
-from edgesea.errors import EdgeseaError, EdgeseaWarning
+from edgesea.errors import EdgeseaError, EdgeseaWarning, explained
 from edgesea.models import Backend, ModelOrName, is_teacher, load_model
 from edgesea.models.base import EmbeddingModel
 from edgesea.models.student_files import is_student
@@ -230,11 +230,8 @@ def _write_results(
 def _check_result(path: Path, made_of: dict[str, Any]) -> None:
     """EdgeseaError unless a file is the result that is made of this."""
     remedy = "choose another folder or suffix, or overwrite it"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {"resampler": "soxr", **json.loads(file["provenance"].item())}  # once the only one
-    except Exception as error:  # of numpy, zipfile or json, whatever the file is
-        raise EdgeseaError(f"{path}: exists, and is not a result of edgesea; {remedy}") from error
+    with explained(f"{path}: exists, and is not a result of edgesea; {remedy}"), np.load(path) as file:
+        found = {"resampler": "soxr", **json.loads(file["provenance"].item())}  # once the only one
     # a student is the same if its weights are, whatever it is called
     free = ("edgesea", "model") if made_of["digest"] and not is_teacher(made_of["model"]) else ("edgesea",)
     here = {key: value if key in free else made_of.get(key, value) for key, value in found.items()}

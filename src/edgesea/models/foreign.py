@@ -1,8 +1,7 @@
 """Models of other programs: ``callable:``, ``onnx:`` and ``hear:`` (https://hearbenchmark.com/hear-api.html)."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
@@ -11,22 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, explained
 from edgesea.models.base import Float32, check_windows, file_digest, window_of
 
 log = logging.getLogger(__name__)
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".h5", ".gz", ".npz", ".safetensors", ".onnx", ".keras")
-
-
-@contextmanager
-def _named(task: str) -> Iterator[None]:
-    """Foreign code may raise anything; its errors become an EdgeseaError that names the task."""
-    try:
-        yield
-    except EdgeseaError:
-        raise
-    except Exception as error:
-        raise EdgeseaError(f"{task} ({type(error).__name__}: {error})") from error
 
 
 @dataclass
@@ -54,7 +42,7 @@ class FunctionModel:
         return self._call(windows) if len(windows) else np.zeros((0, self.embedding_size), np.float32)
 
     def _call(self, windows: Float32) -> Float32:
-        with _named(f"{self.id}: failed on windows {windows.shape}"):
+        with explained(f"{self.id}: failed on windows {windows.shape}"):
             result = np.asarray(self.function(windows))
         rows, size = len(windows), self.embedding_size or "D"
         fits = result.ndim == 2 and len(result) == rows and size in ("D", result.shape[1])
@@ -73,9 +61,9 @@ def split_rate(text: str) -> tuple[str, int | None]:
 def _attributes(source: Any, id: str, *names: str) -> list[Any]:
     """Attributes of a module (or of the module that is named) or of a model."""
     if isinstance(source, str):
-        with _named(f"{id}: cannot import {source}; install its package, or add its folder to PYTHONPATH"):
+        with explained(f"{id}: cannot import {source}; install its package, or add its folder to PYTHONPATH"):
             source = import_module(source)
-    with _named(f"{id}: does not have what is needed: {', '.join(names)}"):
+    with explained(f"{id}: does not have what is needed: {', '.join(names)}"):
         return [attrgetter(name)(source) for name in names]
 
 
@@ -107,7 +95,7 @@ def load_hear(id: str, device: str = "cpu") -> FunctionModel:
     if (path.is_absolute() or path.suffix.lower() in WEIGHT_SUFFIXES) and "@" not in weights and not path.exists():
         raise EdgeseaError(f"{id}: no such weight file: {weights}")
     load, get_embeddings = _attributes(module, id, "load_model", "get_scene_embeddings")
-    with _named(f"{id}: load_model failed"):
+    with explained(f"{id}: load_model failed"):
         model = load(weights) if weights else load()
     is_torch = isinstance(model, torch.nn.Module)
     if is_torch:
@@ -145,7 +133,7 @@ def load_onnx(id: str, device: str = "cpu") -> FunctionModel:
         remedy = f"this onnxruntime has {', '.join(available)}; choose auto or cpu, or for cuda install onnxruntime-gpu"
         raise EdgeseaError(f"{path}: device {device!r} cannot be used: {remedy}")
     cuda = [("CUDAExecutionProvider", {"device_id": index or "0"})] if kind == "cuda" else []
-    with _named(f"{path}: onnxruntime cannot load it"):
+    with explained(f"{path}: onnxruntime cannot load it"):
         providers = available if kind == "auto" else [*cuda, "CPUExecutionProvider"]
         session = onnxruntime.InferenceSession(str(path), providers=providers)
     ends = [*session.get_inputs(), *session.get_outputs()]

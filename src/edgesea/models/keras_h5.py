@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, explained
 from edgesea.models.base import Float32
 
 Layers = dict[str, dict[str, NDArray[Any]]]  # arrays by their short names, by layer
@@ -26,7 +26,8 @@ def read_keras_h5(path: Path) -> Layers:
     import h5py
 
     layers: Layers = {}
-    try:
+    # A damaged file raises OSError, EOFError, zlib.error, KeyError, RuntimeError and more
+    with explained(f"{path}: not a readable HDF5 file with Keras weights"):
         content = path.read_bytes()
         content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
         with h5py.File(io.BytesIO(content), "r") as h5:
@@ -35,9 +36,6 @@ def read_keras_h5(path: Path) -> Layers:
                 for weight in _names(root[name], "weight_names"):
                     scope, _, short = weight.rpartition("/")
                     layers.setdefault(f"{name}/{scope}", {})[short.partition(":")[0]] = root[name][weight][()]
-    except Exception as error:  # a damaged file raises OSError, EOFError, zlib.error, KeyError, RuntimeError and more
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise EdgeseaError(f"{path}: not a readable HDF5 file with Keras weights ({reason})") from error
     return layers
 
 

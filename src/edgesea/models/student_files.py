@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path, read_json, write_json
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, explained
 from edgesea.models.base import check_shapes
 from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id
 from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
@@ -122,25 +122,20 @@ def read_student(path_or_id: Path | str) -> StudentFile:
 
 
 def _checkpoint_student(folder: Path, id: str) -> StudentFile:
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     config = read_json(path)
-    try:
+    with explained(f"{path}: not the configuration of a student"):  # a changed value may fail anywhere
         if config["model"] != KIND:
-            raise ValueError(f"its model is not {KIND}")
+            raise TypeError(f"its model is not {KIND}")
         architecture = StudentConfig(**config["architecture"])
-    except Exception as error:  # a changed value may fail anywhere
-        raise EdgeseaError(f"{path}: not the configuration of a student ({type(error).__name__}: {error})") from error
-    try:
+    with explained(f"{weights}: cannot be read"):
         content = weights.read_bytes()  # safetensors opens no file whose name is not UTF-8
         arrays: Arrays = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         text = header.get("__metadata__", {}).get(ARCHITECTURE)  # missing in the weights of other programs
         trained = StudentConfig(**json.loads(text)) if text else architecture
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:  # TypeError, KeyError: numpy lacks it
-        raise EdgeseaError(f"{weights}: cannot be read: {error}") from error
     if trained != architecture:  # most changes would give wrong embeddings silently
         given, right = asdict(architecture), asdict(trained)
         wrong = ", ".join(f"{key} is {given[key]} instead of {right[key]}" for key in right if given[key] != right[key])

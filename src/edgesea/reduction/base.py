@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path, read_json, write_json
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, explained
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -123,21 +123,18 @@ def used_options(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_reduction(folder: Path | str) -> Reduction:
     """Load a reduction that `edgesea reduce` wrote; EdgeseaError if it is missing or damaged."""
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     path = Path(folder)
     if not (path / REDUCTION_FILE).is_file():
         raise EdgeseaError(f"{path}: not a reduction ({REDUCTION_FILE} is missing); create one with `edgesea reduce`")
     info = read_json(path / REDUCTION_FILE)
-    try:
+    with explained(f"{path}: its two files are damaged or do not match; reduce again"):
         arrays = load((path / ARRAYS_FILE).read_bytes())
         phi = method_class(info["method"])(**used_options(info["method"], {**info, "size": info["output_size"]}))
         phi.input_size, phi.output_size, phi.windows = info["input_size"], info["output_size"], info["windows"]
         for name in phi.saved:
             setattr(phi, name, arrays[name.removesuffix("_")])
         if phi._transform(np.zeros((1, phi.input_size), np.float32)).shape[1] != phi.output_size:
-            raise ValueError(f"no arrays for {phi.output_size} dimensions")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise EdgeseaError(f"{path}: its two files are damaged or do not match ({error}); reduce again") from error
+            raise TypeError(f"no arrays for {phi.output_size} dimensions")
     return phi

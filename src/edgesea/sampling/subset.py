@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, explained
 from edgesea.table.reader import arrow_file
 
 _KEY = b"edgesea"
@@ -50,11 +50,9 @@ class Subset:
     @classmethod
     def load(cls, path: Path) -> "Subset":
         """Read what `save` wrote."""
-        try:
+        if not path.exists():
+            raise EdgeseaError(f"{path}: no such subset; make one: edgesea sample")
+        with explained(f"{path}: not a subset; make one, under another name: edgesea sample"):
             table = pq.ParquetFile(arrow_file(path)).read()
             info = json.loads(table.schema.metadata[_KEY])
             return cls(table["part"].to_numpy().astype(np.int64), table["window"].to_numpy(), info)
-        except FileNotFoundError:
-            raise EdgeseaError(f"{path}: no such subset; make one: edgesea sample") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:  # not Parquet, or of something else
-            raise EdgeseaError(f"{path}: not a subset; make one, under another name: edgesea sample") from error

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, explained
 from edgesea.table.manifest import SPLITS
 from edgesea.table.sheet import Sheet, some
 from edgesea.tasks.features import CONTEXT
@@ -65,7 +65,7 @@ class Taxonomy:
 
 def read_taxonomy(path: Path) -> Taxonomy:
     """Read ``dcase-ust-taxonomy.yaml``."""
-    try:
+    with explained(f"{path}: not the taxonomy of SONYC-UST"):
         content = yaml.safe_load(path.read_text("utf-8"))
         coarse = {str(number): f"{number}_{name}" for number, name in content["coarse"].items()}
         rows = [
@@ -74,8 +74,6 @@ def read_taxonomy(path: Path) -> Taxonomy:
             for code, name in tags.items()
         ]
         fine, parent, incomplete = zip(*rows, strict=True)
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise EdgeseaError(f"{path}: not the taxonomy of SONYC-UST: {error}") from error
     taxonomy = Taxonomy(tuple(coarse.values()), fine, np.array(parent, np.int64), np.array(incomplete, bool))
     # Scores are stored by name: of two coarse tags of one name, one would be lost.
     if len({*parent}) < len(coarse) or any(len({*tags}) < len(tags) for tags in (taxonomy.names, fine)):

@@ -81,9 +81,7 @@ def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: floa
         remedy = "complete the data set, or delete the rows of these clips from its table"
         raise EdgeseaError(f"{text}, so nothing is left of {some(empty)}; {remedy}")
     check_share(text, count, total, max_skipped)
-    say(
-        f"{data}: {count} of {total} clips are missing or unusable; the scores are those of the others", logging.WARNING
-    )
+    say(f"{data}: {count} of {total} clips are missing or unusable; scores are those of the others", logging.WARNING)
 
 
 def _name(path: Path, data: Path) -> str:

@@ -10,7 +10,6 @@ The network, its factors and its losses are those of the classifiers that SONYC 
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -40,16 +39,13 @@ ALPHAS = {"mean": 0.0, "softmax": 1.0, "max": 1e9}  # of `auto_pool`
 def tag_probabilities(
     train: Bags, targets: Targets, test: Bags, options: TaggingOptions, seed: int, monitored: Clips | None = None
 ) -> NDArray[np.float64]:
-    """Probabilities (M, K) of the tags of test clips, from networks trained on the train clips; 0 without windows.
+    """Probabilities (M, K) of the tags of test clips, from networks trained on the train clips; all have windows.
 
     `seed` decides what is held out and oversampled, and the first network; further ones have seed + 1, seed + 2, ...
     The loss of the `monitored` clips, by default of a tenth of the training clips, decides when training ends.
     """
-    rng = np.random.default_rng(seed)
-    bags, targets = _usable(train, options), targets.take(np.flatnonzero(train.usable))
-    if monitored is not None:
-        monitored = _usable(monitored[0], options), monitored[1].take(np.flatnonzero(monitored[0].usable))
-    elif options.patience:
+    rng, bags = np.random.default_rng(seed), train
+    if options.patience and monitored is None:
         held = held_out(len(bags), targets.sensors, rng)
         parts = [(bags.take(part), targets.take(part)) for part in (np.flatnonzero(~held), np.flatnonzero(held))]
         (bags, targets), monitored = parts
@@ -70,20 +66,11 @@ def tag_probabilities(
 
     learned = examples(bags, targets)
     watched = examples(*monitored) if options.patience and monitored is not None and len(monitored[0]) else None
-    inputs, found = prepare(_usable(test, options)), []
+    inputs, found = prepare(test), []
     for member in range(options.members):
         with torch.random.fork_rng(devices=[]):
             found.append(predict(train_network(learned, watched, options, seed + member)[0], inputs))
-    probabilities = np.zeros((len(test), targets.labels.shape[1]))
-    probabilities[test.usable] = np.mean(found, 0)
-    return probabilities
-
-
-def _usable(bags: Bags, options: TaggingOptions) -> Bags:
-    """The clips with windows; of target mode clip, with one each, their mean."""
-    if options.target_mode == "clip":
-        bags = replace(bags, rows=bags.means()[bags.usable], counts=bags.usable.astype(np.int64))
-    return bags if bags.usable.all() else bags.take(np.flatnonzero(bags.usable))
+    return np.asarray(np.mean(found, 0))
 
 
 def held_out(clips: int, sensors: NDArray[np.int64] | None, rng: np.random.Generator) -> NDArray[np.bool_]:
