@@ -25,13 +25,11 @@ def error_of(function: Callable[..., object], *arguments: object) -> str | None:
 
 
 @contextmanager
-def explained(problem: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
-    """In this block, an exception of these kinds becomes an EdgeseaError that begins with `problem`."""
+def explained(problem: str) -> Iterator[None]:
+    """In this block, of others' code or files, any exception becomes an EdgeseaError that begins with `problem`."""
     try:
         yield
-    except EdgeseaError:
-        raise
-    except kinds as error:
+    except Exception as error:
         raise EdgeseaError(f"{problem} ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 

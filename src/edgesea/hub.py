@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from edgesea.artifact import read_json
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, explained
 from edgesea.models import load_student
-from edgesea.models.download import hub_reason, huggingface_hub
+from edgesea.models.download import huggingface_hub
 from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_card, read_student, without_folders
 from edgesea.report.summary import interval, shown_scores
 
@@ -65,16 +65,14 @@ def push_to_hub(
         CONFIG_FILE: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode(),
         WEIGHTS_FILE: folder / WEIGHTS_FILE,
     }
-    try:
+    remedy = "a token with the right to write is needed (hf auth login, or HF_TOKEN)"
+    with explained(f"{folder}: cannot be uploaded to {repo_id}; {remedy}"):
         api = hub.HfApi(library_name="edgesea")
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         text = student_card(folder, url.repo_id, run=run, domain=domain, license=license).encode()
         files[CARD_FILE] = text if card is None else Path(card)
         operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=it) for name, it in files.items()]
         api.create_commit(url.repo_id, operations, commit_message="Student made with edgesea")
-    except Exception as error:  # of several libraries
-        remedy = "a token with the right to write is needed (hf auth login, or HF_TOKEN)"
-        raise EdgeseaError(f"{folder}: cannot be uploaded to {repo_id}: {hub_reason(error)}; {remedy}") from error
     return str(url)
 
 

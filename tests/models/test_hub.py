@@ -220,7 +220,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 def test_a_student_comes_back_from_the_hub_as_it_was_pushed(run, hub, tmp_path):
     done = hub.python(PUSH, run / "student", "{}", HF_TOKEN="wrong")
-    assert re.search(r"EdgeseaError: \S+student: .*owner/name: .*401.*HF_TOKEN", done.stderr)
+    assert re.search(r"EdgeseaError: \S+student: .*owner/name; .*HF_TOKEN.*401", done.stderr)
     for place, reason in (({}, "404"), (OFFLINE, "")):
         assert re.search(rf"EdgeseaError: owner/name: .*{reason}", hub.python(DIGEST, "owner/name", **place).stderr)
     done = hub.python(PUSH, run / "student", json.dumps({"private": True}))

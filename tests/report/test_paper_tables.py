@@ -58,14 +58,13 @@ def test_a_score_is_read_once(small_run: Path, data: Path, tmp_path: Path) -> No
     assert [(row["sampling"], row["system"]) for row in grid] == [("random", "reduced (spectral)"), ("random", NAME)]
     (tmp_path / "link").symlink_to(small_run)
     evaluate("esc50", data, "spectral", out=tmp_path / "t.json", resamples=20, workers=1, device="cpu")
-    paths = [
-        small_run,
+    again = [
         small_run / "results.json",
-        tmp_path / "link",
         small_run / "evaluate" / "student.json",
+        tmp_path / "link",
         tmp_path / "t.json",
     ]
-    assert made(tmp_path, "Table 3", *paths) == rows
+    assert made(tmp_path, "Table 3", small_run, *again) == rows
 
 
 def test_systems_evaluated_alone_are_known_by_their_run_or_file(small_run: Path, data: Path, tmp_path: Path) -> None:
@@ -86,9 +85,8 @@ def test_a_selection_fills_the_table_of_samplings(small_run: Path, data: Path, t
     samples, reductions = {"method": ["random", "dpp_div"], "size": 12}, {"method": ["pca"], "size": [2, 3]}
     options: dict[str, Any] = {"layers": [0], "units": [8], "repeats": 2, "workers": 1}
     select(small_run / "table", "esc50", data, tmp_path / "selection", sample=samples, reduce=reductions, **options)
-    rows = made(
-        tmp_path, "As table 4: esc50", tmp_path / "selection", small_run
-    )  # it does not know the number of classes
+    # It does not know the number of classes.
+    rows = made(tmp_path, "As table 4: esc50", tmp_path / "selection", small_run)
     assert len(rows) == 4
     for trial in read_json(tmp_path / "selection" / "select.json")["trials"]:
         name = (trial["sample"]["method"], str(trial["dimensions"]))

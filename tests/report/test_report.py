@@ -215,14 +215,9 @@ def test_the_protocol_is_described(tmp_path: Path) -> None:
         name: single_label(probe=probe, chosen=chosen, skipped=n) for name, n in {"teacher": 0, "student": 1}.items()
     }
     html = shown(tmp_path, **systems)
-    for part in (
-        "a support vector machine",
-        "median of",
-        "C 0.001, &lt;i&gt; None",
-        "teacher 0, student 1",
-        "2 clips were",
-    ):
+    for part in ("a support vector machine", "median of", "C 0.001, &lt;i&gt; None", "teacher 0, student 1"):
         assert part in html
+    assert "2 clips were" in html
     assert ["audio/&lt;u&gt;.wav", "&lt;script&gt;"] in rows(html)
     assert not re.search("<i>|<u>|<script|optimistic", html)
     nothing = dict.fromkeys(("accuracy", "confidence", "confusion", "skipped"))

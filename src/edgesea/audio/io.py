@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgesea.artifact import walk
 from edgesea.audio import codecs, container
 from edgesea.audio.resampling import resample_stream
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, explained
 
 Float32 = NDArray[np.float32]
 Signal: TypeAlias = NDArray[Any]
@@ -207,10 +207,8 @@ def as_samples(name: str, audio: Any) -> Signal:
         raise EdgeseaError(f"{name} must be an array of samples, not {type(audio).__name__}; see numpy.frombuffer")
     if np.ma.is_masked(audio):
         raise EdgeseaError(f"{name} masks samples, but no window may have gaps; fill them (numpy.ma.filled)")
-    try:
+    with explained(f"{name} must be an array of samples, not {type(audio).__name__}"):  # ragged, torch's bfloat16
         signal = np.asarray(audio.detach().cpu() if hasattr(audio, "detach") else audio)
-    except Exception as error:  # of numpy or the library that made it: ragged lists, torch's bfloat16
-        raise EdgeseaError(f"{name} must be an array of samples, not {type(audio).__name__}: {error}") from error
     if signal.dtype.kind != "f" and signal.dtype.name not in FULL_SCALE:
         raise EdgeseaError(f"{name} must be floats in [-1, 1] or {', '.join(FULL_SCALE)}, not {signal.dtype}")
     if signal.ndim not in (1, 2):

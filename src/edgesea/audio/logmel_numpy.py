@@ -14,10 +14,8 @@ FRAMES_AT_ONCE = 64  # 1 MB at most; larger arrays would go back to the system, 
 class OverlappingLogMel:
     """Log-(mel-)spectrograms of windows of one signal; `logmel.LogMel` computes the same with torch.
 
-    A frame that lies inside several windows is the same in all of them, so each is computed once, wherever the windows
-    begin: with a window hop that is a multiple of `hop_length` all windows share them, with half a multiple every other
-    one, with other hops none. The frames that reach into a window's zero padding (6 of 50 of a SEA student), the
-    maximum and the floor belong to each window.
+    A frame that lies inside several windows is computed once, wherever they begin. The frames that reach into a
+    window's zero padding (6 of 50 of a SEA student), the maximum and the floor belong to each window.
     """
 
     def __init__(self, settings: LogMelSettings) -> None:
@@ -32,15 +30,14 @@ class OverlappingLogMel:
         return self.at(np.ascontiguousarray(windows).reshape(-1), samples * np.arange(count), samples)
 
     def at(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float32:
-        """Spectrograms (N, bands, frames) float32 of windows of a signal (samples,) in [-1, 1].
-
-        `starts` (N,) are the first samples of the windows, in any order; before and after the signal there are zeros.
-        The result is in dB relative to the loudest value of each window, in [-80, 0].
-        """
+        """What `levels` gives, in single precision."""
         return self.levels(audio, starts, window).astype(np.float32)
 
     def levels(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float64:
-        """What `at` gives, before it is rounded to single precision: (N, bands, frames) float64 in dB."""
+        """Spectrograms (N, bands, frames) in dB below the maximum of each window, in [-80, 0], of a signal (samples,).
+
+        `starts` (N,) are the first samples of the windows, in any order; before and after the signal there are zeros.
+        """
         n_fft, hop_length = self.settings.n_fft, self.settings.hop_length
         count, before, after = self.settings.layout(window)
         result = np.empty((len(starts), count, self.settings.bands))
@@ -66,11 +63,7 @@ class OverlappingLogMel:
         return np.maximum(result, -DYNAMIC_RANGE, out=result).transpose(0, 2, 1)
 
     def _decibels(self, audio: Float32, places: NDArray[np.int64]) -> Float64:
-        """Bands (places, bands) in dB of the frames that begin at `places`.
-
-        In double precision: a band may lie 160 dB below the loudest one before it reaches the floor, for the root
-        halves the decibels.
-        """
+        """Bands (places, bands) in dB of the frames that begin at `places`; in doubles, as `logmel.LogMel` explains."""
         frames = sliding_window_view(audio, self.settings.n_fft)
         result = np.empty((len(places), self.settings.bands))
         for first in range(0, len(places), FRAMES_AT_ONCE):

@@ -32,8 +32,7 @@ def mel_filters(
 ) -> NDArray[np.float64]:
     """Triangular mel filters (n_mels, n_fft // 2 + 1) with unit area (slaney normalisation) from `fmin` to `fmax` Hz.
 
-    Scale: O'Shaughnessy's formula as in HTK, or linear below 1 kHz and logarithmic above as in Slaney's Auditory
-    Toolbox.
+    Scale: O'Shaughnessy's formula as in HTK, or linear below 1 kHz and logarithmic above (Slaney's Auditory Toolbox).
     """
     bins = np.linspace(0.0, sample_rate / 2.0, n_fft // 2 + 1)
     limits = _hz_to_mel(np.array([fmin, fmax]), scale)

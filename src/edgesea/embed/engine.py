@@ -326,17 +326,12 @@ class Stream:
     def feed(self, chunk: ArrayLike) -> Embedded:
         """Take in the next chunk, and embed the windows that it completes.
 
-        Parameters
-        ----------
-        chunk : array, (n,) or (n, channels)
-            Audio at ``sample_rate``, of any length, also 0: floats in [-1, 1], or PCM integers of 8, 16 or 32 bits.
-            Channels are averaged. Its memory may be used for the next chunk.
+        The chunk (n,) or (n, channels) has any length, also 0: floats in [-1, 1], or PCM integers of 8, 16 or 32 bits;
+        channels are averaged. Its memory may be used for the next one. Returns embeddings (t, D) float32 and timestamps
+        (t,) float64, in seconds from the stream's beginning, of t windows, also 0.
 
-        Returns
-        -------
-        embedding, timestamps : ndarray, (t, D) float32 and (t,) float64
-            Of t windows, also 0; in seconds from the stream's beginning. EdgeseaError: the chunk is refused, and
-            another one may follow; the model failed, which ends the stream; or that has ended.
+        EdgeseaError: the chunk is refused, and another one may follow; the model failed, which ends the stream; or that
+        has ended.
         """
         samples = io.as_samples("the chunk", chunk)
         channels = 1 if samples.ndim == 1 else samples.shape[1]

@@ -25,9 +25,7 @@ class EmbeddingModel(Protocol):
     embedding_size: int  # dimensions D
     digest: str  # sha256 of its weights; "" if it has none
 
-    def embed(self, windows: Float32) -> Float32:
-        """Embeddings (B, D) float32 of windows (B, W) float32 in [-1, 1]."""
-        ...
+    def embed(self, windows: Float32) -> Float32: ...  # windows (B, W) in [-1, 1] -> embeddings (B, D)
 
 
 @runtime_checkable
@@ -35,13 +33,8 @@ class LogMelModel(EmbeddingModel, Protocol):
     """A model, any student, that also takes spectrograms: ``embed`` is ``embed_log_mel`` of ``front_end``."""
 
     @property
-    def front_end(self) -> OverlappingLogMel | None:
-        """The front end in numpy; None: let `embed` do all the work, because its device is faster at that."""
-        ...
-
-    def embed_log_mel(self, log_mel: Float32) -> Float32:
-        """Embeddings (B, D) float32 of log-mel spectrograms (B, bands, frames) float32."""
-        ...
+    def front_end(self) -> OverlappingLogMel | None: ...  # in numpy; None: let `embed`, whose device is faster, do all
+    def embed_log_mel(self, log_mel: Float32) -> Float32: ...  # spectrograms (B, bands, frames) -> embeddings (B, D)
 
 
 def window_of(model: EmbeddingModel) -> float:

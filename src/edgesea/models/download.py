@@ -27,9 +27,8 @@ HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", 
 def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
     """The file `name` of the cache folder, downloaded first if it is not there; EdgeseaError if it is another one.
 
-    The folder is ``EDGESEA_CACHE``, or else the system's cache folder for edgesea. A file without a known git blob id
-    is trusted the first time: its sha256 is written to ``NAME.sha256`` beside it (a line that ``sha256sum --check``
-    reads) and compared on every later use.
+    The folder is ``EDGESEA_CACHE``, or else the system's for edgesea. A file without a known git blob id is trusted the
+    first time: its sha256 is written to ``NAME.sha256`` beside it and compared on every later use.
     """
     import pooch
     import requests  # comes with pooch
@@ -88,7 +87,7 @@ def fetch_hub(id: str, files: Sequence[str]) -> Path:
         hub.HfApi().repo_info(repository, revision=revision or "main", timeout=timeout)
         return Path(download())
     except Exception as error:  # of several libraries
-        reason = hub_reason(error)
+        reason = shorten(str(error), 300, placeholder=" ...") or type(error).__name__
         if not isinstance(error, hub.errors.RepositoryNotFoundError | hub.errors.RevisionNotFoundError):
             with suppress(OSError, ValueError):  # it is not in the cache
                 folder = Path(download(local_files_only=True))
@@ -96,11 +95,6 @@ def fetch_hub(id: str, files: Sequence[str]) -> Path:
                     log.warning("%s: taken from the cache; the Hugging Face Hub did not answer: %s", id, reason)
                     return folder
         raise EdgeseaError(f"{id}: no folder here, and the Hugging Face Hub does not give it: {reason}") from error
-
-
-def hub_reason(error: Exception) -> str:
-    """The reason that the library of the Hugging Face Hub gives for a failure, in one line."""
-    return shorten(str(error), 300, placeholder=" ...") or type(error).__name__
 
 
 def huggingface_hub(id: str) -> ModuleType:

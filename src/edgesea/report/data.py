@@ -1,7 +1,7 @@
 """What the folders of runs and selections hold, read for their pages and tables; nothing is drawn here."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from edgesea.artifact import read_json
-from edgesea.errors import EdgeseaError, explained
+from edgesea.errors import EdgeseaError
 from edgesea.reduction.windows import in_subset
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
@@ -53,10 +53,16 @@ def read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def damaged(path: Path) -> AbstractContextManager[None]:
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
     """In this block, what is not as edgesea writes it is an error that names the file or folder."""
-    problem = f"{path}: damaged, or of another edgesea; delete it and run the command that made it again"
-    return explained(problem, (AttributeError, KeyError, TypeError, ValueError))
+    try:
+        yield
+    except EdgeseaError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"damaged, or of another edgesea ({type(error).__name__}: {error})"
+        raise EdgeseaError(f"{path}: {reason}; delete it and run the command that made it again") from error
 
 
 def optional_json(path: Path) -> dict[str, Any]:

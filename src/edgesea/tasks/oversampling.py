@@ -53,9 +53,6 @@ def mlsmote(
     For each rare tag, each clip with the tag is a seed. Its neighbours are the k nearest of the other clips with the
     tag (Euclidean); one of them, at random, is the other end of the segment. The synthetic clip has the tags that at
     least half of the seed and all its neighbours have, and therefore the rare one. A tag of a single clip gets none.
-
-    Where rare tags occur together with common ones, these become commoner with them, and the mean ratio may rise with
-    each iteration instead.
     """
     counts = labels.sum(0)
     limit = imbalance_threshold(counts, threshold)
