@@ -78,7 +78,7 @@ def save_peer_weights(weights: Path, path: Path) -> None:
 
     file = read_student(weights)
     norms = ["input_norm"]
-    arrays = {"mel": mel_filters(RATE, 1024, 64, 0.0, RATE / 2, "htk").T}
+    arrays = {"mel": mel_filters(RATE, 1024, 64, RATE / 2, "htk").T}
     for index, (name, norm, _, _) in enumerate(convolutions(file.config)):
         arrays[f"kernel{index}"] = file.arrays[f"{name}.weight"].transpose(2, 3, 1, 0)
         arrays[f"bias{index}"] = file.arrays[f"{name}.bias"]

@@ -14,29 +14,19 @@ FLOOR = 1e-10  # smallest value of a band before the logarithm
 DYNAMIC_RANGE = 80.0  # dB below a window's maximum
 
 
-def _hz_to_mel(hz: NDArray[np.float64], scale: MelScale) -> NDArray[np.float64]:
-    if scale == "htk":
-        return 2595.0 * np.log10(1.0 + hz / 700.0)
-    linear = hz / (200.0 / 3.0)
-    return np.where(hz < 1000.0, linear, 15.0 + 27.0 * np.log(np.maximum(hz, 1.0) / 1000.0) / np.log(6.4))
-
-
-def _mel_to_hz(mel: NDArray[np.float64], scale: MelScale) -> NDArray[np.float64]:
-    if scale == "htk":
-        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
-    return np.where(mel < 15.0, mel * (200.0 / 3.0), 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
-
-
-def mel_filters(
-    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float, scale: MelScale
-) -> NDArray[np.float64]:
-    """Triangular mel filters (n_mels, n_fft // 2 + 1) with unit area (slaney normalisation) from `fmin` to `fmax` Hz.
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmax: float, scale: MelScale) -> NDArray[np.float64]:
+    """Triangular mel filters (n_mels, n_fft // 2 + 1) with unit area (slaney normalisation) from 0 to `fmax` Hz.
 
     Scale: O'Shaughnessy's formula as in HTK, or linear below 1 kHz and logarithmic above (Slaney's Auditory Toolbox).
     """
     bins = np.linspace(0.0, sample_rate / 2.0, n_fft // 2 + 1)
-    limits = _hz_to_mel(np.array([fmin, fmax]), scale)
-    edges = _mel_to_hz(np.linspace(limits[0], limits[1], n_mels + 2), scale)
+    if scale == "htk":
+        mel = np.linspace(0.0, 2595.0 * np.log10(1.0 + fmax / 700.0), n_mels + 2)
+        edges = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    else:
+        top = fmax / (200.0 / 3.0) if fmax < 1000.0 else 15.0 + 27.0 * np.log(fmax / 1000.0) / np.log(6.4)
+        mel = np.linspace(0.0, top, n_mels + 2)
+        edges = np.where(mel < 15.0, mel * (200.0 / 3.0), 1000.0 * 6.4 ** ((mel - 15.0) / 27.0))
     return np.asarray(_triangles(bins, edges) * 2.0 / (edges[2:, None] - edges[:-2, None]))
 
 
@@ -104,4 +94,4 @@ class LogMelSettings:
         if self.n_mels is None:
             return None
         fmax = self.fmax or self.sample_rate / 2.0
-        return mel_filters(self.sample_rate, self.n_fft, self.n_mels, 0.0, fmax, self.scale)
+        return mel_filters(self.sample_rate, self.n_fft, self.n_mels, fmax, self.scale)

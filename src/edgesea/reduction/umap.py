@@ -2,15 +2,13 @@
 
 import warnings
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.errors import missing_extra
+from edgesea.errors import needs
 from edgesea.reduction.base import Float32, Float64
 from edgesea.reduction.pca import Standardised
 
@@ -42,13 +40,17 @@ class Umap(Standardised):
         """Lay out the windows; all are held in memory, as UMAP needs them."""
         from threadpoolctl import threadpool_info, threadpool_limits
 
-        estimator = _estimator()
+        try:  # cuML's, on the GPU, where it is installed; both take the same arguments
+            from cuml.manifold import UMAP
+        except ImportError:
+            with needs("umap", "umap"):
+                from umap import UMAP
         batches = list(rows)
         self.measure(batches)
         self.require("size", self.size < self.windows - 1, f"below the number of windows ({self.windows}) less 1")
         points = np.concatenate([self._prepare(batch) for batch in batches])
         options = {name: getattr(self, name) for name in ("n_neighbors", "min_dist", "metric")}
-        model = estimator(n_components=self.size, random_state=self.seed, **options)
+        model = UMAP(n_components=self.size, random_state=self.seed, **options)
         # numba sets the number of OpenMP's threads for the whole process, and so for torch; the former one comes back.
         with threadpool_limits(threadpool_info()), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="n_jobs value")  # a seed means one thread; that is known
@@ -112,11 +114,3 @@ def memberships(distances: Float64) -> Float64:
         above = np.exp(-gaps / middle).sum(1, keepdims=True) > target
         low, high = np.where(above, low, middle), np.where(above, middle, high)
     return np.asarray(np.exp(-gaps / np.maximum(high, 1e-3 * distances.mean(1, keepdims=True))))
-
-
-def _estimator() -> Any:
-    """UMAP of cuML (on the GPU) where it is installed, else of umap-learn; they take the same arguments."""
-    for module in ("cuml.manifold", "umap"):
-        with suppress(ImportError):
-            return import_module(module).UMAP
-    raise missing_extra("umap-learn", "umap")

@@ -65,7 +65,7 @@ def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: floa
         if listing is not None:
             listing.unlink(missing_ok=True)  # of an earlier call
         return
-    rows = [(_name(path, data), reason) for path, reason in skipped.items()]
+    rows = [(path.relative_to(data).as_posix(), reason) for path, reason in skipped.items()]
     where = "out=FILE lists them all"
     if listing is not None:
         try:
@@ -82,7 +82,3 @@ def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: floa
         raise EdgeseaError(f"{text}, so nothing is left of {some(empty)}; {remedy}")
     check_share(text, count, total, max_skipped)
     say(f"{data}: {count} of {total} clips are missing or unusable; scores are those of the others", logging.WARNING)
-
-
-def _name(path: Path, data: Path) -> str:
-    return (path.relative_to(data) if path.is_relative_to(data) else path).as_posix()
