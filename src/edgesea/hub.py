@@ -9,7 +9,7 @@ from typing import Any
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError, explained
 from edgesea.models import load_student
-from edgesea.models.download import huggingface_hub
+from edgesea.models.published import huggingface_hub
 from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_card, read_student, without_folders
 from edgesea.report.summary import interval, shown_scores
 

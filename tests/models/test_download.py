@@ -10,7 +10,7 @@ import pytest
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import file_digest
-from edgesea.models.download import fetch
+from edgesea.models.published import fetch
 
 CONTENT = bytes(range(256)) * 2000
 BLOB = "85ca3d5aeed19f818566b9244ef5ad7d1d11174a"

@@ -23,7 +23,7 @@ from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.hub import push_to_hub, student_card
 from edgesea.models import load_model
-from edgesea.models.download import is_hub_id
+from edgesea.models.published import is_hub_id
 from edgesea.models.student_files import without_folders
 
 PROVENANCE = {

@@ -7,7 +7,7 @@ from openl3_random import write_keras_h5
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import check_shapes
-from edgesea.models.keras_h5 import Layers, keras_to_torch, read_keras_h5
+from edgesea.models.published import Layers, keras_to_torch, read_keras_h5
 
 RNG = np.random.default_rng(0)
 NORM = {key: RNG.random(3).astype(np.float32) for key in ("gamma", "beta", "moving_mean", "moving_variance")}

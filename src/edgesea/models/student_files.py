@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from edgesea.artifact import atomic_path, read_json, write_json
 from edgesea.errors import EdgeseaError, explained
 from edgesea.models.base import check_shapes
-from edgesea.models.download import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id
-from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
+from edgesea.models.published import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id, keras_to_torch, read_keras_h5
 from edgesea.models.student_config import FILTERS, Head, StudentConfig, array_shapes, macs, parameter_count
 
 if TYPE_CHECKING:

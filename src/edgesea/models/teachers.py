@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from edgesea.audio.logmel import KaldiLogMel, LogMel
 from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
-from edgesea.models.download import GIT_BLOBS, OPENL3_URL, fetch
-from edgesea.models.keras_h5 import keras_to_torch, read_keras_h5
+from edgesea.models.published import GIT_BLOBS, OPENL3_URL, fetch, keras_to_torch, read_keras_h5
 from edgesea.models.torch_model import TorchModel, l3_blocks, load_arrays
 
 BANDS = 64  # of the spectral teacher
