@@ -8,6 +8,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import signal
 import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -59,9 +60,11 @@ def slurm() -> "Iterator[Slurm]":
 
 @pytest.fixture
 def on_slurm(slurm: "Slurm", monkeypatch: pytest.MonkeyPatch) -> "Slurm":
-    """The same, as the SLURM of this process; SLURM's commands and jobs find it by the environment."""
-    for name, value in slurm.env.items():
-        monkeypatch.setenv(name, value)
+    """The same, as the SLURM of this process, whose jobs have this edgesea and the models of the tests."""
+    modules = (REPOSITORY / "src", REPOSITORY / "tests", REPOSITORY / "tests" / "slurm")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, modules)))
+    monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{slurm.env['PATH']}")
     return slurm
 
 

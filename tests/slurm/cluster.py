@@ -63,8 +63,8 @@ WaitTime=0
 ReturnToService=2
 SlurmctldTimeout=60
 SlurmdTimeout=60
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=8000 Gres=gpu:2
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=8000 Gres=gpu:2
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=64000 Gres=gpu:2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=64000 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE DefaultTime=60 PriorityTier=2
 """
@@ -80,8 +80,18 @@ class Slurm:
 
     def call(self, *command: str) -> str:
         """Run one of SLURM's commands; returns what it prints."""
-        env = {**os.environ, **self.env}
+        env = {**os.environ, "SLURM_CONF": self.env["SLURM_CONF"]}
         return subprocess.run(command, env=env, check=True, text=True, timeout=30, capture_output=True).stdout
+
+    def job(self, id: str) -> dict[str, str]:
+        """What the controller knows of a job: JobState, Reason, Restarts ..."""
+        words = self.call("scontrol", "--oneliner", "show", "job", id).split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def ended(self, id: str, seconds: float = 300.0) -> str:
+        """The state of a job, when it has ended."""
+        wait_for(lambda: self.job(id)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), seconds)
+        return self.job(id)["JobState"]
 
     def start(self, name: str, *command: str) -> None:
         """Start one of its programs."""
@@ -122,9 +132,9 @@ def running(folder: Path | None = None) -> Iterator[Slurm]:
             _start(slurm)
             yield slurm
         finally:
-            with suppress(subprocess.SubprocessError):
+            with suppress(subprocess.SubprocessError, TimeoutError):
                 slurm.call("scancel", "--user", _user())
-                _wait(lambda: not slurm.call("squeue", "--noheader"), 15)
+                wait_for(lambda: not slurm.call("squeue", "--noheader"), 15)
             for name in reversed(list(slurm.processes)):
                 slurm.stop(name)
 
@@ -147,13 +157,15 @@ def _start(slurm: Slurm) -> None:
     key.write_bytes(secrets.token_bytes(1024))
     files = {"key-file": "key", "socket": "sock", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
     slurm.start("munged", "munged", "--foreground", "--force", *(f"--{k}={folder}/munge.{v}" for k, v in files.items()))
-    if not _wait((folder / "munge.sock").exists, 10):
-        raise RuntimeError(f"munged does not start:\n{_logs(folder)}")
+    wait_for((folder / "munge.sock").exists, 10)
     slurm.start("slurmctld", "slurmctld", "-D", "-i")  # -i: there is no former state
     for node in ("n1", "n2"):
         slurm.start(f"slurmd.{node}", "slurmd", "-D", "-N", node)
-    if not _wait(lambda: _states(slurm) == ["idle", "idle"], 30):
-        raise RuntimeError(f"SLURM does not become idle:\n{_logs(folder)}")
+    try:
+        wait_for(lambda: _states(slurm) == ["idle", "idle"], 30)
+    except TimeoutError as error:
+        logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in sorted(folder.glob("*.log")))
+        raise RuntimeError(f"SLURM does not become idle:\n{logs}") from error
 
 
 def _states(slurm: Slurm) -> list[str]:
@@ -163,13 +175,13 @@ def _states(slurm: Slurm) -> list[str]:
         return []
 
 
-def _wait(ready: Callable[[], object], seconds: float) -> bool:
+def wait_for(ready: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait until something is true; TimeoutError if it is not in time."""
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:
-            return False
+            raise TimeoutError(f"not within {seconds:.0f} s")
         time.sleep(0.1)
-    return True
 
 
 def _ports() -> list[int]:
@@ -185,10 +197,6 @@ def _ports() -> list[int]:
 
 def _user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
-
-
-def _logs(folder: Path) -> str:
-    return "\n".join(path.read_text(errors="replace")[-2000:] for path in sorted(folder.glob("*.log")))
 
 
 if __name__ == "__main__":

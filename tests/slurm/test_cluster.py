@@ -1,17 +1,8 @@
 """The SLURM that the other tests run on does to jobs what real ones do."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from slurm.cluster import Slurm
-
-
-def wait_for(ready: Callable[[], object], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+from slurm.cluster import Slurm, wait_for
 
 
 def test_a_job_runs_on_both_nodes_with_gpus(slurm: Slurm) -> None:
@@ -26,5 +17,5 @@ def test_a_preempted_job_is_requeued(slurm: Slurm, tmp_path: Path) -> None:
     job = slurm.call("sbatch", *options, "--wrap", script).strip()
     wait_for((tmp_path / "starts").exists)
     slurm.call("srun", "--partition=urgent", "--nodelist=n1", "--exclusive", "true")
-    wait_for(lambda: "COMPLETED" in slurm.call("scontrol", "show", "job", job))
+    assert slurm.ended(job) == "COMPLETED"
     assert (tmp_path / "starts").read_text().split("\n") == ["", "1", ""]

@@ -210,12 +210,14 @@ class Stopped(KeyboardInterrupt):
 
 def stop_in_order() -> None:
     """Let SIGTERM, and in a job of SLURM SIGUSR1, end this process as Ctrl-C does (see `Stopped`)."""
+    signals = (signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []))
 
     def stop(number: int, _: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)
+        for each in signals:  # SLURM also terminates a job that has just been requeued
+            signal.signal(each, signal.SIG_IGN)
         raise Stopped(number)
 
-    for number in (signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])):
+    for number in signals:
         signal.signal(number, stop)
 
 

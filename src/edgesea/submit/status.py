@@ -22,7 +22,7 @@ COLUMNS = ("stage", "state", "job", "node", "elapsed", "progress", "rate", "left
 TAIL = 10  # lines of a log that are shown
 UNITS = {"extract": "parts", "distill": "epochs"}
 ENDED = {"CANCELLED": "cancelled", "TIMEOUT": "timed out", "DEADLINE": "timed out", "PREEMPTED": "preempted"}
-MARKS = {"DUE TO TIME LIMIT": "timed out", "DUE TO PREEMPTION": "preempted", "CANCELLED AT": "cancelled"}  # in a log
+MARKS = {"DUE TO TIME LIMIT": "timed out", "DUE TO PREEMPTION": "preempted", "CANCELLED AT": "cancelled"}  # in logs
 
 
 def status(run: Path) -> dict[str, Any]:
