@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 SOURCE = REPOSITORY / "src" / "edgesea"
 LEVELS = (  # a room imports only rooms of the lines above its own, or of its own
     ("errors",),
-    ("artifact", "parallel", "config", "cluster", "audio"),
+    ("artifact", "parallel", "config", "cluster", "tracking", "audio"),
     ("models",),
     ("embed", "hear", "mteb"),
     ("table",),

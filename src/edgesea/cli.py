@@ -22,6 +22,8 @@ from edgesea.cluster import Cluster, read_cluster, requeue, stop_in_order, using
 from edgesea.config import as_yaml, nearest, read_yaml, tidy
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.report import report_if_possible
+from edgesea.tracking import Track, read_track
+from edgesea.tracking import using as watched
 
 COMMANDS = {
     "extract": "edgesea.extract:extract",
@@ -41,6 +43,7 @@ COMMANDS = {
     "report": "edgesea.report:report",
     "tables": "edgesea.report.paper_tables:tables",
     "demo": "edgesea.demo:demo",
+    "track": "edgesea.tracking:track",
 }
 RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # go on from where they were interrupted
 # The names that options of `embed` and `stream` have in openl3 and edgel3, too.
@@ -56,6 +59,7 @@ ALIASES = {
 
 
 PLACES = Group("Options of data-parallel commands", sort_key=1)
+WATCHERS = Group("Options of distill, evaluate, run and track", sort_key=2)
 
 
 def _load(name: str) -> Callable[..., Any]:
@@ -117,6 +121,7 @@ def _app(arguments: list[str]) -> App:
         print_config: bool = False,
         wait: bool = False,
         place: Annotated[Cluster, Parameter(name="*", group=PLACES)] = Cluster(),  # noqa: B008
+        watchers: Annotated[Track, Parameter(name="*", group=WATCHERS)] = Track(),  # noqa: B008
     ) -> Any:
         """Make a big audio-embedding model small, specialised for your recordings.
 
@@ -134,6 +139,7 @@ def _app(arguments: list[str]) -> App:
             cluster = read_cluster(given.pop("cluster", None), f"{config}: cluster", COMMANDS)
             place = replace(cluster, **place.changed())
             place = place.for_stage(words[0]) if words[:1] != ("run",) else place
+            watchers = replace(read_track(given.pop("track", None), f"{config}: track"), **watchers.changed())
             options = Dict(given, source=str(config), use_commands_as_keys=False)
             app.config = (options, *app.config)
         try:
@@ -153,7 +159,7 @@ def _app(arguments: list[str]) -> App:
         quiet = bound.arguments.get("quiet", False)
         level = logging.ERROR if quiet else logging.WARNING if helper else logging.INFO
         logging.getLogger("edgesea").setLevel(level)
-        with using(place):
+        with using(place), watched(watchers):
             result = function(*bound.args, **bound.kwargs)
         if words[:1] in (("reduce",), ("select",)):
             result |= report_if_possible(bound.arguments["out"], bound.arguments["table"])

@@ -42,6 +42,10 @@ from edgesea.table.reader import parts_done
 from edgesea.tasks.evaluate import evaluate, load_task
 from edgesea.tasks.options import check_seed
 from edgesea.tasks.skipped import check_openable, listing_of
+from edgesea.tracking import FOLDER as TRACKING
+from edgesea.tracking import Track, origin, read_track, recording
+from edgesea.tracking import current as watchers
+from edgesea.tracking import using as watched
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +98,7 @@ def run(
     experiment : Path
         YAML file with a section for each stage (extract, sample, reduce, distill, evaluate) that holds the options of
         the command of that name. ${EDGESEA_DATA} and other environment variables are filled in. Without a section
-        evaluate, the run ends with the student. A section `cluster` says where stages run.
+        evaluate, the run ends with the student. A section `cluster` says where stages run, `track` who watches.
     out : Path, optional
         Run directory: table/, subset.parquet, reduction/, student/, evaluate/, results.json, report.html; default:
         runs/ and the name of the configuration.
@@ -114,18 +118,19 @@ def run(
         If the configuration has an unknown key or a bad value, `out` holds something else, or a stage fails.
     """
     path = Path(experiment)
-    sections, cluster = read_config(path)
+    sections, cluster, track = read_config(path)
     if stage not in (None, *sections):
         raise EdgeseaError(f"stage must be one of {', '.join(sections)}, not {stage}")
-    with using(cluster):
+    with using(cluster), watched(track):
         return run_stages(sections, Path("runs") / path.stem if out is None else Path(out), stage, dry_run)
 
 
-def read_config(path: Path) -> tuple[Sections, Cluster]:
-    """All options of all stages from a YAML file, and where they run: what surrounds the call counts more."""
+def read_config(path: Path) -> tuple[Sections, Cluster, Track]:
+    """All options of all stages from a YAML file, where they run, who watches: what surrounds the call counts more."""
     given = read_yaml(path)
     cluster = read_cluster(given.pop("cluster", None), f"{path}: cluster", STAGES)
-    return checked_sections(given, str(path)), replace(cluster, **current().changed())
+    track = replace(read_track(given.pop("track", None), f"{path}: track"), **watchers().changed())
+    return checked_sections(given, str(path)), replace(cluster, **current().changed()), track
 
 
 def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
@@ -172,9 +177,9 @@ def check_run(sections: Sections, out: Path, dry_run: bool = False) -> None:
 
 
 def write_config(out: Path, sections: Sections) -> None:
-    """Write the options of all stages, and of where they run, to a run directory."""
-    cluster = current().changed()
-    write_yaml(out / CONFIG, {**sections, **({"cluster": cluster} if cluster else {})})
+    """Write the options of all stages, of where they run and of who watches, to a run directory."""
+    around = {"cluster": current().changed(), "track": watchers().changed()}
+    write_yaml(out / CONFIG, {**sections, **{name: options for name, options in around.items() if options}})
 
 
 @dataclass(frozen=True)
@@ -234,9 +239,11 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
         return {"finished": [name for name in sections if name not in unfinished], "unfinished": unfinished}
     results = {name: stamps[name]["result"] for name in sections}
     seconds = {name: stamps[name]["seconds"] for name in sections}
-    summary = {**results, "seconds": seconds, "config": plain(sections), "versions": versions()}
+    summary = {**results, "seconds": seconds, "config": plain(sections), "versions": versions(), "origin": origin()}
     write_json(out / RESULTS, summary)
-    report_if_possible(out)
+    pages = report_if_possible(out)
+    with recording("run", {"config": sections}, out / STAGES["distill"].artifact) as record:
+        record.end({**results, "seconds": seconds}, [out / RESULTS, *map(Path, pages.values())])
     return {"run": str(out), **summary}
 
 
@@ -303,7 +310,10 @@ def _spent(stamp: Mapping[str, Any], artifact: Path) -> float:
 
 
 def _files(artifact: Path) -> list[Path]:
-    return [artifact] if artifact.is_file() else sorted(path for path in artifact.rglob("*") if path.is_file())
+    """The files of an artifact, but for what trackers keep there."""
+    if artifact.is_file():
+        return [artifact]
+    return sorted(path for path in artifact.rglob("*") if path.is_file() and artifact / TRACKING not in path.parents)
 
 
 def read_stamps(out: Path) -> Stamps:
@@ -364,16 +374,19 @@ def _run_stage(name: str, options: Mapping[str, Any], sections: Sections, out: P
     stage, paths = STAGES[name], {key: out / other.artifact for key, other in STAGES.items()}
     inputs = {parameter: paths[source] for parameter, source in stage.inputs.items()}
     if name == "distill" and current().cluster == "slurm" and current().processes > 1:
-        write_yaml(config := out / "jobs" / "distill.yaml", {**options, **inputs, "out": paths[name]})
+        given = {**options, **inputs, "out": paths[name], "track": watchers().changed()}
+        write_yaml(config := out / "jobs" / "distill.yaml", given)
         run_on_nodes(["distill", "--config", str(config)])
     if name != "evaluate":
         return stage.function(**options, **inputs, out=paths[name])
     teacher = {"model": sections["extract"]["teacher"], "weights": sections["extract"]["weights"]}
     reduced, student = {**teacher, "reduction": paths["reduce"]}, {"model": str(paths["distill"])}
     cache = out / "cache"  # beside the stage's artifact, which goes when an option of the classifier changes
+    rows = replace(watchers(), track=[name for name in watchers().track if name == "sheets"])  # others: the run's end
     result = {}
     for system, model in {"teacher": teacher, "reduced": reduced, "student": student}.items():
         file = paths["evaluate"] / f"{system}.json"
         tags = file.with_suffix(".csv") if options["task"] == "sonyc_ust" else None
-        result[system] = evaluate(**options, **model, out=file, predictions=tags, cache=cache)
+        with watched(rows):
+            result[system] = evaluate(**options, **model, out=file, predictions=tags, cache=cache)
     return result

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from edgesea.artifact import PLAN_FILE, claimed, read_json, versions, write_json
 from edgesea.errors import EdgeseaError
+from edgesea.tracking import origin, recording
 
 log = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
@@ -113,7 +114,7 @@ def distill(
     from edgesea.models import resolve_device
     from edgesea.models.base import file_digest
     from edgesea.models.student_config import StudentConfig
-    from edgesea.models.student_files import CONFIG_FILE, WEIGHTS_FILE, model_card, save_student
+    from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_card, save_student
     from edgesea.models.student_torch import Student
     from edgesea.reduction import load_reduction
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
@@ -147,7 +148,17 @@ def distill(
         "architecture": asdict(config),
         "training": asdict(options),
     }
-    with claimed(folder, plan, "student of `edgesea distill`", shared=devices > 1):
+    facts = {
+        **plan,
+        "student": student,
+        "data": str(source.path.absolute()),
+        "epoch_windows": epoch_size or windows[0].windows,
+        "validation_windows": windows[1].windows,
+        "devices": devices,
+        "save_every": save_every,
+    }
+    claim = claimed(folder, plan, "student of `edgesea distill`", shared=devices > 1)
+    with claim, recording("distill", facts, folder) as run:
         if all((folder / name).exists() for name in (RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE)):
             log.info("%s is finished; nothing to do", folder)
             return dict(read_json(folder / RESULTS_FILE))
@@ -155,10 +166,13 @@ def distill(
         network = Student(config)
         scores, is_first = train_student(network, options, windows, folder, save_every, actual, place, devices)
         result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
+        result["origin"] = origin()
         if is_first:
             provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
             save_student(network.float(), folder, provenance, model_card(config, provenance))
             write_json(folder / RESULTS_FILE, result)
+            files = ("metrics.csv", RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
+            run.end(result, [folder / name for name in files])
         return result
 
 

@@ -26,6 +26,7 @@ from edgesea.artifact import atomic_path
 from edgesea.distill.data import Batch, Batches, ShuffledWindows, WindowSource, ordered_windows
 from edgesea.errors import EdgeseaError
 from edgesea.models.student_torch import Student
+from edgesea.tracking import log_history
 
 log = logging.getLogger(__name__)
 
@@ -255,10 +256,15 @@ class HistoryFile(Callback):
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            log_history(pl_module.history)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             with atomic_path(self._path) as temporary, temporary.open("w", newline="") as file:
                 csv.writer(file).writerows([pl_module.history[0], *(row.values() for row in pl_module.history)])
+            log_history(pl_module.history)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

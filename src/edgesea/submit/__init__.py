@@ -15,6 +15,7 @@ from edgesea.cluster import Cluster, using
 from edgesea.errors import EdgeseaError
 from edgesea.pipeline import CONFIG, STAGES, check_run, find_todo, read_config
 from edgesea.submit.queue import Job, call, jobs_of
+from edgesea.tracking import using as watched
 
 log = logging.getLogger(__name__)
 JOBS, JOBS_FILE = "jobs", "jobs.json"  # folder of a run with scripts and logs; what was submitted
@@ -54,14 +55,18 @@ def submit(
         SLURM refuses one.
     """
     path = Path(experiment)
-    sections, cluster = read_config(path)
+    sections, cluster, track = read_config(path)
     run = (Path("runs") / path.stem if out is None else Path(out)).absolute()
     if stage not in (None, *sections):
         raise EdgeseaError(f"stage must be one of {', '.join(sections)}, not {stage}")
     check_run(sections, run, dry_run)
     if not dry_run and read_jobs(run):
         _check_idle(run)
-    with using(cluster), nullcontext() if dry_run else locked(run, stale=()):  # jobs that start at once wait for it
+    with (
+        using(cluster),
+        watched(track),
+        nullcontext() if dry_run else locked(run, stale=()),
+    ):  # jobs that start at once wait for it
         todo = find_todo(sections, run, write=not dry_run)
         plans = {name: step.plan for name, step in todo.items() if step.verb and stage in (None, name)}
         scripts = {name: _script(name, run, cluster.for_stage(name)) for name in plans}

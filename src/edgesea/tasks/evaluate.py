@@ -5,11 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgesea.artifact import check_file, plain, versions, write_json
+from edgesea.artifact import check_file, digest, plain, versions, write_json
 from edgesea.audio.framing import Framing
 from edgesea.audio.resampling import Resampling, checked_resampling
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
+from edgesea.tracking import origin, recording
 
 if TYPE_CHECKING:
     from edgesea.tasks.folds import FoldTask
@@ -136,9 +137,14 @@ def evaluate(
         scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
     made = {"data": str(data), "reduction": None if reduction is None else str(reduction), **asdict(framing)}
     given = {"task": task, "model": network.id, **options, **made, "seed": seed}
-    result = {**given, **scores, "embedding_size": bags.rows.shape[1], "skipped": len(skipped), "versions": versions()}
+    made_by = {"versions": versions(), "origin": origin()}
+    result = {**given, **scores, "embedding_size": bags.rows.shape[1], "skipped": len(skipped), **made_by}
     if out is not None:
         write_json(out, result)
+    place = (out or Path(f"{task}-{digest(given)[:12]}")).absolute()
+    paths = {"data": str(data.absolute()), "output": str(place.with_suffix("")), "cache": cache and str(cache)}
+    with recording("evaluate", {**given, **paths, "experiment": place.stem}) as run:
+        run.end(scores, [file for file in (out, predictions) if file])
     return result
 
 

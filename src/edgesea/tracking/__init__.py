@@ -1,0 +1,212 @@
+"""Who watches a run: TensorBoard, MLflow, Weights & Biases, a Google Sheet; none changes, delays or ends it."""
+
+import getpass
+import logging
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from edgesea.artifact import versions
+from edgesea.config import checked_options
+from edgesea.errors import missing_extra
+from edgesea.tracking.tracker import FOLDER, News, Run, Tracker
+
+__all__ = ["FOLDER", "Track", "current", "log_history", "origin", "read_track", "recording", "track", "using"]
+log = logging.getLogger(__name__)
+LIBRARIES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "sheets": "gspread"}
+
+
+@dataclass(frozen=True)
+class Track:
+    """Who watches a run.
+
+    Parameters
+    ----------
+    track : list of {"csv", "tensorboard", "mlflow", "wandb", "sheets"}
+        Where runs are recorded besides metrics.csv, which is always written; needs edgesea[track].
+    project : str
+        Experiment of MLflow, project of W&B.
+    uri : str, optional
+        Address of an MLflow server; default: MLFLOW_TRACKING_URI in the environment, or else the file mlflow.db here.
+    sheet : str, optional
+        Id or address of a Google Sheet; default: GSHEET_ID in the environment.
+    credentials : Path, optional
+        JSON file of a Google service account or OAuth client; default: GOOGLE_APPLICATION_CREDENTIALS in the
+        environment, or else gspread's places.
+    user : str, optional
+        Name in the Google Sheet; default: that of your account.
+    """
+
+    track: list[Literal["csv", "tensorboard", "mlflow", "wandb", "sheets"]] = field(default_factory=list)
+    project: str = "edgesea"
+    uri: str | None = None
+    sheet: str | None = None
+    credentials: Path | None = None
+    user: str | None = None
+
+    def changed(self) -> dict[str, Any]:
+        """The options that are not the default."""
+        return {key: value for key, value in asdict(self).items() if value != getattr(Track(), key)}
+
+    def check(self) -> None:
+        """EdgeseaError if a library, an account or a sheet are missing; nothing is sent."""
+        for name in self.track:
+            if (library := LIBRARIES.get(name)) and find_spec(library) is None:
+                raise missing_extra(library, "track")
+        if "sheets" in self.track:
+            self.spreadsheet()
+        if "wandb" in self.track:
+            from edgesea.tracking.loggers import check_wandb
+
+            check_wandb()
+
+    def spreadsheet(self, interactive: bool = False) -> Any:
+        """The Google Sheet; if `interactive`, a user may be asked for consent."""
+        from edgesea.tracking.sheets import Spreadsheet
+
+        return Spreadsheet(self.sheet, self.credentials, interactive)
+
+    def trackers(self, run: Run) -> Iterator[Tracker]:
+        """The trackers of a run; one that fails to start is left out."""
+        from edgesea.tracking.loggers import Curves
+        from edgesea.tracking.sheets import SheetRow, tabs
+
+        for name in self.track:
+            try:
+                if name == "sheets":
+                    if run.command in tabs() and run.facts.get("task", "sonyc_ust") == "sonyc_ust":
+                        yield SheetRow(run, self.spreadsheet())
+                elif name in LIBRARIES and (run.folder or name != "tensorboard"):
+                    yield Curves(name, run, self.project, self.uri)
+            except Exception as error:
+                log.warning("%s: %s; not recorded there", name, " ".join(str(error).split())[:400])
+
+
+def read_track(given: Any, source: str) -> Track:
+    """The options of a YAML file's section ``track``: a mapping, or only who; EdgeseaError names `source`."""
+    options = given or {} if isinstance(given, Mapping | None) else {"track": given}
+    return Track(**checked_options(Track, options, source))
+
+
+class Recording:
+    """A run while it is recorded; nothing is before the first call of `log` or `end`."""
+
+    def __init__(self, track: Track, run: Run) -> None:
+        self._track, self._run, self._news = track, run, News()
+        self._trackers: list[Tracker] | None = None
+
+    def log(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Record the history of the run, a row for each epoch until now."""
+        self._post(News(tuple(history)))
+
+    def end(self, results: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        """Record the results and files of the run, which has ended."""
+        self._post(self._news._replace(results=results, files=files, status="finished"))
+        for tracker in self._trackers or ():
+            tracker.finish(tracker.patience)
+
+    def close(self) -> None:
+        """If the run has not ended, it has failed; it may be resumed."""
+        if self._trackers and not self._news.status:
+            self._post(self._news._replace(status="failed"))
+            for tracker in self._trackers:
+                tracker.finish(min(10.0, tracker.patience))
+
+    def _post(self, news: News) -> None:
+        self._news = news
+        if self._trackers is None:
+            self._trackers = list(self._track.trackers(self._run))
+            for tracker in self._trackers:
+                tracker.start()
+        for tracker in self._trackers:
+            tracker.post(news)
+
+
+_TRACK: ContextVar[Track] = ContextVar("track", default=Track())  # noqa: B039
+_RECORDING: ContextVar[Recording] = ContextVar("recording")
+
+
+@contextmanager
+def using(track: Track) -> Iterator[None]:
+    """Record the runs in this block."""
+    track.check()
+    token = _TRACK.set(track)
+    try:
+        yield
+    finally:
+        _TRACK.reset(token)
+
+
+@contextmanager
+def recording(kind: str, facts: Mapping[str, Any], folder: Path | None = None) -> Iterator[Recording]:
+    """Record a run of a command in this block, of which `facts` are known; `folder` is that of its student."""
+    track = _TRACK.get()
+    known = {**facts, "user": track.user or _user(), **origin(), "versions": versions()} if track.track else facts
+    recorded = Recording(track, Run(kind, folder and folder.absolute(), known))
+    token = _RECORDING.set(recorded)
+    try:
+        yield recorded
+    finally:
+        recorded.close()
+        _RECORDING.reset(token)
+
+
+def current() -> Track:
+    """The options of the innermost `using`."""
+    return _TRACK.get()
+
+
+def log_history(history: Sequence[Mapping[str, float]]) -> None:
+    """Record the history of the run whose block this is."""
+    if recorded := _RECORDING.get(None):
+        recorded.log(history)
+
+
+def track(action: Literal["test", "sync"]) -> dict[str, Any]:
+    """Try, or complete, what is recorded in a Google Sheet.
+
+    `edgesea track test --sheet ... --credentials ...` shows at once whether the credentials, and the sharing of the
+    sheet, are right.
+
+    Parameters
+    ----------
+    action : {"test", "sync"}
+        test: write a row and remove it again. sync: send what could not be sent when it was to be.
+
+    Returns
+    -------
+    dict
+        What was done, or could not be.
+
+    Raises
+    ------
+    EdgeseaError
+        If the sheet cannot be written; it names the remedy.
+    """
+    from edgesea.tracking import sheets
+
+    track = _TRACK.get()
+    return sheets.test(track.spreadsheet(interactive=True)) if action == "test" else sheets.sync(track.credentials)
+
+
+def origin() -> dict[str, str]:
+    """Where a run is made: the host, and the git commit of the working directory where there is one."""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        found = ""
+    return {"host": socket.gethostname(), **({"commit": found} if found else {})}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # an account without a name, as in containers
+        return "unknown"

@@ -1,0 +1,261 @@
+"""The row of a run in a Google Sheet, found by its key and written by the names of the columns.
+
+An update reads the header and the column of the key, and then writes all at once. Cells are written as values of a
+type, the strictest kind of RAW input: a text stays a text, even if it begins with =. Until a row has been written, it
+lies in a file in the user's cache, its `outbox`.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from edgesea.artifact import digest, locked, plain, read_json, write_json
+from edgesea.config import read_yaml
+from edgesea.errors import EdgeseaError
+from edgesea.tracking.loggers import flat
+from edgesea.tracking.tracker import News, Run, Tracker
+
+SCOPES = ["https://www.googleapis.com/auth/spreadsheets"]
+TIMEOUT = 60.0  # s without an answer; shorter ones risk that a row is added twice by a server that is only slow
+
+
+@cache
+def tabs() -> dict[str, Any]:
+    """The tab of each command: its name (tab), its key, its columns and what is in them."""
+    return read_yaml(Path(__file__).with_name("columns.yaml"))
+
+
+def outbox() -> Path:
+    """Folder of the rows that have not been written yet."""
+    import pooch
+
+    return Path(os.environ.get("EDGESEA_CACHE") or pooch.os_cache("edgesea")).expanduser() / "track"
+
+
+class Spreadsheet:
+    """A Google Sheet that rows are written to."""
+
+    def __init__(self, sheet: str | None, credentials: Path | None, interactive: bool = False) -> None:
+        from gspread.exceptions import NoValidUrlKeyFound
+        from gspread.utils import extract_id_from_url
+
+        if not (sheet := sheet or os.environ.get("GSHEET_ID")):
+            raise EdgeseaError("sheets: which sheet? Give --sheet, or GSHEET_ID in the environment: its id or address")
+        try:
+            self.id = extract_id_from_url(sheet) if "/" in sheet else sheet
+        except NoValidUrlKeyFound:
+            raise EdgeseaError(f"sheets: {sheet} is not the address of a Google Sheet") from None
+        self._http, self.account = _log_in(credentials, interactive)
+        self._tabs: dict[str, tuple[int, int]] = {}  # id and number of columns
+
+    def put(self, kind: str, row: Mapping[str, Any]) -> None:
+        """Write the row of a run, but no cells that are None; make tab, header and row where they are absent."""
+        columns, requests = list(tabs()[kind]["columns"]), list[Any]()
+        with self._explained():
+            sheet, width, header, index = self._find(kind, row) or self._add(kind)
+            if missing := [name for name in columns if name not in header]:
+                if (more := len(header) + len(missing) - width) > 0:
+                    requests.append({"appendDimension": {"sheetId": sheet, "dimension": "COLUMNS", "length": more}})
+                requests.append(_cells(sheet, 0, len(header), missing))
+            places = {(header + missing).index(name): value for name, value in row.items() if value is not None}
+            if index is None:
+                values = [_typed(places.get(place)) for place in range(max(places) + 1)]
+                request = {"sheetId": sheet, "rows": [{"values": values}], "fields": "userEnteredValue"}
+                requests.append({"appendCells": request})
+            else:
+                for _, group in groupby(enumerate(sorted(places)), lambda pair: pair[1] - pair[0]):
+                    block = [place for _, place in group]
+                    requests.append(_cells(sheet, index, block[0], [places[place] for place in block]))
+            self._write(requests)
+
+    def remove(self, kind: str, row: Mapping[str, Any]) -> bool:
+        """Remove the row with the key of this one; whether there was one."""
+        with self._explained():
+            sheet, _, _, index = self._find(kind, row) or (0, 0, [], None)
+            if index is not None:
+                place = {"sheetId": sheet, "dimension": "ROWS", "startIndex": index, "endIndex": index + 1}
+                self._write([{"deleteDimension": {"range": place}}])
+        return index is not None
+
+    def _find(self, kind: str, row: Mapping[str, Any]) -> tuple[int, int, list[str], int | None] | None:
+        """Id and width of the tab, its header, and the index of the row with this key; None if there is no tab."""
+        from gspread.utils import rowcol_to_a1
+
+        tab, key = tabs()[kind]["tab"], tabs()[kind]["key"]
+        if tab not in self._tabs:
+            fields = "sheets.properties(sheetId,title,gridProperties.columnCount)"
+            for one in self._http.spreadsheets_get(self.id, {"fields": fields})["sheets"]:
+                about = one["properties"]
+                self._tabs[about["title"]] = about["sheetId"], about.get("gridProperties", {}).get("columnCount", 0)
+        if tab not in self._tabs:
+            return None
+        lines = self._http.values_get(self.id, f"'{tab}'!1:1").get("values", [[]])
+        header = [str(name).strip() for name in lines[0]]
+        if key not in header:
+            return *self._tabs[tab], header, None
+        letters = rowcol_to_a1(1, header.index(key) + 1)[:-1]
+        lines = self._http.values_get(self.id, f"'{tab}'!{letters}:{letters}").get("values", [])
+        return *self._tabs[tab], header, next((i for i, line in enumerate(lines) if i and line[:1] == [row[key]]), None)
+
+    def _add(self, kind: str) -> tuple[int, int, list[str], None]:
+        """Make a tab and its header at once, which fails if another run has just made it."""
+        sheet, columns = random.getrandbits(31), list(tabs()[kind]["columns"])
+        grid = {"columnCount": len(columns), "frozenRowCount": 1}  # frozen: whoever sorts the sheet spares the header
+        about = {"sheetId": sheet, "title": tabs()[kind]["tab"], "gridProperties": grid}
+        self._write([{"addSheet": {"properties": about}}, _cells(sheet, 0, 0, columns)])
+        return sheet, len(columns), columns, None
+
+    def _write(self, requests: list[Any]) -> None:
+        self._http.batch_update(self.id, {"requests": requests})
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors that only a user can help become an EdgeseaError with the remedy."""
+        from google.auth.exceptions import RefreshError
+        from gspread.exceptions import APIError
+
+        try:
+            yield
+        except APIError as error:
+            self._tabs.clear()  # they may be others meanwhile
+            status, text = error.response.status_code, error.error["message"]
+            if status not in (401, 403, 404):
+                raise
+            todo = f"share the sheet with {self.account}, as an editor"
+            if status == 404:
+                todo = "the id of a sheet is the part of its address between /d/ and /edit"
+            elif "has not been used" in text or "disabled" in text:
+                todo = "enable the Google Sheets API of the project that the credentials belong to"
+            raise EdgeseaError(f"sheet {self.id}: {text.rstrip('.')}; {todo}") from error
+        except RefreshError as error:
+            if error.retryable:
+                raise
+            raise EdgeseaError(f"Google refuses the credentials of {self.account}: {error}; make a new key") from error
+
+
+def _cells(sheet: int, row: int, column: int, values: Sequence[Any]) -> dict[str, Any]:
+    """A request that writes values side by side."""
+    start, cells = {"sheetId": sheet, "rowIndex": row, "columnIndex": column}, [_typed(value) for value in values]
+    return {"updateCells": {"start": start, "rows": [{"values": cells}], "fields": "userEnteredValue"}}
+
+
+def _typed(value: Any) -> dict[str, Any]:
+    """A cell with a value, which may be None."""
+    kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "string"
+    shown = str(value)[:50_000] if kind == "string" else value
+    return {} if value is None else {"userEnteredValue": {f"{kind}Value": shown}}
+
+
+def _log_in(given: Path | None, interactive: bool) -> tuple[Any, str]:
+    """A client, and the account that a sheet must be shared with; nothing is sent, unless a user may be asked."""
+    import gspread
+    from gspread import auth
+
+    named = given or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    usual = [auth.DEFAULT_SERVICE_ACCOUNT_FILENAME, auth.DEFAULT_CREDENTIALS_FILENAME]
+    path = Path(named) if named else next(filter(Path.is_file, usual), None)
+    if path is None:
+        raise EdgeseaError(
+            f"sheets: no credentials; give --credentials: the JSON file of a service account or {usual[0]}"
+        )
+    info = read_json(path)
+    try:
+        if info.get("type") == "service_account":
+            client = gspread.service_account(path, SCOPES)
+        elif interactive or auth.DEFAULT_AUTHORIZED_USER_FILENAME.is_file():
+            client = gspread.oauth(SCOPES, credentials_filename=path)
+        else:
+            raise EdgeseaError("nobody has agreed yet; call `edgesea track test` where a browser can ask you")
+    except (ValueError, LookupError, AttributeError) as error:
+        raise EdgeseaError(f"{path}: not usable as credentials: {error}") from error
+    client.set_timeout(TIMEOUT)
+    return client.http_client, info.get("client_email", "the account that you log in with")
+
+
+class SheetRow(Tracker):
+    """The row of a run."""
+
+    pause, patience = 5.0, 30.0  # two runs of a user are allowed 60 reads and 60 writes a minute; these make 48 and 24
+
+    def __init__(self, run: Run, sheet: Spreadsheet) -> None:
+        super().__init__(run)
+        self.name, self._sheet = "sheets", sheet
+
+    def send(self, news: News) -> None:
+        """Write the row, and then one that another run could not."""
+        kind, row = self.about.command, cells(self.about, news)
+        entry = {"sheet": self._sheet.id, "kind": kind, "row": row}
+        path = outbox() / f"{digest([self._sheet.id, kind, row[tabs()[kind]['key']]])[:24]}.json"
+        write_json(path, entry)
+        deliver(self._sheet, path)
+        with suppress(Exception):
+            next(filter(partial(deliver, self._sheet), outbox().glob("*.json")), None)
+
+
+def cells(run: Run, news: News) -> dict[str, Any]:
+    """What is in the columns for a run; None: nothing yet."""
+    best = {name: min(row[name] for row in news.history if name in row) for row in news.history[:1] for name in row}
+    areas = news.results.get("coarse", news.results).get("class_auprc", {})
+    tags = {"coarse_tags": ", ".join(f"{tag} {area:.4f}" for tag, area in areas.items() if area is not None) or None}
+    latest = {"latest": news.history[-1] if news.history else {}, "best": best, "folder": run.folder, "name": run.name}
+    known = flat(plain({**run.facts, **news.results, **latest, **tags}))
+
+    def value(text: str) -> Any:
+        sign, _, name = text.partition(" ")
+        if "{" in text:
+            return text.format_map(known)
+        return {"not": not known.get(name), "any": bool(known.get(name))}.get(sign, known.get(text))
+
+    return {column: value(text) for column, text in tabs()[run.command]["columns"].items()}
+
+
+def deliver(sheet: Spreadsheet, path: Path) -> bool:
+    """Write the row in a file of the outbox, unless it is of another sheet or gone, and delete the file."""
+    with ExitStack() as turn:
+        while True:  # of two processes that send the same row, the second one shall find it there
+            with suppress(EdgeseaError):
+                turn.enter_context(locked(path.parent, stale=()))
+                break
+            time.sleep(0.2)
+        entry = read_json(path) if path.is_file() else {}
+        if entry.get("sheet") != sheet.id:
+            return False
+        sheet.put(entry["kind"], entry["row"])
+        if read_json(path) == entry:
+            path.unlink()
+        return True
+
+
+def test(sheet: Spreadsheet) -> dict[str, Any]:
+    """Write a row and remove it again."""
+    row = {"Model Dir": f"edgesea track test {uuid4()}"}
+    try:
+        sheet.put("distill", row)
+        removed = sheet.remove("distill", row)
+    except EdgeseaError:
+        raise
+    except Exception as error:
+        text = f"Google Sheets does not answer ({error}); a proxy is named by HTTPS_PROXY in the environment"
+        raise EdgeseaError(text) from error
+    return {"sheet": sheet.id, "account": sheet.account, "written": True, "removed": removed}
+
+
+def sync(credentials: Path | None) -> dict[str, Any]:
+    """Write all rows of the outbox."""
+    paths, left = sorted(outbox().glob("*.json")), []
+    for path in paths:
+        time.sleep(1.0 if path != paths[0] else 0.0)  # within the quota
+        try:
+            deliver(Spreadsheet(read_json(path)["sheet"], credentials), path)
+        except Exception as error:
+            left.append(str(error))
+    if left:
+        raise EdgeseaError(f"{len(left)} of {len(paths)} rows could not be sent and stay in {outbox()}: {left[0]}")
+    return {"sent": len(paths)}
