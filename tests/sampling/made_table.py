@@ -22,7 +22,7 @@ def write_table(folder: Path, parts: Sequence[Sequence[Mapping[str, Any]]], dtyp
                 embeddings = np.asarray(clip["embeddings"], np.float32)
                 count, split, name = len(embeddings), clip.get("split", "train"), f"{number}-{index}.wav"
                 known = {"sensor": clip.get("sensor"), "time": clip.get("time"), "split": split, "level": None}
-                entry = ClipEntry(clip=name, path=Path(name), label=None, **known)
+                entry = ClipEntry(clip=name, file=name, label=None, **known)
                 levels = np.asarray(clip.get("levels", np.arange(count)), np.float32)
                 piece = Piece(entry, 0, np.zeros(count * rate, np.int16), np.arange(count) * rate, levels)
                 writer.add(piece, embeddings)

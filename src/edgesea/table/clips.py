@@ -15,7 +15,7 @@ from edgesea.audio.io import AudioFile, Truncated, checked_count, checked_hop, c
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.audio.resampling import Resampler
 from edgesea.errors import EdgeseaError
-from edgesea.table.manifest import ClipEntry, file_size
+from edgesea.table.manifest import ClipEntry
 
 log = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
@@ -38,7 +38,7 @@ def cut_parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]
     parts: list[list[ClipEntry]] = [[]]
     total = 0
     for entry in entries:
-        size = max(0, file_size(entry.path))
+        size = max(0, entry.size)
         if parts[-1] and (len(parts[-1]) >= clips or total + size > PART_BYTES):
             parts.append([])
             total = 0

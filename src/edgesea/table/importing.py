@@ -21,6 +21,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.table import clips, manifest
 from edgesea.table.clips import Float32, Piece
 from edgesea.table.manifest import ClipEntry
+from edgesea.table.paths import clip_name
 
 SHARDS = (".h5", ".hdf5")
 STAMP_TOLERANCE = 1e-3  # s; and 1e-6 of the timestamp itself, which may be in single precision
@@ -174,10 +175,13 @@ def _with_embeddings(
         problem = f"no embeddings of its own: {path and path.name} is taken for those of {owner}"
         if path is None:
             problem = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
-        result.append(replace(entry, embeddings=path if path and owner == entry.clip else problem))
-    orphans = ((manifest.clip_name(path.relative_to(root)), path) for path in found if path not in owners)
-    problem = "embeddings without audio of that name beside them"
-    result += [ClipEntry(*orphan, None, None, "train", None, embeddings=problem) for orphan in orphans]
+        result.append(entry._replace(embeddings=path if path and owner == entry.clip else problem))
+    orphans = ((clip_name(path.relative_to(root)), path) for path in found if path not in owners)
+    alone = {"embeddings": "embeddings without audio of that name beside them"}
+    result += [
+        ClipEntry(name, path, None, None, "train", None, **alone, size=manifest.file_size(path))
+        for name, path in orphans
+    ]
     return sorted(result, key=lambda entry: entry.clip)
 
 
@@ -185,7 +189,7 @@ def _digest(entries: Sequence[ClipEntry]) -> str:
     """sha256 of the manifest, and of the names and sizes of the files of embeddings."""
     files = (entry.embeddings for entry in entries)
     fields = ((path,) if isinstance(path, str) else (path.name, manifest.file_size(path)) for path in files)
-    return manifest.sha256(manifest.manifest_digest(entries), *map(repr, fields))
+    return manifest.sha256([manifest.manifest_digest(entries), *map(repr, fields)])
 
 
 class Pairs:

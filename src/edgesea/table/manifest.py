@@ -1,30 +1,33 @@
 """Which clips there are: listed by a manifest or by a published data set's metadata, or found below a folder."""
 
+import gc
 import hashlib
 import json
 import logging
 import math
-import os
 import re
-import unicodedata
+import sys
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
-
-import pandas as pd
 
 from edgesea.artifact import file_state
 from edgesea.audio.io import find_audio
 from edgesea.errors import EdgeseaError
+from edgesea.table.paths import expanded, hint, identity, locate, normal
 from edgesea.table.sheet import UNKNOWN, Sheet, as_text, say, some
 
 SPLITS = ("train", "validate", "test")
 SYNONYMS = {"training": "train", "validation": "validate", "valid": "validate", "val": "validate", "testing": "test"}
 COLUMNS = ("path", "sensor", "time", "split", "level", "label")
+UNSTATED = (None, "", *UNKNOWN)
 
 
 class Published(NamedTuple):
@@ -42,18 +45,22 @@ PUBLISHED = (
 )
 
 
-@dataclass(frozen=True)
-class ClipEntry:
-    """One clip of a manifest."""
+class ClipEntry(NamedTuple):
+    """One clip of a manifest; small, for there may be millions."""
 
     clip: str  # name: the path below the root, with forward slashes
-    path: Path
+    file: Path | str
     sensor: str | None
     time: str | None  # start, ISO 8601
     split: str
     level: tuple[float, ...] | None  # measured, in dB SPL, evenly spaced from the start of the clip
     label: str | None = None  # colours the map of windows in a report; nothing is learned from it
     embeddings: Path | str = ""  # of an import: the file that holds them, or why there is none
+    size: int = -1  # bytes of the file; -1 where there is none
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,20 @@ class Listing:
     """Rows that name recordings."""
 
     root: Path  # folder that paths are relative to
-    rows: list[dict[str, str]]  # by the names in `COLUMNS`, and condition
-    places: Sequence[str]  # of the rows, for messages
-    found: bool = False  # listed by nobody: the folder that they are in may have the name of their split
+    columns: Mapping[str, Sequence[str]]  # by the names in `COLUMNS`, and condition
+    places: Sequence[object]  # of the rows, for messages
+    unit: str = ""  # what `places` count; nothing where the files were found: their folder may be named as their split
+
+    def rows(self) -> Iterator[tuple[str | None, ...]]:
+        """What each row says, in the order of `COLUMNS`, and of the condition; None where there is no such column."""
+        return zip(*(self.columns.get(name, repeat(None)) for name in (*COLUMNS, "condition")), strict=False)
+
+    def place(self, number: int) -> str:
+        """Which row it is."""
+        return f"{self.unit} {self.places[number]}".lstrip()
 
 
+@cache
 def split_rule(validate: float | str) -> tuple[float, str, str]:
     """The option `validate`: a share, or (``fold=5``) the column and the value that clips which validate have."""
     column, equals, value = str(validate).partition("=")
@@ -87,10 +103,29 @@ def read_manifest(
 
     A recording is one clip, whatever its spelling, and also by links. EdgeseaError if rows contradict each other.
     """
-    columns, (share, condition, _) = columns or {}, split_rule(validate)
+    with _uncollected():
+        return _read_manifest(source, root, columns or {}, validate)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Create millions of objects without Python's looking for garbage among them again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _read_manifest(
+    source: Path, root: Path | None, columns: Mapping[str, str], validate: float | str
+) -> list[ClipEntry]:
+    share, condition, _ = split_rule(validate)
     if unknown := sorted(columns.keys() - set(COLUMNS)):
         raise EdgeseaError(f"columns: unknown {', '.join(unknown)}; known: {', '.join(COLUMNS)}")
-    source, root = Path(_expanded(str(source))), root and Path(_expanded(str(root)))
+    source, root = Path(expanded(str(source))), root and Path(expanded(str(root)))
     if not source.exists():
         raise EdgeseaError(f"{source}: no such file or folder")
     published = _published(source) if source.is_dir() or root is None else None
@@ -100,25 +135,36 @@ def read_manifest(
         listing = _listed(sheet, roots, kind, columns, validate)
     else:
         listing = _found(source, f"validate={validate}" if condition else columns)
-    recordings: dict[Hashable, list[tuple[str, ClipEntry]]] = {}
-    absent = []
-    for place, row in zip(listing.places, listing.rows, strict=True):
+    entries: list[ClipEntry] = []
+    firsts: dict[Hashable, int] = {}  # of the rows that name a recording
+    repeated: dict[int, list[int]] = {}  # first row: all rows, where there are several
+    absent: list[int] = []
+    for number, (path, *known) in enumerate(listing.rows()):
         try:
-            name, path, key = locate(row["path"], listing.root)
-            entry = make_entry(name, path, row, validate, listing.found)
+            name, file, size, key = locate(path or "", listing.root)
+            entries.append(make_entry(name, file, size, validate, not listing.unit, *known))
         except EdgeseaError as error:
-            raise EdgeseaError(f"{source}: {place}: {row['path'] or 'no path'}: {error}") from None
-        recordings.setdefault(key, []).append((place, entry))
-        absent += [(place, row["path"])] if isinstance(key, str) else []
-    entries = sorted((_joined(source, rows) for rows in recordings.values()), key=lambda entry: entry.clip)
+            place = f"{source}: {listing.place(number)}"
+            raise EdgeseaError(f"{place}: {path or 'no path'}: {error}") from None
+        if (first := firsts.setdefault(key, number)) < number:
+            repeated.setdefault(first, [first]).append(number)
+        if isinstance(key, str):
+            absent.append(number)
+    del firsts
+    for first, numbers in repeated.items():
+        entries[first] = _joined(source, [(listing.place(number), entries[number]) for number in numbers])
+    further = {number for numbers in repeated.values() for number in numbers[1:]}
     if absent:
-        (place, text), hint = absent[0], _hint(absent[0][1], listing.root)
-        say(f"{source}: rows that name no file: {len(absent)} (first: {place}: {text}){hint}", logging.WARNING)
-    if more := len(listing.rows) - len(entries):
-        say(f"{source}: further names of the same recordings: {more}; each recording is one clip")
+        text = listing.columns["path"][absent[0]]
+        named = f"(first: {listing.place(absent[0])}: {text}){hint(text, listing.root)}"
+        say(f"{source}: rows that name no file: {len(absent)} {named}", logging.WARNING)
+    if further:
+        say(f"{source}: further names of the same recordings: {len(further)}; each recording is one clip")
+        entries = [entry for number, entry in enumerate(entries) if number not in further]
+    entries.sort(key=attrgetter("clip"))
     if published:
-        listed = {_normal(entry.path) for entry in entries}
-        if count := sum(_normal(path) not in listed for path in find_audio(listing.root)):
+        listed = {normal(entry.path) for entry in entries}
+        if count := sum(normal(path) not in listed for path in find_audio(listing.root)):
             say(f"{source}: recordings that the metadata do not list, left out: {count}", logging.WARNING)
     return _with_splits(source, entries, share, bool(share or condition), bool(published))
 
@@ -128,12 +174,12 @@ def _found(folder: Path, needs: object) -> Listing:
     if needs:
         raise EdgeseaError(f"{folder}: a folder, but {needs} is about the columns of a manifest; give one as source")
     names = [str(path.relative_to(folder)) for path in find_audio(folder)]
-    return Listing(folder, [{"path": name} for name in names], names, found=True)
+    return Listing(folder, {"path": names}, names)
 
 
 def _published(source: Path) -> tuple[Sheet, Path, Published] | None:
     """The metadata and the folder of a published data set, if `source` is either."""
-    place = _normal(source)
+    place = normal(source)
     for kind in PUBLISHED:
         folder = place if place.is_dir() else Path(str(place).removesuffix(kind.metadata))
         path = folder / kind.metadata
@@ -175,95 +221,52 @@ def _listed(
         cells["split"] = folds.map(lambda fold: "validate" if fold in last else "train")
         say(f"{sheet.path}: fold {some(last)} validates (whole folds: clips of one recording are in the same)")
     sheet.report(used)
-    rows: list[dict[str, str]] = pd.DataFrame(cells).to_dict("records")  # type: ignore[assignment]
-    root = next((root for root in roots if any(_identity(root / row["path"]) for row in rows[:99])), roots[0])
-    return Listing(root, rows, [f"{sheet.unit} {line}" for line in sheet.rows.index])
+    listed = {name: column.tolist() for name, column in cells.items()}
+    root = next((root for root in roots if any(identity(root / path) for path in listed["path"][:99])), roots[0])
+    return Listing(root, listed, sheet.rows.index.tolist(), sheet.unit)
 
 
-def locate(text: str, root: Path) -> tuple[str, Path, Hashable]:
-    """The name of the clip that a path means, its file, and what tells recordings apart: text, where there is none."""
-    if not text:
-        raise EdgeseaError("a recording needs one")
-    tried = ((one, _identity(root / one)) for one in _spellings(text))
-    spelling, state = next((found for found in tried if found[1]), (text, None))
-    base, full = _normal(root), _normal(root / spelling)
-    if state and ".." in Path(spelling).parts and _identity(full) != state:
-        full = (root / spelling).resolve()  # .. behind a link
-    key = state or str(full)
-    if not full.is_relative_to(base):  # unless by a link
-        base, full = base.resolve(), full.parent.resolve() / full.name
-    if not full.is_relative_to(base):
-        return clip_name(Path(os.path.normpath(spelling))), root / spelling, key
-    return clip_name(full.relative_to(base)), root / full.relative_to(base), key
-
-
-def _normal(path: Path) -> Path:
-    """An absolute path without dots; links are left as they are."""
-    return Path(os.path.normpath(path.absolute()))
-
-
-def _spellings(text: str) -> Iterator[str]:
-    """A path as it is, and where there is no such file, as it may be meant: by another system's slashes or accents."""
-    yield text
-    slashed = unquote(text.removeprefix("file://")) if text.startswith("file:///") else text.replace("\\", "/")
-    paths = os.path.expandvars(_expanded(slashed)), text
-    yield from dict.fromkeys(unicodedata.normalize(form, path) for path in paths for form in ("NFC", "NFD"))
-    if not text.isascii():
-        yield os.fsdecode(slashed.encode("cp1252", "ignore"))
-
-
-def _expanded(text: str) -> str:
-    return f"{Path.home()}{text[1:]}" if text.startswith("~/") else text
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """What the file system tells files apart by; None where there is none."""
-    try:
-        state = path.stat()
-    except (OSError, ValueError):
-        return None
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
-
-
-def _hint(path: str, root: Path) -> str:
-    """How a path that leads nowhere may be mended."""
-    if re.match(r"[A-Za-z]:[\\/]|\\\\", path):
-        return "; a Windows path of another computer: write them relative to the manifest"
-    if Path(path).exists():
-        return f"; paths are relative to {root}, which the option root changes"
-    folder, name = (root / path).parent, Path(path).name
-    others = [other.name for other in folder.iterdir()] if folder.is_dir() else []
-    found = [other for other in others if other.casefold() == name.casefold()]
-    return f"; there is {found[0]}" if found else ""
-
-
-def clip_name(path: Path) -> str:
-    """The name of a clip; bytes that are not UTF-8, which neither Parquet nor JSON can store, are spelt out."""
-    return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def make_entry(clip: str, path: Path, row: Mapping[str, Any], validate: float | str, in_folder: bool) -> ClipEntry:
+def make_entry(
+    clip: str,
+    file: Path | str,
+    size: int,
+    validate: float | str,
+    in_folder: bool,
+    sensor: Any = None,
+    time: Any = None,
+    split: Any = None,
+    level: Any = None,
+    label: Any = None,
+    condition: Any = None,
+) -> ClipEntry:
     """The clip that a row of a manifest or a shard describes, with the split that is stated, or ""."""
-    _, condition, value = split_rule(validate)
-    known = {name: cell for name, cell in row.items() if cell not in (None, "")}
-    known = {name: cell for name, cell in known.items() if name in ("sensor", "label") or cell not in UNKNOWN}
-    folder = clip.partition("/")[0] if in_folder else ""
-    split = str(known["split"]) if "split" in known else folder if folder in SPLITS else ""
-    if condition and not split:
-        split = "validate" if as_text(row["condition"]) == value else "train"
-    split = SYNONYMS.get(split.casefold(), split.casefold())
-    if split and split not in SPLITS:
-        raise EdgeseaError(f"split {known['split']!r} is not one of {', '.join(SPLITS)}")
-    sensor, label = (as_text(known[name]) if name in known else None for name in ("sensor", "label"))
-    time = _iso(known["time"]) if "time" in known else None
-    level = _levels(known["level"]) if "level" in known else None
-    return ClipEntry(clip, path, sensor, time, split, level, label)
+    if split not in UNSTATED:
+        stated, split = split, str(split).casefold()
+        split = SYNONYMS.get(split, split)
+        if split not in SPLITS:
+            raise EdgeseaError(f"split {stated!r} is not one of {', '.join(SPLITS)}")
+    elif in_folder and (folder := clip.partition("/")[0]) in SPLITS:
+        split = folder
+    elif (rule := split_rule(validate))[1]:
+        split = "validate" if as_text(condition) == rule[2] else "train"
+    else:
+        split = ""
+    return ClipEntry(
+        clip,
+        file,
+        None if sensor is None or sensor == "" else sys.intern(as_text(sensor)),  # few different ones
+        None if time in UNSTATED else _iso(time),
+        split,
+        None if level in UNSTATED else _levels(level),
+        None if label is None or label == "" else sys.intern(as_text(label)),
+        size=size,
+    )
 
 
 def _joined(source: Path, rows: Sequence[tuple[str, ClipEntry]]) -> ClipEntry:
     """The clip that rows describe together; EdgeseaError if they contradict each other."""
     entry = min((entry for _, entry in rows), key=_unusual)
-    for name in ("sensor", "time", "split", "level", "label") if len(rows) > 1 else ():
+    for name in ("sensor", "time", "split", "level", "label"):
         values: dict[Any, str] = {}
         for place, other in rows:
             if (value := getattr(other, name)) not in (None, ""):
@@ -272,7 +275,7 @@ def _joined(source: Path, rows: Sequence[tuple[str, ClipEntry]]) -> ClipEntry:
             (one, first), (two, second), *_ = values.items()
             both = f"{name} {one!r} and {two!r} of one recording, {entry.clip}"
             raise EdgeseaError(f"{source}: {first} and {second}: {both}; correct one of them")
-        entry = replace(entry, **dict.fromkeys([name] if values else [], next(iter(values), None)))
+        entry = entry._replace(**dict.fromkeys([name] if values else [], next(iter(values), None)))
     return entry
 
 
@@ -286,11 +289,11 @@ def _with_splits(
     source: Path, entries: Sequence[ClipEntry], share: float, wanted: bool, published: bool
 ) -> list[ClipEntry]:
     """The clips, those without a split divided by their names; EdgeseaError if none trains (published: a warning)."""
-    splits = {entry.clip: entry.split or hash_split(entry.clip, share) for entry in entries}
-    free = [entry.clip for entry in entries if not entry.split]
-    if free and "train" not in splits.values():
-        splits[max(free, key=_position)] = "train"
-    counts = Counter(splits.values())
+    splits = [entry.split or hash_split(entry.clip, share) for entry in entries]
+    free = [number for number, entry in enumerate(entries) if not entry.split]
+    if free and "train" not in splits:
+        splits[max(free, key=lambda number: _position(entries[number].clip))] = "train"
+    counts = Counter(splits)
     if not counts["train"]:
         found = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
         problem = f"{source}: no clip is in the split train, which everything is learned from ({found})"
@@ -299,7 +302,7 @@ def _with_splits(
         say(problem, logging.WARNING)
     if wanted and not counts["validate"]:
         say(f"{source}: {counts['train']} clip(s) train, none validates; see the option validate", logging.WARNING)
-    return [replace(entry, split=splits[entry.clip]) for entry in entries]
+    return [ClipEntry(*entry[:4], split, *entry[5:]) for entry, split in zip(entries, splits, strict=True)]
 
 
 def hash_split(clip: str, validate: float) -> str:
@@ -312,7 +315,7 @@ def _position(clip: str) -> int:
 
 
 def _iso(value: Any) -> str:
-    text = value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
+    text: str = value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
     try:
         datetime.fromisoformat(text)
     except ValueError:
@@ -339,10 +342,12 @@ def file_size(path: Path) -> int:
 
 def manifest_digest(entries: Sequence[ClipEntry]) -> str:
     """sha256 of what the manifest says of all clips, labels excepted, and of their sizes: the identity of a table."""
-    fields = ((e.clip, e.sensor, e.time, e.split, e.level, file_size(e.path)) for e in entries)
-    return sha256(*map(repr, fields))
+    return sha256(repr((e.clip, e.sensor, e.time, e.split, e.level, e.size)) for e in entries)
 
 
-def sha256(*texts: str) -> str:
-    """Hash of texts, in which bytes of file names need not be UTF-8."""
-    return hashlib.sha256("".join(texts).encode("utf-8", "surrogateescape")).hexdigest()
+def sha256(texts: Iterable[str]) -> str:
+    """Hash of texts one behind the other, in which bytes of file names need not be UTF-8."""
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(text.encode("utf-8", "surrogateescape"))
+    return found.hexdigest()

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.table import clips, manifest
 from edgesea.table.clips import Float32, Piece
 from edgesea.table.manifest import COLUMNS
+from edgesea.table.paths import clip_name
 from edgesea.table.sheet import as_text, some
 from edgesea.table.writer import check_skipped
 
@@ -66,7 +67,7 @@ class Shards:
         parts: dict[int, list[Slice]] = defaultdict(list)
         shapes: dict[tuple[int, int], Path] = {}  # dimensions and samples of a row, and the first shard that has them
         total, files, bad, values = 0, [], [], set[str]()  # these of the condition
-        named = sorted((manifest.clip_name(path.relative_to(root)), path) for path in paths)
+        named = sorted((clip_name(path.relative_to(root)), path) for path in paths)
         for name, path in tqdm(named, "shards", unit="shard", disable=None):
             try:
                 (count, step, shape, found), reason = self._inspect(path), ""
@@ -92,7 +93,7 @@ class Shards:
         seconds = samples / self.audio_rate
         if window is not None and round(window * self.audio_rate) != samples:
             raise EdgeseaError(f"{path}: {seconds:g} s a row at audio_rate={self.audio_rate}, not window={window:g} s")
-        digest = manifest.sha256(repr((sorted(asdict(self).items()), files)))
+        digest = manifest.sha256([repr((sorted(asdict(self).items()), files))])
         return Framing(seconds, seconds), size, list(parts.values()), total, digest
 
     def _inspect(self, path: Path) -> tuple[int, int, tuple[int, int], set[str]]:
@@ -139,8 +140,9 @@ class Shards:
     ) -> tuple[Piece, Float32]:
         if isinstance(row.get("time"), int | float):
             row["time"] = datetime.fromtimestamp(row["time"], UTC)
-        entry = manifest.make_entry(clip, path, row, self.validate, in_folder=True)
-        entry = replace(entry, split=entry.split or manifest.hash_split(clip, manifest.split_rule(self.validate)[0]))
+        entry = manifest.make_entry(clip, path, -1, self.validate, True, **row)
+        split = entry.split or manifest.hash_split(clip, manifest.split_rule(self.validate)[0])
+        entry = entry._replace(split=split)
         if "level" in row and not entry.level:
             raise EdgeseaError(f"level {row['level']} is not a number")
         samples = to_mono(audio)

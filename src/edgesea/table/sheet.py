@@ -22,7 +22,8 @@ from edgesea.errors import EdgeseaError
 
 log = logging.getLogger(__name__)
 NAMED = 5  # of many bad values, so many are named
-MISSING = ("nan", "NaN", "NaT", "<NA>", "#N/A", "null", "NULL")
+BLANKS = " \t\r\n\f\v\xa0\ufeff\u200b"
+MISSING = frozenset(("nan", "NaN", "NaT", "<NA>", "#N/A", "null", "NULL"))
 UNKNOWN = ("NA", "N/A", "n/a", "None")  # mean the same, except where they may be names
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx, .ods and .xls begin
@@ -53,16 +54,18 @@ def write_skipped(path: Path, rows: Iterable[tuple[str, str]]) -> None:
 
 def as_text(value: Any) -> str:
     """A cell as text: whole numbers without decimals, whoever made floats of them; "" for NaN and the like."""
-    if isinstance(value, float) and not math.isnan(value):
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")
-    if value is None or hasattr(value, "isoformat"):
-        return "" if value is None else str(value.isoformat())
-    text = (json.dumps(value) if isinstance(value, list) else str(value)).strip(" \t\r\n\f\v\xa0\ufeff\u200b")
+    if type(value) is not str:  # most are
+        if isinstance(value, float) and not math.isnan(value):
+            return str(int(value)) if value.is_integer() else repr(value)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "surrogateescape")
+        if value is None or hasattr(value, "isoformat"):
+            return "" if value is None else str(value.isoformat())
+        value = json.dumps(value) if isinstance(value, list) else str(value)
+    text: str = value.strip(BLANKS)
     if text in MISSING:
         return ""
-    return text.partition(".")[0] if text.endswith("0") and _WHOLE.fullmatch(text) else text
+    return text.partition(".")[0] if text[-1:] == "0" and _WHOLE.fullmatch(text) else text
 
 
 @dataclass(frozen=True)
@@ -180,35 +183,39 @@ def _read_csv(path: Path, text: str) -> pd.DataFrame:
     if given:
         text = text.replace(first, "", 1)
     separator = given[1] if given else max(SEPARATORS, key=re.sub(r'"[^"]*"', "", first).count)
-    rows, line = list[tuple[int, list[str]]](), 1
-
-    @cache  # most cells are there often
-    def text_of(cell: str) -> str:
-        found = as_text(cell)
-        is_number = separator != "," and _DECIMAL_COMMA.fullmatch(found)  # as 1,5
-        return as_text(found.replace(",", ".")) if is_number else found
-
+    lines, rows, line = list[int](), list[list[str]](), 1
     limit = csv.field_size_limit(1 << 30)  # lists of levels are long
     try:
         reader = csv.reader(io.StringIO(f"{text}\n{END}", ""), delimiter=separator, skipinitialspace=True)
         for row in reader:
-            rows += [(line, [*map(text_of, row)])] if row else []
+            if row:
+                lines.append(line)
+                rows.append(row)
             line = reader.line_num + 1
     finally:
         csv.field_size_limit(limit)
-    line, last = rows.pop()
-    if last != [END]:
-        raise EdgeseaError(f"line {line}: a quotation mark is opened and not closed")
-    begin = next((place for place, (_, row) in enumerate(rows) if any(row)), len(rows))
-    (_, header), *rows = rows[begin:] or [(0, [])]
+    if rows.pop() != [END]:
+        raise EdgeseaError(f"line {lines[-1]}: a quotation mark is opened and not closed")
+
+    def with_point(cell: str) -> str:
+        found = as_text(cell)
+        return as_text(found.replace(",", ".")) if _DECIMAL_COMMA.fullmatch(found) else found
+
+    text_of = as_text if separator == "," else with_point  # else 1,5 may be a number
+    begin = next((place for place, row in enumerate(rows) if any(map(text_of, row))), len(rows))
+    header, rows, lines = [*map(text_of, (rows[begin:] or [[]])[0])], rows[begin + 1 :], lines[begin + 1 : -1]
     width = len(header)
-    other = [line for line, row in rows if len(row) < min(2, width) and any(mark in row[0] for mark in SEPARATORS)]
-    if wide := [line for line, row in rows if any(row[width:])] + other:
+    odd = [(line, row) for line, row in zip(lines, rows, strict=True) if len(row) != width]
+    other = [line for line, row in odd if len(row) < min(2, width) and any(mark in row[0] for mark in SEPARATORS)]
+    if wide := [line for line, row in odd if any(map(text_of, row[width:]))] + other:
         raise EdgeseaError(f"line {some(wide)}: not {width} values separated by {separator!r}, as the header has")
-    if short := [line for line, row in rows if any(row) and len(row) < width]:  # Excel leaves out the last, if empty
+    short = [line for line, row in odd if len(row) < width and any(map(text_of, row))]
+    if short:  # Excel leaves out the last, if empty
         say(f"{path}: line {some(short)}: fewer values than the header has; the others are empty", logging.WARNING)
-    cells = [(row + [""] * (width - len(row)))[:width] for _, row in rows]
-    return pd.DataFrame(cells, [line for line, _ in rows], header, dtype=object)
+    for _, row in odd:
+        row[:] = (row + [""] * width)[:width]
+    columns = {place: [text_of(row[place]) for row in rows] for place in range(width)}
+    return pd.DataFrame(columns, lines, dtype=object).set_axis(header, axis=1)
 
 
 def _read_text(path: Path) -> str | None:
