@@ -124,7 +124,7 @@ def read_jobs(run: Path) -> dict[str, dict[str, str]]:
 def find_jobs(run: Path) -> dict[str, Job]:
     """What SLURM knows of the jobs of a run, by id; EdgeseaError if it does not answer."""
     ids = [job["id"] for job in read_jobs(run).values()]
-    return jobs_of((run / JOBS / JOBS_FILE).owner(), _name(run), ids)
+    return jobs_of(str((run / JOBS / JOBS_FILE).stat().st_uid), _name(run), ids)
 
 
 def _check_idle(run: Path) -> None:
