@@ -314,7 +314,7 @@ def test_clips_that_cannot_be_used_are_listed(tmp_path):
         extract(tmp_path / source, tmp_path / f"{folder}.table", teacher=QUICK, batch_size=16, max_skipped=0.99)
     found = skipped(tmp_path / "bad.table")
     assert found.keys() == {*names} - {"a.wav", "c.wav"}
-    words = {"cut.wav": "truncated", "late.wav": "NaN or Inf", "fast.wav": "sample rate", "gone.wav": "no such file"}
+    words = {"cut.wav": "truncated", "late.wav": "NaN or Inf", "fast.wav": "sample rate", "gone.wav": "No such file"}
     assert all(word in found[name] for name, word in words.items())
     bad, good = windows_of(tmp_path / "bad.table"), windows_of(tmp_path / "good.table")
     assert bad.keys() == good.keys() == {"a.wav", "c.wav"}

@@ -62,7 +62,7 @@ def test_the_page_works_offline_and_a_second_call_writes_the_same_bytes(small_ru
     assert html.count("<svg") == 8
     assert not NO_NETWORK.search(html)
     assert "default-src 'none'" in html
-    assert ["audio/&lt;b&gt;x&lt;/b&gt;.wav", "cannot be decoded: no such file"] in rows(html)
+    assert ["audio/&lt;b&gt;x&lt;/b&gt;.wav", "cannot be decoded: No such file or directory"] in rows(html)
     assert {"hum &amp; &lt;i&gt;$buzz$&lt;/i&gt;", "&lt;s1&gt;"} <= set(texts(html))
     assert not re.search("<b>|<i>|<s1>", html)
     assert page(small_run) == html

@@ -59,18 +59,6 @@ def find_audio(folder: Path, recursive: bool = True) -> list[Path]:
     return sorted(found)
 
 
-def check_readable(path: Path) -> None:
-    """Raise EdgeseaError unless `path` is a readable file; a pipe might block for ever."""
-    problems = {
-        "no such file": not path.exists(),
-        "is a folder": path.is_dir(),
-        "is a pipe or a device; raw PCM is read by edgesea stream": not path.is_file(),
-        "Permission denied": not os.access(path, os.R_OK),
-    }
-    if reason := next((reason for reason, holds in problems.items() if holds), ""):
-        raise EdgeseaError(f"{path}: cannot be decoded: {reason}")
-
-
 class _Decoder(soundfile.SoundFile):  # type: ignore[misc]
     """libsndfile without a seek after each read: a stream of unknown length, or a damaged one, cannot be sought in."""
 
@@ -87,8 +75,12 @@ class AudioFile:
     def __init__(self, path: Path, truncated: Truncated = "skip") -> None:
         self.path, self.truncated = path, truncated
         self.notes: list[str] = []  # what is unusual about the file; complete when all chunks are read
-        check_readable(path)
-        self._streams, unread = container.streams(path)
+        if path.exists() and not path.is_file() and not path.is_dir():  # it might block for ever
+            raise EdgeseaError(f"{path}: a pipe or a device; raw PCM is read by edgesea stream")
+        try:
+            self._streams, unread = container.streams(path)
+        except OSError as error:
+            raise EdgeseaError(f"{path}: cannot be decoded: {error.strerror}") from error
         self.notes += [f"{unread} bytes behind the audio were not read"] if unread else []
         self._decoder = self._open(self._streams[0])
         self.sample_rate: int = self._decoder.samplerate  # Hz
