@@ -30,8 +30,7 @@ ROUNDING = Fraction(1, 2**50)  # relative; what a float is off after a few opera
 def exact_seconds(seconds: float) -> Fraction:
     """The number that a positive, finite float is the rounding of: 1/10 for 0.1, 512/11025 for 1024 / 22050.
 
-    It is the nearest fraction with a denominator of at most a million, if the float deviates from it by no more than
-    rounding; otherwise the value of the float itself. In either case it deviates by less than 1 ns in ten days.
+    The nearest fraction with a denominator of at most a million, unless the float is farther from it than rounding.
     """
     value = Fraction(float(seconds))
     near = value.limit_denominator(FINEST)

@@ -145,11 +145,10 @@ def make_city(
 ) -> Path:
     """Make a small data set that looks like SONYC-UST v2, unless it is there already.
 
-    Sensors differ in place, background and microphone; the hour decides how loud the city is and which sounds are
-    likely. A share of the clips is `annotated`: by three volunteers (id > 0), and of the last third of the sensors,
-    which have split validate, also with the truth (id 0). Clips without labels stand for the unlabelled recordings of
-    the same network: they come from all sensors, one in ten for validation. The same arguments give the same bytes;
-    more days or sensors leave the other recordings as they are.
+    A share of the clips is `annotated`: by three volunteers (id > 0), and of the last third of the sensors, which have
+    split validate, also with the truth (id 0). The others stand for the unlabelled recordings of the same network: they
+    come from all sensors, one in ten for validation. The same arguments give the same bytes; more days or sensors leave
+    the other recordings as they are.
     """
     sizes: dict[str, float] = {"sensors": sensors, "days": days, "clips_per_day": clips_per_day, "seconds": seconds}
     plan = {**sizes, "annotated": annotated, "seed": seed}

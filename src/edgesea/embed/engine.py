@@ -289,12 +289,8 @@ class Stream:
 
     Parameters
     ----------
-    model : EmbeddingModel, path or str
-        A loaded student or teacher, or what one is loaded from; see `get_embedding`.
-    hop_size : float
-        Seconds between windows. They need not be a whole number of samples; nothing drifts.
-    center : bool
-        Let timestamps be the windows' middles (half a window of zeros precedes the audio).
+    model, hop_size, center
+        As of `get_embedding`.
     sample_rate : int, optional
         Rate of the chunks in Hz; default: the model's.
     batch_size : int

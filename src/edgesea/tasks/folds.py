@@ -101,11 +101,10 @@ class FoldTask:
         seed: int = 0,
         resamples: int = 0,
     ) -> dict[str, Any]:
-        """Scores of a probe on each test fold, trained on all others.
+        """Scores of a probe on each test fold, trained on all others; clips without windows are left out.
 
-        Clips without windows are left out. Returns `fold_scores`, the number of clips tested, and, where asked for, the
-        parameters that a search chose by test fold (chosen) and 95 % intervals of the three accuracies, over the
-        recordings (confidence).
+        Returns `fold_scores`, the number of clips tested, and, where asked for, what a search chose by test fold
+        (chosen) and 95 % intervals of the three accuracies, over the recordings (confidence).
         """
         tested, bags = self.tested(folds), clip_features(bags, probe.features)
         classes, truth = np.unique(self.labels, return_inverse=True)
