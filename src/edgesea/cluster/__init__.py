@@ -4,8 +4,10 @@ A stage asks for the `results` of a function for many tuples of arguments, in or
 from: that is said around it, with `using`. It changes no result.
 """
 
+import getpass
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,9 +32,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 AHEAD = 128  # calls at least that are handed out before their turn comes
-NOTICE = 60.0  # seconds without a worker after which that is logged
+NOTICE = 30.0  # seconds after which it is looked whether there are workers
 # A worker that has not been heard of for a minute is given up, and a call is tried again where up to ten workers died.
 SCHEDULER = {"distributed.scheduler.worker-ttl": "60s", "distributed.scheduler.allowed-failures": 10}
+# Loggers of Dask, which say nothing: what matters to a user is an EdgeseaError.
+NOISE = ("distributed", "distributed.client", "distributed.scheduler", "dask_jobqueue", "tornado.application")
 JOB_NAME = "EDGESEA_JOB_NAME"  # environment variable: the name of the jobs that workers are
 
 
@@ -163,7 +167,8 @@ def results(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], jobs: 
     """Yield `function`'s result for each tuple of arguments, in order.
 
     `function` must be importable where the work is done, or a partial of one that is. `jobs` processes do it, unless
-    there is more to say of that (`max_jobs`, another cluster); with one, it is done here, one call after the other.
+    there is more to say of that (`max_jobs`, another cluster); with one, it is done here, one call after the other. An
+    iterator that it returns is a list when it comes from elsewhere.
     """
     place = _PLACE.get()
     if place.options.cluster != "local":
@@ -248,7 +253,7 @@ def _in_processes(function: Callable[..., T], calls: list[tuple[Any, ...]], jobs
         start = {"initializer": _begin, "initargs": (folder, os.getpid())} if jobs > 1 else {}
         try:
             with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads if jobs > 1 else None, **start):
-                yield from Parallel(return_as="generator")(delayed(function)(*arguments) for arguments in calls)
+                yield from Parallel(return_as="generator")(delayed(_called)(function, each) for each in calls)
         except BrokenProcessPool as error:
             reason = "a process was killed, probably for lack of memory"
             raise EdgeseaError(f"{reason}; choose fewer workers and run it again: it resumes") from error
@@ -288,9 +293,16 @@ def _gpus() -> list[str]:
 
 def count_gpus(device: str) -> int:
     """How many processes a stage with this option `device` is spread over: one for each GPU."""
-    import torch
+    try:
+        return max(1, len(_gpus())) if device in ("auto", "cuda") else 1
+    except ModuleNotFoundError:  # there is no torch, and nothing that a GPU is used by
+        return 1
 
-    return max(1, torch.cuda.device_count()) if device in ("auto", "cuda") else 1
+
+def _called(function: Callable[..., T], arguments: tuple[Any, ...]) -> T | list[Any]:
+    """In another process: call a function."""
+    result = function(*arguments)
+    return list(result) if isinstance(result, Iterator) else result
 
 
 # --- Dask
@@ -302,6 +314,8 @@ def _connected(options: Cluster) -> Iterator[Any]:
     with needs("distributed", "cluster"):
         import dask
         from distributed import Client
+    for name in NOISE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(SCHEDULER))
         where: Any = stack.enter_context(_slurm(options)) if options.cluster == "slurm" else options.cluster
@@ -330,24 +344,47 @@ def _slurm(options: Cluster) -> Iterator[Any]:
         job_directives_skip=["--mem=", " -t "],
         worker_extra_args=["--memory-limit", "0", "--no-dashboard"],  # SLURM guards the memory
         log_directory=str(logs),
-        local_directory=os.environ.get("TMPDIR", "/tmp"),
+        local_directory=shlex.quote(os.environ.get("TMPDIR", "/tmp")),
         death_timeout=60,
         interface=options.interface,
-        python=sys.executable,
+        python=shlex.quote(sys.executable),
         scheduler_options={"dashboard_address": ":0"},
     )
-    with cluster:
+    try:
+        _check_job(cluster.job_script())
         most = options.max_jobs or max(2, options.min_jobs)
         cluster.adapt(minimum_jobs=options.min_jobs, maximum_jobs=most)
         log.info("work goes to %d to %d jobs of SLURM; their logs: %s", options.min_jobs, most, logs)
         yield cluster
+    finally:
+        with suppress(AssertionError):  # of a job that could not be submitted
+            cluster.close()
+
+
+def _check_job(script: str) -> None:
+    """EdgeseaError, with SLURM's reason, for a job that it would refuse."""
+    try:
+        done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise EdgeseaError("sbatch: not found; --cluster slurm works where SLURM is installed") from None
+    if done.returncode:
+        reason = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in done.stderr.splitlines())
+        raise EdgeseaError(f"SLURM refuses the jobs of workers: {reason}; change the options of the cluster")
+
+
+def _jobs_in_vain(cluster: Any) -> set[Any]:
+    """The jobs of SLURM that workers were asked for, if all have ended; empty if one runs or waits."""
+    queue = ["squeue", "--noheader", "--format=%i", f"--user={getpass.getuser()}"]
+    done = subprocess.run(queue, capture_output=True, text=True, check=False)
+    jobs = {worker.job_id for worker in cluster.workers.values()}
+    return set() if done.returncode or jobs & set(done.stdout.split()) else jobs
 
 
 def _on_dask(place: Place, function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
     client = place.client()
     ahead = max(AHEAD, 2 * (place.options.max_jobs or 0), 2 * sum(client.nthreads().values()))
     waiting: deque[Any] = deque()
-    call = partial(_called, str(Path.cwd()), function)
+    call = partial(_called_in, str(Path.cwd()), function)
     try:
         for arguments in calls:
             waiting.append(client.submit(call, arguments, pure=False))
@@ -356,7 +393,7 @@ def _on_dask(place: Place, function: Callable[..., T], calls: Iterable[tuple[Any
         while waiting:
             yield _awaited(client, waiting.popleft())
     finally:
-        with suppress(Exception):  # the scheduler may be gone
+        if waiting and client.status == "running":
             client.cancel(list(waiting))
 
 
@@ -366,14 +403,21 @@ def _awaited(client: Any, future: Any) -> Any:
     from distributed.comm import CommClosedError
 
     lost = "the Dask scheduler is gone; start it and run the same command again: it resumes"
+    waited, in_vain = False, set[Any]()
     while not future.done():
         try:
             wait([future], timeout=NOTICE)
         except TimeoutError:
             if client.status != "running":
                 raise EdgeseaError(lost) from None
-            if not client.nthreads():
+            if client.nthreads():
+                continue
+            if not waited:
                 log.warning("no worker has come yet; for jobs of SLURM, squeue and their logs say why")
+            before, in_vain = in_vain, _jobs_in_vain(client.cluster) if client.cluster else set()
+            if in_vain and in_vain == before:  # they have not been replaced
+                raise EdgeseaError("the jobs of SLURM ended before they were of use; their logs say why") from None
+            waited = True
         except (CancelledError, CommClosedError):
             break
     try:
@@ -384,14 +428,10 @@ def _awaited(client: Any, future: Any) -> Any:
         raise EdgeseaError(lost) from error
 
 
-def _called(folder: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    """On a worker: call a function in the folder that names of files are relative to."""
-    _move(folder)
-    return function(*arguments)
-
-
-@cache
-def _move(folder: str) -> None:
+def _called_in(folder: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T | list[Any]:
+    """On a worker: call a function in the folder that names of files and modules are relative to."""
     with suppress(OSError):  # it may not be there, which matters to relative names alone
         os.chdir(folder)
+    if folder not in sys.path:
         sys.path.insert(0, folder)
+    return _called(function, arguments)
