@@ -1,15 +1,16 @@
 """``extract``: an audio folder or a manifest becomes a table of clips, windows and teacher embeddings."""
 
 import logging
-from collections.abc import Iterator
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated
 from edgesea.audio.resampling import Resampling, checked_resampling
-from edgesea.cluster import count_gpus
+from edgesea.cluster import is_here
+from edgesea.cluster.elsewhere import count_gpus
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import check_options, clip_pieces, cut_parts
 from edgesea.table.manifest import manifest_digest, read_manifest
@@ -109,12 +110,14 @@ def extract(
         had to be skipped.
     """
     check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, batch_size=batch_size, workers=workers)
+    from edgesea.models import forget_model, load_teacher, shared_model
     from edgesea.table.writer import write_table
 
     framing = Framing(window, hop, center, checked_resampling(resampler))
     framing.at(sample_rate)
     entries = read_manifest(Path(source), root and Path(root), columns, validate)
-    model = _loaded(teacher, weights and Path(weights), device)
+    jobs, named = count_gpus(device), (load_teacher, teacher, weights and Path(weights))
+    model = shared_model(*named, device if is_here(jobs) else "cpu")
     if model.window is not None and round(model.window * model.sample_rate) != round(window * model.sample_rate):
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
     framing.at(model.sample_rate)
@@ -138,31 +141,18 @@ def extract(
         truncated=truncated,
     )
     options = {"read": read, "batch_size": batch_size, "workers": workers}
-    embed = partial(_embed, teacher, weights and Path(weights), device, model.digest, options)
+    embed = partial(_embed, partial(shared_model, *named, device, digest=model.digest), options)
     try:
-        result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", count_gpus(device))
+        result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
     finally:
-        _loaded.cache_clear()
+        forget_model()
     if speed := result["windows_per_second"]:
         log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * hop)
     return {**result, "hours_per_hour": speed * hop}
 
 
-@cache
-def _loaded(teacher: str, weights: Path | None, device: str) -> "EmbeddingModel":
-    """The teacher, which a process that writes several parts loads once."""
-    from edgesea.models import load_teacher
-
-    return load_teacher(teacher, weights, device=device)
-
-
-def _embed(
-    teacher: str, weights: Path | None, device: str, digest: str | None, options: dict[str, Any], sources: Iterator[Any]
-) -> Iterator[Any]:
-    """Embed clips with the teacher whose weights have this digest."""
+def _embed(load: Callable[[], "EmbeddingModel"], options: dict[str, Any], sources: Iterator[Any]) -> Iterator[Any]:
+    """Embed clips with a teacher."""
     from edgesea.embed.engine import embed_sources
 
-    model = _loaded(teacher, weights, device)
-    if model.digest != digest:
-        raise EdgeseaError(f"teacher {teacher}: a worker has other weights than this machine; give the same to all")
-    return embed_sources(model, sources, **options)
+    return embed_sources(load(), sources, **options)

@@ -59,7 +59,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 def embeddings(paths: list[Path], cache: Path | None, model: Any = None) -> tuple[Any, Any, dict[Path, str]]:
     model = model or load_model("spectral")
-    bags, failed = window_embeddings(model, paths, Framing(1.0, 0.5, False), 2, 1, cache)
+    bags, failed = window_embeddings(lambda: model, paths, Framing(1.0, 0.5, False), 2, 1, cache)
     return bags.rows, bags.counts, failed
 
 

@@ -9,7 +9,9 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +23,20 @@ from edgesea.artifact import FULL, atomic_path, check_file, differences, version
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated, audio_suffixes, checked_count, checked_flag, find_audio
 from edgesea.audio.resampling import Resampling
-from edgesea.embed.engine import DEFAULT_MODEL, AudioEmbedding, Float32, Stream, embed_files, framing_of
+from edgesea.cluster import is_here, results
+from edgesea.cluster.elsewhere import count_gpus
+from edgesea.embed.engine import DEFAULT_MODEL, Float32, Stream, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning, explained
-from edgesea.models import Backend, ModelOrName, is_teacher, load_model
+from edgesea.models import Backend, ModelOrName, forget_model, is_teacher, load_model, shared_model
 from edgesea.models.base import EmbeddingModel
 from edgesea.models.student_files import is_student
 
 log = logging.getLogger(__name__)
 HEADERS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b".snd")  # that audio files begin with
+GROUP = 128  # files that are embedded by one call
 Targets = dict[str, tuple[Path, Path]]  # files and their results, by the absolute name of the file
+Missing = tuple[Path, Path, dict[str, Any]]  # a file, its result, and what that is made of
+Written = tuple[Path, int, str, Sequence[str]]  # a file, its windows (0: not embedded), its error, warnings
 
 
 def embed(
@@ -102,18 +109,25 @@ def embed(
         if is_student(last) if last.exists() else last.suffix.lower() not in audio_suffixes():
             model, audio = str(last), audio[:-1]
     targets = result_paths(audio, out, suffix, recursive)
-    network = load_model(model, weights, device, backend)
-    framing = framing_of(network, hop, center, resampler)
-    results = _write_results(network, targets, framing, batch_size, workers, overwrite, truncated)
+    jobs = count_gpus(device)
+    network = shared_model(load_model, model, weights, device if is_here(jobs) else "cpu", backend)
+    load = partial(shared_model, load_model, model, weights, device, backend, digest=network.digest)
+    options = (framing_of(network, hop, center, resampler), batch_size, workers, truncated)
+
+    def write(missing: list[Missing]) -> Iterator[Written]:
+        groups = ((missing[first : first + GROUP],) for first in range(0, len(missing), GROUP))
+        return chain.from_iterable(results(partial(_write_group, load, options), groups, jobs))
+
+    written = _write_missing(network, targets, *options[:3], overwrite, write)
     files, windows, failed = 0, 0, {}
-    for file, embedding, error, found in tqdm(results, "embed", len(targets), unit="file", disable=quiet or None):
+    for file, count, error, found in tqdm(written, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
             failed[str(file)] = error
             log.error("%s: %s", file, error)
-        elif embedding is not None:
-            files, windows = files + 1, windows + len(embedding)
+        files, windows = files + (count > 0), windows + count
         for warning in [] if quiet else found:
             log.warning("%s: %s", file, warning)
+    forget_model()
     if len(failed) == len(targets):
         first, reason = next(iter(failed.items()))
         raise EdgeseaError(f"none of {len(targets)} files could be embedded (first: {first}: {reason})")
@@ -178,8 +192,8 @@ def process_files(
     targets = result_paths(paths, output_dir, suffix or "")
     network, failed = load_model(model), []
     framing = framing_of(network, hop_size, center, resampler)
-    results = _write_results(network, targets, framing, batch_size, workers, overwrite)
-    for path, _, error, found in results:
+    write = partial(_write_group, lambda: network, (framing, batch_size, workers, "skip"))
+    for path, _, error, found in _write_missing(network, targets, framing, batch_size, workers, overwrite, write):
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
             warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
@@ -188,43 +202,53 @@ def process_files(
     return [targets[_absolute(path)][1] for path in paths]
 
 
-def _write_results(
+def _write_missing(
     model: EmbeddingModel,
     targets: Targets,
     framing: Framing,
     batch_size: int,
     workers: int,
     overwrite: bool,
-    truncated: Truncated = "skip",
-) -> Iterator[AudioEmbedding[Path]]:
-    """Embed files and write their results; one that is there comes without embedding."""
+    write: Callable[[list[Missing]], Iterable[Written]],
+) -> Iterator[Written]:
+    """Have files embedded and their results written, unless they are there."""
     checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
     made_by |= {"resampler": framing.resampler, "edgesea": versions().get("edgesea", "unknown")}
-    missing: dict[Path, tuple[Path, dict[str, Any]]] = {}  # their results, and what these are made of
+    missing: list[Missing] = []
     for path, target in targets.values():
         try:
             check_file(target)
             made_of = {"source": path.name, "bytes": path.stat().st_size, **made_by}
             if overwrite or not target.exists():
-                missing[path] = target, made_of
+                missing.append((path, target, made_of))
                 continue
             _check_result(target, made_of)
-            yield AudioEmbedding(path, None)
+            yield path, 0, "", ()
         except (EdgeseaError, OSError) as error:
-            yield AudioEmbedding(path, None, str(error))
-    for result in embed_files(model, list(missing), framing, batch_size, workers, truncated):
-        if result.embedding is not None:
-            target, made_of = missing[result.path]
-            provenance, timestamps = np.array(json.dumps(made_of)), framing.timestamps(len(result.embedding))
+            yield path, 0, str(error), ()
+    yield from write(missing)
+
+
+def _write_group(
+    load: Callable[[], EmbeddingModel], options: tuple[Framing, int, int, Truncated], missing: list[Missing]
+) -> Iterator[Written]:
+    """Embed files with a model and write their results; batches do not reach over the end of the group."""
+    files, framing = {path: (target, made_of) for path, target, made_of in missing}, options[0]
+    for path, embedding, error, found in embed_files(load(), list(files), *options):
+        count = 0
+        if embedding is not None:
+            count = len(embedding)
+            target, made_of = files[path]
+            provenance, timestamps = np.array(json.dumps(made_of)), framing.timestamps(count)
             try:
                 with atomic_path(target) as temporary, temporary.open("wb") as file:
-                    np.savez(file, embedding=result.embedding, timestamps=timestamps, provenance=provenance)
-            except OSError as error:
-                if error.errno in FULL:
+                    np.savez(file, embedding=embedding, timestamps=timestamps, provenance=provenance)
+            except OSError as problem:
+                if problem.errno in FULL:
                     raise  # the next one would not fit either
-                result = AudioEmbedding(result.path, None, f"{target}: {error.strerror or error}")
-        yield result
+                count, error = 0, f"{target}: {problem.strerror or problem}"
+        yield path, count, error, found
 
 
 def _check_result(path: Path, made_of: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """Teachers and students by name."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import EmbeddingModel
@@ -151,3 +153,27 @@ def load_model(
     if not isinstance(model, EmbeddingModel):
         raise EdgeseaError(f"model must be a student or a teacher, or a path or id of one, not {type(model).__name__}")
     return model
+
+
+def shared_model(load: Callable[..., EmbeddingModel], *arguments: Any, digest: str | None = None) -> EmbeddingModel:
+    """What `load_teacher` or `load_model` loads from these arguments: once in a process, until it asks for another.
+
+    EdgeseaError unless the weights have the digest, that is, are those of the process that hands out the work.
+    """
+    found = _shared(load, *arguments)
+    if digest not in (None, found.digest):  # the file may have been replaced since
+        _shared.cache_clear()
+        found = _shared(load, *arguments)
+        if digest != found.digest:
+            raise EdgeseaError(f"{arguments[0]}: a worker has other weights than this machine; give the same to all")
+    return found
+
+
+@lru_cache(1)
+def _shared(load: Callable[..., EmbeddingModel], *arguments: Any) -> EmbeddingModel:
+    return load(*arguments)
+
+
+def forget_model() -> None:
+    """Free the memory of the last `shared_model`."""
+    _shared.cache_clear()

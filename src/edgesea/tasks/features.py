@@ -1,8 +1,11 @@
 """What a task's classifiers see: clips as bags of windows, their targets, and where and when they were recorded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +13,16 @@ from tqdm import tqdm
 
 from edgesea.artifact import atomic_path, digest, file_state
 from edgesea.audio.framing import Framing
+from edgesea.cluster import results
 from edgesea.models.base import EmbeddingModel
+
+if TYPE_CHECKING:
+    from edgesea.embed.engine import AudioEmbedding
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+GROUP = 64  # clips that are embedded by one call, which returns their embeddings
 CONTEXT = ("latitude", "longitude", "hour", "day", "week")
 CODES = (range(24), range(7), range(1, 53))  # values with a one-hot code of hour, day and week
 
@@ -97,15 +105,20 @@ def context_encoder(train: Float64, standardize: bool) -> Callable[[Float64], Fl
 
 
 def window_embeddings(
-    model: EmbeddingModel, paths: Sequence[Path], framing: Framing, batch_size: int, workers: int, cache: Path | None
+    load: Callable[[], EmbeddingModel],
+    paths: Sequence[Path],
+    framing: Framing,
+    batch_size: int,
+    workers: int,
+    cache: Path | None,
+    jobs: int = 1,
 ) -> tuple[Bags, dict[Path, str]]:
     """Embed clips, except for those in the cache of an earlier call with the same model, clips and framing.
 
     Returns all clips, without windows where they could not be embedded, and the reasons. Such clips are tried again by
-    every call.
+    every call. `load` gives the model, also where the work is done by `jobs` processes or others (`cluster.results`).
     """
-    from edgesea.embed.engine import embed_files
-
+    model = load()
     files = [(path.name, file_state(path)) for path in paths]
     resampler = [] if framing.resampler == "soxr" else [framing.resampler]  # once the only one
     key = digest([model.id, model.digest, repr(framing.at(model.sample_rate)), files, *resampler])
@@ -115,8 +128,10 @@ def window_embeddings(
         with np.load(stored) as arrays:
             blocks = np.split(arrays["embedding"], np.cumsum(arrays["counts"])[:-1])
     todo = [index for index, block in enumerate(blocks) if not len(block)]
-    results = embed_files(model, [paths[index] for index in todo], framing, batch_size, workers) if todo else ()
-    bar = tqdm(results, total=len(todo), unit="clip", desc=f"embed {model.id}", disable=None if todo else True)
+    groups = [([paths[index] for index in todo[first : first + GROUP]],) for first in range(0, len(todo), GROUP)]
+    embed = partial(_embed_group, load, (framing, batch_size, workers))
+    found = chain.from_iterable(results(embed, groups, jobs))
+    bar = tqdm(found, total=len(todo), unit="clip", desc=f"embed {model.id}", disable=None if todo else True)
     failed: dict[Path, str] = {}
     try:
         for number, (index, result) in enumerate(zip(todo, bar, strict=True), 1):
@@ -130,6 +145,15 @@ def window_embeddings(
         if stored is not None and any(len(blocks[index]) for index in todo):
             _write_cache(stored, blocks)
     return Bags(np.concatenate(blocks), np.array([len(block) for block in blocks], np.int64)), failed
+
+
+def _embed_group(
+    load: Callable[[], EmbeddingModel], options: tuple[Framing, int, int], paths: list[Path]
+) -> "Iterator[AudioEmbedding[Path]]":
+    """Embed clips; batches do not reach over the end of the group."""
+    from edgesea.embed.engine import embed_files
+
+    return embed_files(load(), paths, *options)
 
 
 def _write_cache(path: Path, blocks: Sequence[Float32]) -> None:
