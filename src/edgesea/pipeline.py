@@ -373,7 +373,7 @@ def _content(value: Any, out: Path, contents: Digests) -> Any:
 def _run_stage(name: str, options: Mapping[str, Any], sections: Sections, out: Path) -> dict[str, Any]:
     stage, paths = STAGES[name], {key: out / other.artifact for key, other in STAGES.items()}
     inputs = {parameter: paths[source] for parameter, source in stage.inputs.items()}
-    if name == "distill" and current().cluster == "slurm" and current().processes > 1:
+    if name == "distill" and current().processes > 1:
         given = {**options, **inputs, "out": paths[name], "track": watchers().changed()}
         write_yaml(config := out / "jobs" / "distill.yaml", given)
         run_on_nodes(["distill", "--config", str(config)])

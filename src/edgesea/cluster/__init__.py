@@ -89,8 +89,8 @@ class Cluster:
 
     @property
     def processes(self) -> int:
-        """Of a job that distils: one for each GPU, or for each node if there is none."""
-        return self.nodes * max(1, self.gpus)
+        """Of a job of SLURM that distils: one for each GPU, or for each node if there is none."""
+        return self.nodes * max(1, self.gpus) if self.cluster == "slurm" or "SLURM_JOB_ID" in os.environ else 1
 
     def job_options(self) -> list[str]:
         """What `sbatch` and `srun` are told of a job, except for its size."""
