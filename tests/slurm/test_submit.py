@@ -69,7 +69,7 @@ def test_a_whole_run_ends_and_its_status_is_true_at_each_look(
             assert stage["node"] in ("n1", "n2") if stage["state"] == "running" else stage["node"] in ("", "n1", "n2")
             seen.add((name, stage["state"]))
         before, looks = after, looks + 1
-        time.sleep(0.3)
+        time.sleep(1)
     assert {on_slurm.ended(id) for id in ids.values()} == {"COMPLETED"}
     assert {("extract", "running"), ("distill", "running"), ("evaluate", "waiting")} <= seen
     assert set(read_json(run / "results.json")["evaluate"]) == {"teacher", "reduced", "student"}

@@ -219,7 +219,7 @@ def requeue() -> bool:
         return False
     try:
         done = subprocess.run(["scontrol", "requeue", job], timeout=30, check=False, capture_output=True, text=True)
-        problem = done.returncode and done.stderr
+        problem = done.stderr if done.returncode and "pending" not in done.stderr else ""  # another process was first
     except (OSError, subprocess.TimeoutExpired) as error:
         problem = str(error)
     if problem:
