@@ -159,7 +159,7 @@ def run_stages(sections: Sections, out: Path, only: str | None = None, dry_run: 
         sys.exit(0)
     check_run(sections, out, dry_run)
     if dry_run:
-        return {"dry_run": str(out), **{name: str(step) for name, step in find_todo(sections, out).items()}}
+        return {"dry_run": str(out), **{name: str(step) for name, step in find_todo(sections, out, only).items()}}
     files = (STAMPS, CONFIG, RESULTS, DIGESTS_FILE, *(stage.artifact for stage in STAGES.values()))
     with locked(out, stale=[f".{name}" for name in files]):
         return _run_missing(sections, out, only)
@@ -198,10 +198,15 @@ class Todo:
         return "; ".join(filter(None, (f"{self.verb}: {self.why}" if self.verb else "up to date", self.fate)))
 
 
-def find_todo(sections: Sections, out: Path, write: bool = False) -> dict[str, Todo]:
-    """What is to be done about each stage; `write` makes the run directory, or brings its configuration up to date."""
+def find_todo(sections: Sections, out: Path, only: str | None = None, write: bool = False) -> dict[str, Todo]:
+    """What is to be done about each stage; what `only` one needs must be there. `write` records what is asked for."""
     stamps, contents = read_stamps(out), Digests(out / DIGESTS_FILE)
     todo = _find_todo(sections, stamps, out, contents)
+    for need in STAGES[only].inputs.values() if only else ():
+        if todo[need].verb:
+            raise EdgeseaError(
+                f"{out}: {only} needs {need}, where there is something to do ({todo[need]}); run that first"
+            )
     if write:
         _write_stamps(out, stamps)
         contents.save()
@@ -210,11 +215,9 @@ def find_todo(sections: Sections, out: Path, write: bool = False) -> dict[str, T
 
 
 def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, Any]:
-    todo, stamps = find_todo(sections, out, write=True), read_stamps(out)
+    todo, stamps = find_todo(sections, out, only, write=True), read_stamps(out)
     for name, step in todo.items():
         log.info("%s: %s", name, step)
-        if only and step.verb and name in STAGES[only].inputs.values():
-            raise EdgeseaError(f"{out}: {only} needs {name}, where there is something to do ({step}); run that first")
         if not step.verb or only not in (None, name):
             continue
         spent = _spent(stamps[name], step.artifact) if step.verb == "resume" else 0.0

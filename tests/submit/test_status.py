@@ -87,6 +87,7 @@ def test_scripts_without_slurm(
     assert [all(f"--{option}\n" in script for option in training) for script in scripts] == [*3 * [False], True, False]
     assert not run.exists()
     refuses("submit", config, "--out", run, "--stage", "export", words=["export", *NAMES])
+    refuses("submit", config, "--out", run, "--stage", "reduce", words=["reduce needs extract"])
     config.write_text(yaml.safe_dump({**sections, "sample": {"sizes": 3}}))
     refuses("submit", config, "--out", run, words=[config, "sizes"])
 

@@ -67,7 +67,7 @@ def submit(
         watched(track),
         nullcontext() if dry_run else locked(run, stale=()),
     ):  # jobs that start at once wait for it
-        todo = find_todo(sections, run, write=not dry_run)
+        todo = find_todo(sections, run, stage, write=not dry_run)
         plans = {name: step.plan for name, step in todo.items() if step.verb and stage in (None, name)}
         scripts = {name: _script(name, run, cluster.for_stage(name)) for name in plans}
         if dry_run or not scripts:
