@@ -1,6 +1,8 @@
 """Writing parts of a table and reading them back."""
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,12 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from stored import content
 
 from edgesea.artifact import write_json
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import ClipEntry, Piece
-from edgesea.table.reader import Table, part_path, part_skipped, stack
+from edgesea.table.reader import Table, part_info, part_path, stack
 from edgesea.table.writer import PartWriter, write_part, write_table
 
 SIZE = 3
@@ -90,14 +93,20 @@ def test_what_was_written_is_read(written_table):
         chunks = [chunk for chunk in table.chunks() if chunk.part == part]
         assert clips.take(windows).to_pylist() == [name for c in chunks for name in c.names[c.clip]]
         assert [c.first_window for c in chunks] == np.cumsum([0, *[len(c.clip) for c in chunks]])[:-1].tolist()
-        assert part_skipped(table.path, part) == [(f"bad{part}\n", "damaged, wholly")]
+        info = part_info(table.path, part)
+        assert (info.part, info.skipped) == (part, [(f"bad{part}\n", "damaged, wholly")])
+    assert list(table.windows_by_split()) == [
+        (c.part, c.group, dict(Counter(c.splits[c.clip].tolist()))) for c in table.chunks()
+    ]
 
 
 def test_parts_of_earlier_tables_are_read(tmp_path):
     """They have no labels, and no scales but one for all."""
     table, _ = make_table(tmp_path)
     path = part_path(tmp_path, "clips", 1)
-    pq.write_table(pq.read_table(path).drop_columns(["label", "scale"]), path)
+    counts = list(table.windows_by_split())
+    pq.write_table(pq.read_table(path).drop_columns(["label", "scale"]).replace_schema_metadata(None), path)
+    assert list(table.windows_by_split()) == counts
     assert [set(table.audio(chunk, chunk.select(None))[1].ravel()) for chunk in table.chunks()] == [
         {2.0**-index for index in range(6)},
         {np.float32(1 / 32767)},
@@ -112,7 +121,7 @@ def test_a_part_appears_as_a_whole_or_not_at_all(tmp_path, monkeypatch, flush):
     for error, expected in ((KeyboardInterrupt, []), (None, ["clips", "windows"])):
         with suppress(KeyboardInterrupt), write_part(tmp_path, 0, SIZE, "float32") as writer:
             fill(writer, 0)
-            assert part_skipped(tmp_path, 0) is None
+            assert part_info(tmp_path, 0) is None
             if error:
                 raise error
         names = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
@@ -133,17 +142,18 @@ def test_a_damaged_description_is_named(tmp_path, change, word):
 
 
 @pytest.mark.parametrize("kind", ["clips", "windows"])
-@pytest.mark.parametrize("damage", ["inside", "text", "gone"])
+@pytest.mark.parametrize("damage", ["bit", "inside", "text", "gone"])
 def test_missing_and_damaged_parts_are_named(tmp_path, kind, damage):
     make_table(tmp_path)
     path = part_path(tmp_path, kind, 1)
     column = pq.read_metadata(path).row_group(0).column(pq.read_metadata(path).num_columns - 1)  # pcm, embedding
     content = bytearray(path.read_bytes())
     middle = column.data_page_offset + column.total_compressed_size // 2
-    content[middle - 20 : middle + 20] = bytes(255 - byte for byte in content[middle - 20 : middle + 20])
+    for byte in range(middle - 20, middle + 20 if damage == "inside" else middle - 19):
+        content[byte] ^= 1
     path.unlink()
     if damage != "gone":
-        path.write_bytes(content if damage == "inside" else b"text")
+        path.write_bytes(b"text" if damage == "text" else content)
 
     def read() -> None:
         for chunk in (table := Table(tmp_path)).chunks():
@@ -154,25 +164,52 @@ def test_missing_and_damaged_parts_are_named(tmp_path, kind, damage):
         read()
 
 
-def write(out: Path, center: bool, usable: bool = True) -> dict[str, Any]:
-    """Write a table of one clip, which can be used or not."""
-    clip = ClipEntry("a.wav", Path("a.wav"), None, None, "train", None)
+def write(out: Path, center: bool, usable: bool = True, parts: int = 1) -> dict[str, Any]:
+    """Write a table of a clip in each part, which can be used or not."""
+    clips = [ClipEntry(f"{part}.wav", f"{part}.wav", None, None, "train", None) for part in range(parts)]
 
-    def embed(_: Iterator[ClipEntry]) -> Iterator[Any]:
-        piece = Piece(clip, 0, np.zeros(8, np.int16), np.zeros(1, np.int64), np.zeros(1, np.float32))
-        yield (clip, piece, np.zeros((1, SIZE), np.float32)) if usable else Failure(clip, "damaged")
+    def embed(sources: Iterator[ClipEntry]) -> Iterator[Any]:
+        for clip in sources:
+            piece = Piece(clip, 0, np.full(8, int(clip.clip[0]), np.int16), np.zeros(1, np.int64), np.zeros(1))
+            rows = np.full((1, SIZE), int(clip.clip[0]), np.float32)
+            yield (clip, piece, rows) if usable else Failure(clip, "damaged")
 
-    return write_table(out, {**INFO, "parts": 1, "center": center}, [[clip]], embed, 1, 0.5, "test")
+    plan = {**INFO, "parts": parts, "center": center}
+    return write_table(out, plan, [[clip] for clip in clips], embed, parts, 0.5, "test")
 
 
 def test_a_plan_binds_as_soon_as_a_clip_is_stored(tmp_path):
-    with pytest.raises(EdgeseaError, match=r"1 of 1 .*a\.wav: damaged"):
+    with pytest.raises(EdgeseaError, match=r"1 of 1 .*0\.wav: damaged"):
         write(tmp_path, center=True, usable=False)
     assert write(tmp_path, center=False)["clips"] == 1  # what the first calls left does not hinder this one
     with pytest.raises(EdgeseaError, match=r"center: False .*True"):
         write(tmp_path, center=True)
     (tmp_path / "table.json").unlink()
     part_path(tmp_path, "clips", 0).write_bytes(b"damaged")
-    for center, words in ((True, r"center: False .*True"), (False, r"clips/part-00000")):
-        with pytest.raises(EdgeseaError, match=words):
-            write(tmp_path, center=center)
+    with pytest.raises(EdgeseaError, match=r"center: False .*True"):
+        write(tmp_path, center=True)
+
+
+@pytest.mark.parametrize("kind", ["clips", "windows"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "renamed", "of another table"])
+def test_a_damaged_part_is_made_anew(tmp_path, caplog, kind, damage):
+    write(tmp_path / "other", center=False, parts=3)
+    write(tmp_path / "table", center=True, parts=3)
+    table = tmp_path / "table"
+    before, path = content(table), part_path(table, kind, 1)
+    times = {path: path.stat().st_mtime_ns for path in table.glob("*/part-*")}
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "renamed":
+        part_path(table, kind, 2).rename(path)
+    elif damage == "of another table":
+        shutil.copy(part_path(tmp_path / "other", kind, 1 if kind == "clips" else 2), path)
+    elif damage != "gone":
+        path.write_bytes(whole[: len(whole) - 5] if damage == "cut" else b"")
+    if (kind, damage) != ("clips", "of another table"):
+        with pytest.raises(EdgeseaError, match=r"part-0000[12]\.parquet"):
+            list(Table(table).chunks())
+    write(table, center=True, parts=3)
+    assert content(table) == before
+    assert times[part_path(table, "clips", 0)] == part_path(table, "clips", 0).stat().st_mtime_ns
+    assert ("part-00001.parquet" in caplog.text) == ((kind, damage) != ("clips", "gone"))

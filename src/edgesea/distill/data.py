@@ -26,8 +26,8 @@ class WindowSource:
 
     def __init__(self, table: Table, phi: Reduction, split: str) -> None:
         self.table, self.phi, self.split = table, phi, split
-        chunks = ((chunk.part, chunk.group, len(chunk.select(split))) for chunk in table.chunks())
-        self.chunks = [chunk for chunk in chunks if chunk[2]]
+        counts = ((part, group, splits.get(split, 0)) for part, group, splits in table.windows_by_split())
+        self.chunks = [chunk for chunk in counts if chunk[2]]
         self.windows = sum(count for *_, count in self.chunks)
         self.window_bytes = 2 * table.sample_framing.window + 4 * phi.output_size  # with its target
         if not self.windows:

@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +29,8 @@ CLIPS, WINDOWS = "clips", "windows"
 TABLE_FILE = "table.json"
 SKIPPED_FILE = "skipped.csv"
 SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
+PART_KEY = b"edgesea.part"  # and the rest of `PartInfo`
+END_BYTES = 1 << 14
 READERS = 4  # threads
 RUN = 64  # parts whose small columns are read together where several workers read a table
 SCALE = 1 / 32767  # of parts that were written before each clip had its own
@@ -94,7 +99,10 @@ class Table:
             if len(self._files) > 64:
                 self._files.clear()
             with _reading(self.path, kind, part) as path:
-                self._files[kind, part] = pq.ParquetFile(arrow_file(path), page_checksum_verification=True)
+                file = pq.ParquetFile(arrow_file(path), page_checksum_verification=True)
+                if kind == CLIPS:
+                    _checked(self.path, part, file.metadata)
+                self._files[kind, part] = file
         return self._files[kind, part]
 
     def _read(self, kind: str, part: int, group: int, columns: list[str]) -> pa.Table:
@@ -134,6 +142,21 @@ class Table:
     def _chunks(self, part: int) -> Iterator[Chunk]:
         source = Table(self.path, self.info)  # with files of its own: threads do not share them
         return (source.chunk(part, group) for group in range(source._file(WINDOWS, part).num_row_groups))
+
+    def windows_by_split(self) -> Iterator[tuple[int, int, Mapping[str, int]]]:
+        """(part, row group, windows of each split) of every chunk, in order, from the footers of the parts."""
+
+        def count(part: int) -> list[Mapping[str, int]]:
+            with _reading(self.path, CLIPS, part):
+                if (info := part_info(self.path, part)) is None:
+                    raise FileNotFoundError("no such file")
+            if info.splits is None:  # written by an earlier version
+                return [Counter(chunk.splits[chunk.clip].tolist()) for chunk in self._chunks(part)]
+            return [*info.splits]
+
+        with ThreadPoolExecutor(READERS) as pool:
+            for part, counts in enumerate(pool.map(count, range(self.parts))):
+                yield from ((part, group, splits) for group, splits in enumerate(counts))
 
     def embeddings(self, part: int, group: int) -> NDArray[np.floating]:
         """Embeddings (windows, D) of a chunk, in the dtype they are stored in."""
@@ -192,13 +215,49 @@ def parts_done(table: Path) -> tuple[int, int, float] | None:
     return sum(path.name.startswith("part-") for path in folder.iterdir()), total, folder.stat().st_mtime
 
 
-def part_skipped(table: Path, part: int) -> list[tuple[str, str]] | None:
-    """What a finished part left out, as (clip, reason); None if the part is not there."""
-    if not part_path(table, CLIPS, part).exists():
+class PartInfo(NamedTuple):
+    """What the footer of a part's clips says; of a part of an earlier version, only what was skipped."""
+
+    skipped: list[tuple[str, str]]  # clips that were left out, and why
+    splits: list[dict[str, int]] | None = None  # of each row group, the windows of each split
+    part: int | None = None  # its number
+    plan: str | None = None  # digest of the table's plan
+    windows: list[int] | None = None  # `file_end` of the file with its windows
+
+
+def part_info(table: Path, part: int, plan: str | None = None) -> PartInfo | None:
+    """What the footer of a part says; None if the part is not there.
+
+    OSError or ValueError if it is damaged, has another number, or belongs to a table of another `plan` (its digest).
+    """
+    if not (path := part_path(table, CLIPS, part)).exists():
         return None
-    with _reading(table, CLIPS, part) as path:
-        metadata = pq.read_metadata(arrow_file(path)).metadata or {}
-    return [(clip, reason) for clip, reason in json.loads(metadata.get(SKIPPED_KEY, b"[]"))]
+    info = _checked(table, part, pq.read_metadata(arrow_file(path)))
+    if plan and info.plan not in (None, plan):
+        raise ValueError("it is a part of another table")
+    if info.windows is None:
+        pq.read_metadata(arrow_file(part_path(table, WINDOWS, part)))
+    return info
+
+
+def _checked(table: Path, part: int, footer: pq.FileMetaData) -> PartInfo:
+    """What the footer of a part's clips says, if it is that of this part, and the file with its windows is as long."""
+    metadata, windows = footer.metadata or {}, part_path(table, WINDOWS, part)
+    skipped = [(clip, reason) for clip, reason in json.loads(metadata.get(SKIPPED_KEY, b"[]"))]
+    info = PartInfo(skipped, **json.loads(metadata.get(PART_KEY, b"{}")))
+    if info.part not in (None, part):
+        raise ValueError(f"it is part {info.part}")
+    if info.windows not in (None, file_end(windows)):
+        raise ValueError(f"{windows} is not the file that belongs to it, or not whole")
+    return info
+
+
+def file_end(path: Path) -> list[int]:
+    """Bytes of a file and the checksum (CRC-32) of the last of them, where the statistics of a part are."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - END_BYTES))
+        return [size, zlib.crc32(file.read())]
 
 
 def stack(blocks: Sequence[Float32], size: int) -> Float32:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -16,21 +17,25 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgesea.artifact import atomic_path, claimed, versions, write_json
+from edgesea.artifact import atomic_path, claimed, digest, versions, write_json
 from edgesea.cluster import is_here, results
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Piece
 from edgesea.table.reader import (
     CLIPS,
+    PART_KEY,
+    READERS,
     SKIPPED_FILE,
     SKIPPED_KEY,
     TABLE_FILE,
     WINDOWS,
+    PartInfo,
     Table,
     arrow_file,
+    file_end,
+    part_info,
     part_path,
-    part_skipped,
 )
 from edgesea.table.sheet import write_skipped
 
@@ -47,11 +52,11 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 
 @contextmanager
-def write_part(table: Path, part: int, size: int, dtype: str) -> Iterator["PartWriter"]:
+def write_part(table: Path, part: int, size: int, dtype: str, plan: str | None = None) -> Iterator["PartWriter"]:
     """Write part `part` of the table at `table`, for embeddings of `size` numbers; if the body raises, none remains.
 
     The clips and the windows are written in row groups of about 32 MB that belong together: row group ``i`` of the
-    windows refers to rows of row group ``i`` of the clips.
+    windows refers to rows of row group ``i`` of the clips. The footer of the clips says which windows these are.
     """
     audio = {"offset": pa.int64(), "scale": pa.float32(), "pcm": pa.binary()}
     clips = _schema(clip=TEXT, sensor=TEXT, time=TEXT, split=TEXT, label=TEXT, **audio)
@@ -62,14 +67,15 @@ def write_part(table: Path, part: int, size: int, dtype: str) -> Iterator["PartW
         atomic_path(part_path(table, CLIPS, part)) as clips_path,
         atomic_path(part_path(table, WINDOWS, part)) as windows_path,
         arrow_file(clips_path, "wb") as clips_sink,
-        arrow_file(windows_path, "wb") as windows_sink,
         parquet(clips_sink, clips) as clips_file,
-        parquet(windows_sink, windows) as windows_file,
     ):
-        writer = PartWriter(clips_file, windows_file, np.dtype(dtype))
-        yield writer
-        writer.flush()
-        clips_file.add_key_value_metadata({SKIPPED_KEY: json.dumps(sorted(writer.skipped)).encode()})
+        with arrow_file(windows_path, "wb") as windows_sink, parquet(windows_sink, windows) as windows_file:
+            writer = PartWriter(clips_file, windows_file, np.dtype(dtype))
+            yield writer
+            writer.flush()
+        about = {"splits": writer.splits, "part": part, "plan": plan, "windows": file_end(windows_path)}
+        texts = {SKIPPED_KEY: sorted(writer.skipped), PART_KEY: about}
+        clips_file.add_key_value_metadata({key: json.dumps(text).encode() for key, text in texts.items()})
 
 
 class PartWriter:
@@ -79,6 +85,7 @@ class PartWriter:
         self.windows = 0
         self.loud: set[str] = set()  # clips that exceed twice full scale
         self.skipped: list[tuple[str, str]] = []  # clips that cannot be used, and why
+        self.splits: list[Counter[str]] = []  # of each row group, the windows of each split
         self._files, self._dtype = (clips, windows), dtype
         self._rows = self._bytes = 0
         self._clips: list[dict[str, Any]] = []
@@ -117,6 +124,10 @@ class PartWriter:
         windows = pa.Table.from_arrays([*map(pa.array, columns), lists], schema=schema)
         for file, rows in zip(self._files, (clips, windows), strict=True):
             file.write_table(rows, row_group_size=1 << 30)
+        splits = Counter[str]()
+        for row, (rows_of_clip, *_) in zip(self._clips, self._windows, strict=True):
+            splits[row["split"]] += len(rows_of_clip)
+        self.splits.append(splits)
         self._clips, self._windows, self._bytes = [], [], 0
 
 
@@ -148,19 +159,36 @@ def write_table(
         if not is_begun():
             for path in (*out.glob("*/part-*.parquet"), out / SKIPPED_FILE):
                 path.unlink(missing_ok=True)
-        written = _write_missing(out, plan, parts, embed, task, jobs)
-        return {**_finish(out, plan, clips, max_skipped), **written}
+        infos = _read_infos(out, plan)
+        missing = [part for part, info in enumerate(infos) if info is None]
+        written = _write_missing(out, plan, parts, missing, embed, task, jobs)
+        return {**_finish(out, plan, _read_infos(out, plan) if missing else infos, clips, max_skipped), **written}
+
+
+def _read_infos(out: Path, plan: dict[str, Any]) -> list[PartInfo | None]:
+    """What the footer of each part says; None of one that is not there, or damaged, and so is made anew."""
+    wanted = digest(plan)
+
+    def read(part: int) -> PartInfo | None:
+        try:
+            return part_info(out, part, wanted)
+        except (OSError, ValueError) as error:
+            log.warning("%s: damaged (%s); it is made anew", part_path(out, CLIPS, part), " ".join(str(error).split()))
+        return None
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(read, range(plan["parts"])))
 
 
 def _write_missing(
     out: Path,
     plan: dict[str, Any],
     parts: Sequence[Sequence[Any]],
+    missing: Sequence[int],
     embed: Callable[[Iterator[Any]], Iterator[Any]],
     task: str,
     jobs: int,
 ) -> dict[str, Any]:
-    missing = [part for part in range(len(parts)) if part_skipped(out, part) is None]
     if missing:
         (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
     began, windows, loud = time.perf_counter(), 0, set[str]()
@@ -193,7 +221,7 @@ def make_part(
             bar.n = begun + len(failed)
         usable = (source for source in sources if source.clip not in failed)
         with suppress(_RestartError):
-            with write_part(out, part, plan["teacher"]["embedding_size"], plan["dtype"]) as writer:
+            with write_part(out, part, plan["teacher"]["embedding_size"], plan["dtype"], digest(plan)) as writer:
                 _fill(writer, embed(usable), failed, bar)
             return writer.windows, writer.loud
 
@@ -228,10 +256,12 @@ def check_skipped(skipped: Sequence[tuple[str, str]], count: int, max_skipped: f
         raise EdgeseaError(f"{len(skipped)} of {count} {what} cannot be used ({first}); repair them or {remedy}")
 
 
-def _finish(out: Path, plan: dict[str, Any], clips: int, max_skipped: float) -> dict[str, Any]:
+def _finish(
+    out: Path, plan: dict[str, Any], infos: Sequence[PartInfo | None], clips: int, max_skipped: float
+) -> dict[str, Any]:
     """Write skipped.csv and, last of all, table.json, unless a former call has done it; returns what they say."""
     finished = (out / TABLE_FILE).exists()
-    skipped = [row for part in range(plan["parts"]) for row in part_skipped(out, part) or []]
+    skipped = [row for info in infos if info for row in info.skipped]
     if not finished:
         write_skipped(out / SKIPPED_FILE, skipped)
     if len(skipped) == clips:  # nothing binds; with other options or repaired clips, the same folder will do
@@ -240,12 +270,12 @@ def _finish(out: Path, plan: dict[str, Any], clips: int, max_skipped: float) -> 
     check_skipped(skipped, clips, max_skipped, f"clips (listed in {out / SKIPPED_FILE})")
     if not finished:
         by_split: Counter[str] = Counter()
-        for chunk in Table(out, plan).chunks():
-            by_split.update(chunk.splits[chunk.clip].tolist())
+        for *_, counts in Table(out, plan).windows_by_split():
+            by_split.update(counts)
         if not by_split["train"]:
             log.warning("%s: no window is in the split train: %s", out, dict(by_split))
-        counts = {"clips": clips - len(skipped), "skipped": len(skipped), "windows": by_split.total()}
+        numbers = {"clips": clips - len(skipped), "skipped": len(skipped), "windows": by_split.total()}
         splits = {"windows_by_split": dict(sorted(by_split.items()))}
-        write_json(out / TABLE_FILE, {**plan, **counts, **splits, "versions": versions()})
+        write_json(out / TABLE_FILE, {**plan, **numbers, **splits, "versions": versions()})
     info = Table(out).info
     return {"table": str(out), **{key: info[key] for key in ("clips", "windows", "skipped", "windows_by_split")}}
