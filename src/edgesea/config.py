@@ -110,7 +110,6 @@ def _mark(found: re.Match[str]) -> str:
 
 
 def as_yaml(options: Mapping[str, Any]) -> str:
-    """Options as YAML that `read_yaml` reads."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -121,7 +120,6 @@ def as_yaml(options: Mapping[str, Any]) -> str:
 
 
 def write_yaml(path: Path, options: Mapping[str, Any]) -> None:
-    """Write options as YAML, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(as_yaml(options), "utf-8")
 
@@ -167,7 +165,7 @@ def tidy(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
     """A hook of cyclopts, which would round 1.5 to a whole number, and take ~ for the name of a folder."""
     for argument in arguments:
         for index, token in enumerate(argument.tokens):
-            if argument.hint is int and _is_fraction(token.value):
+            if argument.hint is int and FLOAT.match(token.value) and not float(token.value).is_integer():
                 raise EdgeseaError(f"{argument.name} must be a whole number, not {token.value}")
             value = HOME.sub(lambda found: found[1] + os.path.expanduser("~"), token.value)  # noqa: PTH111
             if "$" in value and argument.hint in (Path, list[Path]) and not os.path.lexists(value):
@@ -175,10 +173,3 @@ def tidy(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
             value = SWITCH.get(value.lower(), value) if argument.hint is bool else value
             if value != token.value:
                 argument.tokens[index] = token.evolve(value=value)
-
-
-def _is_fraction(text: str) -> bool:
-    try:
-        return not float(text).is_integer()
-    except ValueError:
-        return False

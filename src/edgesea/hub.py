@@ -93,7 +93,6 @@ def student_card(
 
 
 def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None) -> dict[str, Any]:
-    """The results of the run of a student; {} if there is none."""
     path = (folder.resolve().parent if run is None else Path(run)) / "results.json"
     results: dict[str, Any] = read_json(path) if run is not None or path.is_file() else {}
     fitted, trained = ((it or {}).get("mse") for it in (results.get("distill"), provenance.get("scores")))
@@ -107,7 +106,6 @@ def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None
 
 
 def _score_table(systems: Mapping[str, Mapping[str, Any]]) -> str:
-    """Scores by system (teacher, reduced, student) as Markdown."""
     names = shown_scores(systems)
     if not names:
         return ""

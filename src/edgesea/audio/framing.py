@@ -145,11 +145,9 @@ class PieceCutter:
             yield self._take(min(self.size, total - self._first))
 
     def _begin(self) -> int:
-        """Position in the clip where the next piece begins."""
         return max(0, self.framing.start(self._first))
 
     def _end(self, count: int) -> int:
-        """Position in the clip where the next piece ends, if it has `count` windows."""
         return self.framing.start(self._first + count - 1) + self.framing.window
 
     def _ready(self) -> int:

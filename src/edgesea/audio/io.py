@@ -230,14 +230,12 @@ def first_invalid(mono: Float32) -> int | None:
 
 
 def checked_hop(name: str, value: float, unit: str = "seconds") -> float:
-    """`value` as a float; EdgeseaError unless it is a positive number."""
     if not 0 < (number := _number(value)) < math.inf:
         raise EdgeseaError(f"{name} must be a positive number of {unit}, not {value!r}")
     return number
 
 
 def checked_rate(name: str, value: float) -> int:
-    """`value` as an int; EdgeseaError unless it is a sample rate, a whole number of Hz."""
     number = _number(value)
     if not RATES[0] <= number <= RATES[1] or not number.is_integer():
         raise EdgeseaError(f"{name} must be a whole number from {RATES[0]} to {RATES[1]} Hz, not {value!r}")
@@ -245,21 +243,18 @@ def checked_rate(name: str, value: float) -> int:
 
 
 def checked_count(name: str, value: int) -> int:
-    """`value` as an int; EdgeseaError unless it is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise EdgeseaError(f"{name} must be a whole number of at least 1, not {value!r}")
     return int(value)
 
 
 def checked_share(name: str, value: float) -> float:
-    """`value` as a float; EdgeseaError unless it is a share."""
     if not 0 <= (number := _number(value)) <= 1:
         raise EdgeseaError(f"{name} must be a share from 0 to 1, not {value!r}")
     return number
 
 
 def checked_flag(name: str, value: bool) -> bool:
-    """`value` as a bool; EdgeseaError unless it is one, or 0 or 1."""
     if not isinstance(value, int | np.bool_) or value not in (0, 1):
         raise EdgeseaError(f"{name} must be True or False, not {value!r}")
     return bool(value)

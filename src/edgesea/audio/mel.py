@@ -73,7 +73,6 @@ class LogMelSettings:
 
     @property
     def bands(self) -> int:
-        """Number of bands of a spectrogram."""
         return self.n_fft // 2 + 1 if self.n_mels is None else self.n_mels
 
     def layout(self, samples: int) -> tuple[int, int, int]:
@@ -86,7 +85,6 @@ class LogMelSettings:
         return frames, before, total - before
 
     def hann(self) -> NDArray[np.float64]:
-        """The analysis window, (n_fft,)."""
         return np.asarray(0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(self.n_fft) / self.n_fft))
 
     def filters(self) -> NDArray[np.float64] | None:

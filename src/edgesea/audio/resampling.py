@@ -89,7 +89,6 @@ def _half_filter() -> NDArray[np.float64]:
 def resample_stream(
     chunks: Iterable[Float32], source: int, target: int, resampling: Resampling = "soxr"
 ) -> Iterator[Float32]:
-    """Resample a stream of chunks from `source` to `target` Hz."""
     resampler = Resampler(source, target, resampling)
     for chunk in chunks:
         yield resampler.feed(chunk)

@@ -33,7 +33,6 @@ def log_uniform(low: float, high: float, rng: Rng) -> float:
 
 
 def unit(sound: Signal) -> Signal:
-    """Scaled to RMS 1."""
     return np.asarray(sound / max(np.sqrt(np.mean(sound**2)), 1e-12))
 
 
@@ -71,7 +70,6 @@ def decay(n: int, seconds: float) -> Signal:
 
 
 def fades(n: int, seconds: float) -> Signal:
-    """Envelope with soft edges."""
     return np.asarray(signal.windows.tukey(n, min(1.0, 2 * seconds * RATE / n)))
 
 

@@ -279,8 +279,12 @@ def result_paths(
         raise EdgeseaError(f"suffix must be a part of a file's name, not {suffix!r}; choose a folder with out=")
     found: Targets = {}  # at first with the place of the file among the results
     for given in map(Path, inputs):
-        base = given if given.is_dir() else given.parent
-        for path in _audio_files(given, recursive):
+        if not given.exists():
+            raise EdgeseaError(f"{given}: no such file or folder")
+        if is_student(given):
+            raise EdgeseaError(f"{given}: a model, where a recording was expected; the model comes last")
+        base, paths = (given, find_audio(given, recursive)) if given.is_dir() else (given.parent, [given])
+        for path in paths:
             found.setdefault(_absolute(path), (path, Path(base if out is None else out, path.relative_to(base))))
     stems = Counter(_absolute(place.with_suffix("")) for _, place in found.values())
     sources: dict[str, Path] = {}  # by the absolute name of their results
@@ -290,15 +294,6 @@ def result_paths(
         if (other := sources.setdefault(_absolute(target), path)) != path:
             raise EdgeseaError(f"{path} and {other} would both give {target}; choose another folder for one")
     return found
-
-
-def _audio_files(given: Path, recursive: bool) -> list[Path]:
-    """The file itself, or the audio files of a folder in order of their names."""
-    if not given.exists():
-        raise EdgeseaError(f"{given}: no such file or folder")
-    if is_student(given):
-        raise EdgeseaError(f"{given}: a model, where a recording was expected; the model comes last")
-    return find_audio(given, recursive) if given.is_dir() else [given]
 
 
 def _absolute(path: Path | str) -> str:

@@ -52,7 +52,6 @@ def check_windows(model: EmbeddingModel, windows: NDArray[np.floating]) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

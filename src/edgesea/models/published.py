@@ -112,7 +112,6 @@ def fetch_hub(id: str, files: Sequence[str]) -> Path:
 
 
 def huggingface_hub(id: str) -> ModuleType:
-    """The library of the Hugging Face Hub, which `id` needs."""
     try:
         return import_module("huggingface_hub")
     except ImportError as error:

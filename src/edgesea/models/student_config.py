@@ -52,11 +52,9 @@ class StudentConfig:
             raise EdgeseaError(f"the spectrogram of {shape} bands and frames is too small for {pools} 2x2 pools")
 
     def front_end(self) -> LogMelSettings:
-        """The log-mel spectrogram that its network takes."""
         return LogMelSettings(self.sample_rate, self.n_fft, self.hop_length, self.n_mels, self.fmax)
 
     def frames(self) -> int:
-        """Number of frames of the spectrogram of a window."""
         return self.front_end().layout(round(self.window * self.sample_rate))[0]
 
     @classmethod

@@ -101,7 +101,6 @@ def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
 
 
 def _scale_and_shift(arrays: Arrays, norm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A batch normalisation as ``scale * x + shift``."""
     weight, bias, mean, variance = (
         np.asarray(arrays[f"{norm}.{key}"], np.float64) for key in ("weight", "bias", "running_mean", "running_var")
     )

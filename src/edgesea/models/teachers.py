@@ -206,16 +206,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_efficientat(variant: str, weights: Path | None = None) -> EfficientAT:
-    """Load a published state dict, without its classifier; `weights` of None: download it."""
-    name = f"{variant}_as_mAP_{EFFICIENTAT[variant][1]}.pt"
-    path = weights or fetch(EFFICIENTAT_URL + name, name)
-    model = EfficientAT(variant)
-    state = read_state_dict(path).items()
-    arrays = {k.replace(".conc_se_layers.0.", "."): v for k, v in state if not k.startswith("classifier.")}
-    return load_arrays(model, arrays, path)
-
-
 def load_network(id: str, weights: Path | None) -> TorchModel:
     """One of these teachers on the CPU; without `weights`, with the published ones."""
     family, _, variant = id.partition("/")
@@ -224,4 +214,10 @@ def load_network(id: str, weights: Path | None) -> TorchModel:
     known = OPENL3 if family == "openl3" else list(EFFICIENTAT)
     if variant not in known:
         raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(known)}")
-    return load_openl3(variant, weights) if family == "openl3" else load_efficientat(variant, weights)
+    if family == "openl3":
+        return load_openl3(variant, weights)
+    name = f"{variant}_as_mAP_{EFFICIENTAT[variant][1]}.pt"
+    path = weights or fetch(EFFICIENTAT_URL + name, name)
+    state = read_state_dict(path).items()
+    arrays = {k.replace(".conc_se_layers.0.", "."): v for k, v in state if not k.startswith("classifier.")}
+    return load_arrays(EfficientAT(variant), arrays, path)

@@ -106,7 +106,6 @@ def natural(name: str) -> tuple[int, str]:
 
 
 def summarise(table: Table, subset: Subset | None) -> Counts:
-    """Count clips, windows, levels and strata, a chunk at a time."""
     counts, levels, chunks = [], [], []
     for chunk in table.chunks():
         chosen = np.zeros(len(chunk.clip), bool)

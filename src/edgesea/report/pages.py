@@ -141,7 +141,6 @@ def _environment() -> Environment:
 
 
 def markdown(value: Any) -> str:
-    """Text for a cell of a table in Markdown."""
     clean = " ".join(str(value).encode("utf-8", "replace").decode("utf-8").split())
     return re.sub(r"([\\|<*`])", r"\\\1", clean)
 
@@ -152,17 +151,14 @@ def integer(value: Any) -> str:
 
 
 def decimal(value: Any, digits: int = 3) -> str:
-    """A number with so many digits after the point."""
     return MISSING if value is None or value != value else f"{float(value):.{digits}f}".replace("-", "\u2212")
 
 
 def percent(value: Any, digits: int = 0) -> str:
-    """A share, e.g. ``12 %``."""
     return MISSING if value is None or value != value else f"{decimal(100 * float(value), digits)}\u00a0%"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as hours and minutes, minutes and seconds, or seconds."""
     if seconds is None or seconds != seconds:
         return MISSING
     minutes, rest = divmod(round(seconds), 60)

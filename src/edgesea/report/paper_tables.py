@@ -110,7 +110,6 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
 
 
 def read_published(path: Path) -> Frame:
-    """Published figures: table, row, column and value."""
     names = ["table", "row", "column", "value"]
     frame: Frame = Sheet.read(path, names).rows[names]
     by_size = frame.column.str.extract(r"^(reduced|student)-([1-9]\d*)$").replace("reduced", "pca")  # in table 4

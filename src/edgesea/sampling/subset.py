@@ -49,7 +49,6 @@ class Subset:
 
     @classmethod
     def load(cls, path: Path) -> "Subset":
-        """Read what `save` wrote."""
         if not path.exists():
             raise EdgeseaError(f"{path}: no such subset; make one: edgesea sample")
         with explained(f"{path}: not a subset; make one, under another name: edgesea sample"):

@@ -41,7 +41,6 @@ def say(message: str, level: int = logging.INFO) -> None:
 
 
 def some(values: Sequence[object], between: str = ", ") -> str:
-    """The first few values, and how many more there are."""
     more = f" and {len(values) - NAMED} more" if len(values) > NAMED else ""
     return between.join(map(str, values[:NAMED])) + more
 
@@ -133,14 +132,12 @@ class Sheet:
         return texts.where(given, ""), headers
 
     def report(self, used: Iterable[str]) -> None:
-        """Log which columns are used and which are not."""
         used = list(dict.fromkeys(used))
         ignored = some([header for header in self.rows if header and header not in used]) or "none"
         shown = some(used) if len(used) > 2 * NAMED else ", ".join(used)
         say(f"{self.path}: rows: {len(self.rows)}; columns used: {shown}; ignored: {ignored}")
 
     def require(self, names: Iterable[str]) -> None:
-        """Raise EdgeseaError unless there are columns of these names."""
         if missing := [name for name in names if self.find(name) is None]:
             raise EdgeseaError(f"{self.path}: no column {some([*map(repr, missing)])}; it has {some([*self.rows])}")
 

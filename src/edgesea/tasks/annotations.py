@@ -64,7 +64,6 @@ class Taxonomy:
 
 
 def read_taxonomy(path: Path) -> Taxonomy:
-    """Read ``dcase-ust-taxonomy.yaml``."""
     with explained(f"{path}: not the taxonomy of SONYC-UST"):
         content = yaml.safe_load(path.read_text("utf-8"))
         coarse = {str(number): f"{number}_{name}" for number, name in content["coarse"].items()}
@@ -95,7 +94,6 @@ class Annotations:
     context: NDArray[np.float64] | None = None  # (N, 5) the columns `CONTEXT`; NaN where empty
 
     def take(self, clips: NDArray[np.integer] | NDArray[np.bool_]) -> "Annotations":
-        """The annotations of some clips, by index or by a mask."""
         return replace(self, **{name: column[clips] for name, column in vars(self).items() if column is not None})
 
 

@@ -16,7 +16,6 @@ LEAST = {
 
 
 def _check(options: Any, group: str) -> None:
-    """Raise an `EdgeseaError` unless choices are known and numbers are in range."""
     for name, hint in get_type_hints(type(options)).items():
         value = getattr(options, name)
         choices = [one for part in (hint, *get_args(hint)) for one in get_args(part) if isinstance(one, str)]
@@ -150,7 +149,6 @@ class TaggingOptions:
 
 
 def check_seed(seed: int, members: int) -> None:
-    """Raise an `EdgeseaError` unless a seed, and those of the networks that follow it, are in range."""
     last = 2**32 - members
     if not 0 <= seed <= last:
         raise EdgeseaError(f"seed must lie in 0 ... {last}, not {seed}")

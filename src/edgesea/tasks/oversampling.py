@@ -118,6 +118,5 @@ def _nearest(rows: Float32, seeds: Int64, pool: Int64, k: int) -> Int64:
 
 
 def _one_of(around: Int64, rng: np.random.Generator) -> Int64:
-    """One of each row's, at random."""
     chosen: Int64 = around[np.arange(len(around)), rng.integers(around.shape[1], size=len(around))]
     return chosen

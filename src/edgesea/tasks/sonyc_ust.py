@@ -71,7 +71,6 @@ class SonycUst:
 
     @property
     def paths(self) -> list[Path]:
-        """The clips."""
         return [self.folder / "audio" / name for name in self.annotations.clips]
 
     def emptied(self, usable: NDArray[np.bool_]) -> list[str]:

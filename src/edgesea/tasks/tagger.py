@@ -152,7 +152,6 @@ class Examples(NamedTuple):
     factors: Sequence[Float32] = ()  # (B, G, C): 1 where it is chosen; all 0 where that is unknown
 
     def take(self, clips: NDArray[np.integer]) -> "Examples":
-        """Some of the clips, by index."""
         factors = [factor[clips] for factor in self.factors]
         return Examples(self.bags.take(clips), self.labels[clips], self.given[clips], factors)
 
