@@ -224,12 +224,9 @@ def read_scores(paths: Iterable[Path]) -> Frame:
 
 def _of_run(folder: Path) -> Iterator[System]:
     results = read_results(folder)
-    options = results["config"].get("evaluate") or {}
-    # What an older edgesea did not repeat in the scores of each system.
-    known = {name: options[name] for name in ("data", "center", "seed") if name in options}
     for kind, scores in (results.get("evaluate") or {}).items():
         if kind in SYSTEMS:
-            yield kind, {**known, "versions": results.get("versions"), **scores}, _made(kind, scores, results)
+            yield kind, scores, _made(kind, scores, results)
 
 
 def _of_evaluation(path: Path) -> Iterator[System]:
@@ -317,9 +314,8 @@ def _made(kind: str, scores: Row, results: Row | None) -> Row:
     if kind == "reduced":
         return made
     student, key, size = config["distill"], config["distill"]["student"], scores["embedding_size"]
-    changed = [
-        f"{name} {student[name]}" for name, usual in ARCHITECTURE.items() if student.get(name) not in (usual, None)
-    ]
+    usual = ARCHITECTURE.items()
+    changed = [f"{name} {student[name]}" for name, value in usual if student.get(name) not in (value, None)]
     changed += [f"{size} dimensions"] if key != f"sea-{size}" else []
     system = f"{key} with {', '.join(changed)}" if changed else f"{STUDENTS[key]} ({key})"
     parameters = results["distill"]["parameters"]

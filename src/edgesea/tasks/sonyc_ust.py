@@ -21,7 +21,6 @@ from edgesea.tasks.annotations import CLIP, Annotations, Taxonomy, read_annotati
 from edgesea.tasks.features import Bags, Float64, Targets
 from edgesea.tasks.metrics import Ties, confidence_intervals, tagging_scores
 from edgesea.tasks.options import TaggingOptions
-from edgesea.tasks.probes import clip_features
 from edgesea.tasks.skipped import check_share
 
 Level = Literal["coarse", "fine"]
@@ -110,7 +109,7 @@ class SonycUst:
         from edgesea.tasks.tagger import tag_probabilities
 
         mode, splits = self.options.label_mode, self.annotations.splits
-        bags = clip_features(bags, "mean" if self.options.target_mode == "clip" else "framewise")
+        bags = bags.averaged() if self.options.target_mode == "clip" else bags
         bags, targets = replace(bags, context=self.annotations.context), self.targets()
         train, test, monitored = (
             np.flatnonzero((splits == split) & bags.usable) for split in ("train", self.options.eval_split, "validate")
