@@ -92,12 +92,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def claimed(
-    folder: Path,
-    plan: Mapping[str, Any],
-    kind: str,
-    *,
-    is_begun: Callable[[], bool] = lambda: True,
-    shared: bool = False,
+    folder: Path, plan: Mapping[str, Any], kind: str, *, is_begun: Callable[[], bool] = lambda: True
 ) -> Iterator[None]:
     """Hold a folder, new or with the same `plan` (JSON values: all that decides the result, but no versions), locked.
 
@@ -117,25 +112,25 @@ def claimed(
         return not changed
 
     is_there()  # a folder that is refused gets no lock
-    with locked(folder, shared=shared):
+    with locked(folder):
         if not is_there():
             write_json(path, plan)
         yield
 
 
-def is_helper(*names: str) -> bool:
-    """Whether this process was started only to help another one to train, on a further device."""
-    return any(int(os.environ.get(name) or 0) > 0 for name in ("LOCAL_RANK", *names))
+def is_helper() -> bool:
+    """Whether Lightning has started this process, by the same command, only to help another one on a further device."""
+    return "RANK" not in os.environ and int(os.environ.get("LOCAL_RANK") or 0) > 0
 
 
 @contextmanager
-def locked(folder: Path, *, shared: bool = False, stale: Sequence[str] = (".*", "*/.*")) -> Iterator[None]:
-    """Hold a folder's lock, which ends with this process at the latest; processes that train together share it.
+def locked(folder: Path, *, stale: Sequence[str] = (".*", "*/.*")) -> Iterator[None]:
+    """Hold a folder's lock, which ends with this process at the latest; helpers leave it to the process they help.
 
     Another holder is named in an EdgeseaError, or waited for if the environment variable EDGESEA_WAIT is set. The
     temporary files of the names `stale` that killed holders left are deleted.
     """
-    if is_helper(*(["SLURM_LOCALID"] if shared else [])):
+    if is_helper():
         yield
         return
     path, is_new = folder / LOCK_FILE, not folder.exists()

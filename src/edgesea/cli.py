@@ -17,9 +17,10 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
-from edgesea.artifact import FULL, WAIT, is_helper, versions
+from edgesea.artifact import FULL, WAIT, versions
 from edgesea.cluster import Cluster, read_cluster, requeue, stop_in_order, using
 from edgesea.config import as_yaml, nearest, read_yaml, tidy
+from edgesea.distill import ranks
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.report import report_if_possible
 from edgesea.tracking import Track, read_track
@@ -155,7 +156,7 @@ def _app(arguments: list[str]) -> App:
             return None
         if wait:
             os.environ[WAIT] = "1"
-        helper = is_helper()  # silent
+        helper = ranks.place().rank > 0  # silent
         quiet = bound.arguments.get("quiet", False)
         level = logging.ERROR if quiet else logging.WARNING if helper else logging.INFO
         logging.getLogger("edgesea").setLevel(level)

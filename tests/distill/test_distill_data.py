@@ -1,14 +1,15 @@
-from itertools import chain
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import peak_memory, write_noise
 
 from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
+from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.reduction import load_reduction
-from edgesea.table.reader import Table
+from edgesea.table.reader import Table, arrow_file
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,7 @@ def order(batches, places):
 
 def shuffled(source, epoch_size=None, seed=5, buffer=14):
     """Batches of eight from buffers of so many windows (14: about five buffers a pass)."""
-    windows = ShuffledWindows(source, 8, epoch_size, seed)
-    windows.buffer_windows = buffer
-    return windows
+    return ShuffledWindows(source, 8, epoch_size, seed, buffer_bytes=buffer * source.window_bytes)
 
 
 @pytest.mark.parametrize("buffer", [1, 14, 30, 1000])
@@ -80,15 +79,61 @@ def test_an_epoch_begins_where_the_last_one_ended(source, places, size):
     assert got == passes[: count * size]
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
-def test_processes_share_each_batch(source, places, epoch):
-    whole = [order([batch], places) for batch in ShuffledWindows(source, 12, 36, 3).epoch(epoch)]
-    ranks = [list(ShuffledWindows(source, 4, 36, 3, rank, 3).epoch(epoch)) for rank in range(3)]
-    assert len(whole) == 3
-    for index, batch in enumerate(whole):
-        shares = [order([batches[index]], places) for batches in ranks]
-        assert [len(share) for share in shares] == [4, 4, 4]
-        assert sorted(chain.from_iterable(shares)) == sorted(batch)
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A source of 63 chunks of three windows in eight parts."""
+    folder = tmp_path_factory.mktemp("many")
+    for index in range(63):
+        write_noise(folder / "audio" / f"{index:02d}.wav", 1.5, seed=index)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgesea.table.writer.FLUSH_BYTES", 1)
+        extract(folder / "audio", folder / "table", validate=0.0, workers=1, part_clips=8, hop=0.25)
+    first_four = SimpleNamespace(output_size=4, transform=lambda x: x[:, :4].astype(np.float32))
+    return WindowSource(Table(folder / "table"), first_four, "train")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("lanes", "world"), [(1, 1), (1, 3), (4, 1), (4, 2), (4, 3), (4, 4)])
+def test_processes_share_each_batch_and_the_reading(many, lanes, world, accumulate, monkeypatch):
+    opened: set[str] = set()
+    monkeypatch.setattr("edgesea.table.reader.arrow_file", lambda path: opened.add(path.name) or arrow_file(path))
+
+    def batches(rank, world, accumulate):
+        many.table = Table(many.table.path)  # which has no file open
+        opened.clear()
+        size = (13 if lanes == 4 else 1000) * many.window_bytes
+        windows = ShuffledWindows(many, 24, 72, 3, rank, world, accumulate, size)
+        assert len(windows.lanes) == lanes
+        pieces = list(windows.epoch(2))
+        assert len(pieces) == len(windows.epoch(2)) == 3 * accumulate
+        for left, right in zip(pieces[accumulate:], windows.epoch(2, first=1), strict=True):
+            assert torch.equal(left[0], right[0])
+        return pieces, set(opened)
+
+    whole, every = batches(0, 1, 1)
+    ranks, files = zip(*(batches(rank, world, accumulate) for rank in range(world)), strict=True)
+    for index, (audio, targets) in enumerate(whole):
+        for each, wanted in ((0, audio), (1, targets)):
+            pieces = [
+                torch.stack([share[index * accumulate + piece][each] for share in ranks], 1).flatten(0, 1)
+                for piece in range(accumulate)
+            ]
+            assert torch.equal(torch.cat(pieces), wanted)  # in the same order
+    assert len(every) == 8
+    shared = len(every) if lanes == 1 or world == 3 else len(every) // world  # 3: every lane has windows for each
+    assert [len(share) for share in files] == [shared] * world
+
+
+def test_lanes_leave_out_few_windows(many):
+    windows = ShuffledWindows(many, 24, None, 3, buffer_bytes=13 * many.window_bytes)
+    assert sorted(lane.windows for lane in windows.lanes) == [45, 48, 48, 48]
+    rows = [row.numpy().tobytes() for audio, _ in windows.epoch(5) for row in audio]
+    assert len(rows) == len(set(rows)) == 168
+
+
+def test_too_few_windows_for_the_processes(many):
+    with pytest.raises(EdgeseaError, match="189"):
+        ShuffledWindows(many, 256, None, 0, world=128, accumulate=2)
 
 
 def test_no_more_is_read_than_needed(source, monkeypatch):
@@ -120,7 +165,7 @@ def test_memory_is_bounded_by_the_buffer(tmp_path, monkeypatch):
     assert peak < 130 + 64 + 3 * 8 + 20, f"{peak:.0f} windows in memory"  # buffer, chunk being read, batches, overlaps
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 9])
 def test_validation_sees_every_window_once_in_order(small_table, small_reduction, world):
     source = WindowSource(Table(small_table), load_reduction(small_reduction), "validate")
     wanted = []
@@ -131,7 +176,7 @@ def test_validation_sees_every_window_once_in_order(small_table, small_reduction
     for rank in range(world):
         batches = ordered_windows(source, 4, rank, world)
         got = list(batches)
-        assert len(got) == len(batches)
+        assert len(got) == len(batches) == len(ordered_windows(source, 4, 0, world))  # some may be empty
         assert max(len(x) for x, _ in got) <= 4
         rows += [(x.numpy().tobytes(), y.numpy().tobytes()) for batch in got for x, y in zip(*batch, strict=True)]
     assert (rows == wanted) if world == 1 else (sorted(rows) == sorted(wanted))

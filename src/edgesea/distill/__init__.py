@@ -1,6 +1,7 @@
 """``distill``: train a student on phi(teacher)."""
 
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -38,12 +39,15 @@ def distill(
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int = 1,
+    accumulate: int = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Train a student so that its embedding of a window comes close to the reduced embedding of the teacher.
 
     The same command resumes a killed training at the last finished epoch, with the same result as if it had not been
-    killed.
+    killed; after SIGTERM or SIGUSR1, in the middle of the epoch. Under `torchrun` or `srun`, the processes train
+    together, with one device each; batches, masks and batch normalisation are those of one process, so that the result
+    differs in its last digits alone.
 
     Parameters
     ----------
@@ -72,7 +76,7 @@ def distill(
     epoch_size : int, optional
         Windows in an epoch, for tables so large that a pass is too long; default: all.
     batch_size : int
-        Windows in a batch (of each device).
+        Windows in a batch, of all devices together; a multiple of devices and `accumulate`.
     lr : float
         Learning rate of Adam (the highest one, if one-cycle).
     weight_decay : float
@@ -93,7 +97,10 @@ def distill(
     device : {"auto", "cpu", "cuda", "mps"}
         Where to train.
     devices : int
-        Number of devices (data parallel).
+        Number of devices of this machine to train on (data parallel). `torchrun` and `srun` say it themselves.
+    accumulate : int
+        Compute a batch that does not fit in the memory in so many pieces. Each piece is normalised by its own
+        statistics, so this changes the result a little.
     seed : int
         Seed of weights and order.
 
@@ -110,7 +117,9 @@ def distill(
     from lightning import seed_everything
 
     from edgesea.distill.data import WindowSource
-    from edgesea.distill.trainer import Training, resolve_precision, train_student
+    from edgesea.distill.module import Training
+    from edgesea.distill.ranks import place
+    from edgesea.distill.trainer import Hardware, resolve_precision, train_student
     from edgesea.models import resolve_device
     from edgesea.models.base import file_digest
     from edgesea.models.student_config import StudentConfig
@@ -120,24 +129,28 @@ def distill(
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
     from edgesea.table.reader import Table
 
-    numbers = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr, "devices": devices}
-    for name, value in numbers.items():
+    numbers = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr}
+    for name, value in {**numbers, "devices": devices, "accumulate": accumulate}.items():
         if value is not None and not value > 0:
             raise EdgeseaError(f"{name} must be positive, not {value}")
     if not 0 <= mask <= 1:
         raise EdgeseaError(f"mask must lie between 0 and 1, not {mask}")
+    target = resolve_device(device)
+    actual, here = resolve_precision(precision, target), place()
+    hardware = Hardware(actual, target, devices, here)
+    if batch_size % (hardware.world * accumulate):
+        parts = f"{hardware.world} devices x {accumulate} pieces (accumulate)"
+        raise EdgeseaError(f"batch_size must be a multiple of {parts}, not {batch_size}")
     source, phi, folder = Table(table), load_reduction(reduction), Path(out)
     if phi.input_size != source.embedding_size:
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
     windows = WindowSource(source, phi, "train"), WindowSource(source, phi, "validate")
-    place = resolve_device(device)
-    actual = resolve_precision(precision, place)
     shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
     audio = {"sample_rate": source.sample_rate, "window": source.framing.window}
     mels = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "fmax": fmax}
     config = StudentConfig.named(student, **shape, **audio, **mels)
     options = Training(
-        epochs, epoch_size, batch_size * devices, lr, weight_decay, mask, schedule, patience, keep, precision, seed
+        epochs, epoch_size, batch_size, lr, weight_decay, mask, schedule, patience, keep, precision, seed, accumulate
     )
     info = read_json(Path(reduction, REDUCTION_FILE))
     recorded = {key: info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")}
@@ -154,20 +167,29 @@ def distill(
         "data": str(source.path.absolute()),
         "epoch_windows": epoch_size or windows[0].windows,
         "validation_windows": windows[1].windows,
-        "devices": devices,
+        "devices": hardware.world,
         "save_every": save_every,
     }
-    claim = claimed(folder, plan, "student of `edgesea distill`", shared=devices > 1)
-    with claim, recording("distill", facts, folder) as run:
-        if all((folder / name).exists() for name in (RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE)):
+    with ExitStack() as stack:
+
+        def begin() -> dict[str, Any] | None:
+            """Claim the folder; the result if there is nothing left to do."""
+            stack.enter_context(claimed(folder, plan, "student of `edgesea distill`"))
+            if not all((folder / name).exists() for name in (RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE)):
+                return None
             log.info("%s is finished; nothing to do", folder)
             return dict(read_json(folder / RESULTS_FILE))
+
+        here.join(target)
+        if (result := here.from_first(begin)) is not None:
+            return result
+        run = stack.enter_context(recording("distill", facts, folder))
         seed_everything(seed, workers=True, verbose=False)
         network = Student(config)
-        scores, is_first = train_student(network, options, windows, folder, save_every, actual, place, devices)
+        scores = train_student(network, options, windows, folder, save_every, hardware)
         result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
         result["origin"] = origin()
-        if is_first:
+        if here.rank == 0:
             provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
             save_student(network.float(), folder, provenance, model_card(config, provenance))
             write_json(folder / RESULTS_FILE, result)

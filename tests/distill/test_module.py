@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgesea.distill.trainer import FitMeasure, mask_spectrogram
+from edgesea.distill.module import FitMeasure, mask_spectrogram
 
 
 def measured(outputs, targets, batch):

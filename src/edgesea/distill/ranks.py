@@ -1,0 +1,73 @@
+"""The processes that train together: which of them this one is, and how they connect."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of this process among those that torchrun or srun have started; alone without them.
+
+    Lightning itself starts those for further devices of one machine, by the same command, when training begins: they
+    have a rank, but no number of processes.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0  # rank among those of the same machine
+
+    def join(self, device: str) -> None:
+        """Connect the processes; those of a GPU take the one that is theirs."""
+        import torch
+        from torch import distributed
+
+        if self.world == 1 or distributed.is_initialized():
+            return
+        if "RANK" not in os.environ:  # of srun: the first node, and a port that other jobs and steps do not take
+            from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+            nodes, step = os.environ["SLURM_STEP_NODELIST"], int(os.environ.get("SLURM_STEP_ID", 0))
+            os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
+            os.environ.setdefault("MASTER_PORT", str(15000 + (int(os.environ["SLURM_JOB_ID"]) * 7 + step) % 10000))
+        if device == "cuda":
+            torch.cuda.set_device(self.gpu)
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", rank=self.rank, world_size=self.world)
+
+    @property
+    def gpu(self) -> int:
+        """Number of the GPU of this process, which may see all of the machine, or only its own."""
+        import torch
+
+        return self.local % max(1, torch.cuda.device_count())
+
+    def from_first(self, function: Callable[[], T]) -> T | None:
+        """What `function` returns in the first process, in all of them; if it raises, the others end in silence."""
+        from torch import distributed
+
+        outcome: list[Any] = [None, False]
+        try:
+            if self.rank == 0:
+                outcome = [function(), True]
+        finally:
+            if self.world > 1:
+                distributed.broadcast_object_list(outcome)
+        if self.world > 1 and not outcome[1]:
+            sys.exit(0)  # the exit code of the first tells; srun may kill the others when one has another code
+        return outcome[0]  # type: ignore[no-any-return]
+
+
+def place() -> Place:
+    """The place of this process."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        names = ["RANK", "WORLD_SIZE", "LOCAL_RANK"]
+    elif tasks > 1 and "LOCAL_RANK" not in os.environ:
+        names = ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"]
+    else:
+        return Place(int(os.environ.get("LOCAL_RANK") or 0))
+    return Place(*(int(os.environ.get(name) or 0) for name in names))
