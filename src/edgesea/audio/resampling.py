@@ -41,8 +41,7 @@ class Resampler:
         """Resample the next chunk (samples,); `last` also returns what the filter holds back."""
         if self._stream is None:
             return chunk
-        result: Float32 = self._stream.resample_chunk(np.ascontiguousarray(chunk), last)
-        return result
+        return np.asarray(self._stream.resample_chunk(np.ascontiguousarray(chunk), last))
 
 
 class _ResampyStream:
@@ -82,8 +81,7 @@ class _ResampyStream:
 def _half_filter() -> NDArray[np.float64]:
     from resampy.filters import sinc_window
 
-    half: NDArray[np.float64] = sinc_window(ZEROS, PRECISION, lambda size: np.kaiser(size, BETA), ROLLOFF)[0]
-    return half
+    return np.asarray(sinc_window(ZEROS, PRECISION, lambda size: np.kaiser(size, BETA), ROLLOFF)[0])
 
 
 def resample_stream(

@@ -230,8 +230,7 @@ def _remove(rows: Float64, basis: Float64) -> None:
 
 
 def _squared_norms(rows: Float64) -> Float64:
-    result: Float64 = np.einsum("ij,ij->i", rows, rows)
-    return result
+    return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
 def pivoted_cholesky(

@@ -118,5 +118,4 @@ def _nearest(rows: Float32, seeds: Int64, pool: Int64, k: int) -> Int64:
 
 
 def _one_of(around: Int64, rng: np.random.Generator) -> Int64:
-    chosen: Int64 = around[np.arange(len(around)), rng.integers(around.shape[1], size=len(around))]
-    return chosen
+    return np.asarray(around[np.arange(len(around)), rng.integers(around.shape[1], size=len(around))])
