@@ -44,9 +44,6 @@ def write_page(path: Path, template: str, **content: Any) -> str:
     return str(path)
 
 
-# ----------------------------------------------------------------- what the templates show
-
-
 def _run(folder: Path) -> dict[str, Any]:
     """Of a run; artifacts of stages may have been deleted from it to save space."""
     results, student = data.read_results(folder), optional_json(folder / "student" / "config.json")
@@ -103,9 +100,6 @@ def _preserved(info: dict[str, Any], folder: Path, counts: Counts | None) -> dic
         "sample": data.sample_windows(counts, phi) if counts and phi and phi.output_size > 1 else None,
         "unit": counts.table.info.get("level", {}).get("unit", "dB") if counts else "dB",
     }
-
-
-# ----------------------------------------------------------------- templates and the formats in them
 
 
 class _Environment(Environment):

@@ -202,9 +202,6 @@ def _cell(scores: Frame, title: str) -> str:
     return f"{mean} [{low}, {high}]" if low else mean
 
 
-# --- scores, read from runs, selections and evaluations, with all options that decide them
-
-
 def read_scores(paths: Iterable[Path]) -> Frame:
     """All scores, one a row: the table and column that it belongs in, the system, options and seeds."""
     rows: list[Row] = []

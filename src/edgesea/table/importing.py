@@ -156,9 +156,6 @@ def import_table(
     return write_table(Path(out), {"teacher": about, **stored, **origin}, parts, embed, count, max_skipped, "import")
 
 
-# --- audio files with their embeddings beside them
-
-
 def _with_embeddings(
     entries: Sequence[ClipEntry], endings: tuple[str, ...], found: Sequence[Path], root: Path
 ) -> list[ClipEntry]:
