@@ -7,7 +7,7 @@ from made_table import write_table
 
 from edgesea.errors import EdgeseaError
 from edgesea.sampling import strata
-from edgesea.sampling.strata import Strata, find_zone, quotas
+from edgesea.sampling.strata import Grouping, Strata, StratumWindows, find_zone, quotas
 from edgesea.table.reader import Table
 
 DAYS, CLIPS, WINDOWS = 6, 5, 7
@@ -63,14 +63,14 @@ def one_clip(folder: Path, time: str | None) -> Table:
 def test_strata_have_the_names_of_their_periods(
     tmp_path: Path, time: str | None, period: strata.Period, zone: str | None, expected: list[str]
 ) -> None:
-    found = Strata(one_clip(tmp_path, time), period, None, find_zone(zone))
+    found = Strata(Grouping(one_clip(tmp_path, time), period, None, find_zone(zone)))
     assert [name for _, name in found.names] == expected
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"])
 def test_times_outside_of_the_calendar_name_the_clip(tmp_path: Path, time: str) -> None:
     with pytest.raises(EdgeseaError, match=r"0-0\.wav.*" + time.replace("+", r"\+")):
-        Strata(one_clip(tmp_path, time), "day", None, find_zone("UTC"))
+        Strata(Grouping(one_clip(tmp_path, time), "day", None, find_zone("UTC")))
 
 
 def test_windows_without_sensor_or_time_have_strata_of_their_own(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_windows_without_sensor_or_time_have_strata_of_their_own(tmp_path: Path)
         {"embeddings": np.zeros((4, 2)), "time": "2020-05-01T10:00:00"},
         {"embeddings": np.zeros((5, 2))},
     ]
-    found = Strata(Table(write_table(tmp_path, [clips])), "day")
+    found = Strata(Grouping(Table(write_table(tmp_path, [clips])), "day"))
     expected = {("a", "2020-05-01"): 2, ("a", ""): 3, ("", "2020-05-01"): 4, ("", ""): 5}
     assert dict(zip(found.names, found.sizes.tolist(), strict=True)) == expected
     assert found.untimed == 8
@@ -95,7 +95,12 @@ def mixed_strata(folder: Path, order: np.ndarray, period: strata.Period = "day")
         split = "test" if clip == CLIPS - 1 else "train"
         clips.append({"embeddings": embeddings, "time": time, "sensor": "a", "levels": levels, "split": split})
     table = Table(write_table(folder, [clips[i : i + 4] for i in range(0, len(clips), 4)]))
-    return Strata(table, period, "train")
+    return Strata(Grouping(table, period, "train"))
+
+
+def read(found: Strata, most: int, seed: int = 0) -> dict[int, StratumWindows]:
+    batches = found.batches(range(len(found.names)), most)
+    return {number: windows for batch in batches for number, windows in batch.read(seed)}
 
 
 @pytest.mark.parametrize(("budget", "batches"), [(1 << 30, 1), (2000, 3), (1, 6)])
@@ -105,9 +110,10 @@ def test_strata_come_whole_however_mixed_and_however_little_memory(
     monkeypatch.setattr(strata, "BUDGET", budget)
     found = mixed_strata(tmp_path, np.random.default_rng(0).permutation(DAYS * CLIPS))
     reads: list[tuple[int, int]] = []
-    chunk = found.table.chunk
-    monkeypatch.setattr(found.table, "chunk", lambda *place: (reads.append(place), chunk(*place))[1])
-    windows_of = dict(found.read(set(range(DAYS)), most=1000, seed=0))
+    table = found.grouping.table
+    chunk = table.chunk
+    monkeypatch.setattr(table, "chunk", lambda *place: (reads.append(place), chunk(*place))[1])
+    windows_of = read(found, most=1000)
     assert max(map(reads.count, reads)) <= batches
     assert sorted(windows_of) == list(range(DAYS))
     for day, windows in windows_of.items():
@@ -121,7 +127,7 @@ def test_strata_come_whole_however_mixed_and_however_little_memory(
         np.testing.assert_allclose(windows.level, 100 * day + 10 * clip + k / 10, rtol=1e-6)
         np.testing.assert_array_equal(windows.seconds_of_day, 3600 * clip + k)
         for (part, window), embedding in zip(places, windows.embeddings, strict=True):
-            np.testing.assert_array_equal(found.table.embeddings(part, 0)[window], embedding)
+            np.testing.assert_array_equal(table.embeddings(part, 0)[window], embedding)
 
 
 def test_a_large_stratum_is_thinned_uniformly(tmp_path: Path) -> None:
@@ -130,7 +136,7 @@ def test_a_large_stratum_is_thinned_uniformly(tmp_path: Path) -> None:
     assert found.sizes.tolist() == [total]
     counts: Counter[tuple[float, ...]] = Counter()
     for seed in range(200):
-        ((_, windows),) = found.read({0}, most=40, seed=seed)
+        windows = read(found, most=40, seed=seed)[0]
         drawn = set(map(tuple, windows.embeddings.tolist()))
         assert len(drawn) == 40
         counts.update(drawn)

@@ -99,7 +99,7 @@ def sample(
     given = {name: value for name, value in locals().items() if name not in ("table", "out", "workers")}
     from edgesea.sampling.methods import LEVELS, choose_windows
     from edgesea.sampling.sensors import choose_sensors, read_positions
-    from edgesea.sampling.strata import Strata, find_zone, stratum_rng
+    from edgesea.sampling.strata import Grouping, Strata, find_zone, stratum_rng
     from edgesea.sampling.subset import Subset, table_key
     from edgesea.table.reader import Table
 
@@ -110,7 +110,7 @@ def sample(
         Subset.load(Path(out))  # anything else is not overwritten
     checked_count("workers", workers)
     source = Table(table)
-    strata = Strata(source, stratum, None if split == "all" else split, find_zone(time_zone))
+    strata = Strata(Grouping(source, stratum, None if split == "all" else split, find_zone(time_zone)))
     if not strata.names:
         raise EdgeseaError(f"{table}: no windows in split {split!r}; it has {source.counts}")
     strata.log_unknown(method in LEVELS)

@@ -12,10 +12,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from edgesea.cluster import results
 from edgesea.errors import EdgeseaError
 from edgesea.parallel import prefetch
 from edgesea.sampling.dpp import KDPP, Float64, Int64, greedy_map_dpp, warn_if_uniform
-from edgesea.sampling.strata import Name, Strata, StratumWindows, quotas, stratum_rng
+from edgesea.sampling.strata import Batch, Name, Strata, StratumWindows, quotas, stratum_rng
 
 log = logging.getLogger(__name__)
 
@@ -120,17 +121,17 @@ def choose_windows(strata: Strata, options: Options, workers: int) -> tuple[Int6
         if large := int((strata.sizes[wanted] > most).sum()):
             text = "%d of %d strata have more than %d windows: so many of each, drawn uniformly, are considered"
             log.warning(text + "; raise max_candidates, or take shorter strata", large, len(wanted), most)
-    reading = strata.read(set(wanted.tolist()), most, seed)
-    calls = (partial(_choose, windows, int(shares[n]), strata.names[n], options) for n, windows in reading)
     # One thread for each stratum, rather than all for one stratum's matrices, unless there is only one stratum.
-    limit = threadpool_limits(1) if min(workers, len(wanted)) > 1 else nullcontext()
+    threads = workers if len(wanted) > 1 else 1
+    choose = partial(_choose_batch, dict(options), threads)
+    calls = ((each, {n: int(shares[n]) for n in each.sizes}) for each in strata.batches(wanted.tolist(), most))
     places, by_similarity, among = [], 0.0, 0
-    with limit, tqdm(total=int(shares.sum()), unit="window", unit_scale=True, desc="sample", disable=None) as bar:
-        for windows, (chosen, similar) in chain.from_iterable(prefetch(calls, workers)):
-            places.append(np.array([windows.part[chosen], windows.window[chosen]], np.int64))
+    with tqdm(total=int(shares.sum()), unit="window", unit_scale=True, desc="sample", disable=None) as bar:
+        for chosen, similar in chain.from_iterable(results(choose, calls)):
+            places.append(chosen)
             if similar is not None:
-                by_similarity, among = by_similarity + similar, among + len(chosen)
-            bar.update(len(chosen))
+                by_similarity, among = by_similarity + similar, among + chosen.shape[1]
+            bar.update(chosen.shape[1])
     part, window = np.concatenate(places, axis=1)
     order = np.lexsort((window, part))
     if among:
@@ -138,20 +139,30 @@ def choose_windows(strata: Strata, options: Options, workers: int) -> tuple[Int6
     return part[order], window[order], by_similarity / among if among else None
 
 
-def _choose(windows: StratumWindows, k: int, name: Name, options: Options) -> Iterator[tuple[StratumWindows, Choice]]:
-    """Choose from one stratum; an iterator, for `prefetch`."""
-    if k == windows.size:
-        yield windows, (np.arange(k), None)
-        return
-    try:
-        if len(bad := np.flatnonzero(~np.isfinite(windows.embeddings).all(1))):
-            place = f"the first is window {windows.window[bad[0]]} of part {windows.part[bad[0]]}"
-            remedy = "make the table again without its clip"
-            raise EdgeseaError(f"{len(bad)} of {windows.size} windows have NaN or Inf in embeddings: {place}; {remedy}")
-        rng = stratum_rng(options["seed"], name, "choose")
-        yield windows, METHODS[options["method"]](windows, k, rng, options)
-    except EdgeseaError as error:
-        raise EdgeseaError(f"stratum {', '.join(filter(None, name)) or '(all windows)'}: {error}") from error
+def _choose_batch(
+    options: Options, threads: int, batch: Batch, shares: Mapping[int, int]
+) -> Iterator[tuple[Int64, float | None]]:
+    """Choose from the strata of a batch: place of each window (2, k), and how many were chosen by similarity."""
+    reading = batch.read(options["seed"])
+    calls = (partial(_choose, windows, shares[n], batch.names[n], options) for n, windows in reading)
+    with threadpool_limits(1) if threads > 1 else nullcontext():
+        yield from chain.from_iterable(prefetch(calls, threads))
+
+
+def _choose(windows: StratumWindows, k: int, name: Name, options: Options) -> Iterator[tuple[Int64, float | None]]:
+    """The same from one stratum; an iterator, for `prefetch`."""
+    chosen, similar = np.arange(k), None
+    if k < windows.size:
+        try:
+            if len(bad := np.flatnonzero(~np.isfinite(windows.embeddings).all(1))):
+                place = f"the first is window {windows.window[bad[0]]} of part {windows.part[bad[0]]}"
+                problem = f"{len(bad)} of {windows.size} windows have NaN or Inf in embeddings: {place}"
+                raise EdgeseaError(f"{problem}; make the table again without its clip")
+            rng = stratum_rng(options["seed"], name, "choose")
+            chosen, similar = METHODS[options["method"]](windows, k, rng, options)
+        except EdgeseaError as error:
+            raise EdgeseaError(f"stratum {', '.join(filter(None, name)) or '(all windows)'}: {error}") from error
+    yield np.array([windows.part[chosen], windows.window[chosen]], np.int64), similar
 
 
 def relevance(windows: StratumWindows) -> Float64:

@@ -3,21 +3,24 @@
 A table is read twice: its small columns, to count the windows of each stratum, and then what a method needs, to hand
 out whole strata. A stratum is complete when as many windows have been seen as were counted. Incomplete strata take at
 most `BUDGET` bytes together, so memory depends on neither the size nor the order of a table; only where clips of many
-strata are mixed, parts of it are read more than once.
+strata are mixed, parts of it are read more than once. Both are done where `cluster.using` says.
 """
 
 import hashlib
 import logging
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.cluster import results
 from edgesea.errors import EdgeseaError
 from edgesea.sampling.dpp import Float64, Int64
 from edgesea.table.reader import Chunk, Table
@@ -25,12 +28,14 @@ from edgesea.table.reader import Chunk, Table
 log = logging.getLogger(__name__)
 
 Period = Literal["day", "week", "month", "none"]
+Place = tuple[int, int]  # of a chunk: part, row group
 Name = tuple[str, str]  # sensor and period, e.g. 2020-05-01, 2020-W18 or 2020-05; "" where unknown or not asked for
 
 DAY = 86400  # seconds
 EPOCH = datetime(1970, 1, 1)
 DAYS = 10**7  # more than the calendar has
 BUDGET = 1 << 30  # bytes of incomplete strata; one stratum is always read, however large
+TOGETHER = 1 << 27  # bytes of strata that are read, and chosen from, by one call
 SMALL_BYTES = 20  # of a window, without its embedding
 
 
@@ -72,33 +77,20 @@ def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None) -> Floa
     return begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
 
 
-class Strata:
-    """The strata of a table: their `names`, sorted, and their `sizes`, the windows that may be chosen in each.
+@dataclass(frozen=True)
+class Grouping:
+    """What makes strata of a table's windows: of `split` (None: all), by sensor and period.
 
-    Only windows of `split` count (None: all). Times with an offset (Z, +02:00) are converted to `zone`; others are
-    local already. A window belongs to the day on which it starts; weeks begin on Monday (ISO 8601).
+    Times with an offset (Z, +02:00) are converted to `zone`; others are local already. A window belongs to the day on
+    which it starts; weeks begin on Monday (ISO 8601).
     """
 
-    def __init__(self, table: Table, period: Period, split: str | None = None, zone: ZoneInfo | None = None) -> None:
-        self.table, self.period, self.split, self.zone = table, period, split, zone
-        self.untimed = 0  # windows without a time
-        self.offsets: set[timedelta | None] = set()  # from UTC, of the clips' times
-        sizes: Counter[Name] = Counter()
-        found: dict[tuple[int, int], list[Name]] = {}
-        for chunk in table.chunks():
-            rows, seconds, names, place = self._grouped(chunk)
-            if len(rows):
-                self.untimed += int(np.isnan(seconds).sum())
-                self.offsets |= {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
-                sizes.update(dict(zip(names, np.bincount(place).tolist(), strict=True)))
-                found[chunk.part, chunk.group] = names
-        self.names = sorted(sizes)  # not as they appear, so that shares do not depend on the order of the clips
-        self.sizes: Int64 = np.array([sizes[name] for name in self.names])
-        number = {name: index for index, name in enumerate(self.names)}
-        # Strata in each chunk (part, row group) that has any
-        self.chunks = {place: [number[name] for name in names] for place, names in found.items()}
+    table: Table
+    period: Period
+    split: str | None = None
+    zone: ZoneInfo | None = None
 
-    def _grouped(self, chunk: Chunk) -> tuple[Int64, Float64, list[Name], Int64]:
+    def group(self, chunk: Chunk) -> tuple[Int64, Float64, list[Name], Int64]:
         """Windows of the split (m,), their `local_seconds` (m,), the strata they are in, and which of these (m,)."""
         rows = chunk.select(self.split)
         seconds = local_seconds(chunk, self.table.sample_rate, self.zone)[rows]
@@ -113,58 +105,39 @@ class Strata:
         names = list(dict.fromkeys(each))
         return rows, seconds, names, np.array([names.index(name) for name in each], np.int64)[code]
 
-    @property
-    def sensors(self) -> list[str]:
-        """Sensors, sorted; "" stands for windows without one."""
-        return sorted({sensor for sensor, _ in self.names})
+    def count(self, parts: range) -> Iterator[tuple[Place, dict[Name, int], int, set[timedelta | None]]]:
+        """Of each chunk of some parts: windows in each stratum, those without a time, offsets of the times from UTC."""
+        for chunk in self.table.chunks(parts):
+            rows, seconds, names, place = self.group(chunk)
+            if len(rows):
+                sizes = dict(zip(names, np.bincount(place).tolist(), strict=True))
+                offsets = {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
+                yield (chunk.part, chunk.group), sizes, int(np.isnan(seconds).sum()), offsets
 
-    def keep_sensors(self, sensors: Collection[str]) -> None:
-        """Leave no windows to choose in the strata of other sensors."""
-        self.sizes = np.where([sensor in sensors for sensor, _ in self.names], self.sizes, 0)
 
-    def log_unknown(self, needs_levels: bool) -> None:
-        """Log what is not known of the windows, and what follows from it for a method that may need their levels."""
-        table, total, needs_times = self.table.path, self.sizes.sum(), needs_levels or self.period != "none"
-        if self.zone is not None and not self.offsets - {None}:
-            log.warning("%s: no time in it has an offset from UTC, so time_zone changes nothing", table)
-        if self.zone is None and timedelta(0) in self.offsets and needs_times:
-            log.warning("%s: times are in UTC, and so are days and hours; set time_zone to use local ones", table)
-        if "" in self.sensors:
-            level = logging.INFO if self.sensors == [""] else logging.WARNING
-            log.log(level, "%s: windows have no sensor; they count as one sensor's", table)
-        if self.untimed and needs_times:
-            level = logging.INFO if self.untimed == total and not needs_levels else logging.WARNING
-            text = "%s: %d of %d windows have no time; they count as of one period and one time of day"
-            log.log(level, text, table, self.untimed, total)
+@dataclass(frozen=True)
+class Batch:
+    """Some strata, which are read together."""
 
-    def read(self, wanted: set[int], most: int | None, seed: int) -> Iterator[tuple[int, StratumWindows]]:
-        """Yield (number, its windows) of some strata, each when it is complete.
+    grouping: Grouping
+    names: dict[int, Name]  # of each, by its number
+    sizes: dict[int, int]  # windows that may be chosen
+    chunks: list[tuple[Place, list[int]]]  # where they are, with all strata there
+    most: int | None  # windows of a stratum that are read, if it has more; None: all, but no embeddings
 
-        Of a stratum with more than `most` windows only so many are read, drawn uniformly; None: all, but no embeddings.
-        """
-        counts = self.sizes if most is None else np.minimum(self.sizes, most)
-        embedding_bytes = 0 if most is None else self.table.embedding_size * self.table.embedding_dtype.itemsize
-        # In the order in which they begin, so that the strata of a batch are close to each other in the table.
-        order = np.array(list(dict.fromkeys(n for members in self.chunks.values() for n in members if n in wanted)))
-        batch = np.cumsum(counts[order] * (SMALL_BYTES + embedding_bytes)) // BUDGET
-        for each in np.unique(batch):
-            members = order[batch == each].tolist()
-            rngs = {n: stratum_rng(seed, self.names[n], "pool") for n in members if counts[n] < self.sizes[n]}
-            drawn = {n: np.sort(rng.choice(self.sizes[n], counts[n], replace=False)) for n, rng in rngs.items()}
-            yield from self._read_batch(members, drawn, most is not None)
-
-    def _read_batch(
-        self, batch: list[int], drawn: Mapping[int, Int64], with_embeddings: bool
-    ) -> Iterator[tuple[int, StratumWindows]]:
-        """The same for strata that fit in memory together; `drawn`: which of the windows of large ones are wanted."""
-        pieces: dict[int, list[StratumWindows]] = {number: [] for number in batch}
-        seen = dict.fromkeys(batch, 0)
-        for (part, group), members in self.chunks.items():
-            if pieces.keys().isdisjoint(members):
-                continue
-            chunk = self.table.chunk(part, group)
-            rows, seconds, _, place = self._grouped(chunk)
-            embeddings = self.table.embeddings(part, group) if with_embeddings else np.empty((len(chunk.clip), 0))
+    def read(self, seed: int) -> Iterator[tuple[int, StratumWindows]]:
+        """Yield (number, its windows) of each, when it is complete. Of large ones, windows are drawn uniformly."""
+        drawn, table = {}, self.grouping.table
+        for number, size in self.sizes.items():
+            if self.most is not None and size > self.most:
+                rng = stratum_rng(seed, self.names[number], "pool")
+                drawn[number] = np.sort(rng.choice(size, self.most, replace=False))
+        pieces: dict[int, list[StratumWindows]] = {number: [] for number in self.sizes}
+        seen = dict.fromkeys(self.sizes, 0)
+        for (part, group), members in self.chunks:
+            chunk = table.chunk(part, group)
+            rows, seconds, _, place = self.grouping.group(chunk)
+            embeddings = np.empty((len(chunk.clip), 0)) if self.most is None else table.embeddings(part, group)
             for index in (index for index, number in enumerate(members) if number in pieces):
                 number, mine = members[index], np.flatnonzero(place == index)
                 first, seen[number] = seen[number], seen[number] + len(mine)
@@ -176,6 +149,78 @@ class Strata:
                 pieces[number].append(StratumWindows(*places, chunk.level[row], seconds[mine] % DAY, embeddings[row]))
                 if seen[number] == self.sizes[number]:
                     yield number, StratumWindows(*map(np.concatenate, zip(*pieces.pop(number), strict=True)))
+
+
+class Strata:
+    """The strata of a table: their `names`, sorted, and their `sizes`, the windows that may be chosen in each."""
+
+    def __init__(self, grouping: Grouping) -> None:
+        self.grouping = grouping
+        self.untimed = 0  # windows without a time
+        self.offsets: set[timedelta | None] = set()  # from UTC, of the clips' times
+        sizes: Counter[Name] = Counter()
+        found: dict[Place, list[Name]] = {}
+        runs = ((parts,) for parts in grouping.table.runs())
+        for place, counts, untimed, offsets in chain.from_iterable(results(grouping.count, runs)):
+            sizes.update(counts)
+            found[place] = list(counts)
+            self.untimed += untimed
+            self.offsets |= offsets
+        self.names = sorted(sizes)  # not as they appear, so that shares do not depend on the order of the clips
+        self.sizes: Int64 = np.array([sizes[name] for name in self.names])
+        number = {name: index for index, name in enumerate(self.names)}
+        # Strata in each chunk that has any
+        self.chunks = {place: [number[name] for name in names] for place, names in found.items()}
+
+    @property
+    def sensors(self) -> list[str]:
+        """Sensors, sorted; "" stands for windows without one."""
+        return sorted({sensor for sensor, _ in self.names})
+
+    def keep_sensors(self, sensors: Collection[str]) -> None:
+        """Leave no windows to choose in the strata of other sensors."""
+        self.sizes = np.where([sensor in sensors for sensor, _ in self.names], self.sizes, 0)
+
+    def log_unknown(self, needs_levels: bool) -> None:
+        """Log what is not known of the windows, and what follows from it for a method that may need their levels."""
+        table, zone, total = self.grouping.table.path, self.grouping.zone, self.sizes.sum()
+        needs_times = needs_levels or self.grouping.period != "none"
+        if zone is not None and not self.offsets - {None}:
+            log.warning("%s: no time in it has an offset from UTC, so time_zone changes nothing", table)
+        if zone is None and timedelta(0) in self.offsets and needs_times:
+            log.warning("%s: times are in UTC, and so are days and hours; set time_zone to use local ones", table)
+        if "" in self.sensors:
+            level = logging.INFO if self.sensors == [""] else logging.WARNING
+            log.log(level, "%s: windows have no sensor; they count as one sensor's", table)
+        if self.untimed and needs_times:
+            level = logging.INFO if self.untimed == total and not needs_levels else logging.WARNING
+            text = "%s: %d of %d windows have no time; they count as of one period and one time of day"
+            log.log(level, text, table, self.untimed, total)
+
+    def batches(self, wanted: Collection[int], most: int | None) -> Iterator[Batch]:
+        """Some strata in batches that lie apart in the table, each of about `TOGETHER` bytes.
+
+        Of a stratum with more than `most` windows only so many are read; None: all, but no embeddings.
+        """
+        table, counts = self.grouping.table, self.sizes if most is None else np.minimum(self.sizes, most)
+        each = SMALL_BYTES + (0 if most is None else table.embedding_size * table.embedding_dtype.itemsize)
+        some = set(wanted)
+        chunks = [(place, members) for place, members in self.chunks.items() if not some.isdisjoint(members)]
+        last = {number: index for index, (_, members) in enumerate(chunks) for number in members}
+        begin, end, found = 0, 0, dict[int, int]()  # strata in the order in which they begin, and their bytes
+        for index, (_, members) in enumerate(chunks):
+            found |= {number: int(counts[number]) * each for number in members if number in some}
+            end = max(end, *(last[number] for number in members if number in some))
+            if end == index and (sum(found.values()) >= TOGETHER or index + 1 == len(chunks)):
+                # Where clips of many strata are mixed, they do not fit in memory, and chunks are read several times.
+                share = np.cumsum(list(found.values())) // BUDGET
+                for number in np.unique(share):
+                    numbers = np.array(list(found))[share == number].tolist()
+                    mine = [chunk for chunk in chunks[begin : index + 1] if not set(numbers).isdisjoint(chunk[1])]
+                    names = {number: self.names[number] for number in numbers}
+                    sizes = {number: int(self.sizes[number]) for number in numbers}
+                    yield Batch(self.grouping, names, sizes, mine, most)
+                begin, found = index + 1, {}
 
 
 def find_zone(name: str | None) -> ZoneInfo | None:
