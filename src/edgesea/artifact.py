@@ -295,10 +295,10 @@ def walk(folder: Path) -> Iterator[Path]:
                 log.warning("%s: left out: a link that leads nowhere", path)
 
 
-def file_state(path: Path) -> tuple[int, int] | None:
+def file_state(path: Path | str) -> tuple[int, int] | None:
     """Size in bytes and modification time in ns of a file; None where there is none, or can be none of this name."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
@@ -311,48 +311,59 @@ class Digests:
         self.path = path
         self.changed: list[str] = []  # files whose contents are not those that were remembered
         self.new: list[str] = []  # files of which nothing was remembered
+        self.reads = True  # False: files that are not remembered are not read, and have no digest
+        self._ways: dict[str, str] = {}  # to folders
         self._known: dict[str, str] = {}
         if path.is_file():
             with suppress(EdgeseaError, AttributeError):  # damaged: all files are read
                 self._known = dict(read_json(path).items())
 
-    def of(self, files: Iterable[Path]) -> list[str]:
+    def of(self, files: Iterable[Path | str]) -> list[str]:
         """A digest for each file; empty for one that is not there or cannot be read."""
         from tqdm import tqdm
 
-        paths = list(files)
+        paths = [os.fspath(path) for path in files]
+        found = [self._remembered(path) for path in paths]
+        unread = [path for path, one in zip(paths, found, strict=True) if one is None and self.reads]
         with ThreadPoolExecutor(8) as pool:  # for the delays of network drives
-            return list(tqdm(pool.map(self._of, paths), "contents", len(paths), unit="file", disable=None, leave=False))
+            reading = pool.map(self._of, unread)
+            read = iter([*tqdm(reading, "contents", len(unread), unit="file", disable=None, leave=False)])
+        return [next(read, "") if one is None else one for one in found]
 
-    def _of(self, path: Path) -> str:
+    def _remembered(self, path: str) -> str | None:
+        """The digest of a file that has not been touched; empty where there is none, None if it must be read."""
         if (state := file_state(path)) is None:
             return ""
-        name = _relative(path, self.path.parent)
-        given, before = "{} {}".format(*state), self._known.get(name, "")
-        if before.startswith(f"{given} "):
-            return before.rpartition(" ")[2]
+        before = self._known.get(self._name(path), "")
+        return before.rpartition(" ")[2] if before.startswith("{} {} ".format(*state)) else None
+
+    def _name(self, path: str) -> str:
+        """The way to a path from the folder of this file, which stays the same if both are moved."""
+        folder, name = os.path.split(path)
+        if folder not in self._ways:
+            try:
+                self._ways[folder] = os.path.relpath(folder or os.curdir, self.path.parent)
+            except ValueError:  # another drive
+                self._ways[folder] = os.path.abspath(folder)  # noqa: PTH100
+        return name if self._ways[folder] == os.curdir else f"{self._ways[folder]}/{name}"
+
+    def _of(self, path: str) -> str:
+        state = file_state(path) or (0, 0)
         try:
-            found = file_content(path)
+            found = file_content(Path(path))
         except OSError as error:
             log.warning("%s: cannot be read: %s", path, error.strerror)
             return ""
+        before = self._known.get(name := self._name(path), "")
         if not before.endswith(f" {found}"):
-            (self.changed if before else self.new).append(str(path))
+            (self.changed if before else self.new).append(path)
         young = state[1] > (time.time() - 2) * 1e9  # it may change again without its time showing it
-        self._known[name] = f"{'young' if young else given} {found}"
+        self._known[name] = f"{'young' if young else '{} {}'.format(*state)} {found}"
         return found
 
     def save(self) -> None:
         """Write what is remembered."""
         write_json(self.path, self._known)
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """The way from a folder to a path, which stays the same if both are moved or copied."""
-    try:
-        return os.path.relpath(path, folder)
-    except ValueError:  # another drive
-        return os.path.abspath(path)  # noqa: PTH100
 
 
 def file_content(path: Path) -> str:

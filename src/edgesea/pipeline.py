@@ -201,7 +201,7 @@ class Todo:
 def find_todo(sections: Sections, out: Path, only: str | None = None, write: bool = False) -> dict[str, Todo]:
     """What is to be done about each stage; what `only` one needs must be there. `write` records what is asked for."""
     stamps, contents = read_stamps(out), Digests(out / DIGESTS_FILE)
-    todo = _find_todo(sections, stamps, out, contents)
+    todo = _find_todo(sections, stamps, out, contents, write)
     for need in STAGES[only].inputs.values() if only else ():
         if todo[need].verb:
             raise EdgeseaError(
@@ -250,13 +250,14 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
     return {"run": str(out), **summary}
 
 
-def _find_todo(sections: Sections, stamps: Stamps, out: Path, contents: Digests) -> dict[str, Todo]:
+def _find_todo(sections: Sections, stamps: Stamps, out: Path, contents: Digests, write: bool) -> dict[str, Todo]:
     """What is to be done about each stage: its plan is compared with the one that it was begun with."""
     plans: dict[str, Any] = {}
     found = {}
     for name, options in sections.items():
         stage, stamp = STAGES[name], stamps.get(name, {})
         artifact, old = out / stage.artifact, stamp.get("plan")
+        contents.reads = write or old is not None  # else they would be compared with nothing
         needs = {STAGES[need].artifact: digest(plans[need])[:12] for need in stage.inputs.values()}
         plan = plain({"format": stage.format, **_described(name, options, out, contents), "needs": needs})
         why = "" if old is None else _reason(old, plan, name, contents)
@@ -339,7 +340,7 @@ def _described(name: str, options: Mapping[str, Any], out: Path, contents: Diges
     if name == "extract":
         entries = read_manifest(*(options[key] for key in LISTING))
         known = {field: [getattr(entry, field) for entry in entries] for field in KNOWN}
-        known["name"], known["content"] = known.pop("clip"), contents.of(entry.path for entry in entries)
+        known["name"], known["content"] = known.pop("clip"), contents.of(entry.file for entry in entries)
         columns = {field: digest(values)[:12] for field, values in known.items() if any(map(bool, values))}
         found["clips"] = {"number": len(entries), **columns}
         found["teacher_files"] = contents.of(_files_of_teacher(found["teacher"]))
