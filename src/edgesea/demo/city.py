@@ -1,6 +1,7 @@
 """The synthetic city: recordings of a few sensors, annotated as in SONYC-UST v2, and their manifest."""
 
 import os
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,24 +15,10 @@ from tqdm import tqdm
 from edgesea.artifact import atomic_path, claimed
 from edgesea.demo.sounds import RATE, Rng, Signal, add, decay, make_sound, unit
 
-# The fine tags of each coarse one; where there are several, the last is the uncertain one, X.
-TAXONOMY = {
-    "engine": "small-sounding-engine medium-sounding-engine large-sounding-engine engine-of-uncertain-size",
-    "machinery-impact": "rock-drill jackhammer hoe-ram pile-driver other-unknown-impact-machinery",
-    "non-machinery-impact": "non-machinery-impact",
-    "powered-saw": "chainsaw small-medium-rotating-saw large-rotating-saw other-unknown-powered-saw",
-    "alert-signal": "car-horn car-alarm siren reverse-beeper other-unknown-alert-signal",
-    "music": "stationary-music mobile-music ice-cream-truck music-from-uncertain-source",
-    "human-voice": "person-or-small-group-talking person-or-small-group-shouting large-crowd amplified-speech "
-    "other-unknown-human-voice",
-    "dog": "dog-barking-whining",
-}
-COARSE = {str(number): name for number, name in enumerate(TAXONOMY, 1)}
-FINE = {
-    f"{coarse}-{'X' if number == len(names) > 1 else number}": name
-    for coarse, names in zip(COARSE, map(str.split, TAXONOMY.values()), strict=True)
-    for number, name in enumerate(names, 1)
-}
+TAXONOMY = Path(__file__).with_name("dcase-ust-taxonomy.yaml")  # as published
+TAGS = yaml.safe_load(TAXONOMY.read_text("utf-8"))
+COARSE = {str(number): name for number, name in TAGS["coarse"].items()}
+FINE = {f"{coarse}-{number}": name for coarse, names in TAGS["fine"].items() for number, name in names.items()}
 # Sources in a clip at the busiest hour, busy hours, seconds, dB louder than others, and shares of the fine tags. What
 # strikes or barks is loud for a moment only, so nobody would notice it at the level of the others.
 HABITS: dict[str, tuple[float, tuple[float, ...], tuple[float, float], float, tuple[float, ...]]] = {
@@ -125,14 +112,6 @@ def tag_columns(tags: dict[str, str]) -> dict[str, int | str]:
     }
 
 
-def taxonomy_yaml() -> str:
-    """The taxonomy with the keys and nesting of SONYC-UST's ``dcase-ust-taxonomy.yaml``."""
-    fine: dict[int, dict[int | str, str]] = {int(coarse): {} for coarse in COARSE}
-    for code, name in FINE.items():
-        fine[int(code[0])]["X" if code[2] == "X" else int(code[2])] = name
-    return yaml.safe_dump({"fine": fine, "coarse": dict(enumerate(TAXONOMY, 1))}, sort_keys=False)
-
-
 def make_city(
     out: Path,
     *,
@@ -181,7 +160,7 @@ def make_city(
                 annotations.append(about | {"annotator_id": volunteer + 1} | tag_columns(annotate(heard, rng)))
             if validate:
                 annotations.append(about | tag_columns(dict.fromkeys(heard, "-1")))
-        (out / "dcase-ust-taxonomy.yaml").write_text(taxonomy_yaml(), "utf-8")
+        shutil.copyfile(TAXONOMY, out / TAXONOMY.name)
         pd.DataFrame(annotations).to_csv(out / "annotations.csv", index=False)
         with atomic_path(out / "manifest.csv") as temporary:
             pd.DataFrame(manifest, columns=["path", "sensor", "time", "split", "level"]).to_csv(temporary, index=False)

@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
@@ -31,17 +32,8 @@ LEFT_OUT = {  # options that do not decide a score, or are shown otherwise: as a
     "distill": ("seed", "student", "device", "devices", "save_every", *ARCHITECTURE),
 }
 PUBLISHED = Path(__file__).with_name("published.csv")
-COLUMNS: dict[str, dict[str, str]] = {  # table -> column -> its title
-    "Table 1": {"parameters_M": "parameters (M)", "size_MB": "weights (MB)", "activation_MB": "activation memory (MB)"},
-    "Table 2": {"micro_auprc": "micro AUPRC", "macro_auprc": "macro AUPRC"},
-    "Table 3": {
-        "urbansound8k": "UrbanSound8K (%)",
-        "esc50": "ESC-50 (%)",
-        "esc10": "ESC-10 (%)",
-        SONYC: "SONYC (micro AUPRC)",
-    },
-    "Table 4": dict(zip(AUPRC, ("micro AUPRC", "macro AUPRC", "macro AUPRC, 5 common classes"), strict=True)),
-}
+PAPER = yaml.safe_load(Path(__file__).with_name("paper.yaml").read_text("utf-8"))
+COLUMNS: dict[str, dict[str, str]] = PAPER["columns"]  # table -> column -> its title
 # Columns behind the name of a system; of other tables: behind the sampling and the system
 SIZES = {"Table 1": ["input"], **{f"Table {number}": ["dimensions", "parameters"] for number in (2, 3)}}
 SYSTEM = "(teacher|sea-(512|256|128|64))"
@@ -49,12 +41,6 @@ PLACES = (  # of a published figure: table, row and column
     f"1,{SYSTEM},(input|parameters_M|size_MB|activation_MB)|2,{SYSTEM},(avc_)?(micro|macro)_auprc|"
     rf"3,{SYSTEM},(urbansound8k|esc50|esc10|sonyc_ust)|4,(pca|student)-\d+ \w+,(micro_auprc|macro_auprc(_5_common)?)"
 )
-COMMANDS = {  # table and column -> what makes their scores
-    ("Table 2", "micro_auprc"): "edgesea evaluate sonyc_ust DATA edgel3/sea-64 --out FILE, edgesea run sonyc_ust.yaml",
-    ("Table 3", "urbansound8k"): "edgesea evaluate urbansound8k DATA RUN/student --out FILE, and likewise the teacher",
-    ("Table 3", "esc50"): "edgesea evaluate esc50 DATA RUN/student --out FILE, and likewise the teacher",
-    ("Table 4", "micro_auprc"): "edgesea select TABLE sonyc_ust DATA OUT",
-}
 # Options that are named below a table if all scores have them in common
 SHARED = ("extract.source", "label_mode", "eval_split", "target_mode", "classifier", "folds", "clips", "hop", "edgesea")
 Row = dict[str, Any]
@@ -93,7 +79,7 @@ def tables(runs: list[Path], *, out: Path = Path("tables"), published: Path | No
     figures = read_published(PUBLISHED if published is None else Path(published))
     scores = read_scores(runs)
     have = {*zip(scores.table, scores.column, strict=True)}
-    missing = [f"{place[0]}: {command}" for place, command in COMMANDS.items() if place not in have]
+    missing = [f"{table}: {command}" for table, column, command in PAPER["commands"] if (table, column) not in have]
     if not have:
         names = ", ".join(map(str, runs)) or "no runs given"
         raise EdgeseaError("\n  ".join([f"{names}: no scores for any table. Make them with", *missing]))
