@@ -2,20 +2,22 @@
 
 import getpass
 import logging
+import os
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from edgesea.artifact import versions
 from edgesea.config import checked_options
-from edgesea.errors import missing_extra
-from edgesea.tracking.tracker import FOLDER, News, Run, Tracker
+from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.tracking.tracker import FOLDER, Run, Tracker
 
 __all__ = ["FOLDER", "Track", "current", "log_history", "origin", "read_track", "recording", "track", "using"]
 log = logging.getLogger(__name__)
@@ -61,10 +63,11 @@ class Track:
                 raise missing_extra(library, "track")
         if "sheets" in self.track:
             self.spreadsheet()
-        if "wandb" in self.track:
-            from edgesea.tracking.loggers import check_wandb
+        if "wandb" in self.track and os.environ.get("WANDB_MODE", "online") == "online":
+            import wandb
 
-            check_wandb()
+            if not wandb.login(prompt=False):  # it must not ask while it trains
+                raise EdgeseaError("wandb: no API key; call `wandb login` once, or set WANDB_MODE=offline")
 
     def spreadsheet(self, interactive: bool = False) -> Any:
         """The Google Sheet; if `interactive`, a user may be asked for consent."""
@@ -75,14 +78,14 @@ class Track:
     def trackers(self, run: Run) -> Iterator[Tracker]:
         """The trackers of a run; one that fails to start is left out."""
         from edgesea.tracking.loggers import Curves
-        from edgesea.tracking.sheets import SheetRow, tabs
+        from edgesea.tracking.sheets import SheetRow, has_row
 
         for name in self.track:
             try:
-                if name == "sheets":
-                    if run.command in tabs() and run.facts.get("task", "sonyc_ust") == "sonyc_ust":
-                        yield SheetRow(run, self.spreadsheet())
-                elif name in LIBRARIES and (run.folder or name != "tensorboard"):
+                run.facts = {**run.facts, "user": self.user or getpass.getuser(), **origin(), "versions": versions()}
+                if name == "sheets" and has_row(run):
+                    yield SheetRow(run, self.spreadsheet())
+                elif name in ("mlflow", "wandb") or (name == "tensorboard" and run.folder):
                     yield Curves(name, run, self.project, self.uri)
             except Exception as error:
                 log.warning("%s: %s; not recorded there", name, " ".join(str(error).split())[:400])
@@ -94,42 +97,8 @@ def read_track(given: Any, source: str) -> Track:
     return Track(**checked_options(Track, options, source))
 
 
-class Recording:
-    """A run while it is recorded; nothing is before the first call of `log` or `end`."""
-
-    def __init__(self, track: Track, run: Run) -> None:
-        self._track, self._run, self._news = track, run, News()
-        self._trackers: list[Tracker] | None = None
-
-    def log(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Record the history of the run, a row for each epoch until now."""
-        self._post(News(tuple(history)))
-
-    def end(self, results: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
-        """Record the results and files of the run, which has ended."""
-        self._post(self._news._replace(results=results, files=files, status="finished"))
-        for tracker in self._trackers or ():
-            tracker.finish(tracker.patience)
-
-    def close(self) -> None:
-        """If the run has not ended, it has failed; it may be resumed."""
-        if self._trackers and not self._news.status:
-            self._post(self._news._replace(status="failed"))
-            for tracker in self._trackers:
-                tracker.finish(min(10.0, tracker.patience))
-
-    def _post(self, news: News) -> None:
-        self._news = news
-        if self._trackers is None:
-            self._trackers = list(self._track.trackers(self._run))
-            for tracker in self._trackers:
-                tracker.start()
-        for tracker in self._trackers:
-            tracker.post(news)
-
-
 _TRACK: ContextVar[Track] = ContextVar("track", default=Track())  # noqa: B039
-_RECORDING: ContextVar[Recording] = ContextVar("recording")
+_RUN: ContextVar[Run] = ContextVar("run")
 
 
 @contextmanager
@@ -144,17 +113,16 @@ def using(track: Track) -> Iterator[None]:
 
 
 @contextmanager
-def recording(kind: str, facts: Mapping[str, Any], folder: Path | None = None) -> Iterator[Recording]:
-    """Record a run of a command in this block, of which `facts` are known; `folder` is that of its student."""
-    track = _TRACK.get()
-    known = {**facts, "user": track.user or _user(), **origin(), "versions": versions()} if track.track else facts
-    recorded = Recording(track, Run(kind, folder and folder.absolute(), known))
-    token = _RECORDING.set(recorded)
+def recording(command: str, facts: Mapping[str, Any], folder: Path | None = None) -> Iterator[Run]:
+    """Record a run in this block, of which `facts` are known; `folder` is that of its student."""
+    run = Run(command, folder, facts)
+    run.start = partial(_TRACK.get().trackers, run)
+    token = _RUN.set(run)
     try:
-        yield recorded
+        yield run
     finally:
-        recorded.close()
-        _RECORDING.reset(token)
+        run.end(status="failed")  # unless it has ended; it may be resumed
+        _RUN.reset(token)
 
 
 def current() -> Track:
@@ -164,8 +132,8 @@ def current() -> Track:
 
 def log_history(history: Sequence[Mapping[str, float]]) -> None:
     """Record the history of the run whose block this is."""
-    if recorded := _RECORDING.get(None):
-        recorded.log(history)
+    if run := _RUN.get(None):
+        run.log(history)
 
 
 def track(action: Literal["test", "sync"]) -> dict[str, Any]:
@@ -203,10 +171,3 @@ def origin() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         found = ""
     return {"host": socket.gethostname(), **({"commit": found} if found else {})}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # an account without a name, as in containers
-        return "unknown"

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgesea.artifact import plain, read_json, write_json
-from edgesea.errors import EdgeseaError
-from edgesea.tracking.tracker import FOLDER, News, Run, Tracker
+from edgesea.tracking.tracker import FOLDER, Run, Tracker
 
 
 def flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -20,83 +19,75 @@ def flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among nested values, by names that every tracker allows."""
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among nested values, by names that every logger allows."""
     found = flat(plain(values)).items()
     return {re.sub(r"[^\w/. -]+", "_", key): float(one) for key, one in found if type(one) in (int, float)}
 
 
 class Curves(Tracker):
-    """A tracker that is given each epoch once; what it knows a run by, and which epochs, is in the student's folder."""
+    """A tracker that is given each epoch once; the id by which it knows a run is in the student's folder."""
 
-    def __init__(self, name: str, run: Run, project: str, uri: str | None) -> None:
-        super().__init__(run)
-        self.name, self._project = name, project
+    def __init__(self, name: str, about: Run, project: str, uri: str | None) -> None:
+        super().__init__(name, about)
         local = f"sqlite:///{Path('mlflow.db').absolute()}"
         self._uri = (uri or os.environ.get("MLFLOW_TRACKING_URI") or local) if name == "mlflow" else None
-        self._folder = Path.cwd() if run.folder is None else run.folder / FOLDER
-        self._file = None if run.folder is None else self._folder / f"{name}.json"
+        folder = about.folder / FOLDER if about.folder else Path.cwd()
+        self._file = folder / f"{name}.json" if about.folder else None
         found = read_json(self._file) if self._file and self._file.is_file() else {}
         found = found if found.get("uri") == self._uri else {}  # another server does not know it
-        self._id: str | None = found.get("id")
-        self._epoch: int = found.get("epoch", 0)
-        self._logger = self._make()
-        self._is_open = False
+        self._id, self._epoch, self._is_open = found.get("id"), found.get("epoch", 0), False
+        self._logger = self._make(folder, project)
 
-    def _make(self) -> Any:
+    def _make(self, folder: Path, project: str) -> Any:
         from lightning.pytorch import loggers
 
+        about = self.about
         if self.name == "tensorboard":
-            return loggers.TensorBoardLogger(self._folder, "", "tensorboard", default_hp_metric=False)
+            return loggers.TensorBoardLogger(folder, "", self.name, default_hp_metric=False)
         if self.name == "mlflow":
             logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every table of a new file
-            tags = {"mlflow.user": str(self.about.facts["user"]), "edgesea.command": self.about.command}
-            return loggers.MLFlowLogger(self._project, self.about.name, self._uri, tags, run_id=self._id)
+            tags = {"mlflow.user": str(about.facts["user"]), "edgesea.command": about.command}
+            return loggers.MLFlowLogger(project, about.name, self._uri, tags, run_id=self._id)
         import wandb
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        given: Any = {"project": self._project, "job_type": self.about.command, "reinit": "create_new"}
+        folder.mkdir(parents=True, exist_ok=True)
+        given: dict[str, Any] = {"id": self._id, "job_type": about.command, "reinit": "create_new"}
         quiet = wandb.Settings(silent=True, console="off")
-        return loggers.WandbLogger(self.about.name, self._folder, id=self._id, settings=quiet, **given)
+        return loggers.WandbLogger(about.name, folder, project=project, settings=quiet, **given)
 
-    def send(self, news: News) -> None:
+    def send(self, ended: bool) -> None:
         """Record the epochs that have not been; at the end results and files."""
+        about, logger = self.about, self._logger
         if not self._is_open:
             if self._id is None:
-                self._logger.log_hyperparams(plain(self.about.facts))
-            self._id, self._is_open = str(self._logger.version), True
+                logger.log_hyperparams(plain(about.facts))
+            self._id, self._is_open = str(logger.version), True
             self._remember()
-        for row in [row for row in news.history if row["epoch"] > self._epoch]:
-            self._logger.log_metrics(numbers(row), int(row["epoch"]))
+        for row in [row for row in about.history if row["epoch"] > self._epoch]:
+            logger.log_metrics(_numbers(row), int(row["epoch"]))
             self._epoch = int(row["epoch"])
             self._remember()
-        self._logger.save()
-        if not news.status:
-            return
-        self._logger.log_metrics(numbers(news.results), self._epoch)
-        files = [path for path in news.files if path.is_file()]
-        if self.name == "mlflow":
-            for path in files:
-                self._logger.experiment.log_artifact(self._id, str(path))
+        logger.save()
+        if ended:
+            logger.log_metrics(_numbers(about.results), self._epoch)
+            self._store(logger.experiment)
+            logger.finalize("success" if about.status == "finished" else about.status)
+
+    def _store(self, experiment: Any) -> None:
+        """Record files."""
+        for path in self.about.files if self.name == "mlflow" else ():
+            experiment.log_artifact(self._id, str(path))
         if self.name == "wandb":
             import wandb
 
             artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", self.about.name), self.about.command)
-            for path in files:
+            for path in self.about.files:
                 artifact.add_file(str(path))
-            if files:
-                self._logger.experiment.log_artifact(artifact)
-            self._logger.experiment.finish(exit_code=int(news.status != "finished"))
-        self._logger.finalize({"finished": "success"}.get(news.status, news.status))
+            if self.about.files:
+                experiment.log_artifact(artifact)
+            experiment.finish(exit_code=int(self.about.status != "finished"))
 
     def _remember(self) -> None:
         if self._file:
             write_json(self._file, {"id": self._id, "epoch": self._epoch, "uri": self._uri})
-
-
-def check_wandb() -> None:
-    """EdgeseaError if nobody is logged in to W&B; it must not ask while it trains."""
-    import wandb
-
-    if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
-        raise EdgeseaError("wandb: no API key; call `wandb login` once, or set WANDB_MODE=offline")

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from edgesea.artifact import digest, locked, plain, read_json, write_json
 from edgesea.config import read_yaml
 from edgesea.errors import EdgeseaError
 from edgesea.tracking.loggers import flat
-from edgesea.tracking.tracker import News, Run, Tracker
+from edgesea.tracking.tracker import Run, Tracker
 
 SCOPES = ["https://www.googleapis.com/auth/spreadsheets"]
 TIMEOUT = 60.0  # s without an answer; shorter ones risk that a row is added twice by a server that is only slow
@@ -55,76 +55,77 @@ class Spreadsheet:
         self._http, self.account = _log_in(credentials, interactive)
         self._tabs: dict[str, tuple[int, int]] = {}  # id and number of columns
 
-    def put(self, kind: str, row: Mapping[str, Any]) -> None:
+    def put(self, command: str, row: Mapping[str, Any]) -> None:
         """Write the row of a run, but no cells that are None; make tab, header and row where they are absent."""
-        columns, requests = list(tabs()[kind]["columns"]), list[Any]()
-        with self._explained():
-            sheet, width, header, index = self._find(kind, row) or self._add(kind)
-            if missing := [name for name in columns if name not in header]:
-                if (more := len(header) + len(missing) - width) > 0:
-                    requests.append({"appendDimension": {"sheetId": sheet, "dimension": "COLUMNS", "length": more}})
-                requests.append(_cells(sheet, 0, len(header), missing))
-            places = {(header + missing).index(name): value for name, value in row.items() if value is not None}
-            if index is None:
-                values = [_typed(places.get(place)) for place in range(max(places) + 1)]
-                request = {"sheetId": sheet, "rows": [{"values": values}], "fields": "userEnteredValue"}
-                requests.append({"appendCells": request})
-            else:
-                for _, group in groupby(enumerate(sorted(places)), lambda pair: pair[1] - pair[0]):
-                    block = [place for _, place in group]
-                    requests.append(_cells(sheet, index, block[0], [places[place] for place in block]))
-            self._write(requests)
+        columns, key = list(tabs()[command]["columns"]), tabs()[command]["key"]
+        sheet, width, header, index = self._find(command, row) or self._add(command)
+        missing, requests = [name for name in columns if name not in header], []
+        if missing:
+            if (more := len(header) + len(missing) - width) > 0:
+                requests.append({"appendDimension": {"sheetId": sheet, "dimension": "COLUMNS", "length": more}})
+            requests.append(_cells(missing, sheetId=sheet, rowIndex=0, columnIndex=len(header)))
+        places = {(header + missing).index(name): value for name, value in row.items() if value is not None}
+        if index is None:
+            requests.append(_cells([places.get(place) for place in range(max(places) + 1)], sheetId=sheet))
+        else:
+            places.pop(header.index(key))
+            for _, group in groupby(enumerate(sorted(places)), lambda pair: pair[1] - pair[0]):
+                block = [place for _, place in group]
+                start = {"sheetId": sheet, "rowIndex": index, "columnIndex": block[0]}
+                requests.append(_cells([places[place] for place in block], **start))
+        self._write(requests)
 
-    def remove(self, kind: str, row: Mapping[str, Any]) -> bool:
-        """Remove the row with the key of this one; whether there was one."""
-        with self._explained():
-            sheet, _, _, index = self._find(kind, row) or (0, 0, [], None)
-            if index is not None:
-                place = {"sheetId": sheet, "dimension": "ROWS", "startIndex": index, "endIndex": index + 1}
-                self._write([{"deleteDimension": {"range": place}}])
-        return index is not None
+    def remove(self, command: str, row: Mapping[str, Any]) -> None:
+        """Remove the row with the key of this one."""
+        sheet, _, _, index = self._find(command, row) or (0, 0, [], None)
+        if index is not None:
+            place = {"sheetId": sheet, "dimension": "ROWS", "startIndex": index, "endIndex": index + 1}
+            self._write([{"deleteDimension": {"range": place}}])
 
-    def _find(self, kind: str, row: Mapping[str, Any]) -> tuple[int, int, list[str], int | None] | None:
+    def _find(self, command: str, row: Mapping[str, Any]) -> tuple[int, int, list[str], int | None] | None:
         """Id and width of the tab, its header, and the index of the row with this key; None if there is no tab."""
         from gspread.utils import rowcol_to_a1
 
-        tab, key = tabs()[kind]["tab"], tabs()[kind]["key"]
+        tab, key = tabs()[command]["tab"], tabs()[command]["key"]
         if tab not in self._tabs:
             fields = "sheets.properties(sheetId,title,gridProperties.columnCount)"
-            for one in self._http.spreadsheets_get(self.id, {"fields": fields})["sheets"]:
-                about = one["properties"]
-                self._tabs[about["title"]] = about["sheetId"], about.get("gridProperties", {}).get("columnCount", 0)
+            for about in self._http.spreadsheets_get(self.id, {"fields": fields})["sheets"]:
+                properties = {"gridProperties": {"columnCount": 0}, **about["properties"]}
+                self._tabs[properties["title"]] = properties["sheetId"], properties["gridProperties"]["columnCount"]
         if tab not in self._tabs:
             return None
-        lines = self._http.values_get(self.id, f"'{tab}'!1:1").get("values", [[]])
-        header = [str(name).strip() for name in lines[0]]
+        header = [name.strip() for name in self._http.values_get(self.id, f"'{tab}'!1:1").get("values", [[]])[0]]
         if key not in header:
             return *self._tabs[tab], header, None
         letters = rowcol_to_a1(1, header.index(key) + 1)[:-1]
-        lines = self._http.values_get(self.id, f"'{tab}'!{letters}:{letters}").get("values", [])
-        return *self._tabs[tab], header, next((i for i, line in enumerate(lines) if i and line[:1] == [row[key]]), None)
+        keys = self._http.values_get(self.id, f"'{tab}'!{letters}:{letters}").get("values", [])
+        return *self._tabs[tab], header, keys.index([row[key]]) if [row[key]] in keys else None
 
-    def _add(self, kind: str) -> tuple[int, int, list[str], None]:
+    def _add(self, command: str) -> tuple[int, int, list[str], None]:
         """Make a tab and its header at once, which fails if another run has just made it."""
-        sheet, columns = random.getrandbits(31), list(tabs()[kind]["columns"])
+        sheet, columns = random.getrandbits(31), list(tabs()[command]["columns"])
         grid = {"columnCount": len(columns), "frozenRowCount": 1}  # frozen: whoever sorts the sheet spares the header
-        about = {"sheetId": sheet, "title": tabs()[kind]["tab"], "gridProperties": grid}
-        self._write([{"addSheet": {"properties": about}}, _cells(sheet, 0, 0, columns)])
+        about = {"sheetId": sheet, "title": tabs()[command]["tab"], "gridProperties": grid}
+        header = _cells(columns, sheetId=sheet, rowIndex=0, columnIndex=0)
+        self._write([{"addSheet": {"properties": about}}, header])
         return sheet, len(columns), columns, None
 
     def _write(self, requests: list[Any]) -> None:
-        self._http.batch_update(self.id, {"requests": requests})
+        try:
+            self._http.batch_update(self.id, {"requests": requests})
+        except Exception:
+            self._tabs.clear()  # they may be others meanwhile
+            raise
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Errors that only a user can help become an EdgeseaError with the remedy."""
+    def explained(self) -> Iterator[None]:
+        """In this block, errors that only a user can help become an EdgeseaError with the remedy."""
         from google.auth.exceptions import RefreshError
         from gspread.exceptions import APIError
 
         try:
             yield
         except APIError as error:
-            self._tabs.clear()  # they may be others meanwhile
             status, text = error.response.status_code, error.error["message"]
             if status not in (401, 403, 404):
                 raise
@@ -140,17 +141,13 @@ class Spreadsheet:
             raise EdgeseaError(f"Google refuses the credentials of {self.account}: {error}; make a new key") from error
 
 
-def _cells(sheet: int, row: int, column: int, values: Sequence[Any]) -> dict[str, Any]:
-    """A request that writes values side by side."""
-    start, cells = {"sheetId": sheet, "rowIndex": row, "columnIndex": column}, [_typed(value) for value in values]
-    return {"updateCells": {"start": start, "rows": [{"values": cells}], "fields": "userEnteredValue"}}
-
-
-def _typed(value: Any) -> dict[str, Any]:
-    """A cell with a value, which may be None."""
-    kind = "bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "string"
-    shown = str(value)[:50_000] if kind == "string" else value
-    return {} if value is None else {"userEnteredValue": {f"{kind}Value": shown}}
+def _cells(values: Sequence[Any], **place: int) -> dict[str, Any]:
+    """A request that writes values side by side, in a new row unless `place` says where; None empties a cell."""
+    kinds = {bool: "boolValue", int: "numberValue", float: "numberValue"}
+    typed = [one if one is None else {kinds.get(type(one), "stringValue"): one} for one in values]
+    cells = [{"userEnteredValue": one} if one else {} for one in typed]
+    rows = {"rows": [{"values": cells}], "fields": "userEnteredValue"}
+    return {"updateCells": {"start": place, **rows}} if "rowIndex" in place else {"appendCells": {**place, **rows}}
 
 
 def _log_in(given: Path | None, interactive: bool) -> tuple[Any, str]:
@@ -184,28 +181,33 @@ class SheetRow(Tracker):
 
     pause, patience = 5.0, 30.0  # two runs of a user are allowed 60 reads and 60 writes a minute; these make 48 and 24
 
-    def __init__(self, run: Run, sheet: Spreadsheet) -> None:
-        super().__init__(run)
-        self.name, self._sheet = "sheets", sheet
+    def __init__(self, about: Run, sheet: Spreadsheet) -> None:
+        super().__init__("sheets", about)
+        self._sheet = sheet
 
-    def send(self, news: News) -> None:
+    def send(self, ended: bool) -> None:
         """Write the row, and then one that another run could not."""
-        kind, row = self.about.command, cells(self.about, news)
-        entry = {"sheet": self._sheet.id, "kind": kind, "row": row}
-        path = outbox() / f"{digest([self._sheet.id, kind, row[tabs()[kind]['key']]])[:24]}.json"
-        write_json(path, entry)
+        command, row = self.about.command, cells(self.about)
+        path = outbox() / f"{digest([self._sheet.id, command, row[tabs()[command]['key']]])[:24]}.json"
+        write_json(path, {"sheet": self._sheet.id, "command": command, "row": row})
         deliver(self._sheet, path)
         with suppress(Exception):
-            next(filter(partial(deliver, self._sheet), outbox().glob("*.json")), None)
+            if any(deliver(self._sheet, other) for other in outbox().glob("*.json")) and not ended:
+                self.ended.wait(self.pause)
 
 
-def cells(run: Run, news: News) -> dict[str, Any]:
+def has_row(run: Run) -> bool:
+    """Whether there is a tab for such runs."""
+    return run.command in tabs() and run.facts.get("task", "sonyc_ust") == "sonyc_ust"
+
+
+def cells(run: Run) -> dict[str, Any]:
     """What is in the columns for a run; None: nothing yet."""
-    best = {name: min(row[name] for row in news.history if name in row) for row in news.history[:1] for name in row}
-    areas = news.results.get("coarse", news.results).get("class_auprc", {})
-    tags = {"coarse_tags": ", ".join(f"{tag} {area:.4f}" for tag, area in areas.items() if area is not None) or None}
-    latest = {"latest": news.history[-1] if news.history else {}, "best": best, "folder": run.folder, "name": run.name}
-    known = flat(plain({**run.facts, **news.results, **latest, **tags}))
+    best = {name: min(row[name] for row in run.history if name in row) for row in run.history[:1] for name in row}
+    areas = run.results.get("coarse", run.results).get("class_auprc", {})
+    tags = ", ".join(f"{tag} {area:.4f}" for tag, area in areas.items() if area is not None)
+    latest = {"latest": {**run.history[-1]} if run.history else {}, "best": best, "coarse_tags": tags or None}
+    known = flat(plain({**run.facts, "folder": run.folder, **run.results, **latest}))
 
     def value(text: str) -> Any:
         sign, _, name = text.partition(" ")
@@ -227,7 +229,8 @@ def deliver(sheet: Spreadsheet, path: Path) -> bool:
         entry = read_json(path) if path.is_file() else {}
         if entry.get("sheet") != sheet.id:
             return False
-        sheet.put(entry["kind"], entry["row"])
+        with sheet.explained():
+            sheet.put(entry["command"], entry["row"])
         if read_json(path) == entry:
             path.unlink()
         return True
@@ -237,14 +240,15 @@ def test(sheet: Spreadsheet) -> dict[str, Any]:
     """Write a row and remove it again."""
     row = {"Model Dir": f"edgesea track test {uuid4()}"}
     try:
-        sheet.put("distill", row)
-        removed = sheet.remove("distill", row)
+        with sheet.explained():
+            sheet.put("distill", row)
+            sheet.remove("distill", row)
     except EdgeseaError:
         raise
     except Exception as error:
         text = f"Google Sheets does not answer ({error}); a proxy is named by HTTPS_PROXY in the environment"
         raise EdgeseaError(text) from error
-    return {"sheet": sheet.id, "account": sheet.account, "written": True, "removed": removed}
+    return {"sheet": sheet.id, "account": sheet.account, "test": "a row was written and removed"}
 
 
 def sync(credentials: Path | None) -> dict[str, Any]:

@@ -1,13 +1,12 @@
-"""What a tracker is: a thread that is given the latest news of a run, and records what has not been recorded."""
+"""A run that is recorded, and what records it: threads that send what is new, and fail by themselves."""
 
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 from edgesea.errors import EdgeseaError
 
@@ -16,59 +15,69 @@ FOLDER = "tracking"  # what trackers keep in a student's folder
 TRIES, LONGEST = 3, 64.0  # failures in a row after which an ended run is given up; s between tries at most
 
 
-@dataclass(frozen=True)
 class Run:
-    """What is known of a run from its beginning."""
+    """A run; its trackers start with the first call of `log` or `end`."""
 
-    command: str
-    folder: Path | None  # of its student
-    facts: Mapping[str, Any]  # options, inputs with their digests, user, versions, host and commit
+    def __init__(self, command: str, folder: Path | None, facts: Mapping[str, Any]) -> None:
+        self.command, self.facts = command, facts  # options, inputs with their digests, versions, host, commit, user
+        self.folder = folder and folder.absolute()  # of the student
+        self.name = "/".join(self.folder.parts[-2:]) if self.folder else f"{command} {facts.get('model', '')}"
+        self.history: Sequence[Mapping[str, float]] = ()  # a row for each epoch, with its number as `epoch`
+        self.results: Mapping[str, Any] = {}
+        self.files: Sequence[Path] = ()
+        self.status = ""  # finished or failed, when it has ended
+        self.start: Callable[[], Iterable[Tracker]] = tuple
+        self._trackers: Sequence[Tracker] | None = None
 
-    @property
-    def name(self) -> str:
-        """For people, in lists of runs."""
-        return "/".join(self.folder.parts[-2:]) if self.folder else f"{self.command} {self.facts.get('model', '')}"
+    def log(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Record the history of the run until now."""
+        self.history = tuple(history)
+        self._tell()
 
+    def end(self, results: Mapping[str, Any] = {}, files: Sequence[Path] = (), status: str = "finished") -> None:
+        """Record that the run has ended, unless that is recorded already or nothing is."""
+        if not self.status and (self._trackers is not None or status == "finished"):
+            self.results, self.files, self.status = results, [path for path in files if path.is_file()], status
+            self._tell()
+            for tracker in self._trackers or ():
+                tracker.join(tracker.patience if status == "finished" else 10.0)
+                if tracker.is_alive():
+                    log.warning("%s: has not answered yet; the end of the run is missing there", tracker.name)
 
-class News(NamedTuple):
-    """What is known of a run now."""
-
-    history: Sequence[Mapping[str, float]] = ()  # a row for each epoch, with its number as `epoch`
-    results: Mapping[str, Any] = {}
-    files: Sequence[Path] = ()
-    status: str = ""  # finished or failed, when it has ended
+    def _tell(self) -> None:
+        if self._trackers is None:
+            self._trackers = list(self.start())
+            for tracker in self._trackers:
+                tracker.start()
+        for tracker in self._trackers:
+            if self.status:
+                tracker.ended.set()
+            tracker.changed.set()
 
 
 class Tracker(Thread):
-    """Records a run somewhere; what is slow, or away for a while, is later given all that is missing."""
+    """Records a run somewhere; one that is slow, or away for a while, is later given all that is missing."""
 
     pause, patience = 1.0, 60.0  # s between two calls of `send` at least; s that the end of a run waits at most
 
-    def __init__(self, run: Run) -> None:
-        super().__init__(name=type(self).__name__, daemon=True)
-        self.about, self._news, self._changed, self._ended = run, News(), Event(), Event()
+    def __init__(self, name: str, about: Run) -> None:
+        super().__init__(name=name, daemon=True)
+        self.about, self.changed, self.ended = about, Event(), Event()
 
-    def send(self, news: News) -> None:
-        """Record what has not been; an EdgeseaError means that it is no use to try again."""
+    def send(self, ended: bool) -> None:
+        """Record what has not been; an EdgeseaError means that only a user can help."""
         raise NotImplementedError
 
-    def post(self, news: News) -> None:
-        """There are news."""
-        self._news = news
-        self._changed.set()
-        if news.status:
-            self._ended.set()
-
     def run(self) -> None:
-        """Send the latest news until the run has ended."""
+        """Send what is new until the run has ended."""
         failures, warned = 0, set[str]()
-        while self._changed.wait():
-            self._changed.clear()
-            news, delay = self._news, self.pause
+        while self.changed.wait():
+            self.changed.clear()
+            ended, delay = self.ended.is_set(), self.pause
             try:
-                self.send(news)
+                self.send(ended)
                 failures = 0
-                if news.status:
+                if ended:
                     return
             except Exception as error:
                 hopeless, failures = isinstance(error, EdgeseaError), failures + 1
@@ -76,16 +85,10 @@ class Tracker(Thread):
                 if what not in warned:
                     log.warning("%s: %s; %s", self.name, " ".join(str(error).split())[:400] or repr(error), what)
                 warned.add(what)
-                if news.status and (hopeless or failures >= TRIES):
+                if ended and (hopeless or failures >= TRIES):
                     return
-                delay = max(0 if news.status else delay, random.uniform(0.5, 1.0) * min(LONGEST, 2.0**failures))
-                self._changed.set()
+                delay = max(0 if ended else delay, random.uniform(0.5, 1.0) * min(LONGEST, 2.0**failures))
+                self.changed.set()
                 if hopeless:
-                    self._ended.wait()  # then once more
-            time.sleep(delay) if news.status else self._ended.wait(delay)
-
-    def finish(self, patience: float) -> None:
-        """Wait until the last news are sent."""
-        self.join(patience)
-        if self.is_alive():
-            log.warning("%s: no answer within %.0f s; the end of the run is missing there", self.name, patience)
+                    self.ended.wait()  # then once more
+            time.sleep(delay) if ended else self.ended.wait(delay)
