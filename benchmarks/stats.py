@@ -34,7 +34,7 @@ def main() -> None:
     for room, *numbers in rows:
         print(f"{room:12}{numbers[0]:7}{numbers[1]:8}{numbers[2]:8}{numbers[3]:12}{max(f[0] for f in rooms[room]):9}")
     files, lines, code, prose = (sum(row[column] for row in rows) for column in (1, 2, 3, 4))
-    pages = [path for path in source.rglob("*") if path.suffix in (".jinja", ".css", ".csv")]
+    pages = [path for path in source.rglob("*") if path.suffix in (".jinja", ".css", ".csv", ".yaml")]
     print(f"{'all':12}{files:7}{lines:8}{code:8}{prose:12}{max(f[0] for r in rooms.values() for f in r):9}")
     page_lines = sum(len(path.read_text("utf-8").splitlines()) for path in pages)
     print(f"docstrings {prose / lines:.0%}; templates and data {page_lines} lines")

@@ -60,7 +60,7 @@ def test_a_distillation_is_read_back_by_the_clients_of_each(
     client = MlflowClient(f"sqlite:///{here}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("birds").experiment_id])
     assert (run.info.run_name, run.info.status) == ("run/student", "FINISHED")
-    for name in ("train_mse", "val_mse", "val_r2", "lr"):
+    for name in ("train_mse", "train_mae", "val_mse", "val_r2", "lr"):
         points = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
         assert points == [(row["epoch"], row[name]) for row in rows]
     assert run.data.metrics["r2"] == result["r2"]

@@ -161,15 +161,8 @@ def distill(
         "architecture": asdict(config),
         "training": asdict(options),
     }
-    facts = {
-        **plan,
-        "student": student,
-        "data": str(source.path.absolute()),
-        "epoch_windows": epoch_size or windows[0].windows,
-        "validation_windows": windows[1].windows,
-        "devices": hardware.world,
-        "save_every": save_every,
-    }
+    facts = {**plan, "student": student, "data": str(source.path.absolute()), "devices": hardware.world}
+    facts |= {"epoch_windows": epoch_size or windows[0].windows, "validation_windows": windows[1].windows}
     with ExitStack() as stack:
 
         def begin() -> dict[str, Any] | None:
@@ -183,7 +176,7 @@ def distill(
         here.join(target)
         if (result := here.from_first(begin)) is not None:
             return result
-        run = stack.enter_context(recording("distill", facts, folder))
+        run = stack.enter_context(recording("distill", {**facts, "save_every": save_every}, folder))
         seed_everything(seed, workers=True, verbose=False)
         network = Student(config)
         scores = train_student(network, options, windows, folder, save_every, hardware)

@@ -110,7 +110,7 @@ class Distiller(LightningModule):
         self._scheduler_state: dict[str, Any] | None = None
         self.interrupted = False  # before the end of an epoch
         self.position = 0  # steps of the optimizer that were made in this epoch
-        self._loss = [0.0, 0.0]  # of this process in this epoch: sum over windows, windows
+        self._loss = [0.0, 0.0, 0.0]  # of this process in this epoch: squared and absolute error, over windows; windows
 
     def train_dataloader(self) -> Batches:
         """The batches of an epoch that were not trained on yet; Lightning skips the one that stands for none."""
@@ -129,10 +129,12 @@ class Distiller(LightningModule):
             seed = hash((self.options.seed, self.global_step, index % self.options.accumulate)) % 2**63
             place, generator = (self.train_windows.rank, self.train_windows.world), torch.Generator().manual_seed(seed)
             spectrogram = mask_spectrogram(spectrogram, share, generator, *place)
-        loss = functional.mse_loss(self.student.embed_spectrogram(spectrogram).float(), targets)
+        outputs = self.student.embed_spectrogram(spectrogram).float()
+        loss = functional.mse_loss(outputs, targets)
         if not loss.detach() < DIVERGED * targets.square().mean().clamp_min(1.0):
             raise FloatingPointError(f"the loss became {loss.item():.3g} in epoch {self.current_epoch + 1}")
-        self._loss = [self._loss[0] + float(loss.detach()) * len(targets), self._loss[1] + len(targets)]
+        errors = [*torch.stack([loss.detach(), functional.l1_loss(outputs.detach(), targets)]).tolist(), 1.0]
+        self._loss = [total + error * len(targets) for total, error in zip(self._loss, errors, strict=True)]
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -160,11 +162,12 @@ class Distiller(LightningModule):
         if not math.isfinite(result["mse"]):
             raise FloatingPointError(f"the validation MSE became {result['mse']} in epoch {self.current_epoch + 1}")
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        row = {"epoch": self.current_epoch + 1, "lr": rate, "train_mse": float(train[0] / train[1])}
+        row = {"epoch": self.current_epoch + 1, "lr": rate}
+        row |= {"train_mse": float(train[0] / train[2]), "train_mae": float(train[1] / train[2])}
         self.history.append(row | {f"val_{name}": result[name] for name in ("mse", "mae", "cosine", "r2")})
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(result["mse"])
-        self.position, self._loss = 0, [0.0, 0.0]
+        self.position, self._loss = 0, [0.0, 0.0, 0.0]
 
     def on_train_batch_end(self, outputs: Any, batch: Batch | None, index: int) -> None:
         if batch is None or (index + 1) % self.options.accumulate:
@@ -195,7 +198,7 @@ class Distiller(LightningModule):
         device = "cpu" if self.device.type == "mps" else self.device
         losses: Any = self.all_gather(torch.tensor(self._loss, device=device, dtype=torch.float64))
         state, stopped = self._scheduler.state_dict(), self.trainer.should_stop
-        place = {"position": self.position, "losses": losses.view(-1, 2).tolist()}
+        place = {"position": self.position, "losses": losses.view(-1, 3).tolist()}
         checkpoint["edgesea"] = {"scheduler": state, "history": self.history, "stopped": stopped, **place}
         if self.interrupted:
             for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
@@ -207,5 +210,5 @@ class Distiller(LightningModule):
         self.history, self._scheduler_state = list(stored["history"]), stored["scheduler"]
         self.position, losses = stored.get("position", 0), stored.get("losses", [])
         if len(losses) != self.train_windows.world:  # of another number of processes
-            losses = [torch.tensor(losses).view(-1, 2).sum(0).tolist()] + [[0.0, 0.0]] * self.train_windows.world
+            losses = [torch.tensor(losses).view(-1, 3).sum(0).tolist()] + [[0.0] * 3] * self.train_windows.world
         self._loss = losses[self.train_windows.rank]

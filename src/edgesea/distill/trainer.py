@@ -93,7 +93,9 @@ class HistoryFile(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
             with atomic_path(self._path) as temporary, temporary.open("w", newline="") as file:
-                csv.writer(file).writerows([pl_module.history[0], *(row.values() for row in pl_module.history)])
+                writer = csv.DictWriter(file, pl_module.history[-1])  # earlier rows may be of an older version
+                writer.writeheader()
+                writer.writerows(pl_module.history)
             log_history(pl_module.history)
 
 
