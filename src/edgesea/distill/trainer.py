@@ -256,6 +256,11 @@ def train_student(
             trainer.validate(module, verbose=False)
         except FloatingPointError as error:
             raise EdgeseaError(f"distill: {error}; lower lr ({options.lr})") from error
+        except RuntimeError as error:
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+                raise
+            remedy = "see what it printed, then run the same command again: it resumes"
+            raise EdgeseaError(f"distill: another of the {hardware.world} processes has ended; {remedy}") from error
         except SystemExit as end:  # what Lightning makes of Ctrl-C, with further ones switched off
             if not trainer.interrupted:
                 raise
