@@ -64,19 +64,6 @@ def test_odd_names_are_no_obstacle(tmp_path, name):
     load(path.with_suffix(".npz"))
 
 
-def test_a_second_call_embeds_only_what_is_missing(noise_folder):
-    def embedded(overwrite: bool = False) -> tuple[int, int, int]:
-        before = {path: path.stat().st_mtime_ns for path in noise_folder.glob("*.npz")}
-        report = embed([noise_folder], model=BY_NAME, overwrite=overwrite)
-        changed = sum(path.stat().st_mtime_ns != before.get(path) for path in noise_folder.glob("*.npz"))
-        return report["files"], report["present"], changed
-
-    assert embedded() == (12, 0, 12)
-    (noise_folder / "clip00.npz").unlink()
-    assert embedded() == (1, 11, 1)
-    assert embedded(overwrite=True) == (12, 0, 12)
-
-
 def test_a_result_of_an_older_version_is_recognised(tmp_path):
     path = write_noise(tmp_path / "a.wav")
     result = process_file(path, model=QUICK)
