@@ -69,16 +69,6 @@ def test_any_chunks_of_any_signal_give_the_windows_of_the_whole(data, hop, cente
     np.testing.assert_array_equal(timestamps, hop * np.arange(len(windows)))
 
 
-def test_a_window_is_there_with_its_last_sample():
-    audio = np.random.default_rng(0).uniform(-1, 1, 20000).astype(np.float32)
-    for center, first in ((True, 4000), (False, 8000)):
-        stream = Stream(QUICK, 0.1, center)
-        assert len(stream.feed(audio[: first - 1])[0]) == 0
-        assert stream.feed(audio[first - 1 : first])[1].tolist() == [0.0]
-        assert len(stream.feed(audio[first : first + 799])[0]) == 0
-        assert stream.feed(audio[first + 799 : first + 800])[1].tolist() == [0.1]
-
-
 def test_a_chunk_of_many_windows_is_embedded_in_batches():
     sizes = []
     counting = FunctionModel("counting", lambda windows: sizes.append(len(windows)) or moments(windows), 8000, 1.0, 3)
