@@ -1,5 +1,6 @@
 """What SLURM knows of jobs, asked of its programs: each has seconds to answer, since a dead controller blocks them."""
 
+import os
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from edgesea.errors import EdgeseaError
 PATIENCE = 8.0  # seconds
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD")
 RUNNING = ("RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT")
-SHOWN = ("JobID", "Name", "State", "Reason", "NodeList", "TimeUsed", "RestartCnt")  # fields of squeue, as of `Job`
+# Fields of squeue, as those of `Job`.
+SHOWN = ("JobID", "Name", "State", "Reason", "NodeList", "TimeUsed", "RestartCnt", "StartTime")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Job:
     node: str
     elapsed: str  # hours:minutes:seconds
     restarts: str = "0"
+    started: str = ""  # local time, ISO 8601
 
     @property
     def is_live(self) -> bool:
@@ -33,7 +36,8 @@ class Job:
 def call(*command: str) -> str:
     """What a program of SLURM prints; EdgeseaError if it is not there, refuses or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        env = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except FileNotFoundError:
         text = f"{command[0]} is not on the PATH; do this where SLURM is, on a login node for instance"
         raise EdgeseaError(text) from None
@@ -49,7 +53,7 @@ def jobs_of(owner: str, name: str, ids: Collection[str]) -> dict[str, Job]:
     fields = ",".join(f"{field}:256|" for field in SHOWN)
     lines = call("squeue", "--noheader", "--states=all", f"--user={owner}", f"--Format={fields}").splitlines()
     rows = [[value.strip() for value in line.split("|")] for line in lines]
-    found = [Job(*row[:7]) for row in rows]
+    found = [Job(*row[:-1]) for row in rows]
     known = {job.id: job for job in found if job.name.startswith(name) or job.id in ids}
     return known | _recorded([id for id in ids if id not in known])
 

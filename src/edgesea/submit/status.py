@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def status(run: Path) -> dict[str, Any]:
         elif stamp.get("finished") and (not job or record["plan"] == digest(stamp["plan"])):
             state, detail = "finished", ""
         elif job and job.is_live:
-            state, detail = "running", "" if job.restarts == "0" else f"restart {job.restarts}"
+            state = "ending" if job.state == "COMPLETING" else "running"
+            detail = "" if job.restarts == "0" else f"restart {job.restarts}"
         elif process and (is_certain or not job):
             state, detail = "running", process
         elif job:
@@ -85,7 +86,7 @@ def status(run: Path) -> dict[str, Any]:
             used = job.elapsed if job.elapsed.count(":") > 1 else f"0:{job.elapsed:0>5}"
             elapsed = "" if job.state in WAITING else used
         stages[name] = {"state": state, "detail": detail, "job": record.get("id", ""), "node": job.node if job else ""}
-        stages[name] |= {"elapsed": elapsed, **_progress(name, out, stamp, state == "running")}
+        stages[name] |= {"elapsed": elapsed, **_progress(name, out, stamp, state == "running", job)}
         if record and log.is_file() and state in ("failed", "timed out", "preempted", "unknown"):
             stages[name]["log"] = str(log)
     if not stages:
@@ -122,14 +123,16 @@ def _holder(run: Path) -> tuple[str, bool]:
     return "", False
 
 
-def _progress(name: str, run: Path, stamp: Mapping[str, Any], is_running: bool) -> dict[str, Any]:
+def _progress(name: str, run: Path, stamp: Mapping[str, Any], is_running: bool, job: Job | None) -> dict[str, Any]:
     """How much is done; while it runs, how fast, and the seconds left at that rate."""
     found = STAGES[name].progress(run / STAGES[name].artifact) if stamp else None
     if found is None:
         return {}
     done, total, last = found
-    new, seconds = done - stamp.get("had", 0), last - stamp.get("began", last)
-    if not is_running or new <= 0 or seconds <= 0:
+    began = stamp.get("began", last)
+    new, seconds = done - stamp.get("had", 0), last - began
+    is_former = job is not None and job.started > datetime.fromtimestamp(began).isoformat()  # before it was requeued
+    if not is_running or is_former or new <= 0 or seconds <= 0:
         return {"done": done, "total": total}
     left = (total - done) * seconds / new - (time.time() - last)
     return {"done": done, "total": total, "rate": new / seconds, "left": max(0.0, left)}
