@@ -20,7 +20,7 @@ from cyclopts.config import Dict
 from edgesea.artifact import FULL, WAIT, versions
 from edgesea.cluster import Cluster, read_cluster, requeue, stop_in_order, using
 from edgesea.config import as_yaml, nearest, read_yaml, tidy
-from edgesea.distill import ranks
+from edgesea.distill.ranks import is_silent
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.report import report_if_possible
 from edgesea.tracking import Track, read_track
@@ -156,7 +156,7 @@ def _app(arguments: list[str]) -> App:
             return None
         if wait:
             os.environ[WAIT] = "1"
-        helper = ranks.place().rank > 0  # silent
+        helper = is_silent(words[0] if words else "")
         quiet = bound.arguments.get("quiet", False)
         level = logging.ERROR if quiet else logging.WARNING if helper else logging.INFO
         logging.getLogger("edgesea").setLevel(level)

@@ -117,11 +117,19 @@ def test_a_signal_to_one_process_stops_all_of_them_within_an_epoch(torchrun_stud
     assert same(tmp_path / "killed", torchrun_student)
 
 
-def test_a_folder_that_is_refused_ends_all_processes(small_student, small_table, small_reduction, file):
-    paths = [str(path) for path in (small_table, small_reduction, small_student)]
-    codes, printed = two_nodes([sys.executable, str(file), "distill", *paths, "--batch-size=8"])
+def test_what_the_first_process_refuses_ends_all_of_them(small_student, words, small_table, small_reduction, file):  # noqa: F811
+    command = [sys.executable, str(file), "distill", small_table, small_reduction, small_student, "--batch-size=8"]
+    codes, printed = two_nodes([str(word) for word in command])
     assert codes == [1, 0]
     assert [str(small_student) in error for _, error in printed] == [True, False]
+
+
+def test_processes_that_are_not_to_train_together(words, tmp_path):  # noqa: F811
+    script = ["sh", "-c", f'exec {sys.executable} -m edgesea "$@$RANK"', "sh", *words("s"), "--seed=1"]
+    codes, printed = two_nodes(script)
+    assert codes == [1, 1]
+    assert all("SLURM_STEP_NUM_TASKS" in error for _, error in printed)
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from edgesea.artifact import PLAN_FILE, claimed, read_json, versions, write_json
+from edgesea.artifact import PLAN_FILE, claimed, digest, plain, read_json, versions, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.tracking import origin, recording
 
@@ -173,7 +173,7 @@ def distill(
             log.info("%s is finished; nothing to do", folder)
             return dict(read_json(folder / RESULTS_FILE))
 
-        here.join(target)
+        here.join(target, digest([plain(plan), str(folder.absolute())]))
         if (result := here.from_first(begin)) is not None:
             return result
         run = stack.enter_context(recording("distill", {**facts, "save_every": save_every}, folder))

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from edgesea.artifact import is_helper
+from edgesea.errors import EdgeseaError
+
 T = TypeVar("T")
 
 
@@ -21,12 +24,12 @@ class Place:
     world: int = 1
     local: int = 0  # rank among those of the same machine
 
-    def join(self, device: str) -> None:
-        """Connect the processes; those of a GPU take the one that is theirs."""
+    def join(self, device: str, task: str) -> None:
+        """Connect the processes, which all must have the same `task`; on GPUs, each takes the one that is its own."""
         import torch
         from torch import distributed
 
-        if self.world == 1 or distributed.is_initialized():
+        if self.world == 1:
             return
         if "RANK" not in os.environ:  # of srun: the first node, and a port that other jobs and steps do not take
             from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -36,7 +39,16 @@ class Place:
             os.environ.setdefault("MASTER_PORT", str(15000 + (int(os.environ["SLURM_JOB_ID"]) * 7 + step) % 10000))
         if device == "cuda":
             torch.cuda.set_device(self.gpu)
-        distributed.init_process_group("nccl" if device == "cuda" else "gloo", rank=self.rank, world_size=self.world)
+        if not distributed.is_initialized():
+            backend = "nccl" if device == "cuda" else "gloo"
+            distributed.init_process_group(backend, rank=self.rank, world_size=self.world)
+        tasks = [task] * self.world
+        distributed.all_gather_object(tasks, task)
+        if len(set(tasks)) > 1:
+            which = (
+                f"the {self.world} processes that srun or torchrun has started have not all the same input, options and"
+            )
+            raise EdgeseaError(f"{which} folder; to train them apart, unset SLURM_STEP_NUM_TASKS and RANK")
 
     @property
     def gpu(self) -> int:
@@ -71,3 +83,8 @@ def place() -> Place:
     else:
         return Place(int(os.environ.get("LOCAL_RANK") or 0))
     return Place(*(int(os.environ.get(name) or 0) for name in names))
+
+
+def is_silent(command: str) -> bool:
+    """Whether this process only helps another one, which shows the progress and the result."""
+    return is_helper() or (command == "distill" and place().rank > 0)
