@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from edgesea.cluster.elsewhere import AHEAD, connected, in_processes, on_dask
@@ -30,9 +31,9 @@ class Cluster:
 
     Parameters
     ----------
-    cluster : str
-        local, slurm (workers are jobs), or the address of a Dask scheduler, e.g. tcp://node1:8786. Folders and files
-        must have the same names there.
+    cluster : str, optional
+        local (the default), slurm (workers are jobs), or the address of a Dask scheduler, e.g. tcp://node1:8786.
+        Folders and files must have the same names there.
     partition : str, optional
         Of a job of SLURM: queue that it waits in.
     account : str, optional
@@ -59,7 +60,7 @@ class Cluster:
         The same options for single stages, which count more there: {extract: {partition: gpu, gpus: 1}}.
     """
 
-    cluster: str = "local"
+    cluster: str | None = None  # so that it is known whether local is asked for
     partition: str | None = None
     account: str | None = None
     time: str | None = None
@@ -74,7 +75,7 @@ class Cluster:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.cluster not in ("local", "slurm") and ":" not in self.cluster:
+        if self.cluster not in (None, "local", "slurm") and ":" not in self.cluster:
             raise EdgeseaError(
                 f"cluster must be local, slurm or an address such as tcp://HOST:8786, not {self.cluster}"
             )
@@ -82,6 +83,11 @@ class Cluster:
         for name, number in least.items():
             if (value := getattr(self, name)) is not None and value < number:
                 raise EdgeseaError(f"{name} must be at least {number}, not {value}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the work is done on this machine."""
+        return self.cluster in (None, "local")
 
     def changed(self) -> dict[str, Any]:
         """The options that are not the default."""
@@ -106,12 +112,18 @@ class Cluster:
 def read_cluster(given: Any, source: str, stages: Iterable[str] = ()) -> Cluster:
     """The options of a YAML file's section ``cluster``: a mapping, or only where; EdgeseaError names `source`."""
     options = {"cluster": given} if isinstance(given, str) else given or {}
-    found = Cluster(**checked_options(Cluster, options, source))
-    for name, own in found.stages.items():
-        if name not in stages:
-            raise EdgeseaError(f"{source}: stages: {name} is none of {', '.join(stages)}")
-        checked = checked_options(Cluster, own, f"{source}: stages: {name}", fixed=("stages",))
-        found.stages[name] = {key: checked[key] for key in own}
+    checked, place = checked_options(Cluster, options, source), source
+    try:
+        found = Cluster(**checked)
+        for name, own in found.stages.items():
+            place = f"{source}: stages: {name}"
+            if name not in stages:
+                raise EdgeseaError(f"none of {', '.join(stages)}")
+            checked = checked_options(Cluster, own, "", fixed=("stages",))
+            found.stages[name] = {key: checked[key] for key in own}
+            found.for_stage(name)
+    except EdgeseaError as error:
+        raise EdgeseaError(f"{place}: {str(error).removeprefix(': ')}") from error
     return found
 
 
@@ -119,7 +131,12 @@ class Place:
     """Where work is done between the begin and the end of `using`."""
 
     def __init__(self, options: Cluster, stack: ExitStack) -> None:
-        self.options, self._stack, self._client = options, stack, None
+        self.options, self._stack, self._client, self._folder = options, stack, None, ""
+
+    def folder(self) -> str:
+        """A folder in which processes share out the GPUs."""
+        self._folder = self._folder or self._stack.enter_context(TemporaryDirectory(prefix="edgesea-"))
+        return self._folder
 
     def client(self) -> Any:
         """A client of Dask's scheduler, which is started, or connected to, when there is work for the first time."""
@@ -157,8 +174,8 @@ def results(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], jobs: 
     place = _PLACE.get()
     if is_here(jobs):
         return (function(*arguments) for arguments in calls)
-    if place.options.cluster == "local":
-        return in_processes(function, list(calls), place.options.max_jobs or jobs)
+    if place.options.is_local:
+        return in_processes(function, list(calls), place.options.max_jobs or jobs, place.folder())
     calls = iter(calls)
     first = list(islice(calls, 1))  # without any, no scheduler is asked for
     ahead = max(AHEAD, 2 * (place.options.max_jobs or 0))
@@ -168,7 +185,7 @@ def results(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], jobs: 
 def is_here(jobs: int = 1) -> bool:
     """Whether `results` does its work in this process."""
     options = current()
-    return options.cluster == "local" and (options.max_jobs or jobs) == 1
+    return options.is_local and (options.max_jobs or jobs) == 1
 
 
 def run_on_nodes(arguments: list[str]) -> None:

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgesea.errors import EdgeseaError, needs
@@ -40,26 +38,26 @@ JOB_NAME = "EDGESEA_JOB_NAME"  # environment variable: the name of the jobs that
 # --- processes
 
 
-def in_processes(function: Callable[..., T], calls: list[tuple[Any, ...]], jobs: int) -> Iterator[T]:
-    """The results of a function by processes of this machine."""
+def in_processes(function: Callable[..., T], calls: list[tuple[Any, ...]], jobs: int, folder: str) -> Iterator[T]:
+    """The results of a function by processes of this machine, which stay for the next call with the same folder."""
     from joblib import Parallel, delayed, parallel_config
 
     jobs = max(1, min(jobs, len(calls)))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     os.environ["TQDM_DISABLE"] = "1"  # for the processes; here tqdm is loaded already
-    with TemporaryDirectory(prefix="edgesea-") as folder:
-        start = {"initializer": _begin, "initargs": (folder, os.getpid())} if jobs > 1 else {}
-        try:
-            with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads if jobs > 1 else None, **start):
-                yield from Parallel(return_as="generator")(delayed(_called)(function, each) for each in calls)
-        except BrokenProcessPool as error:
-            reason = "a process was killed, probably for lack of memory"
-            raise EdgeseaError(f"{reason}; choose fewer workers and run it again: it resumes") from error
-        finally:
-            del os.environ["TQDM_DISABLE"]
+    gpus = _gpus() if "torch" in sys.modules else []  # otherwise the work needs none
+    start = {"initializer": _begin, "initargs": (folder, os.getpid(), gpus)} if jobs > 1 else {}
+    try:
+        with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads if jobs > 1 else None, **start):
+            yield from Parallel(return_as="generator")(delayed(_called)(function, each) for each in calls)
+    except BrokenProcessPool as error:
+        reason = "a process was killed, probably for lack of memory"
+        raise EdgeseaError(f"{reason}; choose fewer workers and run it again: it resumes") from error
+    finally:
+        del os.environ["TQDM_DISABLE"]
 
 
-def _begin(folder: str, parent: int) -> None:
+def _begin(folder: str, parent: int, gpus: list[str]) -> None:
     """In a process: take a GPU, leave Ctrl-C to the parent, end when that is killed (loky would wait), be silent."""
     from tqdm import tqdm
 
@@ -67,7 +65,7 @@ def _begin(folder: str, parent: int) -> None:
         with suppress(FileExistsError):
             Path(folder, str(number)).touch(exist_ok=False)
             break
-    if gpus := _gpus() if find_spec("torch") else []:
+    if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tqdm.set_lock(threading.RLock())  # its own leaves a semaphore behind when the process is killed

@@ -156,7 +156,7 @@ def _submitted(run: Path, names: Iterable[str]) -> dict[str, str]:
 def _script(name: str, run: Path, cluster: Cluster) -> str:
     """The script of the job of a stage."""
     jobs, trains = run / JOBS, name == "distill"
-    computes = trains or cluster.cluster == "local"  # otherwise it is done in other jobs
+    computes = trains or cluster.is_local  # otherwise it is done in other jobs
     gpus = cluster.gpus if computes and "device" in signature(STAGES[name].function).parameters else 0
     options = {
         "job-name": f"{_name(run)}-{name}",
