@@ -22,6 +22,7 @@ COLUMNS = ("stage", "state", "job", "node", "elapsed", "progress", "rate", "left
 TAIL = 10  # lines of a log that are shown
 UNITS = {"extract": "parts", "distill": "epochs"}
 ENDED = {"CANCELLED": "cancelled", "TIMEOUT": "timed out", "DEADLINE": "timed out", "PREEMPTED": "preempted"}
+ENDED |= {"COMPLETED": "interrupted"}  # later, by hand
 MARKS = {"DUE TO TIME LIMIT": "timed out", "DUE TO PREEMPTION": "preempted", "CANCELLED AT": "cancelled"}  # in logs
 
 
@@ -63,11 +64,11 @@ def status(run: Path) -> dict[str, Any]:
         if not (stamp or record or name in sections):
             continue
         job, log = jobs.get(record.get("id", "")), out / JOBS / f"{name}-{record.get('id')}.log"
-        process, is_certain = _holder(out) if name == current else ("", False)
         needs = [need for need in STAGES[name].inputs.values() if stages.get(need, {}).get("state") != "finished"]
+        process, is_certain = _holder(out) if name == current else ("", False)
         if job and job.state in WAITING:
             state, detail = _waiting(job, needs)
-        elif stamp.get("finished") and (not job or record["plan"] == digest(stamp["plan"])):
+        elif _is_finished(stamp, record, job):
             state, detail = "finished", ""
         elif job and job.is_live:
             state = "ending" if job.state == "COMPLETING" else "running"
@@ -95,6 +96,15 @@ def status(run: Path) -> dict[str, Any]:
     workers = Counter(job.state.lower() for job in jobs.values() if job.id not in drivers)
     result = {"folder": str(out), "stages": stages, "workers": dict(workers), "problem": problem}
     return {**result, "text": _text(result)}
+
+
+def _is_finished(stamp: Mapping[str, Any], record: Mapping[str, str], job: Job | None) -> bool:
+    """By the files, unless they are of another plan than the job, or by the job, whose end may be known earlier."""
+    done = bool(stamp.get("finished"))
+    if job is None:
+        return done
+    is_same = bool(stamp) and record["plan"] == digest(stamp["plan"])
+    return done or is_same or not stamp if job.state == "COMPLETED" else done and is_same
 
 
 def _waiting(job: Job, needs: list[str]) -> tuple[str, str]:
