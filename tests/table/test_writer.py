@@ -18,7 +18,7 @@ from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import ClipEntry, Piece
 from edgesea.table.reader import Table, part_info, part_path, stack
-from edgesea.table.writer import PartWriter, write_part, write_table
+from edgesea.table.writer import PartWriter, make_part, write_part, write_table
 
 SIZE = 3
 INFO = {
@@ -176,6 +176,17 @@ def write(out: Path, center: bool, usable: bool = True, parts: int = 1) -> dict[
 
     plan = {**INFO, "parts": parts, "center": center}
     return write_table(out, plan, [[clip] for clip in clips], embed, parts, 0.5, "test")
+
+
+def test_a_part_that_is_there_is_not_made_again(tmp_path):
+    """On a cluster: by another worker, after the one was killed that made it and had not said so."""
+    write(tmp_path, center=False)
+    plan = {**INFO, "parts": 1, "center": False}
+    assert make_part(tmp_path, plan, lambda sources: pytest.fail("embedded"), 0, []) == (1, set())
+    part_path(tmp_path, "windows", 0).unlink()
+    (tmp_path / "clips" / f".part.{'0' * 32}.tmp").touch()  # left by a worker that was killed
+    write(tmp_path, center=False)
+    assert not list(tmp_path.glob("*/.*.tmp"))
 
 
 def test_a_plan_binds_as_soon_as_a_clip_is_stored(tmp_path):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgesea.artifact import atomic_path, claimed, digest, versions, write_json
+from edgesea.artifact import TEMPORARY, atomic_path, claimed, delete, digest, versions, write_json
 from edgesea.cluster import is_here, results
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
@@ -162,6 +162,8 @@ def write_table(
         infos = _read_infos(out, plan)
         missing = [part for part, info in enumerate(infos) if info is None]
         written = _write_missing(out, plan, parts, missing, embed, task, jobs)
+        for left in out.glob(f"*/.*{TEMPORARY}"):  # by workers that were killed
+            delete(left)
         return {**_finish(out, plan, _read_infos(out, plan) if missing else infos, clips, max_skipped), **written}
 
 
@@ -214,6 +216,9 @@ def make_part(
     bar: "tqdm[Any] | None" = None,
 ) -> tuple[int, set[str]]:
     """Embed the sources of a part and write it; returns how many windows it has, and its `loud` clips."""
+    with suppress(OSError, ValueError):  # it is damaged
+        if info := part_info(out, part, digest(plan)):  # the worker is gone that made it and had not said so
+            return sum(sum(splits.values()) for splits in info.splits or []), set()
     failed: dict[str, str] = {}  # sources that failed late, and why; the part is begun again without them
     begun = 0 if bar is None else bar.n
     while True:
