@@ -219,14 +219,12 @@ class Stopped(KeyboardInterrupt):
 
 def stop_in_order() -> None:
     """Let SIGTERM, and in a job of SLURM SIGUSR1, end this process as Ctrl-C does (see `Stopped`)."""
-    signals = (signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else []))
 
     def stop(number: int, _: Any) -> None:
-        for each in signals:  # SLURM also terminates a job that has just been requeued
-            signal.signal(each, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
         raise Stopped(number)
 
-    for number in signals:
+    for number in (signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])):
         signal.signal(number, stop)
 
 
@@ -234,6 +232,7 @@ def requeue() -> bool:
     """Have SLURM queue this job again, whose command then resumes; whether it will."""
     if not (job := os.environ.get("SLURM_JOB_ID")):
         return False
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to all processes of the job then
     try:
         done = subprocess.run(["scontrol", "requeue", job], timeout=30, check=False, capture_output=True, text=True)
         problem = done.stderr if done.returncode and "pending" not in done.stderr else ""  # another process was first
