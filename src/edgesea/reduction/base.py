@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path, read_json, write_json
+from edgesea.cluster import results
 from edgesea.errors import EdgeseaError, explained
 
 Float32 = NDArray[np.float32]
@@ -18,6 +19,7 @@ Float64 = NDArray[np.float64]
 T = TypeVar("T")
 REDUCTION_FILE, ARRAYS_FILE = "reduction.json", "reduction.safetensors"
 BLOCK = 1024  # rows that are transformed at once
+ROWS = 8 * BLOCK  # and by one call, so that blocks, and bytes, are the same everywhere
 
 METHODS = {  # method -> its class
     "pca": "edgesea.reduction.pca:PCA",
@@ -60,6 +62,7 @@ class Reduction(ABC):
     """
 
     method: ClassVar[str]
+    slow: ClassVar[bool] = False  # whether `transform` is worth to be handed out to other machines
     saved: ClassVar[tuple[str, ...]] = ()  # arrays in reduction.safetensors; their names there lack a final "_"
     input_size = output_size = windows = 0  # n, d, and how many windows it was fitted on
 
@@ -105,6 +108,14 @@ class Reduction(ABC):
             temporary.write_bytes(save(arrays))
             (folder / REDUCTION_FILE).unlink(missing_ok=True)  # of an earlier reduction, which must not describe these
         write_json(folder / REDUCTION_FILE, {**self.describe(), "kept": quality, "provenance": provenance})
+
+
+def transform_all(phi: Reduction, embeddings: Float32) -> Float32:
+    """As `Reduction.transform`, of many rows: by a slow method where `cluster.using` says."""
+    if not phi.slow:
+        return phi.transform(embeddings)
+    calls = ((embeddings[first : first + ROWS],) for first in range(0, len(embeddings), ROWS))
+    return np.concatenate([phi.transform(embeddings[:0]), *results(phi.transform, calls)])
 
 
 def method_class(method: str) -> type[Reduction]:

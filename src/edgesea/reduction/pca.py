@@ -154,7 +154,7 @@ class KernelPCA(Standardised):
     coef0: float = field(default=1.0, metadata={"kernel": "poly"})  # negative ones give no kernel
     landmarks: int = 1000  # m; all windows if there are fewer. Memory is that of some (m, m) matrices
     seed: int = 0
-    method = "kernel_pca"
+    method, slow = "kernel_pca", True
     saved = (*Standardised.saved, "landmarks_", "projection", "offset", "variance")
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgesea.reduction.base import Float32, Float64, Reduction
+from edgesea.reduction.base import Float32, Float64, Reduction, transform_all
 from edgesea.reduction.pca import Moments
 from edgesea.reduction.windows import Windows
 
@@ -48,8 +48,8 @@ def quality(phi: Reduction, inside: Float32, outside: Float32, *, neighbors: int
     from sklearn.neighbors import NearestNeighbors
 
     known, expected = _standardised(inside, outside)
-    reduced = phi.transform(outside)
-    fitted, predictors = _standardised(phi.transform(inside), reduced)
+    reduced = transform_all(phi, outside)
+    fitted, predictors = _standardised(transform_all(phi, inside), reduced)
     # Not LinearRegression: reduced dimensions may be constant, or depend on each other.
     linear = Ridge(RIDGE * len(known), solver="cholesky").fit(fitted, known)
     residual = np.square(expected - linear.predict(predictors)).sum()

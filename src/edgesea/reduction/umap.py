@@ -28,7 +28,7 @@ class Umap(Standardised):
     metric: str = "euclidean"  # or cosine, correlation
     references: int = 20000  # at most; beyond that, a random share of the windows
     seed: int = 0
-    method = "umap"
+    method, slow = "umap", True
     saved = (*Standardised.saved, "points", "coordinates")
 
     def __post_init__(self) -> None:

@@ -114,7 +114,7 @@ def evaluate(
     for file in filter(None, (out, predictions)):
         check_file(file)
     from edgesea.models import forget_model, load_model, shared_model
-    from edgesea.reduction import load_reduction
+    from edgesea.reduction.base import load_reduction, transform_all
     from edgesea.tasks.features import window_embeddings
     from edgesea.tasks.folds import FoldTask
     from edgesea.tasks.skipped import check_openable, check_skipped, listing_of
@@ -134,7 +134,7 @@ def evaluate(
     forget_model()
     check_skipped(source, data, skipped, max_skipped, listing)
     if reduction is not None:
-        bags = bags.with_rows(load_reduction(reduction).transform(bags.rows))
+        bags = bags.with_rows(transform_all(load_reduction(reduction), bags.rows))
     options: dict[str, Any]
     if isinstance(source, FoldTask):
         options, scores = {"probe": asdict(probe)}, source.score(bags, probe, folds, seed, resamples)
