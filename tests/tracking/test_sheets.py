@@ -140,7 +140,7 @@ def test_two_runs_at_once_make_one_tab_and_two_rows(server: SheetsServer, track:
 def test_what_passes_by_itself_is_tried_again(
     server: SheetsServer, track: Track, tmp_path: Path, fault: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for place in range(1, 4):  # reading, making the tab, adding the row
+    for place in range(1, 6):  # reading, making the tab, adding the row, reading again
         server.tabs.clear()
         server.faults = [None] * place + [fault]
         run(track, tmp_path / f"{place}", wait=0.05)
@@ -148,7 +148,7 @@ def test_what_passes_by_itself_is_tried_again(
             (str(tmp_path / f"{place}"), 3)
         ]
     assert not pending()
-    assert len(caplog.messages) <= 3
+    assert len(caplog.messages) <= 5  # once for each run
 
 
 @pytest.mark.parametrize(
@@ -218,20 +218,20 @@ def test_two_runs_of_200_short_epochs_stay_within_the_quota_also_with_thirty_sec
 
 def test_the_scores_of_tags_have_a_row_of_their_own_kind(server: SheetsServer, track: Track, tmp_path: Path) -> None:
     tagging = {"standardize": True, "context": False, "pca_components": 32, "cooccurrence_loss_factor": 0.0}
-    facts = {"task": "sonyc_ust", "model": "m", "data": "/d", "output": "/o/student", "experiment": "student"}
+    facts = {"model": "m", "data": "/d", "output": "/o/student", "experiment": "student"}
     areas = {"engine": 0.5, "saw": None, "dog": 0.25}
     scores = {"micro_auprc": 0.75, "macro_auprc": 0.5, "micro_f1": None}
     for by_tag in ({"class_auprc": areas}, {"coarse": {"class_auprc": areas}}):
-        with using(track), recording("evaluate", {**facts, "tagging": tagging}) as record:
+        with using(track), recording("evaluate sonyc_ust", {**facts, "tagging": tagging}) as record:
             record.end({**scores, **by_tag})
     (row,) = server.rows("sonyc_ust")
-    assert list(row) == list(sheets.tabs()["evaluate"]["columns"])
+    assert list(row) == list(sheets.tabs()["evaluate sonyc_ust"]["columns"])
     assert {name: value for name, value in row.items() if value is not None and name != "Commit"} == {
         "Username": "ann", "Model Type": "m", "Annotation Dir": "/d", "Taxonomy Dir": "/d", "Output Dir": "/o/student",
         "Exp. ID": "student", "No Standardize": False, "Co-occurrence Loss": False, "Co-occurrence Loss Factor": 0.0,
         "PCA": True, "PCA Components": 32, "No Timestamp": True, "Micro AUPRC": 0.75, "Macro AUPRC": 0.5,
         "Coarse Tag AUPRC": "engine 0.5000, dog 0.2500",
     }  # fmt: skip
-    with using(track), recording("evaluate", {**facts, "task": "esc50"}) as record:
+    with using(track), recording("evaluate esc50", facts) as record:
         record.end({"accuracy": 1.0})
     assert len(server.rows("sonyc_ust")) == 1

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgesea.artifact import check_file, digest, plain, versions, write_json
+from edgesea.artifact import PLAN_FILE, check_file, digest, plain, read_json, versions, write_json
 from edgesea.audio.framing import Framing
 from edgesea.audio.resampling import Resampling, checked_resampling
 from edgesea.cluster import is_here
@@ -149,7 +149,8 @@ def evaluate(
         write_json(out, result)
     place = (out or Path(f"{task}-{digest(given)[:12]}")).absolute()
     paths = {"data": str(data.absolute()), "output": str(place.with_suffix("")), "cache": cache and str(cache)}
-    with recording("evaluate", {**given, **paths, "experiment": place.stem}) as run:
+    trained = read_json(plan)["table"]["manifest_sha256"] if (plan := Path(model, PLAN_FILE)).is_file() else None
+    with recording(f"evaluate {task}", {**given, **paths, "experiment": place.stem, "upstream": trained}) as run:
         run.end(scores, [file for file in (out, predictions) if file])
     return result
 

@@ -78,12 +78,12 @@ class Track:
     def trackers(self, run: Run) -> Iterator[Tracker]:
         """The trackers of a run; one that fails to start is left out."""
         from edgesea.tracking.loggers import Curves
-        from edgesea.tracking.sheets import SheetRow, has_row
+        from edgesea.tracking.sheets import SheetRow, tabs
 
         for name in self.track:
             try:
                 run.facts = {**run.facts, "user": self.user or getpass.getuser(), **origin(), "versions": versions()}
-                if name == "sheets" and has_row(run):
+                if name == "sheets" and run.command in tabs():
                     yield SheetRow(run, self.spreadsheet())
                 elif name in ("mlflow", "wandb") or (name == "tensorboard" and run.folder):
                     yield Curves(name, run, self.project, self.uri)

@@ -46,8 +46,9 @@ class Curves(Tracker):
         if self.name == "tensorboard":
             return loggers.TensorBoardLogger(folder, "", self.name, default_hp_metric=False)
         if self.name == "mlflow":
-            logging.getLogger("alembic").setLevel(logging.WARNING)  # it reports every table of a new file
             tags = {"mlflow.user": str(about.facts["user"]), "edgesea.command": about.command}
+            for chatty in ("mlflow.store", "alembic", "lightning.pytorch.loggers"):  # about every table of a new file
+                logging.getLogger(chatty).setLevel(logging.ERROR)
             return loggers.MLFlowLogger(project, about.name, self._uri, tags, run_id=self._id)
         import wandb
 
@@ -81,7 +82,7 @@ class Curves(Tracker):
         if self.name == "wandb":
             import wandb
 
-            artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", self.about.name), self.about.command)
+            artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", self.about.name), self.about.command.split()[0])
             for path in self.about.files:
                 artifact.add_file(str(path))
             if self.about.files:

@@ -1,8 +1,8 @@
 """The row of a run in a Google Sheet, found by its key and written by the names of the columns.
 
-An update reads the header and the column of the key, and then writes all at once. Cells are written as values of a
-type, the strictest kind of RAW input: a text stays a text, even if it begins with =. Until a row has been written, it
-lies in a file in the user's cache, its `outbox`.
+An update reads the header and the column of the key, and then writes all at once. Cells are written with their types,
+the strictest kind of RAW input: a text stays a text, even if it begins with =. Until it is written, a row lies in a
+file of the `outbox`, in the user's cache.
 """
 
 import os
@@ -53,7 +53,6 @@ class Spreadsheet:
         except NoValidUrlKeyFound:
             raise EdgeseaError(f"sheets: {sheet} is not the address of a Google Sheet") from None
         self._http, self.account = _log_in(credentials, interactive)
-        self._tabs: dict[str, tuple[int, int]] = {}  # id and number of columns
 
     def put(self, command: str, row: Mapping[str, Any]) -> None:
         """Write the row of a run, but no cells that are None; make tab, header and row where they are absent."""
@@ -73,33 +72,31 @@ class Spreadsheet:
                 block = [place for _, place in group]
                 start = {"sheetId": sheet, "rowIndex": index, "columnIndex": block[0]}
                 requests.append(_cells([places[place] for place in block], **start))
-        self._write(requests)
+        self._http.batch_update(self.id, {"requests": requests})
 
     def remove(self, command: str, row: Mapping[str, Any]) -> None:
         """Remove the row with the key of this one."""
         sheet, _, _, index = self._find(command, row) or (0, 0, [], None)
         if index is not None:
             place = {"sheetId": sheet, "dimension": "ROWS", "startIndex": index, "endIndex": index + 1}
-            self._write([{"deleteDimension": {"range": place}}])
+            self._http.batch_update(self.id, {"requests": [{"deleteDimension": {"range": place}}]})
 
     def _find(self, command: str, row: Mapping[str, Any]) -> tuple[int, int, list[str], int | None] | None:
         """Id and width of the tab, its header, and the index of the row with this key; None if there is no tab."""
         from gspread.utils import rowcol_to_a1
 
         tab, key = tabs()[command]["tab"], tabs()[command]["key"]
-        if tab not in self._tabs:
-            fields = "sheets.properties(sheetId,title,gridProperties.columnCount)"
-            for about in self._http.spreadsheets_get(self.id, {"fields": fields})["sheets"]:
-                properties = {"gridProperties": {"columnCount": 0}, **about["properties"]}
-                self._tabs[properties["title"]] = properties["sheetId"], properties["gridProperties"]["columnCount"]
-        if tab not in self._tabs:
+        fields = "sheets.properties(sheetId,title,gridProperties.columnCount)"
+        found = [one["properties"] for one in self._http.spreadsheets_get(self.id, {"fields": fields})["sheets"]]
+        if not (about := next((one for one in found if one["title"] == tab), None)):
             return None
+        place = about["sheetId"], about["gridProperties"]["columnCount"]
         header = [name.strip() for name in self._http.values_get(self.id, f"'{tab}'!1:1").get("values", [[]])[0]]
         if key not in header:
-            return *self._tabs[tab], header, None
+            return *place, header, None
         letters = rowcol_to_a1(1, header.index(key) + 1)[:-1]
         keys = self._http.values_get(self.id, f"'{tab}'!{letters}:{letters}").get("values", [])
-        return *self._tabs[tab], header, keys.index([row[key]]) if [row[key]] in keys else None
+        return *place, header, keys.index([row[key]]) if [row[key]] in keys else None
 
     def _add(self, command: str) -> tuple[int, int, list[str], None]:
         """Make a tab and its header at once, which fails if another run has just made it."""
@@ -107,15 +104,8 @@ class Spreadsheet:
         grid = {"columnCount": len(columns), "frozenRowCount": 1}  # frozen: whoever sorts the sheet spares the header
         about = {"sheetId": sheet, "title": tabs()[command]["tab"], "gridProperties": grid}
         header = _cells(columns, sheetId=sheet, rowIndex=0, columnIndex=0)
-        self._write([{"addSheet": {"properties": about}}, header])
+        self._http.batch_update(self.id, {"requests": [{"addSheet": {"properties": about}}, header]})
         return sheet, len(columns), columns, None
-
-    def _write(self, requests: list[Any]) -> None:
-        try:
-            self._http.batch_update(self.id, {"requests": requests})
-        except Exception:
-            self._tabs.clear()  # they may be others meanwhile
-            raise
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -179,7 +169,7 @@ def _log_in(given: Path | None, interactive: bool) -> tuple[Any, str]:
 class SheetRow(Tracker):
     """The row of a run."""
 
-    pause, patience = 5.0, 30.0  # two runs of a user are allowed 60 reads and 60 writes a minute; these make 48 and 24
+    pause, patience = 7.0, 30.0  # two runs of a user may make 60 reads and 60 writes a minute; these make 52 and 18
 
     def __init__(self, about: Run, sheet: Spreadsheet) -> None:
         super().__init__("sheets", about)
@@ -194,11 +184,6 @@ class SheetRow(Tracker):
         with suppress(Exception):
             if any(deliver(self._sheet, other) for other in outbox().glob("*.json")) and not ended:
                 self.ended.wait(self.pause)
-
-
-def has_row(run: Run) -> bool:
-    """Whether there is a tab for such runs."""
-    return run.command in tabs() and run.facts.get("task", "sonyc_ust") == "sonyc_ust"
 
 
 def cells(run: Run) -> dict[str, Any]:
