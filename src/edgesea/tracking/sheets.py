@@ -169,7 +169,7 @@ def _log_in(given: Path | None, interactive: bool) -> tuple[Any, str]:
 class SheetRow(Tracker):
     """The row of a run."""
 
-    pause, patience = 7.0, 30.0  # two runs of a user may make 60 reads and 60 writes a minute; these make 52 and 18
+    pause, patience = 8.0, 30.0  # two runs of a user may make 60 reads and 60 writes a minute; these make 54 and 18
 
     def __init__(self, about: Run, sheet: Spreadsheet) -> None:
         super().__init__("sheets", about)
