@@ -31,6 +31,7 @@ DIGESTS_FILE = "digests.json"  # what `Digests` remembers
 FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # errors of a lock that another process has
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of file systems without locks
+UNLOCKED: set[Path] = set()  # folders on such file systems
 WAIT = "EDGESEA_WAIT"  # environment variable: wait for locks
 LONGEST_VALUE = 60  # characters of a value in a message; ids and file names fit, lists and hashes are shortened
 VERSIONS = ("edgesea", "versions")  # keys of plans and provenances that name versions, which make no other artifact
@@ -201,7 +202,9 @@ def _lock(file: int, path: Path) -> str:
             return os.read(file, 1000).decode("utf-8", "surrogateescape") or "another command"
         if error.errno not in NO_LOCKS:
             raise
-        log.warning("%s: this file system has no locks; do not start two commands on one folder", path.parent)
+        if path.parent not in UNLOCKED:
+            log.warning("%s: this file system has no locks; do not start two commands on one folder", path.parent)
+        UNLOCKED.add(path.parent)
     return ""
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -134,6 +134,16 @@ def typed(value: dict[str, Any] | None) -> Any:
 
 def trimmed(line: list[Any]) -> list[Any]:
     return line[: max((i + 1 for i, cell in enumerate(line) if cell not in (None, "", [])), default=0)]
+
+
+def serving(cache: Path, patch: pytest.MonkeyPatch) -> Iterator[SheetsServer]:
+    """A server in place of Google's, for a fixture."""
+    patch.setenv("EDGESEA_CACHE", str(cache))
+    found = SheetsServer()
+    found.redirect(patch)
+    yield found
+    found.shutdown()
+    found.server_close()
 
 
 class Handler(BaseHTTPRequestHandler):

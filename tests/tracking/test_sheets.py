@@ -8,7 +8,7 @@ from time import sleep
 from typing import Any
 
 import pytest
-from sheets_server import ACCOUNT, SheetsServer
+from sheets_server import ACCOUNT, SheetsServer, serving
 
 from edgesea.errors import EdgeseaError
 from edgesea.tracking import Track, recording, sheets, tracker, using
@@ -32,15 +32,10 @@ ISSUE = [
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SheetsServer]:
     """A server in place of Google's; updates, and attempts to repeat them, follow each other quickly."""
-    monkeypatch.setenv("EDGESEA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sheets.SheetRow, "pause", 0.05)
     monkeypatch.setattr(sheets, "TIMEOUT", 2.0)
     monkeypatch.setattr(tracker, "LONGEST", 0.1)
-    found = SheetsServer()
-    found.redirect(monkeypatch)
-    yield found
-    found.shutdown()
-    found.server_close()
+    yield from serving(tmp_path / "cache", monkeypatch)
 
 
 @pytest.fixture
@@ -77,6 +72,8 @@ def test_a_row_holds_exactly_what_is_known_of_a_run_in_the_columns_of_the_group(
     sizes = ["pca", "pca_64", "sea-64, mel64", 64, 9, 640, 90, 32, 32, 7, 1e-5, 2, 0]
     curves = [3, 2.0, 4.0, None, 6.0, 0.5, 1.0, None, 1.5]
     assert row == ["ann", f"{tmp_path}/=1+1/student", *places, *sizes, *curves]
+    run(track, tmp_path / "=1+1" / "student", epochs=5)  # resumed
+    assert [row["Latest Epoch"] for row in server.rows(TAB)] == [5]
     assert not pending()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import write_noise
-from sheets_server import ACCOUNT, SheetsServer
+from sheets_server import ACCOUNT, SheetsServer, serving
 
 from edgesea import cli
 from edgesea.tracking import sheets
@@ -20,14 +20,9 @@ TAXONOMY = "fine: {1: {1: small}, 2: {1: bark}}\ncoarse: {1: engine, 2: dog}\n"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SheetsServer]:
-    monkeypatch.setenv("EDGESEA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    found = SheetsServer()
-    found.redirect(monkeypatch)
-    yield found
-    found.shutdown()
-    found.server_close()
+    yield from serving(tmp_path / "cache", monkeypatch)
 
 
 def test_a_run_is_one_run_of_mlflow_and_rows_of_a_sheet(server: SheetsServer, tmp_path: Path) -> None:

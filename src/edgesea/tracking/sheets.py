@@ -91,7 +91,8 @@ class Spreadsheet:
         if not (about := next((one for one in found if one["title"] == tab), None)):
             return None
         place = about["sheetId"], about["gridProperties"]["columnCount"]
-        header = [name.strip() for name in self._http.values_get(self.id, f"'{tab}'!1:1").get("values", [[]])[0]]
+        lines = self._http.values_get(self.id, f"'{tab}'!1:1").get("values") or [[]]
+        header = [name.strip() for name in lines[0]]
         if key not in header:
             return *place, header, None
         letters = rowcol_to_a1(1, header.index(key) + 1)[:-1]

@@ -40,7 +40,7 @@ class Run:
             self.results, self.files, self.status = results, [path for path in files if path.is_file()], status
             self._tell()
             for tracker in self._trackers or ():
-                tracker.join(tracker.patience if status == "finished" else 10.0)
+                tracker.join(tracker.patience if status == "finished" else 10.0 / len(self._trackers or ()))
                 if tracker.is_alive():
                     log.warning("%s: has not answered yet; the end of the run is missing there", tracker.name)
 
