@@ -1,6 +1,5 @@
 """How work is done elsewhere: in processes of this machine, by jobs of SLURM and other workers of Dask."""
 
-import getpass
 import logging
 import os
 import shlex
@@ -16,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgesea.errors import EdgeseaError, needs
@@ -32,6 +32,8 @@ NOTICE = 30.0  # seconds after which it is looked whether there are workers
 SCHEDULER = {"distributed.scheduler.worker-ttl": "60s", "distributed.scheduler.allowed-failures": 10}
 # Loggers of Dask, which say nothing: what matters to a user is an EdgeseaError.
 NOISE = ("distributed", "distributed.client", "distributed.scheduler", "dask_jobqueue", "tornado.application")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # which Dask would set to 1
+KEYS = "EDGESEA_KEYS"  # variable of a job: the folder with the keys of TLS
 JOB_NAME = "EDGESEA_JOB_NAME"  # environment variable: the name of the jobs that workers are
 
 
@@ -54,7 +56,7 @@ def in_processes(function: Callable[..., T], calls: list[tuple[Any, ...]], jobs:
         reason = "a process was killed, probably for lack of memory"
         raise EdgeseaError(f"{reason}; choose fewer workers and run it again: it resumes") from error
     finally:
-        del os.environ["TQDM_DISABLE"]
+        os.environ.pop("TQDM_DISABLE", None)
 
 
 def _begin(folder: str, parent: int, gpus: list[str]) -> None:
@@ -126,34 +128,50 @@ def connected(options: "Cluster") -> Iterator[Any]:
 def _slurm(options: "Cluster") -> Iterator[Any]:
     """A scheduler in this process, and as many jobs of SLURM as there is work for."""
     with needs("dask_jobqueue", "cluster"):
+        import dask
         from dask_jobqueue import SLURMCluster
-    gpu = ["--gres=gpu:1"] if options.gpus else []
+    name = os.environ.get(JOB_NAME, "edgesea-worker")
     logs = Path(os.environ.get("EDGESEA_JOB_LOGS", "slurm-logs")).absolute()
-    cluster = SLURMCluster(
-        memory="1GB",  # which is asked neither of SLURM nor of the worker: see below
-        cores=1,  # a worker does one call at a time, in which there are threads
-        processes=1,
-        job_cpu=options.cpus,
-        job_name=os.environ.get(JOB_NAME, "edgesea-worker"),
-        job_extra_directives=[*options.job_options(), *gpu],
-        job_directives_skip=["--mem=", " -t "],
-        worker_extra_args=["--memory-limit", "0", "--no-dashboard"],  # SLURM guards the memory
-        log_directory=str(logs),
-        local_directory=shlex.quote(os.environ.get("TMPDIR", "/tmp")),
-        death_timeout=60,
-        interface=options.interface,
-        python=shlex.quote(sys.executable),
-        scheduler_options={"dashboard_address": ":0"},
-    )
-    try:
-        _check_job(cluster.job_script())
-        most = options.max_jobs or max(2, options.min_jobs)
-        cluster.adapt(minimum_jobs=options.min_jobs, maximum_jobs=most)
-        log.info("work goes to %d to %d jobs of SLURM; their logs: %s", options.min_jobs, most, logs)
-        yield cluster
-    finally:
-        with suppress(AssertionError):  # of a job that could not be submitted
-            cluster.close()
+    logs.mkdir(parents=True, exist_ok=True)
+    log_file = str(logs).replace("%", "%%") + f"/{name}-%j.log"
+    asked = [*options.job_options(), *(["--gres=gpu:1"] if options.gpus else []), f'--output="{log_file}"']
+    threads = [f"export {each}=${{{each}:-{options.cpus}}}" for each in THREADS]
+    with TemporaryDirectory(prefix=".keys-", dir=logs) as keys:
+        os.environ[KEYS] = keys  # its name may hold spaces, which the script would not survive
+        cluster = SLURMCluster(
+            memory="1GB",  # which is asked neither of SLURM nor of the worker: see below
+            cores=1,  # a worker does one call at a time, in which there are threads
+            processes=1,
+            job_cpu=options.cpus,
+            job_name=name,
+            job_extra_directives=asked,
+            job_directives_skip=["--mem=", " -t "],
+            job_script_prologue=[
+                *dask.config.get("jobqueue.slurm.job-script-prologue", []),
+                *threads,
+                f"{KEYS}={shlex.quote(keys)}",
+                "IFS=",
+            ],
+            worker_extra_args=["--memory-limit", "0", "--no-dashboard"],  # SLURM guards the memory
+            local_directory=shlex.quote(os.environ.get("TMPDIR", "/tmp")),
+            death_timeout=60,
+            interface=options.interface,
+            python=shlex.quote(sys.executable),
+            scheduler_options={"dashboard_address": ":0"},
+            security=True,  # others on the network can neither listen nor send work; workers find the key in a file
+            shared_temp_directory=f"${KEYS}",
+        )
+        try:
+            _check_job(cluster.job_script())
+            most = options.max_jobs or max(2, options.min_jobs)
+            cluster.adapt(minimum_jobs=options.min_jobs, maximum_jobs=most)
+            log.info("work goes to %d to %d jobs of SLURM; their logs: %s", options.min_jobs, most, logs)
+            yield cluster
+        finally:
+            with suppress(AssertionError):  # of a job that could not be submitted
+                cluster.close()
+            for key in ("_job_ca_file", "_job_cert", "_job_key"):  # they would complain that their folder is gone
+                getattr(cluster, key).close()
 
 
 def _check_job(script: str) -> None:
@@ -169,7 +187,7 @@ def _check_job(script: str) -> None:
 
 def _jobs_in_vain(cluster: Any) -> set[Any]:
     """The jobs of SLURM that workers were asked for, if all have ended; empty if one runs or waits."""
-    queue = ["squeue", "--noheader", "--format=%i", f"--user={getpass.getuser()}"]
+    queue = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
     done = subprocess.run(queue, capture_output=True, text=True, check=False)
     jobs = {worker.job_id for worker in cluster.workers.values()}
     return set() if done.returncode or jobs & set(done.stdout.split()) else jobs
