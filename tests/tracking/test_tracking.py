@@ -92,7 +92,7 @@ def test_what_is_wrong_is_named_with_its_remedy(
     (tmp_path / "client.json").write_text('{"installed": {"client_id": "a", "client_secret": "b"}}')
     book = ["track", "test", "--sheet=book"]
     refuses("track", "test", words=["--sheet", "GSHEET_ID"])
-    refuses("track", "test", "--sheet=http://example.org/x", words=["example.org/x"])
+    refuses("track", "test", "--sheet=http://example.org/x", "--credentials", account, words=["example.org/x"])
     refuses(*book, "--credentials", tmp_path / "none.json", words=["none.json"])
     refuses(*book, "--credentials", tmp_path / "other.json", words=["other.json"])
     refuses("distill", "t", "r", "s", "--track=sheets", "--sheet=book", "--credentials", tmp_path / "client.json",

@@ -7,6 +7,7 @@ file of the `outbox`, in the user's cache.
 
 import os
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +24,7 @@ from edgesea.tracking.loggers import flat
 from edgesea.tracking.tracker import Run, Tracker
 
 SCOPES = ["https://www.googleapis.com/auth/spreadsheets"]
+Place = tuple[dict[str, int], int, list[str], int | None]  # id and width of a tab, its header, and the index of a row
 TIMEOUT = 60.0  # s without an answer; shorter ones risk that a row is added twice by a server that is only slow
 
 
@@ -43,70 +45,61 @@ class Spreadsheet:
     """A Google Sheet that rows are written to."""
 
     def __init__(self, sheet: str | None, credentials: Path | None, interactive: bool = False) -> None:
-        from gspread.exceptions import NoValidUrlKeyFound
-        from gspread.utils import extract_id_from_url
-
         if not (sheet := sheet or os.environ.get("GSHEET_ID")):
             raise EdgeseaError("sheets: which sheet? Give --sheet, or GSHEET_ID in the environment: its id or address")
-        try:
-            self.id = extract_id_from_url(sheet) if "/" in sheet else sheet
-        except NoValidUrlKeyFound:
-            raise EdgeseaError(f"sheets: {sheet} is not the address of a Google Sheet") from None
+        self.id = re.sub(r"^https?://.*/d/([\w-]+).*", r"\1", sheet)
         self._http, self.account = _log_in(credentials, interactive)
 
-    def put(self, command: str, row: Mapping[str, Any]) -> None:
+    def put(self, tab: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         """Write the row of a run, but no cells that are None; make tab, header and row where they are absent."""
-        columns, key = list(tabs()[command]["columns"]), tabs()[command]["key"]
-        sheet, width, header, index = self._find(command, row) or self._add(command)
-        missing, requests = [name for name in columns if name not in header], []
+        place, width, header, index = self._find(tab, row) or self._add(tab)
+        missing, requests = [name for name in tab["columns"] if name not in header], []
         if missing:
             if (more := len(header) + len(missing) - width) > 0:
-                requests.append({"appendDimension": {"sheetId": sheet, "dimension": "COLUMNS", "length": more}})
-            requests.append(_cells(missing, sheetId=sheet, rowIndex=0, columnIndex=len(header)))
-        places = {(header + missing).index(name): value for name, value in row.items() if value is not None}
+                requests.append({"appendDimension": {**place, "dimension": "COLUMNS", "length": more}})
+            requests.append(_cells(missing, **place, rowIndex=0, columnIndex=len(header)))
+        values = {(header + missing).index(name): value for name, value in row.items() if value is not None}
         if index is None:
-            requests.append(_cells([places.get(place) for place in range(max(places) + 1)], sheetId=sheet))
+            requests.append(_cells([values.get(column) for column in range(max(values) + 1)], **place))
         else:
-            places.pop(header.index(key))
-            for _, group in groupby(enumerate(sorted(places)), lambda pair: pair[1] - pair[0]):
-                block = [place for _, place in group]
-                start = {"sheetId": sheet, "rowIndex": index, "columnIndex": block[0]}
-                requests.append(_cells([places[place] for place in block], **start))
+            values.pop(header.index(tab["key"]))
+            for _, group in groupby(enumerate(sorted(values)), lambda pair: pair[1] - pair[0]):
+                block = [column for _, column in group]
+                cells = [values[column] for column in block]
+                requests.append(_cells(cells, **place, rowIndex=index, columnIndex=block[0]))
         self._http.batch_update(self.id, {"requests": requests})
 
-    def remove(self, command: str, row: Mapping[str, Any]) -> None:
+    def remove(self, tab: Mapping[str, Any], row: Mapping[str, Any]) -> None:
         """Remove the row with the key of this one."""
-        sheet, _, _, index = self._find(command, row) or (0, 0, [], None)
+        place, _, _, index = self._find(tab, row) or ({}, 0, [], None)
         if index is not None:
-            place = {"sheetId": sheet, "dimension": "ROWS", "startIndex": index, "endIndex": index + 1}
-            self._http.batch_update(self.id, {"requests": [{"deleteDimension": {"range": place}}]})
+            rows = {**place, "dimension": "ROWS", "startIndex": index, "endIndex": index + 1}
+            self._http.batch_update(self.id, {"requests": [{"deleteDimension": {"range": rows}}]})
 
-    def _find(self, command: str, row: Mapping[str, Any]) -> tuple[int, int, list[str], int | None] | None:
-        """Id and width of the tab, its header, and the index of the row with this key; None if there is no tab."""
+    def _find(self, tab: Mapping[str, Any], row: Mapping[str, Any]) -> Place | None:
+        """A tab, and the row with this key in it; None if there is no tab."""
         from gspread.utils import rowcol_to_a1
 
-        tab, key = tabs()[command]["tab"], tabs()[command]["key"]
-        fields = "sheets.properties(sheetId,title,gridProperties.columnCount)"
+        name, key, fields = tab["tab"], tab["key"], "sheets.properties(sheetId,title,gridProperties.columnCount)"
         found = [one["properties"] for one in self._http.spreadsheets_get(self.id, {"fields": fields})["sheets"]]
-        if not (about := next((one for one in found if one["title"] == tab), None)):
+        if not (about := next((one for one in found if one["title"] == name), None)):
             return None
-        place = about["sheetId"], about["gridProperties"]["columnCount"]
-        lines = self._http.values_get(self.id, f"'{tab}'!1:1").get("values") or [[]]
-        header = [name.strip() for name in lines[0]]
-        if key not in header:
-            return *place, header, None
-        letters = rowcol_to_a1(1, header.index(key) + 1)[:-1]
-        keys = self._http.values_get(self.id, f"'{tab}'!{letters}:{letters}").get("values", [])
-        return *place, header, keys.index([row[key]]) if [row[key]] in keys else None
+        lines = self._http.values_get(self.id, f"'{name}'!1:1").get("values") or [[]]
+        header, keys = [text.strip() for text in lines[0]], list[Any]()
+        if key in header:
+            letters = rowcol_to_a1(1, header.index(key) + 1)[:-1]
+            keys = self._http.values_get(self.id, f"'{name}'!{letters}:{letters}").get("values") or []
+        index = keys.index([row[key]]) if [row[key]] in keys else None
+        return {"sheetId": about["sheetId"]}, about["gridProperties"]["columnCount"], header, index
 
-    def _add(self, command: str) -> tuple[int, int, list[str], None]:
+    def _add(self, tab: Mapping[str, Any]) -> Place:
         """Make a tab and its header at once, which fails if another run has just made it."""
-        sheet, columns = random.getrandbits(31), list(tabs()[command]["columns"])
+        place, columns = {"sheetId": random.getrandbits(31)}, list(tab["columns"])
         grid = {"columnCount": len(columns), "frozenRowCount": 1}  # frozen: whoever sorts the sheet spares the header
-        about = {"sheetId": sheet, "title": tabs()[command]["tab"], "gridProperties": grid}
-        header = _cells(columns, sheetId=sheet, rowIndex=0, columnIndex=0)
-        self._http.batch_update(self.id, {"requests": [{"addSheet": {"properties": about}}, header]})
-        return sheet, len(columns), columns, None
+        add = {"addSheet": {"properties": {**place, "title": tab["tab"], "gridProperties": grid}}}
+        header = _cells(columns, **place, rowIndex=0, columnIndex=0)
+        self._http.batch_update(self.id, {"requests": [add, header]})
+        return place, len(columns), columns, None
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -216,7 +209,7 @@ def deliver(sheet: Spreadsheet, path: Path) -> bool:
         if entry.get("sheet") != sheet.id:
             return False
         with sheet.explained():
-            sheet.put(entry["command"], entry["row"])
+            sheet.put(tabs()[entry["command"]], entry["row"])
         if read_json(path) == entry:
             path.unlink()
         return True
@@ -224,11 +217,11 @@ def deliver(sheet: Spreadsheet, path: Path) -> bool:
 
 def test(sheet: Spreadsheet) -> dict[str, Any]:
     """Write a row and remove it again."""
-    row = {"Model Dir": f"edgesea track test {uuid4()}"}
+    tab, row = tabs()["distill"], {"Model Dir": f"edgesea track test {uuid4()}"}
     try:
         with sheet.explained():
-            sheet.put("distill", row)
-            sheet.remove("distill", row)
+            sheet.put(tab, row)
+            sheet.remove(tab, row)
     except EdgeseaError:
         raise
     except Exception as error:
