@@ -117,6 +117,7 @@ def test_a_signal_to_one_process_stops_all_of_them_within_an_epoch(torchrun_stud
     assert same(tmp_path / "killed", torchrun_student)
 
 
+@pytest.mark.slow
 def test_what_the_first_process_refuses_ends_all_of_them(small_student, words, small_table, small_reduction, file):  # noqa: F811
     command = [sys.executable, str(file), "distill", small_table, small_reduction, small_student, "--batch-size=8"]
     codes, printed = two_nodes([str(word) for word in command])
@@ -124,6 +125,7 @@ def test_what_the_first_process_refuses_ends_all_of_them(small_student, words, s
     assert [str(small_student) in error for _, error in printed] == [True, False]
 
 
+@pytest.mark.slow
 def test_processes_that_are_not_to_train_together(words, tmp_path):  # noqa: F811
     script = ["sh", "-c", f'exec {sys.executable} -m edgesea "$@$RANK"', "sh", *words("s"), "--seed=1"]
     codes, printed = two_nodes(script)

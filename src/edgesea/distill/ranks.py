@@ -45,10 +45,8 @@ class Place:
         tasks = [task] * self.world
         distributed.all_gather_object(tasks, task)
         if len(set(tasks)) > 1:
-            which = (
-                f"the {self.world} processes that srun or torchrun has started have not all the same input, options and"
-            )
-            raise EdgeseaError(f"{which} folder; to train them apart, unset SLURM_STEP_NUM_TASKS and RANK")
+            which = f"the {self.world} processes that srun or torchrun has started differ in input, options or folder"
+            raise EdgeseaError(f"{which}; to train them apart, unset SLURM_STEP_NUM_TASKS and RANK")
 
     @property
     def gpu(self) -> int:
