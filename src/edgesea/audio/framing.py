@@ -18,6 +18,7 @@ from edgesea.audio.resampling import Resampling
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
+MOST_CHUNKS = 256  # that wait unjoined: an array of one sample takes a hundred bytes
 # Seconds. A window is held in memory as a whole, together with others. A hop of three decades: a clip may have a window
 # that begins after its end, but there, at any rate, the position still fits the 64-bit integers of a table, and the
 # timestamp, a float, is finer than a sample.
@@ -110,9 +111,9 @@ class Piece:
 class PieceCutter:
     """Cuts a stream of chunks of any size into pieces of at most `size` windows.
 
-    Feeding all chunks and then calling `finish` yields the windows of the whole clip. Memory is that of `size` windows
-    and one chunk, for any hop: where windows do not touch, a piece spans no more samples than `size` windows side by
-    side, and what lies between two pieces is dropped as it comes.
+    Feeding all chunks and then calling `finish` yields the windows of the whole clip. Memory is that of
+    `size` windows and one chunk, for any hop: where windows do not touch, a piece spans no more samples than `size`
+    windows side by side, and what lies between two pieces is dropped as it comes.
 
     All pieces but the last have the same number of windows, unless the cutter is `eager`: then no window waits for
     others, and the pieces depend on the chunks.
@@ -124,13 +125,16 @@ class PieceCutter:
         self.eager = eager
         self.length = 0  # samples seen
         self._first = 0  # first window of the next piece
-        self._buffer = np.zeros(0, np.float32)  # from where that begins
+        self._buffer: list[Float32] = []  # from where that begins
 
     def feed(self, chunk: Float32) -> Iterator[Piece]:
         """Yield the pieces that `chunk` completes; it is stored, not copied, so it must not change later."""
         needed = chunk[max(0, self._begin() - self.length) :]
-        self._buffer = np.concatenate([self._buffer, needed]) if len(self._buffer) else needed
+        if len(needed):
+            self._buffer.append(needed)
         self.length += len(chunk)
+        if len(self._buffer) > MOST_CHUNKS:
+            self._buffer = [self._joined()]
         while count := self._ready():
             yield self._take(count)
 
@@ -143,17 +147,26 @@ class PieceCutter:
     def _begin(self) -> int:
         return max(0, self.framing.start(self._first))
 
+    def _end(self, count: int) -> int:
+        return self.framing.start(self._first + count - 1) + self.framing.window
+
     def _ready(self) -> int:
         """Number of windows of the piece that can be taken now; 0: none can."""
         complete = min(self.size, self.framing.complete(self.length) - self._first)
         return complete if self.eager or complete == self.size else 0
 
+    def _joined(self) -> Float32:
+        if len(self._buffer) == 1:  # a copy for each piece of a long chunk would take time that grows with its square
+            return self._buffer[0]
+        return np.concatenate(self._buffer) if self._buffer else np.zeros(0, np.float32)
+
     def _take(self, count: int) -> Piece:
-        begin, end = self._begin(), self.framing.start(self._first + count - 1) + self.framing.window
-        audio = self._buffer[: end - begin]
+        begin, end, buffered = self._begin(), self._end(count), self._joined()
+        audio = buffered[: end - begin]
         piece = Piece(self._first, count, np.pad(audio, (0, end - begin - len(audio))))
         self._first += count
-        self._buffer = self._buffer[self._begin() - begin :]
+        rest = buffered[self._begin() - begin :]
+        self._buffer = [rest] if len(rest) else []
         return piece
 
 
