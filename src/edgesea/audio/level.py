@@ -30,9 +30,12 @@ def a_weighted_level(windows: Float32, sample_rate: int) -> Float32:
 
     A 1 kHz sine of amplitude 1 has 0 dB (AES17); digital silence is given -120 dB.
     """
+    from scipy.fft import rfft  # twice as fast as numpy's
+
     samples = windows.shape[1]
     weights = _a_weights(samples, sample_rate)
-    power = np.array([np.sum(weights * np.abs(np.fft.rfft(window)) ** 2) for window in windows]) / samples**2
+    powers = (np.square(spectrum.real) + np.square(spectrum.imag) for spectrum in rfft(windows, axis=1))
+    power = np.array([np.sum(weights * each) for each in powers]) / samples**2
     return np.asarray(10.0 * np.log10(np.maximum(2.0 * power, 10 ** (FLOOR / 10))), np.float32)
 
 
