@@ -51,7 +51,7 @@ COMMANDS["slow"] = [
     *("extract", "../rec", "out", "--teacher=callable:slow_teacher:embed@8000"),
     *("--part_clips=1", "--validate=0.5", "--workers=1"),
 ]
-TTL = "4s"  # after which a worker that says nothing is given up; a minute where edgesea starts the scheduler itself
+TTL = "20s"  # after which a worker that says nothing is given up; a minute where edgesea starts the scheduler itself
 
 
 class Cluster:

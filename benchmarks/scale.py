@@ -180,15 +180,29 @@ def distill(folder: Path) -> None:
 
 
 def dry_run(folder: Path) -> None:
-    """Of a run that knows the contents of its files already, but has made nothing."""
+    """Of a new run: the whole command."""
     from edgesea.pipeline import run
 
     run(folder / "run.yaml", out=folder / "run", dry_run=True)
     started()
 
 
+def status(folder: Path) -> None:
+    """Of a run that is at its table: the whole command."""
+    from edgesea.artifact import write_json
+    from edgesea.pipeline import FORMAT, STAMPS
+    from edgesea.submit.status import status
+
+    if not (run := folder / "looked-at").exists():
+        stamp = {"plan": {}, "accepted": {}, "finished": False, "seconds": 1.0, "began": time.time()}
+        write_json(run / STAMPS, {"format": FORMAT, "stages": {"extract": stamp}})
+        (run / "table").symlink_to(folder / "table")
+    assert status(run)["stages"]["extract"]["done"]
+    started()
+
+
 STARTS: dict[str, Callable[[Path], None]] = {
-    one.__name__: one for one in (extract, resume, finish, sample, reduce, distill, dry_run)
+    one.__name__: one for one in (extract, resume, finish, sample, reduce, distill, dry_run, status)
 }
 
 
