@@ -160,9 +160,9 @@ def sample(folder: Path) -> None:
 
 
 def reduce(folder: Path) -> None:
-    from edgesea.reduction import quality, reduce
+    from edgesea.reduction import reduce, windows
 
-    quality.Windows._embeddings = lambda *_: started()  # type: ignore[assignment,method-assign,return-value]
+    windows.Windows.__iter__ = lambda *_: started()  # type: ignore[assignment,method-assign,return-value]
     reduce(folder / "table", folder / "phi", size=8)
 
 
@@ -317,8 +317,8 @@ def main() -> None:
             if not (folder / "made").exists():
                 make(folder, clips)
         starts = measure(folders, [name for name in given.only or STARTS if name != "parts"])
-        if not given.only:
-            record(clips=given.clips, starts=starts)
+        before = json.loads(RESULTS.read_text())["starts"] if given.only and RESULTS.exists() else {}
+        record(clips=given.clips, starts=before | starts)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ SKIPPED_FILE = "skipped.csv"
 SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
 PART_KEY = b"edgesea.part"  # and the rest of `PartInfo`
 END_BYTES = 1 << 14
-READERS = 4  # threads
+READERS, FEW = 4, 8  # threads, and the parts that one of them reads together
 RUN = 64  # parts whose small columns are read together where several workers read a table
 SCALE = 1 / 32767  # of parts that were written before each clip had its own
 
@@ -136,12 +136,14 @@ class Table:
 
     def chunks(self, parts: Iterable[int] | None = None) -> Iterator[Chunk]:
         """The small columns of every chunk (of some parts), in order; threads read ahead, for slow network drives."""
-        sources = (partial(self._chunks, part) for part in (range(self.parts) if parts is None else parts))
-        return chain.from_iterable(prefetch(sources, READERS))
+        wanted = list(range(self.parts) if parts is None else parts)
+        sources = (partial(self._chunks, wanted[first : first + FEW]) for first in range(0, len(wanted), FEW))
+        return chain.from_iterable(chain.from_iterable(prefetch(sources, READERS, 1)))
 
-    def _chunks(self, part: int) -> Iterator[Chunk]:
+    def _chunks(self, parts: Iterable[int]) -> Iterator[list[Chunk]]:
         source = Table(self.path, self.info)  # with files of its own: threads do not share them
-        return (source.chunk(part, group) for group in range(source._file(WINDOWS, part).num_row_groups))
+        groups = ((part, group) for part in parts for group in range(source._file(WINDOWS, part).num_row_groups))
+        yield [source.chunk(*place) for place in groups]
 
     def windows_by_split(self) -> Iterator[tuple[int, int, Mapping[str, int]]]:
         """(part, row group, windows of each split) of every chunk, in order, from the footers of the parts."""
@@ -151,7 +153,7 @@ class Table:
                 if (info := part_info(self.path, part)) is None:
                     raise FileNotFoundError("no such file")
             if info.splits is None:  # written by an earlier version
-                return [Counter(chunk.splits[chunk.clip].tolist()) for chunk in self._chunks(part)]
+                return [Counter(chunk.splits[chunk.clip].tolist()) for chunk in next(self._chunks([part]))]
             return [*info.splits]
 
         with ThreadPoolExecutor(READERS) as pool:

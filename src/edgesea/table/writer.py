@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,9 @@ def _finish(
     check_skipped(skipped, clips, max_skipped, f"clips (listed in {out / SKIPPED_FILE})")
     if not finished:
         by_split: Counter[str] = Counter()
-        for *_, counts in Table(out, plan).windows_by_split():
+        known = [info.splits for info in infos if info and info.splits is not None]
+        read = (counts for *_, counts in Table(out, plan).windows_by_split())  # of parts of earlier versions, too
+        for counts in chain(*known) if len(known) == len(infos) else read:
             by_split.update(counts)
         if not by_split["train"]:
             log.warning("%s: no window is in the split train: %s", out, dict(by_split))
