@@ -144,16 +144,26 @@ def test_all_stages_give_the_same_bytes(
     assert sum(name.endswith(".npz") for name in found) == 18
 
 
+NAME = "callable:teacher_of_test:embed@8000"
+
+
 def table(inputs: Path, out: Path, options: Cluster) -> dict[str, bytes]:
     with using(options):
-        extract(inputs / "audio", out, teacher="callable:teacher_of_test:embed@8000", part_clips=2)
+        extract(inputs / "audio", out, teacher=NAME, part_clips=2)
     return files_of(out)
 
 
-def test_a_worker_that_is_killed_loses_nothing(inputs: Path, here: Path, address: str) -> None:
-    expected = table(inputs, here / "here", Cluster())
+def embeddings(inputs: Path, out: Path, options: Cluster) -> dict[str, bytes]:
+    with using(options):
+        embed([inputs / "audio"], model=NAME, out=out, batch_size=7, quiet=True)
+    return files_of(out)
+
+
+@pytest.mark.parametrize("make", [table, embeddings])
+def test_a_worker_that_is_killed_loses_nothing(inputs: Path, here: Path, address: str, make: Any) -> None:
+    expected = make(inputs, here / "here", Cluster())
     (here / "die").touch()
-    assert table(inputs, here / "there", Cluster(address)) == expected
+    assert make(inputs, here / "there", Cluster(address)) == expected
     assert not (here / "die").exists()
 
 
@@ -172,7 +182,7 @@ def test_more_calls_than_are_handed_out_at_once_come_in_order(address: str) -> N
 
 def test_a_scheduler_that_is_killed_ends_the_command_which_resumes(inputs: Path, here: Path) -> None:
     (here / "slow").touch()
-    options = ["--teacher", "callable:teacher_of_test:embed@8000", "--part_clips", "2"]
+    options = ["--teacher", NAME, "--part_clips", "2"]
     with dask(here, 1) as (address, scheduler):
         command = [sys.executable, "-m", "edgesea", "extract", str(inputs / "audio"), "there", *options]
         (here / "driver").write_text("0")
