@@ -5,8 +5,8 @@
 Trains the same small student, in epochs of about 0.1 s, without a tracker and with a Google Sheet (gspread, and a local
 server in another process in place of Google's), by turns. Compared are the times from the first to the last epoch of
 both runs of a pair: on the clock, and of the processor (all threads of the process). On a machine that others use, both
-vary by more than the tracker takes; so the processor time of its thread is measured, too, of which all would be lost if
-there were one core. Writes benchmarks/results/tracking.json.
+vary by more than the tracker takes; so the processor time of its thread, and of the calls that tell it of an epoch, are
+measured, too: with one core, that is what the training would lose. Writes benchmarks/results/tracking.json.
 """
 
 import argparse
@@ -86,10 +86,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200)
     given = parser.parse_args()
     marks: list[tuple[float, float]] = []
+    told: list[float] = []
     record = trainer.log_history
 
     def marked(history: Any) -> None:
+        began = time.thread_time()
         record(history)
+        told.append(time.thread_time() - began)
         marks.append((time.perf_counter(), time.process_time()))
 
     def measured(tracker: SheetRow, news: Any) -> None:
@@ -117,13 +120,15 @@ def main() -> None:
 
         train("warm-up", track)
         ask(TAB)
-        pairs, counts = [], []
+        pairs, counts, calls = [], [], 0.0
         spent.clear()
         for number in range(given.pairs):
             order = [("none", Track()), ("sheets", track)][:: 1 if number % 2 else -1]
             pair = {}
             for kind, watcher in order:
+                told.clear()
                 pair[kind] = train(f"{kind}-{number}", watcher)
+                calls += sum(told[1:]) if watcher.track else 0.0  # after the start
             reads, writes, rows = ask(TAB)
             assert rows[-1]["Latest Epoch"] == given.epochs
             pairs.append(pair)
@@ -131,7 +136,7 @@ def main() -> None:
             print(f"{number + 1}: {pair}, {counts[-1]}", flush=True)
     clock, processor = ([pair["sheets"][part] / pair["none"][part] - 1 for pair in pairs] for part in (0, 1))
     epoch = statistics.median(pair["none"][0] for pair in pairs) / given.epochs
-    share = sum(spent) / sum(pair["sheets"][0] for pair in pairs)
+    total = sum(pair["sheets"][1] for pair in pairs)
     result = {
         "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(),
         "epochs": given.epochs, "seconds an epoch": round(epoch, 3), "pairs": given.pairs,
@@ -139,7 +144,8 @@ def main() -> None:
         "slower by, on the clock, median": round(statistics.median(clock), 4),
         "slower by, of the processor": [round(one, 4) for one in sorted(processor)],
         "slower by, of the processor, median": round(statistics.median(processor), 4),
-        "processor time of the tracker's thread, share of the training": round(share, 5),
+        "processor time of the tracker's thread, share of the training's": round(sum(spent) / total, 5),
+        "processor time of telling it, share of the training's": round(calls / total, 6),
         "reads, writes, and the most of each in a minute, of each run": counts,
     }  # fmt: skip
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
