@@ -243,7 +243,7 @@ def _shown(result: dict[str, Any]) -> str:
         return summary(result, Path(result["run"]))
     if "text" in result:
         return "\n".join(result[key] for key in ("text", "markdown", "html") if key in result)
-    return json.dumps(_brief(result), indent=2)
+    return json.dumps(_brief(result), indent=2, ensure_ascii=False)
 
 
 def _brief(result: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,9 @@ def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
     """All options of all stages, checked against their signatures; EdgeseaError names `source`, stage and option."""
     if unknown := [name for name in given if name not in STAGES]:
         owners = [f"{name} is an option of {owner}" for name in unknown for owner in STAGES if name in _options(owner)]
-        raise EdgeseaError("; ".join([f"{source}: unknown section {nearest(unknown, STAGES)}", *owners[:1]]))
+        raise EdgeseaError(
+            "; ".join([f"{source}: unknown section {nearest(unknown, [*STAGES, 'cluster', 'track'])}", *owners[:1]])
+        )
     if "extract" not in given:
         raise EdgeseaError(f"{source}: section extract is missing")
     sections = {}

@@ -119,6 +119,7 @@ def test_a_requeued_run_resumes_and_a_cancelled_one_can_be_submitted_again(
     assert {stage["state"] for stage in status(run)["stages"].values()} == {"cancelled"}
     there = {path: path.stat().st_mtime_ns for path in (run / "table" / "clips").iterdir()}
     submit(config, out=run)
+    assert not status(run)["workers"]
     wait_for(lambda: parts() > len(there) or not looks("queued"))
     cancel(run)
     assert {path: path.stat().st_mtime_ns for path in there} == there

@@ -1,6 +1,7 @@
 """A stage whose workers are jobs of a real SLURM."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,12 +28,13 @@ OPTIONS = {"teacher": "callable:slow_teacher_of_test:embed@8000", "part_clips": 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with clips and a slow teacher."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "slow_teacher_of_test.py").write_text(TEACHER)
+    (place := tmp_path / 'it\'s "100 %j"').mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
+    (place / "slow_teacher_of_test.py").write_text(TEACHER)
     for index in range(40):
-        write_noise(tmp_path / "audio" / f"{index:02d}.wav", 1.0, seed=index)
-    return tmp_path
+        write_noise(place / "audio" / f"{index:02d}.wav", 1.0, seed=index)
+    return place
 
 
 def started(*words: str) -> "subprocess.Popen[str]":
@@ -66,12 +68,13 @@ def test_a_cancelled_worker_job_is_replaced_and_the_bytes_are_those_of_here(on_s
     wait_for(lambda: not jobs(on_slurm, "running,pending"))
 
 
-def test_a_command_that_is_stopped_takes_its_jobs_with_it(on_slurm: Slurm, folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_stopped_takes_its_jobs_with_it(on_slurm: Slurm, folder: Path, number: int) -> None:
     process = started("--max-jobs", "1")
     wait_for(lambda: parts(folder / "there"))
-    process.terminate()
+    process.send_signal(number)
     error = process.communicate(timeout=60)[1]
-    assert (process.returncode, "Traceback" in error) == (143, False), error
+    assert (process.returncode, "Traceback" in error) == (128 + number, False), error
     wait_for(lambda: not jobs(on_slurm, "running,pending"))
 
 

@@ -210,7 +210,7 @@ def run_on_nodes(arguments: list[str]) -> None:
 
 
 class Stopped(KeyboardInterrupt):
-    """The process is to end, by a signal other than Ctrl-C: SLURM's warning of the time limit, or SIGTERM."""
+    """The process is to end, by a signal other than Ctrl-C: SLURM's warning of the time limit, SIGTERM or SIGHUP."""
 
     def __init__(self, number: int, _: Any = None) -> None:
         super().__init__(signal.Signals(number).name)
@@ -218,7 +218,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_in_order() -> None:
-    """Let SIGTERM, and in a job of SLURM SIGUSR1, end this process as Ctrl-C does (see `Stopped`)."""
+    """Let SIGTERM, a lost terminal, and in a job of SLURM SIGUSR1, end this process as Ctrl-C does (see `Stopped`)."""
 
     def stop(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -226,6 +226,9 @@ def stop_in_order() -> None:
 
     for number in (signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])):
         signal.signal(number, stop)
+    hangup = getattr(signal, "SIGHUP", signal.SIGTERM)
+    if signal.getsignal(hangup) is signal.SIG_DFL:  # nohup ignores it
+        signal.signal(hangup, stop)
 
 
 def requeue() -> bool:

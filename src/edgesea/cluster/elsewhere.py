@@ -127,14 +127,17 @@ def connected(options: "Cluster") -> Iterator[Any]:
 @contextmanager
 def _slurm(options: "Cluster") -> Iterator[Any]:
     """A scheduler in this process, and as many jobs of SLURM as there is work for."""
+    handler = signal.getsignal(signal.SIGINT)
     with needs("dask_jobqueue", "cluster"):
         import dask
         from dask_jobqueue import SLURMCluster
+    if signal.getsignal(signal.SIGINT) is not handler:  # its import makes an end with code 0 of Ctrl-C
+        signal.signal(signal.SIGINT, handler)
     name = os.environ.get(JOB_NAME, "edgesea-worker")
     logs = Path(os.environ.get("EDGESEA_JOB_LOGS", "slurm-logs")).absolute()
     logs.mkdir(parents=True, exist_ok=True)
     log_file = str(logs).replace("%", "%%") + f"/{name}-%j.log"
-    asked = [*options.job_options(), *(["--gres=gpu:1"] if options.gpus else []), f'--output="{log_file}"']
+    asked = [*options.job_options(), *(["--gres=gpu:1"] if options.gpus else []), f"--output={shlex.quote(log_file)}"]
     threads = [f"export {each}=${{{each}:-{options.cpus}}}" for each in THREADS]
     with TemporaryDirectory(prefix=".keys-", dir=logs) as keys:
         os.environ[KEYS] = keys  # its name may hold spaces, which the script would not survive

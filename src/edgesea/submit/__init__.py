@@ -124,15 +124,17 @@ def read_jobs(run: Path) -> dict[str, dict[str, str]]:
 def find_jobs(run: Path) -> dict[str, Job]:
     """What SLURM knows of the jobs of a run, by id; EdgeseaError if it does not answer."""
     ids = [job["id"] for job in read_jobs(run).values()]
-    return jobs_of(str((run / JOBS / JOBS_FILE).stat().st_uid), _name(run), ids)
+    return jobs_of(str((run / JOBS / JOBS_FILE).stat().st_uid), job_name(run), ids)
 
 
 def _check_idle(run: Path) -> None:
     if live := [f"{job.name} ({job.id})" for job in find_jobs(run).values() if job.is_live]:
-        raise EdgeseaError(f"{run}: jobs wait or run already: {', '.join(live)}; to end them: edgesea cancel {run}")
+        raise EdgeseaError(
+            f"{run}: jobs wait or run already: {', '.join(live)}; to end them: edgesea cancel {quote(str(run))}"
+        )
 
 
-def _name(run: Path) -> str:
+def job_name(run: Path) -> str:
     """What the names of all jobs of a run begin with."""
     return f"edgesea-{digest(str(run.resolve()))[:8]}"
 
@@ -159,7 +161,7 @@ def _script(name: str, run: Path, cluster: Cluster) -> str:
     computes = trains or cluster.is_local  # otherwise it is done in other jobs
     gpus = cluster.gpus if computes and "device" in signature(STAGES[name].function).parameters else 0
     options = {
-        "job-name": f"{_name(run)}-{name}",
+        "job-name": f"{job_name(run)}-{name}",
         "output": f"{jobs}/".replace("%", "%%") + f"{name}-%j.log",
         "open-mode": "append",
         "chdir": Path.cwd(),
@@ -176,7 +178,7 @@ def _script(name: str, run: Path, cluster: Cluster) -> str:
             "#!/bin/bash",
             f"# Stage {name}, made by `edgesea submit`; by hand: sbatch {quote(f'{jobs}/{name}.sh')}",
             *(f"#SBATCH {line}" for line in (*lines, "--requeue", *cluster.job_options())),
-            f"export EDGESEA_JOB_NAME={_name(run)} EDGESEA_JOB_LOGS={quote(str(jobs))} EDGESEA_WAIT=1",
+            f"export EDGESEA_JOB_NAME={job_name(run)} EDGESEA_JOB_LOGS={quote(str(jobs))} EDGESEA_WAIT=1",
             f"exec {' '.join(quote(str(word)) for word in command)}",
             "",
         ]

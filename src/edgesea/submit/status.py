@@ -15,7 +15,7 @@ from edgesea.artifact import LOCK_FILE, digest
 from edgesea.config import read_yaml
 from edgesea.errors import EdgeseaError
 from edgesea.pipeline import CONFIG, STAGES, read_stamps
-from edgesea.submit import JOBS, find_jobs, read_jobs
+from edgesea.submit import JOBS, find_jobs, job_name, read_jobs
 from edgesea.submit.queue import WAITING, Job
 
 COLUMNS = ("stage", "state", "job", "node", "elapsed", "progress", "rate", "left")
@@ -92,8 +92,7 @@ def status(run: Path) -> dict[str, Any]:
             stages[name]["log"] = str(log)
     if not stages:
         raise EdgeseaError(f"{out}: no run is there; make one with edgesea run or edgesea submit")
-    drivers = {record["id"] for record in submitted.values()}
-    workers = Counter(job.state.lower() for job in jobs.values() if job.id not in drivers)
+    workers = Counter(job.state.lower() for job in jobs.values() if job.name == job_name(out))  # as stages name them
     result = {"folder": str(out), "stages": stages, "workers": dict(workers), "problem": problem}
     return {**result, "text": _text(result)}
 
