@@ -3,7 +3,7 @@
 Peak is what a large bf16 matrix product reaches on the same card in the same run. Random weights, noise: speed depends
 on neither. Writes JSON to standard output.
 
-    python benchmarks/gpu.py [--clips 600]
+    python benchmarks/gpu.py [--clips 1500] > benchmarks/results/gpu.json
 """
 
 import argparse
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 from openl3_random import random_layers, write_keras_h5
 
 from edgesea.audio.framing import Framing
+from edgesea.cluster import Cluster, using
 from edgesea.distill import distill
 from edgesea.extract import extract
 from edgesea.models import load_teacher
@@ -118,7 +119,7 @@ def decoding(folder: Path, threads: int, files: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--clips", type=int, default=1500)
     clips, cores = parser.parse_args().clips, os.cpu_count() or 1
     torch.set_float32_matmul_precision("high")
     top = peak()
@@ -137,33 +138,37 @@ def main() -> None:
         teacher = load_teacher("openl3/env-mel256-512", weights, device="cuda")
         audio = torch.randn(BATCH, 48000, device="cuda")
         with torch.inference_mode():
-            say("front end, batch 256", round(BATCH / seconds(lambda: teacher.log_mel(audio)), 1))
+            say("front end", round(BATCH / seconds(lambda: teacher.log_mel(audio)), 1))
             embedded = rate(BATCH / seconds(lambda: teacher(audio)), 2 * OPENL3_MACS, top)
-        say("teacher as loaded, batch 256", embedded)
-        say("teacher, network alone, batch 256", networks(teacher, (BATCH, 1, 256, 199), 2 * OPENL3_MACS, top, False))
-        for batch in (64, 256):
-            out = place / f"table-{batch}"
-            source, options = place / "audio", {"teacher": "openl3/env-mel256-512", "weights": weights}
+        say("teacher as loaded", embedded)
+        say("teacher, network alone", networks(teacher, (BATCH, 1, 256, 199), 2 * OPENL3_MACS, top, False))
+        for jobs, threads in ((1, cores), (8, max(1, cores // 8))):
+            source, out = place / "audio", place / f"table-{jobs}"
+            options = {"teacher": "openl3/env-mel256-512", "weights": weights, "part_clips": 16}
             began = time.perf_counter()
-            result = extract(source, out, **options, batch_size=batch, workers=cores, device="cuda")
+            with using(Cluster(max_jobs=jobs)):
+                result = extract(source, out, **options, batch_size=BATCH, workers=threads, device="cuda")
             whole = result["windows"] / (time.perf_counter() - began)
-            once = rate(result["windows_per_second"], 2 * OPENL3_MACS, top)
-            say(f"extract, end to end, batch {batch}", {**once, "with start": round(whole, 1)})
-        reduce(place / "table-64", place / "phi", size=64)
-        for name, batch in (("sea-512", 256), ("sea-64", 256), ("sea-512", 64)):
+            times = sorted(path.stat().st_mtime for path in (out / "clips").iterdir())
+            first, last = len(times) // 4, len(times) * 9 // 10  # when all processes are at work
+            steady = result["windows"] / len(times) * (last - first) / (times[last] - times[first])
+            say(f"extract, {jobs} processes", {**rate(steady, 2 * OPENL3_MACS, top), "with start": round(whole, 1)})
+        reduce(place / "table-1", place / "phi", size=64)
+        distill(place / "table-1", place / "phi", place / "warm", epochs=1, batch_size=BATCH, device="cuda")
+        for name in ("sea-512", "sea-64"):
             flops = 6 * STUDENT_MACS[name]  # forward, and twice as much backward
             config = StudentConfig.named(name, embedding_size=64, sample_rate=8000, window=1.0)
-            ways = networks(Student(config), (batch, 1, 64, 50), flops, top, True)
-            say(f"{name}, forward and backward, batch {batch}", ways)
-            times = {}
-            for epochs in (1, 4):
+            ways = networks(Student(config), (BATCH, 1, 64, 50), flops, top, True)
+            say(f"{name}, forward and backward", ways)
+            times = []
+            for epochs in (1, 5):
                 began = time.perf_counter()
-                out = place / f"{name}-{batch}-{epochs}"
-                options = {"student": name, "batch_size": batch, "epochs": epochs, "patience": 0, "precision": "auto"}
-                distill(place / "table-64", place / "phi", out, **options, device="cuda")
-                times[epochs] = time.perf_counter() - began
-            trained = 0.9 * clips * 19
-            say(f"distill {name}, batch {batch}", rate(3 * trained / (times[4] - times[1]), flops, top))
+                out = place / f"{name}-{epochs}"
+                options = {"student": name, "batch_size": BATCH, "epochs": epochs, "patience": 0, "precision": "auto"}
+                distill(place / "table-1", place / "phi", out, **options, device="cuda")
+                times.append(time.perf_counter() - began)
+            trained = 4 * 0.9 * clips * 19
+            say(f"distill {name}", rate(trained / (times[1] - times[0]), flops, top))
     print(json.dumps(found, indent=1))
 
 
