@@ -101,8 +101,7 @@ def test_two_processes_train_as_one(torchrun_student, words, file, tmp_path):  #
         assert process.wait(200) == 0
     one, two = history(tmp_path / "one"), history(torchrun_student)
     assert [row["train_mse"] for row in two] == pytest.approx([row["train_mse"] for row in one], abs=1e-5)
-    # Adam steps along the rounding errors of biases that a normalisation follows: only the running means see them.
-    assert [row["val_mse"] for row in two] == pytest.approx([row["val_mse"] for row in one], abs=1e-2)
+    assert [row["val_mse"] for row in two] == pytest.approx([row["val_mse"] for row in one], abs=1e-4)
     assert (torchrun_student / "plan.json").read_bytes() == (tmp_path / "one" / "plan.json").read_bytes()
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
@@ -105,6 +105,10 @@ class Distiller(LightningModule):
     def __init__(self, student: Student, options: Training, train: ShuffledWindows, validation: Batches) -> None:
         super().__init__()
         self.student, self.options, self.train_windows, self._validation = student, options, train, validation
+        for module in student.features:
+            if isinstance(module, nn.Conv2d):
+                # A normalisation follows and takes it away: its gradient is rounding error, which Adam would follow.
+                module.bias.requires_grad_(False)  # type: ignore[union-attr]
         self.history: list[dict[str, float]] = []  # one row an epoch
         self._scheduler: OneCycleLR | ReduceLROnPlateau
         self._scheduler_state: dict[str, Any] | None = None
