@@ -48,8 +48,8 @@ class Constants:
         one, all_ = (self.scale["starts"][name][size] for size in ("tenth", "all"))
         more, source = 0.9 * self.scale["clips"], f"scale.json: starts, {name}, all less tenth"
         seconds = self.note(f"{what}, a clip", 1e6 * (all_["processor"] - one["processor"]) / more, "us", source) / 1e6
-        size = self.note(f"{what}, memory for a clip", 1e6 * (all_["megabytes"] - one["megabytes"]) / more, "B", source)
-        return seconds, size
+        size = max(0.0, 1e6 * (all_["megabytes"] - one["megabytes"]) / more)
+        return seconds, self.note(f"{what}, memory for a clip", size, "B", source)
 
 
 def hours(seconds: float) -> str:
@@ -57,6 +57,8 @@ def hours(seconds: float) -> str:
 
 
 def terabytes(size: float) -> str:
+    if not size:
+        return "flat"
     return f"{size / 1e12:.2g} TB" if size > 1e11 else f"{size / 1e9:.2g} GB"
 
 
@@ -64,9 +66,7 @@ def project(clips: float) -> tuple[list[tuple[str, str, str]], list[list[str]]]:
     """The constants, and the rows of the table."""
     known, windows = Constants(), clips * WINDOWS
     spectral = known.core("extraction, spectral, 40 clips of 30 s", 40 * 3, "extract, spectral, 10 s of audio")
-    pairs = known.scale["speed_up"]
-    mn04 = median(pairs["seconds"]["1 warm"]) / pairs["windows"]
-    known.note("extract, EfficientAT mn04, a window", 1000 * mn04, "ms", "scale.json: speed_up, 1 warm")
+    mn04 = known.core("extraction, mn04, 20 clips of ESC-10", 200, "extract, EfficientAT mn04, a window")
     part = known.note("overhead of a part", known.scale["part"]["ms"], "ms", "scale.json: part") / 1000
     bytes_a_sample = median(row["bytes"] for row in known.storage["results"] if row["stored"] == "now")
     known.note("stored audio, a sample", bytes_a_sample, "B", "storage.json: bytes, now, median")

@@ -325,7 +325,7 @@ class Digests:
         """A digest for each file; empty for one that is not there or cannot be read."""
         from tqdm import tqdm
 
-        paths = [os.fspath(path) for path in files]
+        paths = [os.fspath(path) for path in files if self.reads or self._known]
         found = [self._remembered(path) for path in paths]
         unread = [path for path, one in zip(paths, found, strict=True) if one is None and self.reads]
         with ThreadPoolExecutor(8) as pool:  # for the delays of network drives
