@@ -47,7 +47,7 @@ class Curves(Tracker):
             return loggers.TensorBoardLogger(folder, "", self.name, default_hp_metric=False)
         if self.name == "mlflow":
             tags = {"mlflow.user": str(about.facts["user"]), "edgesea.command": about.command}
-            for chatty in ("mlflow.store", "alembic", "lightning.pytorch.loggers"):  # about every table of a new file
+            for chatty in ("mlflow.store", "alembic", "lightning.pytorch.loggers", "urllib3"):  # about tables, retries
                 logging.getLogger(chatty).setLevel(logging.ERROR)
             return loggers.MLFlowLogger(project, about.name, self._uri, tags, run_id=self._id)
         import wandb

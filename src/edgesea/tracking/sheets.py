@@ -5,6 +5,7 @@ the strictest kind of RAW input: a text stays a text, even if it begins with =. 
 file of the `outbox`, in the user's cache.
 """
 
+import logging
 import os
 import random
 import re
@@ -157,12 +158,14 @@ def _log_in(given: Path | None, interactive: bool) -> tuple[Any, str]:
     except (ValueError, LookupError, AttributeError) as error:
         raise EdgeseaError(f"{path}: not usable as credentials: {error}") from error
     client.set_timeout(TIMEOUT)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each retry
     return client.http_client, info.get("client_email", "the account that you log in with")
 
 
 class SheetRow(Tracker):
     """The row of a run."""
 
+    later = "`edgesea track sync` sends the row"
     pause, patience = 8.0, 30.0  # two runs of a user may make 60 reads and 60 writes a minute; these make 54 and 18
 
     def __init__(self, about: Run, sheet: Spreadsheet) -> None:

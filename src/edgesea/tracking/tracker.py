@@ -42,7 +42,7 @@ class Run:
             for tracker in self._trackers or ():
                 tracker.join(tracker.patience if status == "finished" else 10.0 / len(self._trackers or ()))
                 if tracker.is_alive():
-                    log.warning("%s: has not answered yet; the end of the run is missing there", tracker.name)
+                    log.warning("%s: has not answered yet; %s", tracker.name, tracker.later)
 
     def _tell(self) -> None:
         if self._trackers is None:
@@ -58,6 +58,7 @@ class Run:
 class Tracker(Thread):
     """Records a run somewhere; one that is slow, or away for a while, is later given all that is missing."""
 
+    later = "the end of the run is missing there"  # what is said of one that has not been recorded when it ended
     pause, patience = 1.0, 60.0  # s between two calls of `send` at least; s that the end of a run waits at most
 
     def __init__(self, name: str, about: Run) -> None:
@@ -86,6 +87,8 @@ class Tracker(Thread):
                     log.warning("%s: %s; %s", self.name, " ".join(str(error).split())[:400] or repr(error), what)
                 warned.add(what)
                 if ended and (hopeless or failures >= TRIES):
+                    if not hopeless:
+                        log.warning("%s: given up; %s", self.name, self.later)
                     return
                 delay = max(0 if ended else delay, random.uniform(0.5, 1.0) * min(LONGEST, 2.0**failures))
                 self.changed.set()
