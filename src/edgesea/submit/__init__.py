@@ -60,13 +60,15 @@ def submit(
     if stage not in (None, *sections):
         raise EdgeseaError(f"stage must be one of {', '.join(sections)}, not {stage}")
     check_run(sections, run, dry_run)
-    if not dry_run and read_jobs(run):
+    if not dry_run:
         _check_idle(run)
     with (
         using(cluster),
         watched(track),
         nullcontext() if dry_run else locked(run, stale=()),
     ):  # jobs that start at once wait for it
+        if not dry_run:
+            _check_idle(run)  # again: another submit may just have been here
         todo = find_todo(sections, run, stage, write=not dry_run)
         plans = {name: step.plan for name, step in todo.items() if step.verb and stage in (None, name)}
         scripts = {name: _script(name, run, cluster.for_stage(name)) for name in plans}
@@ -128,7 +130,9 @@ def find_jobs(run: Path) -> dict[str, Job]:
 
 
 def _check_idle(run: Path) -> None:
-    if live := [f"{job.name} ({job.id})" for job in find_jobs(run).values() if job.is_live]:
+    """EdgeseaError if jobs of a run wait or run."""
+    jobs = find_jobs(run).values() if read_jobs(run) else ()
+    if live := [f"{job.name} ({job.id})" for job in jobs if job.is_live]:
         raise EdgeseaError(
             f"{run}: jobs wait or run already: {', '.join(live)}; to end them: edgesea cancel {quote(str(run))}"
         )
