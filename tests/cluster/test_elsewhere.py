@@ -97,7 +97,7 @@ def here(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the teacher, of this process."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(inputs)
-    monkeypatch.setitem(PYTHON, "PYTHONPATH", f"{inputs}:{os.environ['PYTHONPATH']}")
+    monkeypatch.setitem(PYTHON, "PYTHONPATH", f"{inputs}:{os.environ.get('PYTHONPATH', '')}")
     (tmp_path / "teacher_of_test.py").write_text(TEACHER)
     (tmp_path / "driver").write_text(str(os.getpid()))
     return tmp_path
