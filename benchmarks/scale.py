@@ -264,6 +264,8 @@ def speed_up(place: Path, weights: Path, pairs: int = 3, clips: int = 240) -> di
     """How much faster `extract` is by two workers than by one, in turn: the whole command, and without all starts.
 
     The second command finds workers that have loaded the model; its windows a second are those from the first part on.
+    Each worker has one processor, as in a job of SLURM with `--cpus 1`: without that, one alone would use more of two,
+    since it decodes and embeds in two threads.
     """
     import soundfile
     from faults import cluster
@@ -278,6 +280,8 @@ def speed_up(place: Path, weights: Path, pairs: int = 3, clips: int = 240) -> di
     for _ in range(pairs):
         for workers in (1, 2):
             with cluster(place, workers) as dask:
+                for number, worker in enumerate(dask.workers):
+                    subprocess.run(["taskset", "-acp", str(number), str(worker.pid)], check=True, capture_output=True)
                 command = ["-m", "edgesea", "extract", "rec", "out", *options, f"--cluster={dask.address}"]
                 for what in ("seconds", "windows/s"):
                     began = time.perf_counter()
