@@ -19,7 +19,7 @@ from cyclopts.config import Dict
 
 from edgesea.artifact import FULL, WAIT, versions
 from edgesea.cluster import Cluster, read_cluster, requeue, stop_in_order, using
-from edgesea.config import as_yaml, nearest, read_yaml, tidy
+from edgesea.config import as_yaml, changed, nearest, read_yaml, tidy
 from edgesea.distill.ranks import is_silent
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.report import report_if_possible
@@ -138,9 +138,9 @@ def _app(arguments: list[str]) -> App:
         if config is not None:
             given = read_yaml(config)
             cluster = read_cluster(given.pop("cluster", None), f"{config}: cluster", COMMANDS)
-            place = replace(cluster, **place.changed())
+            place = replace(cluster, **changed(place))
             place = place.for_stage(words[0]) if words[:1] != ("run",) else place
-            watchers = replace(read_track(given.pop("track", None), f"{config}: track"), **watchers.changed())
+            watchers = replace(read_track(given.pop("track", None), f"{config}: track"), **changed(watchers))
             options = Dict(given, source=str(config), use_commands_as_keys=False)
             app.config = (options, *app.config)
         try:

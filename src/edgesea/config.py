@@ -7,6 +7,7 @@ import os
 import re
 import string
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,12 @@ def checked_options(
         raise EdgeseaError(f"{source}: {text}") from error
     bound.apply_defaults()
     return {name: value for name, value in bound.arguments.items() if name in known}
+
+
+def changed(options: Any) -> dict[str, Any]:
+    """The options of a dataclass that are not the default."""
+    default = asdict(type(options)())
+    return {key: value for key, value in asdict(options).items() if value != default[key]}
 
 
 def nearest(unknown: Iterable[object], known: Collection[str]) -> str:

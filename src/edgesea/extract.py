@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated
 from edgesea.audio.resampling import Resampling, checked_resampling
-from edgesea.cluster import is_here
-from edgesea.cluster.elsewhere import count_gpus
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import check_options, clip_pieces, cut_parts
 from edgesea.table.manifest import manifest_digest, read_manifest
@@ -116,8 +114,7 @@ def extract(
     framing = Framing(window, hop, center, checked_resampling(resampler))
     framing.at(sample_rate)
     entries = read_manifest(Path(source), root and Path(root), columns, validate)
-    jobs, named = count_gpus(device), (load_teacher, teacher, weights and Path(weights))
-    model = shared_model(*named, device if is_here(jobs) else "cpu")
+    model, load, jobs = shared_model(load_teacher, teacher, weights and Path(weights), device)
     if model.window is not None and round(model.window * model.sample_rate) != round(window * model.sample_rate):
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
     framing.at(model.sample_rate)
@@ -141,7 +138,7 @@ def extract(
         truncated=truncated,
     )
     options = {"read": read, "batch_size": batch_size, "workers": workers}
-    embed = partial(_embed, partial(shared_model, *named, device, digest=model.digest), options)
+    embed = partial(_embed, load, options)
     try:
         result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
     finally:

@@ -30,7 +30,7 @@ from edgesea.artifact import (
     write_json,
 )
 from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
-from edgesea.config import checked_options, nearest, read_yaml, write_yaml
+from edgesea.config import changed, checked_options, nearest, read_yaml, write_yaml
 from edgesea.distill import distill, epochs_done
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
@@ -118,19 +118,20 @@ def run(
         If the configuration has an unknown key or a bad value, `out` holds something else, or a stage fails.
     """
     path = Path(experiment)
-    sections, cluster, track = read_config(path)
-    if stage not in (None, *sections):
-        raise EdgeseaError(f"stage must be one of {', '.join(sections)}, not {stage}")
+    sections, cluster, track = read_config(path, stage)
     with using(cluster), watched(track):
         return run_stages(sections, Path("runs") / path.stem if out is None else Path(out), stage, dry_run)
 
 
-def read_config(path: Path) -> tuple[Sections, Cluster, Track]:
-    """All options of all stages from a YAML file, where they run, who watches: what surrounds the call counts more."""
+def read_config(path: Path, stage: str | None = None) -> tuple[Sections, Cluster, Track]:
+    """All options of all stages (one must be `stage`), where they run, who watches: what surrounds the call wins."""
     given = read_yaml(path)
     cluster = read_cluster(given.pop("cluster", None), f"{path}: cluster", STAGES)
-    track = replace(read_track(given.pop("track", None), f"{path}: track"), **watchers().changed())
-    return checked_sections(given, str(path)), replace(cluster, **current().changed()), track
+    track = replace(read_track(given.pop("track", None), f"{path}: track"), **changed(watchers()))
+    sections = checked_sections(given, str(path))
+    if stage not in (None, *sections):
+        raise EdgeseaError(f"stage must be one of {', '.join(sections)}, not {stage}")
+    return sections, replace(cluster, **changed(current())), track
 
 
 def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
@@ -180,7 +181,7 @@ def check_run(sections: Sections, out: Path, dry_run: bool = False) -> None:
 
 def write_config(out: Path, sections: Sections) -> None:
     """Write the options of all stages, of where they run and of who watches, to a run directory."""
-    around = {"cluster": current().changed(), "track": watchers().changed()}
+    around = {"cluster": changed(current()), "track": changed(watchers())}
     write_yaml(out / CONFIG, {**sections, **{name: options for name, options in around.items() if options}})
 
 
@@ -380,7 +381,7 @@ def _run_stage(name: str, options: Mapping[str, Any], sections: Sections, out: P
     stage, paths = STAGES[name], {key: out / other.artifact for key, other in STAGES.items()}
     inputs = {parameter: paths[source] for parameter, source in stage.inputs.items()}
     if name == "distill" and current().processes > 1:
-        given = {**options, **inputs, "out": paths[name], "track": watchers().changed()}
+        given = {**options, **inputs, "out": paths[name], "track": changed(watchers())}
         write_yaml(config := out / "jobs" / "distill.yaml", given)
         run_on_nodes(["distill", "--config", str(config)])
     if name != "evaluate":

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -88,10 +88,6 @@ class Cluster:
     def is_local(self) -> bool:
         """Whether the work is done on this machine."""
         return self.cluster in (None, "local")
-
-    def changed(self) -> dict[str, Any]:
-        """The options that are not the default."""
-        return {key: value for key, value in asdict(self).items() if value != getattr(Cluster(), key)}
 
     @property
     def processes(self) -> int:

@@ -23,8 +23,7 @@ from edgesea.artifact import FULL, atomic_path, check_file, differences, version
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated, audio_suffixes, checked_count, checked_flag, find_audio
 from edgesea.audio.resampling import Resampling
-from edgesea.cluster import is_here, results
-from edgesea.cluster.elsewhere import count_gpus
+from edgesea.cluster import results
 from edgesea.embed.engine import DEFAULT_MODEL, Float32, Stream, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning, explained
 from edgesea.models import Backend, ModelOrName, forget_model, is_teacher, load_model, shared_model
@@ -109,9 +108,7 @@ def embed(
         if is_student(last) if last.exists() else last.suffix.lower() not in audio_suffixes():
             model, audio = str(last), audio[:-1]
     targets = result_paths(audio, out, suffix, recursive)
-    jobs = count_gpus(device)
-    network = shared_model(load_model, model, weights, device if is_here(jobs) else "cpu", backend)
-    load = partial(shared_model, load_model, model, weights, device, backend, digest=network.digest)
+    network, load, jobs = shared_model(load_model, model, weights, device, backend)
     options = (framing_of(network, hop, center, resampler), batch_size, workers, truncated)
 
     def write(missing: list[Missing]) -> Iterator[Written]:

@@ -1,10 +1,12 @@
 """Teachers and students by name."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+from edgesea.cluster import is_here
+from edgesea.cluster.elsewhere import count_gpus
 from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import EmbeddingModel
 
@@ -155,13 +157,23 @@ def load_model(
     return model
 
 
-def shared_model(load: Callable[..., EmbeddingModel], *arguments: Any, digest: str | None = None) -> EmbeddingModel:
-    """What `load_teacher` or `load_model` loads from these arguments: once in a process, until it asks for another.
+def shared_model(
+    load: Callable[..., EmbeddingModel], name: Any, weights: Path | None, device: str, *more: Any
+) -> tuple[EmbeddingModel, Callable[[], EmbeddingModel], int]:
+    """A model for `cluster.results`: here (on the CPU, if the work is done elsewhere), what gives it there, and `jobs`.
 
-    EdgeseaError unless the weights have the digest, that is, are those of the process that hands out the work.
+    `load` is `load_teacher` or `load_model`, of the other arguments. A process loads it once, until `forget_model`, or
+    until it is asked for another.
     """
+    jobs = count_gpus(device)
+    model = _shared(load, name, weights, device if is_here(jobs) else "cpu", *more)
+    return model, partial(_same_model, model.digest, load, name, weights, device, *more), jobs
+
+
+def _same_model(digest: str, load: Callable[..., EmbeddingModel], *arguments: Any) -> EmbeddingModel:
+    """The model, with the weights that have this digest: those of the process that hands out the work."""
     found = _shared(load, *arguments)
-    if digest not in (None, found.digest):  # the file may have been replaced since
+    if digest != found.digest:  # the file may have been replaced since
         _shared.cache_clear()
         found = _shared(load, *arguments)
         if digest != found.digest:

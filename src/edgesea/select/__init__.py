@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, product
 from operator import itemgetter
 from pathlib import Path
@@ -33,8 +32,7 @@ from edgesea.artifact import (
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import checked_count
 from edgesea.audio.resampling import checked_resampling
-from edgesea.cluster import is_here, results
-from edgesea.cluster.elsewhere import count_gpus
+from edgesea.cluster import results
 from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError, error_of
 from edgesea.models import forget_model, load_model, shared_model
@@ -170,8 +168,7 @@ def select(
         problem = problem.without(hold_out)
     listing = listing_of(folder)
     check_openable(problem, Path(data), max_skipped, listing, workers)
-    jobs, named = count_gpus(device), (load_model, teacher or source.info["teacher"]["id"], weights)
-    model = shared_model(*named, device if is_here(jobs) else "cpu")
+    model, load, jobs = shared_model(load_model, teacher or source.info["teacher"]["id"], weights, device)
     if (size := model.embedding_size) != source.embedding_size:
         raise EdgeseaError(
             f"teacher {model.id}: {size} dimensions, the table: {source.embedding_size}; give the table's"
@@ -185,7 +182,6 @@ def select(
         plan["tagging"] = plain(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
     with claimed(folder, plan, "selection"):
         contents.save()
-        load = partial(shared_model, *named, device, digest=model.digest)
         del model
         bags, skipped = window_embeddings(load, problem.paths, framing, batch_size, workers, folder / "cache", jobs)
         forget_model()

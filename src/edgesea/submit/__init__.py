@@ -55,10 +55,8 @@ def submit(
         SLURM refuses one.
     """
     path = Path(experiment)
-    sections, cluster, track = read_config(path)
+    sections, cluster, track = read_config(path, stage)
     run = (Path("runs") / path.stem if out is None else Path(out)).absolute()
-    if stage not in (None, *sections):
-        raise EdgeseaError(f"stage must be one of {', '.join(sections)}, not {stage}")
     check_run(sections, run, dry_run)
     if not dry_run:
         _check_idle(run)

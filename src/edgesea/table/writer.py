@@ -217,8 +217,9 @@ def make_part(
     bar: "tqdm[Any] | None" = None,
 ) -> tuple[int, set[str]]:
     """Embed the sources of a part and write it; returns how many windows it has, and its `loud` clips."""
+    wanted = digest(plan)
     with suppress(OSError, ValueError):  # it is damaged
-        if info := part_info(out, part, digest(plan)):  # the worker is gone that made it and had not said so
+        if info := part_info(out, part, wanted):  # the worker is gone that made it and had not said so
             return sum(sum(splits.values()) for splits in info.splits or []), set()
     failed: dict[str, str] = {}  # sources that failed late, and why; the part is begun again without them
     begun = 0 if bar is None else bar.n
@@ -227,7 +228,7 @@ def make_part(
             bar.n = begun + len(failed)
         usable = (source for source in sources if source.clip not in failed)
         with suppress(_RestartError):
-            with write_part(out, part, plan["teacher"]["embedding_size"], plan["dtype"], digest(plan)) as writer:
+            with write_part(out, part, plan["teacher"]["embedding_size"], plan["dtype"], wanted) as writer:
                 _fill(writer, embed(usable), failed, bar)
             return writer.windows, writer.loud
 

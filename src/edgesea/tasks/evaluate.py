@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesea.artifact import PLAN_FILE, check_file, digest, plain, read_json, versions, write_json
 from edgesea.audio.framing import Framing
 from edgesea.audio.resampling import Resampling, checked_resampling
-from edgesea.cluster import is_here
-from edgesea.cluster.elsewhere import count_gpus
 from edgesea.errors import EdgeseaError
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 from edgesea.tracking import origin, recording
@@ -124,12 +121,10 @@ def evaluate(
     if predictions is not None and isinstance(source, FoldTask):
         raise EdgeseaError(f"predictions: only the task sonyc_ust can write them, not {task}")
     check_openable(source, data, max_skipped, listing, workers)
-    jobs = count_gpus(device)
-    network = shared_model(load_model, model, weights, device if is_here(jobs) else "cpu")
+    network, load, jobs = shared_model(load_model, model, weights, device)
     framing = Framing(network.window or window or 1.0, hop, center, checked_resampling(resampler))
     if window not in (None, framing.window):
         raise EdgeseaError(f"{model} takes windows of {network.window} s, not of {window} s; leave window out")
-    load = partial(shared_model, load_model, model, weights, device, digest=network.digest)
     bags, skipped = window_embeddings(load, source.paths, framing, batch_size, workers, cache, jobs)
     forget_model()
     check_skipped(source, data, skipped, max_skipped, listing)

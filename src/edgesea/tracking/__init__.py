@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,10 +51,6 @@ class Track:
     sheet: str | None = None
     credentials: Path | None = None
     user: str | None = None
-
-    def changed(self) -> dict[str, Any]:
-        """The options that are not the default."""
-        return {key: value for key, value in asdict(self).items() if value != getattr(Track(), key)}
 
     def check(self) -> None:
         """EdgeseaError if a library, an account or a sheet are missing; nothing is sent."""
