@@ -1,3 +1,4 @@
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -5,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from edgesea.parallel import prefetch
+from edgesea.parallel import prefetch, sleep_when_idle
 
 
 def count_up(start: int, length: int) -> Callable[[], Iterator[int]]:
@@ -83,3 +84,10 @@ def test_sources_abandoned_halfway_do_not_hold_the_threads():
     reader.start()
     reader.join(timeout=20)
     assert firsts == [100 * index for index in range(8)]
+
+
+def test_the_environment_says_more_than_we_do(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("KMP_BLOCKTIME", raising=False)
+    sleep_when_idle()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["KMP_BLOCKTIME"]) == ("ACTIVE", "0")

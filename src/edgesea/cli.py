@@ -22,6 +22,7 @@ from edgesea.cluster import Cluster, read_cluster, requeue, stop_in_order, using
 from edgesea.config import as_yaml, changed, nearest, read_yaml, tidy
 from edgesea.distill.ranks import is_silent
 from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.parallel import sleep_when_idle
 from edgesea.report import report_if_possible
 from edgesea.tracking import Track, read_track
 from edgesea.tracking import using as watched
@@ -190,6 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of names of files that are not UTF-8
+    sleep_when_idle()
     arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(format="%(message)s")
     if threading.current_thread() is threading.main_thread():

@@ -1,5 +1,6 @@
-"""Threads that read ahead of their consumer: results in order, memory bounded."""
+"""Threads that read ahead of their consumer: results in order, memory bounded; and that wait without a processor."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,6 +12,17 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _END = object()
+# For the threads of OpenMP (of torch, scikit-learn) and OpenBLAS (numpy), which otherwise wait in loops
+SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "4"}
+
+
+def sleep_when_idle() -> None:
+    """Let threads sleep while they wait for work, unless the environment says how; before numpy and torch are imported.
+
+    Beside other processes, each would take from these, and from its siblings, the processor that they wait for.
+    """
+    for name, value in SLEEP.items():
+        os.environ.setdefault(name, value)
 
 
 def prefetch(
