@@ -25,15 +25,12 @@ from edgesea.reduction.base import Reduction
 from edgesea.reduction.pca import PCA
 from edgesea.reduction.quality import quality
 from edgesea.reduction.umap import Umap
+from edgesea.reduction.windows import find_windows
 from edgesea.table.reader import Table
 
 Rows = NDArray[np.float32]
 NEIGHBORS = 10
 MOST = 2000  # validation windows: the ranks of all pairs are compared
-
-
-def draw(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
-    return rows[np.sort(rng.permutation(len(rows))[:count])]
 
 
 def maps(train: Rows, size: int, seed: int) -> dict[str, Callable[[Rows], Rows]]:
@@ -61,8 +58,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     table, rng = Table(arguments.table), np.random.default_rng(arguments.seed)
-    train = draw(np.concatenate(list(table.iter_embeddings("train"))), arguments.windows, rng)
-    validate = draw(np.concatenate(list(table.iter_embeddings("validate"))), MOST, rng)
+    windows = find_windows(table)
+    train, validate = windows["fitted"].draw(arguments.windows, rng), windows["validate"].draw(MOST, rng)
     print(
         f"{len(train)} training, {len(validate)} validation windows, {train.shape[1]} to {arguments.size} dimensions\n"
     )

@@ -70,7 +70,7 @@ def read(table: Path) -> None:
     from edgesea.table.reader import Table
 
     source = Table(table)
-    for part, group in source.chunk_ids():
+    for part, group, _ in source.windows_by_split():
         source.embeddings(part, group)
 
 

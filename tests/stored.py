@@ -23,6 +23,12 @@ def stamps(table: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in table.rglob("*")}
 
 
+def embeddings_of(table: Table, split: str | None = None) -> np.ndarray:
+    """The embeddings of one split, or of all windows, float32."""
+    rows = [table.embeddings(chunk.part, chunk.group)[chunk.select(split)] for chunk in table.chunks()]
+    return np.concatenate(rows).astype(np.float32)
+
+
 def windows_of(table: Path) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """For each clip starts, levels, embeddings, and the audio of its windows."""
     source, result = Table(table), {}

@@ -108,7 +108,7 @@ def extract(
         had to be skipped.
     """
     check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, batch_size=batch_size, workers=workers)
-    from edgesea.models import forget_model, load_teacher, shared_model
+    from edgesea.models import load_teacher, shared_model
     from edgesea.table.writer import write_table
 
     framing = Framing(window, hop, center, checked_resampling(resampler))
@@ -139,10 +139,7 @@ def extract(
     )
     options = {"read": read, "batch_size": batch_size, "workers": workers}
     embed = partial(_embed, load, options)
-    try:
-        result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
-    finally:
-        forget_model()
+    result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
     if speed := result["windows_per_second"]:
         log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * hop)
     return {**result, "hours_per_hour": speed * hop}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import peak_memory, write_noise
+from stored import embeddings_of
 
 from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
 from edgesea.errors import EdgeseaError
@@ -51,7 +52,7 @@ def test_an_epoch_has_every_window_once_but_for_the_incomplete_batch(source, pla
 
 
 def test_targets_stay_with_their_audio(source, places):
-    targets = source.phi.transform(np.concatenate(list(source.table.iter_embeddings("train"))))
+    targets = source.phi.transform(embeddings_of(source.table, "train"))
     for audio, found in shuffled(source).epoch(3):
         np.testing.assert_allclose(found, targets[order([(audio, found)], places)], rtol=1e-6, atol=1e-6)
 

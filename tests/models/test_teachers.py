@@ -1,6 +1,8 @@
 """Teachers give the numbers of the originals; ids, devices and weights that do not fit are refused by name."""
 
 import os
+import pickle
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from openl3_random import VARIANTS, random_layers, windows, write_keras_h5
 
 from edgesea.errors import EdgeseaError
-from edgesea.models import load_model, load_student, load_teacher, resolve_device
+from edgesea.models import load_model, load_student, load_teacher, resolve_device, shared_model
 from edgesea.models.base import EmbeddingModel, file_digest
 from edgesea.models.teachers import BANDS, EFFICIENTAT, OPENL3, EfficientAT, OpenL3, load_openl3, read_state_dict
 
@@ -25,6 +27,18 @@ def efficientat(shared_data) -> EfficientAT:
 @pytest.fixture(scope="module")
 def openl3_weights(tmp_path_factory) -> Path:
     return write_keras_h5(tmp_path_factory.mktemp("openl3") / "random.h5", random_layers())
+
+
+def test_a_shared_model_goes_with_its_last_reference_and_is_the_same_in_another_process():
+    model, load, _ = shared_model(load_teacher, "spectral", None, "cpu")
+    gone, elsewhere = weakref.ref(model), pickle.loads(pickle.dumps(load))
+    assert load() is model
+    assert elsewhere() is elsewhere() is not model
+    del model, load
+    assert gone() is None
+    loader, (digest, *recipe) = elsewhere.func, elsewhere.args
+    with pytest.raises(EdgeseaError, match="spectral"):
+        loader(f"not {digest}", *recipe)
 
 
 # --- numbers

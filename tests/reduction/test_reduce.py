@@ -22,7 +22,7 @@ FILES = ("reduction.json", "reduction.safetensors")
 def test_all_training_windows_by_default(small_table: Path, tmp_path: Path) -> None:
     result = reduce(small_table, tmp_path / "phi", size=5)
     expected = PCA(5)
-    expected.fit(Table(small_table).iter_embeddings("train"))
+    expected.fit(find_windows(Table(small_table))["fitted"])
     np.testing.assert_array_equal(load_reduction(tmp_path / "phi").components, expected.components)  # type: ignore[attr-defined]
     assert (result["windows"], result["input_size"], result["output_size"], result["whiten"]) == (60, 512, 5, False)
     info = json.loads((tmp_path / "phi" / "reduction.json").read_text())

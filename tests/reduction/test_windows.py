@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from stored import embeddings_of
 
 from edgesea.errors import EdgeseaError
 from edgesea.reduction.windows import find_windows
@@ -13,7 +14,7 @@ from edgesea.table.reader import Table
 
 def positions(rows: NDArray[np.float32], table: Table) -> list[int]:
     """Where rows stand among all windows of the table."""
-    known = {row.tobytes(): i for i, row in enumerate(np.concatenate(list(table.iter_embeddings(None))))}
+    known = {row.tobytes(): i for i, row in enumerate(embeddings_of(table))}
     return [known[row.tobytes()] for row in rows]
 
 

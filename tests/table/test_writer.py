@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from stored import content
+from stored import content, embeddings_of
 
 from edgesea.artifact import write_json
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import ClipEntry, Piece
-from edgesea.table.reader import Table, part_info, part_path, stack
+from edgesea.table.reader import Table, part_info, part_path
 from edgesea.table.writer import PartWriter, make_part, write_part, write_table
 
 SIZE = 3
@@ -65,7 +65,7 @@ def make_table(path: Path, dtype: str = "float32") -> tuple[Table, Written]:
 def written_table(request, monkeypatch, tmp_path):
     monkeypatch.setattr("edgesea.table.writer.FLUSH_BYTES", request.param)
     table, written = make_table(tmp_path / "table")
-    assert len(list(table.chunk_ids())) == (14 if request.param == 1 else 2)
+    assert len(list(table.chunks())) == (14 if request.param == 1 else 2)
     return table, written
 
 
@@ -85,7 +85,7 @@ def test_what_was_written_is_read(written_table):
         np.testing.assert_array_equal(one, other)
     for split, count in (("train", 16), ("validate", 10), ("test", 0), (None, 26)):
         chosen = [rows for name, _, rows in written if split is None or (name[-1] in "25") == (split == "validate")]
-        rows = stack(list(table.iter_embeddings(split)), SIZE)
+        rows = embeddings_of(table, split)
         assert len(rows) == count
         np.testing.assert_array_equal(rows, np.concatenate(chosen)[:count])
     for part in range(2):  # `clip` is the row in the part's whole clips file, so that other tools can join the two

@@ -26,7 +26,7 @@ from edgesea.audio.resampling import Resampling
 from edgesea.cluster import results
 from edgesea.embed.engine import DEFAULT_MODEL, Float32, Stream, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning, explained
-from edgesea.models import Backend, ModelOrName, forget_model, is_teacher, load_model, shared_model
+from edgesea.models import Backend, ModelOrName, is_teacher, load_model, shared_model
 from edgesea.models.base import EmbeddingModel
 from edgesea.models.student_files import is_student
 
@@ -124,7 +124,6 @@ def embed(
         files, windows = files + (count > 0), windows + count
         for warning in [] if quiet else found:
             log.warning("%s: %s", file, warning)
-    forget_model()
     if len(failed) == len(targets):
         first, reason = next(iter(failed.items()))
         raise EdgeseaError(f"none of {len(targets)} files could be embedded (first: {first}: {reason})")

@@ -162,12 +162,25 @@ def shared_model(
 ) -> tuple[EmbeddingModel, Callable[[], EmbeddingModel], int]:
     """A model for `cluster.results`: here (on the CPU, if the work is done elsewhere), what gives it there, and `jobs`.
 
-    `load` is `load_teacher` or `load_model`, of the other arguments. A process loads it once, until `forget_model`, or
-    until it is asked for another.
+    `load` is `load_teacher` or `load_model`, of the other arguments. Here the model goes with the last reference to it;
+    another process loads it once, until it is asked for another.
     """
     jobs = count_gpus(device)
-    model = _shared(load, name, weights, device if is_here(jobs) else "cpu", *more)
-    return model, partial(_same_model, model.digest, load, name, weights, device, *more), jobs
+    model = load(name, weights, device if is_here(jobs) else "cpu", *more)
+    return model, _Shared(model, load, name, weights, device, *more), jobs
+
+
+class _Shared:
+    """Gives the model that it holds; in another process, one that is loaded there."""
+
+    def __init__(self, model: EmbeddingModel, *recipe: Any) -> None:
+        self._model, self._recipe = model, recipe
+
+    def __call__(self) -> EmbeddingModel:
+        return self._model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (_same_model, self._model.digest, *self._recipe)
 
 
 def _same_model(digest: str, load: Callable[..., EmbeddingModel], *arguments: Any) -> EmbeddingModel:
@@ -184,8 +197,3 @@ def _same_model(digest: str, load: Callable[..., EmbeddingModel], *arguments: An
 @lru_cache(1)
 def _shared(load: Callable[..., EmbeddingModel], *arguments: Any) -> EmbeddingModel:
     return load(*arguments)
-
-
-def forget_model() -> None:
-    """Free the memory of the last `shared_model`."""
-    _shared.cache_clear()

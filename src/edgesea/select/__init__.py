@@ -35,7 +35,7 @@ from edgesea.audio.resampling import checked_resampling
 from edgesea.cluster import results
 from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError, error_of
-from edgesea.models import forget_model, load_model, shared_model
+from edgesea.models import load_model, shared_model
 from edgesea.models.base import window_of
 from edgesea.reduction.base import REDUCTION_FILE, Reduction
 from edgesea.sampling.sensors import read_positions
@@ -182,9 +182,8 @@ def select(
         plan["tagging"] = plain(replace(tagging, num_hidden_layers=0, hidden_layer_size=1))
     with claimed(folder, plan, "selection"):
         contents.save()
-        del model
         bags, skipped = window_embeddings(load, problem.paths, framing, batch_size, workers, folder / "cache", jobs)
-        forget_model()
+        del model, load  # whose memory the classifiers may need
         check_skipped(problem, Path(data), skipped, max_skipped, listing)
         evaluator = Evaluator(problem, bags, classifiers, folds, seed)
         errors = _run(list(chain.from_iterable(grid)), evaluator, workers)

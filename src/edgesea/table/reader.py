@@ -4,7 +4,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,12 +110,6 @@ class Table:
         with _reading(self.path, kind, part):
             return file.read_row_group(group, columns, use_threads=False)
 
-    def chunk_ids(self) -> Iterator[tuple[int, int]]:
-        """(part, row group) of every chunk, in order."""
-        for part in range(self.parts):
-            for group in range(self._file(WINDOWS, part).num_row_groups):
-                yield part, group
-
     def runs(self) -> list[range]:
         """All parts, in runs of `RUN`."""
         return [range(first, min(first + RUN, self.parts)) for first in range(0, self.parts, RUN)]
@@ -165,13 +159,6 @@ class Table:
         column = self._read(WINDOWS, part, group, ["embedding"])["embedding"].combine_chunks()
         values: NDArray[np.floating] = column.flatten().to_numpy(zero_copy_only=False)
         return values.reshape(-1, self.embedding_size)
-
-    def iter_embeddings(self, split: str | None = "train") -> Iterator[Float32]:
-        """Embeddings (n, D) float32 of one split (None: all), a chunk at a time."""
-        for chunk in self.chunks():
-            rows = chunk.select(split)
-            if len(rows):
-                yield self.embeddings(chunk.part, chunk.group)[rows].astype(np.float32)
 
     def audio(self, chunk: Chunk, rows: NDArray[np.int64]) -> tuple[NDArray[np.int16], Float32]:
         """The windows `rows` (n, W) of a chunk and the scales (n, 1) that their samples are to be multiplied by.
@@ -260,8 +247,3 @@ def file_end(path: Path) -> list[int]:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - END_BYTES))
         return [size, zlib.crc32(file.read())]
-
-
-def stack(blocks: Sequence[Float32], size: int) -> Float32:
-    """Concatenate blocks (n_i, size), also none."""
-    return np.concatenate(blocks) if blocks else np.zeros((0, size), np.float32)

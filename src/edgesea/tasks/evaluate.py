@@ -110,7 +110,7 @@ def evaluate(
     out, predictions = (None if file is None else Path(file) for file in (out, predictions))
     for file in filter(None, (out, predictions)):
         check_file(file)
-    from edgesea.models import forget_model, load_model, shared_model
+    from edgesea.models import load_model, shared_model
     from edgesea.reduction.base import load_reduction, transform_all
     from edgesea.tasks.features import window_embeddings
     from edgesea.tasks.folds import FoldTask
@@ -126,7 +126,8 @@ def evaluate(
     if window not in (None, framing.window):
         raise EdgeseaError(f"{model} takes windows of {network.window} s, not of {window} s; leave window out")
     bags, skipped = window_embeddings(load, source.paths, framing, batch_size, workers, cache, jobs)
-    forget_model()
+    id = network.id
+    del network, load  # whose memory the classifier may need
     check_skipped(source, data, skipped, max_skipped, listing)
     if reduction is not None:
         bags = bags.with_rows(transform_all(load_reduction(reduction), bags.rows))
@@ -137,7 +138,7 @@ def evaluate(
         options = {"tagging": plain(tagging)}
         scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
     made = {"data": str(data), "reduction": None if reduction is None else str(reduction), **asdict(framing)}
-    given = {"task": task, "model": network.id, **options, **made, "seed": seed}
+    given = {"task": task, "model": id, **options, **made, "seed": seed}
     made_by = {"versions": versions(), "origin": origin()}
     result = {**given, **scores, "embedding_size": bags.rows.shape[1], "skipped": len(skipped), **made_by}
     if out is not None:
