@@ -10,6 +10,8 @@ import pytest
 import soundfile
 from conftest import write_noise
 
+from edgesea.cluster.elsewhere import may_have_gpu
+
 LIGHT = """
 import importlib.abc, sys
 
@@ -44,6 +46,15 @@ def test_the_command_embeds_without_torch(shared_data, sound):
         assert json.loads(done.stdout)["files"] == 1
         with np.load("sound.npz") as result:
             np.testing.assert_allclose(result["embedding"], reference["embedding"], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(may_have_gpu(), reason="torch is asked for GPUs")
+def test_embedding_on_a_cpu_loads_what_it_needs(sound, random_student):
+    code = "import sys; from edgesea import cli; cli.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", code, "embed", sound, random_student, "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not {"torch", "pandas", "pyarrow", "lightning", "scipy", "pooch", "h5py"} & set(done.stderr.split())
+    assert "onnxruntime" in done.stderr.split()
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,18 @@ def _begin(folder: str, parent: int, gpus: list[str]) -> None:
 
 def _gpus() -> list[str]:
     """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES knows them by."""
+    if not may_have_gpu():
+        return []
     import torch
 
     visible, number = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
     return visible.split(",")[:number] if visible else list(map(str, range(number)))
+
+
+def may_have_gpu() -> bool:
+    """Whether to ask torch for GPUs, which takes two seconds to load: on Linux, only where there is a driver."""
+    devices = ("nvidiactl", "nvidia0", "nvmap", "kfd", "dxg")  # NVIDIA, Jetson, AMD, Windows' own in WSL
+    return not sys.platform.startswith("linux") or any(Path("/dev", device).exists() for device in devices)
 
 
 def count_gpus(device: str) -> int:

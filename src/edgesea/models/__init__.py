@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from edgesea.cluster import is_here
-from edgesea.cluster.elsewhere import count_gpus
+from edgesea.cluster.elsewhere import count_gpus, may_have_gpu
 from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import EmbeddingModel
 
@@ -34,8 +34,8 @@ def is_teacher(name: str) -> bool:
 @needs("torch", "train")
 def resolve_device(device: str) -> str:
     """``auto`` becomes the best device that torch can use here (without torch: the CPU); other names are checked."""
-    if device == "cpu":
-        return device
+    if device == "cpu" or (device == "auto" and not may_have_gpu()):
+        return "cpu"
     try:
         import torch
     except ModuleNotFoundError:
