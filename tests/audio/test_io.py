@@ -24,10 +24,10 @@ def test_formats_are_decoded_and_resampled(tmp_path, ending, error, rate):
 
 
 def test_a_file_longer_than_a_chunk_is_resampled_like_the_whole(tmp_path):
-    audio = np.random.default_rng(2).uniform(-1, 1, (44100 * 23, 8)).astype(np.float32)
+    audio = np.random.default_rng(2).uniform(-1, 1, (44100 * 3, 8)).astype(np.float32)
     soundfile.write(tmp_path / "long.wav", audio, 44100, subtype="FLOAT")
     with AudioFile(tmp_path / "long.wav") as file:
-        assert [len(chunk) for chunk in file.chunks()] == [441000, 441000, 132300]
+        assert [len(chunk) for chunk in file.chunks()] == [44100] * 3
     whole = soxr.resample(audio.mean(1), 44100, 8000)
     np.testing.assert_allclose(load_audio(tmp_path / "long.wav", 8000), whole, atol=1e-6)
 

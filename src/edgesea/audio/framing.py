@@ -163,7 +163,9 @@ class PieceCutter:
     def _take(self, count: int) -> Piece:
         begin, end, buffered = self._begin(), self._end(count), self._joined()
         audio = buffered[: end - begin]
-        piece = Piece(self._first, count, np.pad(audio, (0, end - begin - len(audio))))
+        if missing := end - begin - len(audio):
+            audio = np.concatenate([audio, np.zeros(missing, np.float32)])
+        piece = Piece(self._first, count, audio)
         self._first += count
         rest = buffered[self._begin() - begin :]
         self._buffer = [rest] if len(rest) else []

@@ -24,7 +24,7 @@ Float32 = NDArray[np.float32]
 Signal: TypeAlias = NDArray[Any]
 
 log = logging.getLogger(__name__)
-CHUNK_SECONDS = 10.0
+CHUNK_SECONDS = 1.0  # arrays of more would go back to the system, and come again, at every step
 RATES = (500, 1_000_000)  # Hz; a header outside names no recording, and would resample to an absurd size
 FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}  # of PCM samples
 GRANTED_SHARE, GRANTED_SECONDS = 0.01, 0.05  # by so much may a header exceed what is there
@@ -122,7 +122,7 @@ class AudioFile:
             raise EdgeseaError(f"{self.path}: cannot be decoded: {reason}") from error
 
     def chunks(self) -> Iterator[Float32]:
-        """Yield the channels' average in chunks of about ten seconds, (samples,) float32.
+        """Yield the channels' average in chunks of about a second, (samples,) float32.
 
         EdgeseaError if the file is empty, truncated or damaged, has an implausible rate, or holds NaN or Inf.
         """
@@ -147,8 +147,10 @@ class AudioFile:
         while True:
             sized = stream.plain and self._decoder.format == "FLAC"  # it is read to its end, to see what is left there
             most = min(size, self._decoder.frames - decoded) if sized else size
-            block = np.empty((most, self._decoder.channels), np.float32)
-            if self._decoder.format not in CHUNKED:
+            plain = self._decoder.format in CHUNKED
+            short = plain and self._decoder.subtype == "PCM_16"  # numpy makes floats of them faster than libsndfile
+            block: Signal = np.empty((most, self._decoder.channels), np.int16 if short else np.float32)
+            if not plain:
                 block.fill(np.nan)  # shows how far it came where it fails
             try:
                 count = len(self._decoder.read(out=block))
@@ -156,8 +158,9 @@ class AudioFile:
                 problem = f"damaged ({_detail(error)})"
                 count = int(np.isnan(block[:, 0]).argmax())
             decoded += count
+            samples = block[:count] * np.float32(2.0**-15) if short else block[:count]
             if count:
-                yield block[:count, 0] if block.shape[1] == 1 else to_mono(block[:count])
+                yield samples[:, 0] if samples.shape[1] == 1 else to_mono(samples)
             if count == size:
                 continue
             if problem or not sized:

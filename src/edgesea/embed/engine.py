@@ -28,6 +28,7 @@ P = TypeVar("P")
 Read = Callable[[S], Iterable[tuple[P, Float32]]]
 
 DEFAULT_MODEL = "edgel3/sea-64"  # the smallest of the published students
+BLOCK_SECONDS = 10.0  # of audio in memory that are read at once
 PIECE = 64  # windows of one recording that are cut together, and share their frames
 UNUSABLE = (EdgeseaError, OSError, MemoryError)  # errors that end one source, not the others
 
@@ -142,7 +143,7 @@ class Recording:
     begin: int = 0  # samples before it, if it is a part of a stream
 
     def chunks(self) -> Iterator[Float32]:
-        size = round(io.CHUNK_SECONDS * self.sample_rate)
+        size = round(BLOCK_SECONDS * self.sample_rate)
         for first in range(0, len(self.samples), size):
             mono = io.to_mono(self.samples[first : first + size])
             if (invalid := io.first_invalid(mono)) is not None:
