@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgesea.audio.logmel import LogMel
-from edgesea.audio.logmel_numpy import OverlappingLogMel
+from edgesea.audio.logmel import KaldiLogMel, LogMel
+from edgesea.audio.logmel_numpy import OverlappingKaldi, OverlappingLogMel
 from edgesea.audio.mel import LogMelSettings
 
 RATE = 8000
@@ -68,6 +68,14 @@ def test_other_front_ends_are_those_in_torch(settings, window):
     expected = in_torch(settings, cut(audio, starts, window))
     np.testing.assert_allclose(front_end.levels(audio, starts, window), expected, rtol=0, atol=1e-9)
     assert (settings.bands, settings.layout(window)[0]) == expected.shape[1:]
+
+
+@pytest.mark.parametrize("hop", [16000, 8000, 12345, 32000, 48000])
+def test_efficientat_front_end_is_that_in_torch(hop):
+    audio = 0.1 * np.random.default_rng(1).standard_normal(100_000).astype(np.float32)
+    starts = hop * np.arange(-1, 3)
+    expected = KaldiLogMel()(torch.from_numpy(cut(audio, starts, 32000))).numpy()
+    np.testing.assert_allclose(OverlappingKaldi().at(audio, starts, 32000), expected, rtol=0, atol=1e-4)
 
 
 def test_frames_are_computed_once(monkeypatch):

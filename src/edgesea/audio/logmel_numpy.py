@@ -1,28 +1,30 @@
-"""The L3 family's log-mel spectrograms in numpy, for windows that overlap: frames that they share are computed once."""
+"""Log-mel spectrograms in numpy, for windows that overlap: frames that they share are computed once."""
+
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings
+from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings, kaldi_mel_filters
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 FRAMES_AT_ONCE = 64  # 1 MB at most; larger arrays would go back to the system, and come again, at every step
 
 
-class OverlappingLogMel:
-    """Log-(mel-)spectrograms of windows of one signal; `logmel.LogMel` computes the same with torch.
+class FrontEnd(ABC):
+    """Log-(mel-)spectrograms of windows of one signal; `logmel` computes the same with torch.
 
-    A frame that lies inside several windows is computed once, wherever they begin. The frames that reach into a
-    window's zero padding (6 of 50 of a SEA student), the maximum and the floor belong to each window.
+    A frame that lies inside several windows is computed once, wherever they begin. The frames that reach beyond a
+    window (6 of 50 of a SEA student), and what `_finished` does, are its own.
     """
 
-    def __init__(self, settings: LogMelSettings) -> None:
-        self.settings = settings
-        self._hann = settings.hann()
-        filters = settings.filters()
-        self._mel = None if filters is None else _Filters(filters)
+    hop_length: int  # samples between frames
+    bands: int
+    hann: Floats  # the analysis window, in the precision in which frames are computed
 
     def __call__(self, windows: Float32) -> Float32:
         """Spectrograms (B, bands, frames) of separate windows (B, samples); see `at`."""
@@ -31,70 +33,145 @@ class OverlappingLogMel:
 
     def at(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float32:
         """What `levels` gives, in single precision."""
-        return self.levels(audio, starts, window).astype(np.float32)
+        return self.levels(audio, starts, window).astype(np.float32, "C")
 
-    def levels(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float64:
-        """Spectrograms (N, bands, frames) in dB below the maximum of each window, in [-80, 0], of a signal (samples,).
+    def levels(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Floats:
+        """Spectrograms (N, bands, frames) of windows of a signal (samples,).
 
         `starts` (N,) are the first samples of the windows, in any order; before and after the signal there are zeros.
         """
-        n_fft, hop_length = self.settings.n_fft, self.settings.hop_length
-        count, before, after = self.settings.layout(window)
-        result = np.empty((len(starts), count, self.settings.bands))
         if not len(starts):
-            return result.transpose(0, 2, 1)
+            return self.levels(np.zeros(window, np.float32), np.zeros(1, np.int64), window)[:0]
         zeros = max(0, -int(starts.min())), max(0, int(starts.max()) + window - len(audio))  # around the signal
         audio, first = np.pad(audio, zeros) if any(zeros) else audio, np.asarray(starts, np.int64) + zeros[0]
-        offsets = hop_length * np.arange(count) - before
-        inside = (offsets >= 0) & (offsets + n_fft <= window)
+        padded, audio = len(audio), self._filtered(audio)
+        window -= padded - len(audio)
+        taps, (count, before) = len(self.hann), self._layout(window)
+        offsets = self.hop_length * np.arange(count) - before
+        inside = (offsets >= 0) & (offsets + taps <= window)
+        result = np.empty((len(first), count, self.bands), self.hann.dtype)
         if inside.any():
             places = first[:, None] + offsets[inside]
-            wanted = np.zeros(len(audio), bool)
-            wanted[places] = True
-            rows = np.cumsum(wanted) - 1  # of a wanted place among them; sorting the places would take longer
-            result[:, inside] = self._decibels(audio, np.flatnonzero(wanted))[rows[places]]
+            step = np.gcd.reduce([self.hop_length, *(first - first[0])])  # of a grid that all places lie on
+            rows = (places - (begin := places.min())) // step
+            wanted = np.zeros(rows.max() + 1, bool)
+            wanted[rows] = True
+            frames = sliding_window_view(audio, taps)
+            computed = self._computed(frames, begin + step * np.flatnonzero(wanted)[:, None])
+            result[:, inside] = computed[(np.cumsum(wanted) - 1)[rows], 0]
         if not inside.all():
-            padded = np.zeros((len(first), before + window + after), np.float32)
-            padded[:, before : before + window] = sliding_window_view(audio, window)[first]
-            rows = padded.shape[1] * np.arange(len(first))
-            places = rows[:, None] + hop_length * np.flatnonzero(~inside)
-            result[:, ~inside] = self._decibels(padded.reshape(-1), places.reshape(-1)).reshape(*places.shape, -1)
-        result -= result.max((1, 2), keepdims=True)
-        return np.maximum(result, -DYNAMIC_RANGE, out=result).transpose(0, 2, 1)
+            samples, weights = self._border(offsets[~inside, None] + np.arange(taps), window)
+            result[:, ~inside] = self._computed(audio, first[:, None, None] + samples, weights)
+        return self._finished(result).transpose(0, 2, 1)
 
-    def _decibels(self, audio: Float32, places: NDArray[np.int64]) -> Float64:
-        """Bands (places, bands) in dB of the frames that begin at `places`; in doubles, as `logmel.LogMel` explains."""
-        frames = sliding_window_view(audio, self.settings.n_fft)
-        result = np.empty((len(places), self.settings.bands))
-        for first in range(0, len(places), FRAMES_AT_ONCE):
-            part = slice(first, first + FRAMES_AT_ONCE)
-            spectrum = np.fft.rfft(frames[places[part]] * self._hann)
-            bands = np.square(spectrum.real) + np.square(spectrum.imag)
-            if not self.settings.root_of_power:
-                bands = np.sqrt(bands)
-            if self._mel is not None:
-                bands = self._mel(bands)
-            if self.settings.root_of_power:
-                bands = np.sqrt(bands)
-            result[part] = 10.0 * np.log10(np.maximum(bands, FLOOR))
+    def _computed(self, audio: Float32, places: NDArray[np.int64], weights: Float32 | float = 1.0) -> Floats:
+        """Bands (n, k, bands) of the frames (n, k, taps) that `audio` has at `places`."""
+        result = np.empty((*places.shape[:2], self.bands), self.hann.dtype)
+        hann, at_once = self.hann * weights, max(1, FRAMES_AT_ONCE // places.shape[1])
+        for first in range(0, len(places), at_once):
+            part = slice(first, first + at_once)
+            frames = (audio[places[part]] * hann).reshape(-1, len(self.hann))
+            result[part] = self._bands_of(frames).reshape(-1, *result.shape[1:])
         return result
+
+    def _filtered(self, audio: Float32) -> Float32:
+        """The signal that frames are cut from; windows begin where they do in `audio`, and end as much earlier."""
+        return audio
+
+    @abstractmethod
+    def _layout(self, window: int) -> tuple[int, int]:
+        """Number of frames of a window of so many samples, and samples by which the first begins before it."""
+
+    def _border(self, samples: NDArray[np.int64], window: int) -> tuple[NDArray[np.int64], Float32]:
+        """For samples outside of a window, those that take their place, and the factors of all."""
+        return samples.clip(0, window - 1), ((samples >= 0) & (samples < window)).astype(np.float32)
+
+    @abstractmethod
+    def _bands_of(self, frames: Floats) -> Floats:
+        """Logarithmic bands (n, bands) of weighted frames (n, taps)."""
+
+    def _finished(self, levels: Floats) -> Floats:
+        """What the levels (N, frames, bands) of whole windows become."""
+        return levels
+
+
+class OverlappingLogMel(FrontEnd):
+    """The L3 family's front end, `logmel.LogMel`: dB below the maximum of each window, in [-80, 0].
+
+    In double precision, as `logmel.LogMel` explains.
+    """
+
+    def __init__(self, settings: LogMelSettings) -> None:
+        self.settings, self.hop_length, self.bands = settings, settings.hop_length, settings.bands
+        self.hann, filters = settings.hann(), settings.filters()
+        self._mel = None if filters is None else _Filters(filters)
+
+    def _layout(self, window: int) -> tuple[int, int]:
+        return self.settings.layout(window)[:2]
+
+    def _bands_of(self, frames: Floats) -> Floats:
+        bands = _power(np.fft.rfft(frames))
+        if not self.settings.root_of_power:
+            bands = np.sqrt(bands, out=bands)
+        if self._mel is not None:
+            bands = self._mel(bands)
+        if self.settings.root_of_power:
+            bands = np.sqrt(bands, out=bands)
+        return np.asarray(10.0 * np.log10(np.maximum(bands, FLOOR)))
+
+    def _finished(self, levels: Floats) -> Floats:
+        levels -= levels.max((1, 2), keepdims=True)
+        return np.maximum(levels, -DYNAMIC_RANGE, out=levels)
+
+
+class OverlappingKaldi(FrontEnd):
+    """EfficientAT's front end, `logmel.KaldiLogMel`; its floor needs no double precision."""
+
+    hop_length, bands = 320, 128
+
+    def __init__(self) -> None:
+        self.hann = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(800) / 799)).astype(np.float32)
+        self._mel = _Filters(kaldi_mel_filters(32000, 1024, self.bands, 0.0, 15000.0).astype(np.float32))
+
+    def _filtered(self, audio: Float32) -> Float32:
+        return audio[1:] - np.float32(0.97) * audio[:-1]
+
+    def _layout(self, window: int) -> tuple[int, int]:
+        return 1 + window // self.hop_length, len(self.hann) // 2
+
+    def _border(self, samples: NDArray[np.int64], window: int) -> tuple[NDArray[np.int64], Float32]:
+        return window - 1 - np.abs(window - 1 - np.abs(samples)), np.ones(1, np.float32)  # reflected
+
+    def _bands_of(self, frames: Floats) -> Floats:
+        from scipy.fft import rfft  # faster than numpy's in single precision
+
+        return np.asarray((np.log(self._mel(_power(rfft(frames, 1024))) + np.float32(1e-5)) + 4.5) / 5.0)
+
+
+def _power(spectra: NDArray[np.complexfloating[Any, Any]]) -> Floats:
+    return np.asarray(np.square(spectra.real) + np.square(spectra.imag))
 
 
 class _Filters:
-    """Filters (bands, bins) of neighbouring bins, without a matrix product.
+    """Filters (bands, bins) of neighbouring bins.
 
-    Most weights of a mel filter bank are zero. And numpy's products start threads that wait in loops for work: those of
-    the network would get half the processor.
+    Most weights of a mel filter bank are zero, and a few filters at a time need few bins. And such small products start
+    no threads of numpy's, which would take the processor from those of the network.
     """
 
-    def __init__(self, filters: Float64) -> None:
-        bands, self._bins = np.nonzero(filters)
-        self._weights = filters[bands, self._bins]
-        self._filled, self._begins = np.unique(bands, return_index=True)  # narrow bands may have no bin
-        self._bands = len(filters)
+    AT_ONCE = 8
 
-    def __call__(self, spectra: Float64) -> Float64:
-        """The bands (frames, bands) of spectra (frames, bins)."""
-        result = np.zeros((len(spectra), self._bands))
-        result[:, self._filled] = np.add.reduceat(spectra[:, self._bins] * self._weights, self._begins, axis=1)
+    def __init__(self, filters: Floats) -> None:
+        self._bands, self._products = len(filters), []
+        for first in range(0, self._bands, self.AT_ONCE):
+            group = filters[first : first + self.AT_ONCE]
+            used = np.flatnonzero(group.any(0))  # narrow bands may have no bin
+            bins = slice(used[0] if len(used) else 0, used[-1] + 1 if len(used) else 0)
+            self._products.append((slice(first, first + len(group)), bins, group[:, bins].T.copy()))
+
+    def __call__(self, spectra: Floats) -> Floats:
+        """The bands (n, bands) of spectra (n, bins)."""
+        result = np.empty((len(spectra), self._bands), spectra.dtype)
+        for bands, bins, weights in self._products:
+            result[:, bands] = spectra[:, bins] @ weights
         return result
