@@ -28,6 +28,7 @@ def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[
     for name in inspect.signature(stage).parameters:
         assert f"--{name.replace('_', '-')}" in text
         assert f"\n{name} : " in explained, f"{command}: {name} has no help"
+    assert ("--partition" in text, "--credentials" in text) == (command in cli.SPREAD, command in cli.WATCHED)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])
@@ -56,7 +57,12 @@ def test_options_can_come_from_a_file_as_print_config_writes_it(
 ) -> None:
     assert cli.main(["sample", str(small_table), str(tmp_path / "s"), "--size", "7", "--print-config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
-    assert (config["size"], config["split"]) == (7, "train")
+    assert (config["size"], config["split"], "cluster" in config, "track" in config) == (7, "train", False, False)
+    around = ["--max-jobs", "2", "--time", "1:00", "--track", "csv"]
+    (tmp_path / "around.yaml").write_text("cluster: {time: '4:00', cpus: 3}\n")
+    assert cli.main(["sample", "t", "s", "--config", str(tmp_path / "around.yaml"), *around, "--print-config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["cluster"], config["track"]) == ({"time": "1:00", "cpus": 3, "max_jobs": 2}, {"track": ["csv"]})
     (tmp_path / "sample.yaml").write_text(yaml.safe_dump({"size": 9, "split": "test"}))
     words = ["sample", "--config", str(tmp_path / "sample.yaml"), str(small_table), str(tmp_path / "s")]
     assert cli.main(words) == 0
@@ -159,7 +165,9 @@ def test_names_of_files_need_not_be_utf_8(
     ],
 )
 def test_options_of_embed_have_the_names_of_edgel3_too(words: str, options: dict[str, Any]) -> None:
-    _, bound, _ = cli._app(["embed"]).parse_args(["embed", *words.split()], exit_on_error=False, print_error=False)
+    _, bound, _ = cli._app(["embed"], cli.Attempt()).parse_args(
+        ["embed", *words.split()], exit_on_error=False, print_error=False
+    )
     first = next(iter(bound.arguments.values()))
     assert list(first) == [Path("a.wav"), Path("b.wav")]
     assert {name: bound.arguments[name] for name in options} == options

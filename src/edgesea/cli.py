@@ -18,9 +18,10 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
 from edgesea.artifact import FULL, WAIT, versions
-from edgesea.cluster import Cluster, read_cluster, requeue, stop_in_order, using
-from edgesea.config import as_yaml, changed, nearest, read_yaml, tidy
-from edgesea.distill.ranks import is_silent
+from edgesea.cluster import Cluster, read_cluster, stop_in_order, using
+from edgesea.cluster.slurm import Attempt
+from edgesea.config import as_yaml, changed, changed_sections, nearest, read_yaml, tidy
+from edgesea.distill.ranks import check_alone, is_silent
 from edgesea.errors import EdgeseaError, missing_extra
 from edgesea.parallel import sleep_when_idle
 from edgesea.report import report_if_possible
@@ -60,8 +61,9 @@ ALIASES = {
 }
 
 
-PLACES = Group("Options of data-parallel commands", sort_key=1)
-WATCHERS = Group("Options of distill, evaluate, run and track", sort_key=2)
+# Commands to whose help further options belong, which all accept.
+SPREAD = ("extract", "import", "sample", "reduce", "select", "embed", "evaluate", "run", "submit", "demo")
+WATCHED = ("distill", "evaluate", "run", "submit", "demo", "track")
 
 
 def _load(name: str) -> Callable[..., Any]:
@@ -94,7 +96,7 @@ def _missing(error: ModuleNotFoundError) -> EdgeseaError:
     return missing_extra(package, "train")
 
 
-def _app(arguments: list[str]) -> App:
+def _app(arguments: list[str], attempt: Attempt) -> App:
     """The command line with the command that is asked for, or with all of them, for the help."""
     app = App(
         name="edgesea",
@@ -109,6 +111,8 @@ def _app(arguments: list[str]) -> App:
     app.meta.suppress_keyboard_interrupt = False
     app.meta.group_parameters = Group("Options of every command", sort_key=0)
     asked = [name for name in COMMANDS if name in arguments[:1]]
+    places = Group("Where it is computed", sort_key=1, show=bool({*asked} & {*SPREAD}))
+    watching = Group("Who watches it", sort_key=2, show=bool({*asked} & {*WATCHED}))
     for place, name in enumerate(asked or COMMANDS):
         try:
             function = _load(name)
@@ -122,8 +126,8 @@ def _app(arguments: list[str]) -> App:
         config: Path | None = None,
         print_config: bool = False,
         wait: bool = False,
-        place: Annotated[Cluster, Parameter(name="*", group=PLACES)] = Cluster(),  # noqa: B008
-        watchers: Annotated[Track, Parameter(name="*", group=WATCHERS)] = Track(),  # noqa: B008
+        place: Annotated[Cluster, Parameter(name="*", group=places)] = Cluster(),  # noqa: B008
+        watchers: Annotated[Track, Parameter(name="*", group=watching)] = Track(),  # noqa: B008
     ) -> Any:
         """Make a big audio-embedding model small, specialised for your recordings.
 
@@ -153,8 +157,11 @@ def _app(arguments: list[str]) -> App:
             raise EdgeseaError(f"{config}: unknown option {nearest([wrong.strip('[]')], known)}") from None
         if print_config:
             bound.apply_defaults()
-            print(as_yaml(bound.arguments), end="")
+            print(as_yaml({**bound.arguments, **changed_sections(cluster=place, track=watchers)}), end="")
             return None
+        if words:
+            check_alone(words[0])
+            attempt.begin(bound.arguments.get("out"))
         if wait:
             os.environ[WAIT] = "1"
         helper = is_silent(words[0] if words else "")
@@ -198,8 +205,9 @@ def main(arguments: list[str] | None = None) -> int:
         stop_in_order()
     resumed = arguments[:1] and arguments[0] in RESUMED and "--overwrite" not in arguments
     again = "run the same command again: it resumes" if resumed else "run it again"
+    attempt = Attempt()
     try:
-        app = _app(arguments)
+        app = _app(arguments, attempt)
         result = app.meta(arguments or ["--help"], exit_on_error=False, print_error=False)
         return 1 if isinstance(result, dict) and arguments[:1] == ["embed"] and result["failed"] else 0
     except CycloptsError as error:
@@ -214,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(f"{str(error).splitlines()[0]} Choose a smaller batch_size.")
     except KeyboardInterrupt as error:
         stopped = getattr(error, "signal", 2)
-        requeued = stopped == signal.SIGUSR1 and requeue()
+        requeued = stopped == signal.SIGUSR1 and attempt.requeue()
         print(
             f"edgesea: interrupted ({signal.Signals(stopped).name}); {'requeued' if requeued else again}",
             file=sys.stderr,

@@ -159,6 +159,11 @@ def changed(options: Any) -> dict[str, Any]:
     return {key: value for key, value in asdict(options).items() if value != default[key]}
 
 
+def changed_sections(**groups: Any) -> dict[str, dict[str, Any]]:
+    """Sections of a YAML file with the options of dataclasses that are not the default; none without such options."""
+    return {name: found for name, options in groups.items() if (found := changed(options))}
+
+
 def nearest(unknown: Iterable[object], known: Collection[str]) -> str:
     """The names that are not known, each with the one that it is most like, and those that are known."""
     found = []

@@ -30,7 +30,7 @@ from edgesea.artifact import (
     write_json,
 )
 from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
-from edgesea.config import changed, checked_options, nearest, read_yaml, write_yaml
+from edgesea.config import changed, changed_sections, checked_options, nearest, read_yaml, write_yaml
 from edgesea.distill import distill, epochs_done
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
@@ -181,8 +181,7 @@ def check_run(sections: Sections, out: Path, dry_run: bool = False) -> None:
 
 def write_config(out: Path, sections: Sections) -> None:
     """Write the options of all stages, of where they run and of who watches, to a run directory."""
-    around = {"cluster": changed(current()), "track": changed(watchers())}
-    write_yaml(out / CONFIG, {**sections, **{name: options for name, options in around.items() if options}})
+    write_yaml(out / CONFIG, {**sections, **changed_sections(cluster=current(), track=watchers())})
 
 
 @dataclass(frozen=True)

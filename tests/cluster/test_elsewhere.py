@@ -17,7 +17,7 @@ from dask import config
 
 from edgesea import cli
 from edgesea.artifact import read_json
-from edgesea.cluster import Cluster, read_cluster, results, using
+from edgesea.cluster import Cluster, elsewhere, read_cluster, results, using
 from edgesea.embed.files import embed
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
@@ -44,8 +44,8 @@ def embed(windows):
 
 
 @contextmanager
-def dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A scheduler's address and process, with workers of one thread each."""
+def dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, "subprocess.Popen[bytes]", "subprocess.Popen[bytes]"]]:
+    """A scheduler's address and process, and the process of its workers of one thread each."""
     file, own = folder / "scheduler.json", ["--local-directory", str(folder), "--nthreads", "1", "--no-dashboard"]
     start = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
     place = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
@@ -56,7 +56,7 @@ def dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, "subprocess.Pope
         processes.append(subprocess.Popen(worker, env=PYTHON, stdout=log, stderr=log, start_new_session=True))
     try:
         wait_for(file.exists)
-        yield json.loads(file.read_text())["address"], processes[0]
+        yield json.loads(file.read_text())["address"], *processes
     finally:
         for process in reversed(processes):  # a worker has a process that starts it again
             os.killpg(process.pid, signal.SIGKILL)
@@ -72,7 +72,7 @@ def wait_for(ready: Any, seconds: float = 40.0) -> None:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with dask(tmp_path_factory.mktemp("dask")) as (address, _):
+    with dask(tmp_path_factory.mktemp("dask")) as (address, *_):
         yield address
 
 
@@ -183,7 +183,7 @@ def test_more_calls_than_are_handed_out_at_once_come_in_order(address: str) -> N
 def test_a_scheduler_that_is_killed_ends_the_command_which_resumes(inputs: Path, here: Path) -> None:
     (here / "slow").touch()
     options = ["--teacher", NAME, "--part_clips", "2"]
-    with dask(here, 1) as (address, scheduler):
+    with dask(here, 1) as (address, scheduler, _):
         command = [sys.executable, "-m", "edgesea", "extract", str(inputs / "audio"), "there", *options]
         (here / "driver").write_text("0")
         process = subprocess.Popen([*command, "--cluster", address], stderr=subprocess.PIPE, text=True, env=PYTHON)
@@ -193,6 +193,16 @@ def test_a_scheduler_that_is_killed_ends_the_command_which_resumes(inputs: Path,
     assert (process.returncode, "Traceback" in error, "scheduler" in error) == (1, False, True), error
     (here / "slow").unlink()
     assert table(inputs, here / "there", Cluster()) == table(inputs, here / "here", Cluster())
+
+
+def test_a_scheduler_that_has_lost_all_workers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elsewhere, "NOTICE", 0.2)
+    with dask(tmp_path, 1) as (address, _, workers), using(Cluster(address)):
+        assert list(results(divmod, [(7, 2)])) == [(3, 1)]
+        os.killpg(workers.pid, signal.SIGKILL)
+        given_up = config.set({"distributed.scheduler.no-workers-timeout": "1s"})
+        with given_up, pytest.raises(EdgeseaError, match=r"no worker.* 1 s"):
+            list(results(divmod, [(7, 2)]))
 
 
 def test_nothing_of_dask_is_imported_here() -> None:

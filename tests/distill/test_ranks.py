@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -51,6 +52,12 @@ def test_where_a_process_stands(monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert place() == expected
+
+
+def test_only_distill_has_several_processes(monkeypatch, refuses, tmp_path):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    refuses("sample", tmp_path, tmp_path / "s", words=["4 processes", "sample", "SLURM_STEP_NUM_TASKS"])
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +144,15 @@ def test_processes_that_are_not_to_train_together(words, tmp_path):  # noqa: F81
 def test_signals_at_any_batch_and_in_validation(train, tmp_path, monkeypatch, accumulate):  # noqa: F811
     options = {"mask": 0.1, "epochs": 4, "epoch_size": 48, "schedule": "onecycle", "accumulate": accumulate}
     train("whole", **options)
-    points = [(0, "training", 0), (0, "validation", 6), (2, "training", 3), (2, "training", 4), (3, "training", 5)]
-    expected = [(0, 1), (0, 6), (2, 4), (2, 5), (3, 6)]  # epoch and steps that are stored
+    points = [
+        (0, "training", 0),
+        (0, "validation", 6),
+        (0, "validation", 6),
+        (2, "training", 3),
+        (2, "training", 4),
+        (3, "training", 5),
+    ]
+    expected, times = [(0, 1), (0, 6), (0, 6), (2, 4), (2, 5), (3, 6)], []  # epoch and steps that are stored
 
     def signal_in(name, number):
         step = getattr(Distiller, f"{name}_step")
@@ -156,8 +170,10 @@ def test_signals_at_any_batch_and_in_validation(train, tmp_path, monkeypatch, ac
     for reached in expected:
         with pytest.raises(Stopped):
             train("killed", **options)
-        stored = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
+        stored = torch.load(file := tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)
         assert (stored["epoch"], stored["edgesea"]["position"]) == reached
+        times.append(file.stat().st_mtime_ns)
+    assert [one == other for one, other in pairwise(times)] == [False, True, False, False, False]  # as there is no more
     train("killed", **options)
     assert same(tmp_path / "killed", tmp_path / "whole")
 

@@ -13,7 +13,7 @@ from slow_model import SLOW
 from slurm.cluster import Slurm, running, wait_for
 
 from edgesea import cli
-from edgesea.artifact import read_json
+from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.pipeline import STAGES, read_stamps
 from edgesea.submit import cancel, submit
@@ -90,6 +90,11 @@ def test_a_failed_stage_shows_its_log_and_those_after_it_are_cancelled(
     assert [stage["state"] for stage in stages.values()] == ["failed", *4 * ["cancelled"]]
     assert cli.main(["status", str(run)]) == 0
     assert "no_such_module" in capsys.readouterr().out
+    other = on_slurm.call("sbatch", "--parsable", "--output=/dev/null", "--wrap", "sleep 100").strip()
+    file = run / "jobs" / "jobs.json"
+    write_json(file, {name: {**job, "id": other} for name, job in read_json(file).items()})  # as another cluster has it
+    assert not cancel(run)["cancelled"]
+    on_slurm.call("scancel", other)
 
 
 def test_a_requeued_run_resumes_and_a_cancelled_one_can_be_submitted_again(
@@ -123,6 +128,23 @@ def test_a_requeued_run_resumes_and_a_cancelled_one_can_be_submitted_again(
     wait_for(lambda: parts() > len(there) or not looks("queued"))
     cancel(run)
     assert {path: path.stat().st_mtime_ns for path in there} == there
+
+
+def test_a_job_that_gets_nowhere_is_not_queued_for_ever(
+    on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    config, run = experiment({"teacher": SLOW, "part_clips": 20, "batch_size": 1}), tmp_path / "run"
+    job, seen = submit(config, out=run)["jobs"]["extract"], [0.0]
+
+    def begun() -> bool:
+        seen.append(read_stamps(run).get("extract", {}).get("began", 0.0))
+        return seen[-1] > seen[-2]
+
+    for _ in range(2):
+        wait_for(begun)
+        on_slurm.call("scancel", "--batch", "--signal=USR1", job)
+    assert on_slurm.ended(job) == "FAILED"
+    assert "--time" in (run / "jobs" / f"extract-{job}.log").read_text()
 
 
 def test_what_slurm_refuses_is_shown_and_nothing_stays_in_the_queue(

@@ -4,7 +4,6 @@ A stage asks for the `results` of a function for many tuples of arguments, in or
 from: that is said around it, with `using`. It changes no result.
 """
 
-import logging
 import os
 import signal
 import subprocess
@@ -18,10 +17,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from edgesea.cluster.elsewhere import AHEAD, connected, in_processes, on_dask
+from edgesea.cluster.slurm import not_found
 from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -194,7 +193,7 @@ def run_on_nodes(arguments: list[str]) -> None:
     try:
         process = subprocess.Popen([*command, sys.executable, "-m", "edgesea", *arguments])
     except FileNotFoundError:
-        raise EdgeseaError("srun: not found; several nodes need SLURM: run it where that is installed") from None
+        raise not_found("srun") from None
     try:
         code = process.wait()
     except BaseException as error:
@@ -225,18 +224,3 @@ def stop_in_order() -> None:
     hangup = getattr(signal, "SIGHUP", signal.SIGTERM)
     if signal.getsignal(hangup) is signal.SIG_DFL:  # nohup ignores it
         signal.signal(hangup, stop)
-
-
-def requeue() -> bool:
-    """Have SLURM queue this job again, whose command then resumes; whether it will."""
-    if not (job := os.environ.get("SLURM_JOB_ID")):
-        return False
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to all processes of the job then
-    try:
-        done = subprocess.run(["scontrol", "requeue", job], timeout=30, check=False, capture_output=True, text=True)
-        problem = done.stderr if done.returncode and "pending" not in done.stderr else ""  # another process was first
-    except (OSError, subprocess.TimeoutExpired) as error:
-        problem = str(error)
-    if problem:
-        log.error("job %s is not requeued (%s); submit it again", job, problem.strip())
-    return not problem

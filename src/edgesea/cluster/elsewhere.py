@@ -4,7 +4,6 @@ import logging
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgesea.cluster.slurm import ACT, call
 from edgesea.errors import EdgeseaError, needs
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 AHEAD = 128  # calls at least that are handed out before their turn comes
 NOTICE = 30.0  # seconds after which it is looked whether there are workers
+ALONE = "1h"  # without any, a scheduler that others have started is given up, unless Dask's configuration says when
 # A worker that has not been heard of for a minute is given up, and a call is tried again where up to ten workers died.
 SCHEDULER = {"distributed.scheduler.worker-ttl": "60s", "distributed.scheduler.allowed-failures": 10}
 # Loggers of Dask, which say nothing: what matters to a user is an EdgeseaError.
@@ -173,7 +174,7 @@ def _slurm(options: "Cluster") -> Iterator[Any]:
             shared_temp_directory=f"${KEYS}",
         )
         try:
-            _check_job(cluster.job_script())
+            call("sbatch", "--test-only", patience=ACT, text=cluster.job_script())  # SLURM's reason, if it refuses
             most = options.max_jobs or max(2, options.min_jobs)
             cluster.adapt(minimum_jobs=options.min_jobs, maximum_jobs=most)
             log.info("work goes to %d to %d jobs of SLURM; their logs: %s", options.min_jobs, most, logs)
@@ -185,23 +186,13 @@ def _slurm(options: "Cluster") -> Iterator[Any]:
                 getattr(cluster, key).close()
 
 
-def _check_job(script: str) -> None:
-    """EdgeseaError, with SLURM's reason, for a job that it would refuse."""
-    try:
-        done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise EdgeseaError("sbatch: not found; --cluster slurm works where SLURM is installed") from None
-    if done.returncode:
-        reason = " ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in done.stderr.splitlines())
-        raise EdgeseaError(f"SLURM refuses the jobs of workers: {reason}; change the options of the cluster")
-
-
 def _jobs_in_vain(cluster: Any) -> set[Any]:
-    """The jobs of SLURM that workers were asked for, if all have ended; empty if one runs or waits."""
-    queue = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
-    done = subprocess.run(queue, capture_output=True, text=True, check=False)
+    """The jobs of SLURM that workers were asked for, if all have ended; empty if one runs or waits, or none knows."""
     jobs = {worker.job_id for worker in cluster.workers.values()}
-    return set() if done.returncode or jobs & set(done.stdout.split()) else jobs
+    with suppress(EdgeseaError):
+        live = call("squeue", "--noheader", "--format=%i", f"--user={os.getuid()}").split()
+        return set() if jobs & set(live) else jobs
+    return set()
 
 
 def on_dask(client: Any, function: Callable[..., T], calls: Iterable[tuple[Any, ...]], ahead: int) -> Iterator[T]:
@@ -223,11 +214,14 @@ def on_dask(client: Any, function: Callable[..., T], calls: Iterable[tuple[Any, 
 
 def _awaited(client: Any, future: Any) -> Any:
     """The result of a future, however long it takes; EdgeseaError if the scheduler or all its workers are gone."""
+    from dask import config
+    from dask.utils import parse_timedelta
     from distributed import CancelledError, KilledWorker, wait
     from distributed.comm import CommClosedError
 
     lost = "the Dask scheduler is gone; start it and run the same command again: it resumes"
-    waited, in_vain = False, set[Any]()
+    alone = parse_timedelta(config.get("distributed.scheduler.no-workers-timeout") or ALONE)
+    seen, waited, in_vain = time.monotonic(), False, set[Any]()
     while not future.done():
         try:
             wait([future], timeout=NOTICE)
@@ -235,13 +229,17 @@ def _awaited(client: Any, future: Any) -> Any:
             if client.status != "running":
                 raise EdgeseaError(lost) from None
             if client.nthreads():
+                seen = time.monotonic()
                 continue
             if not waited:
                 log.warning("no worker has come yet; for jobs of SLURM, squeue and their logs say why")
+            waited = True
             before, in_vain = in_vain, _jobs_in_vain(client.cluster) if client.cluster else set()
             if in_vain and in_vain == before:  # they have not been replaced
                 raise EdgeseaError("the jobs of SLURM ended before they were of use; their logs say why") from None
-            waited = True
+            if not client.cluster and time.monotonic() - seen > alone:
+                text = f"the Dask scheduler has had no worker for {alone:.0f} s"
+                raise EdgeseaError(f"{text}; start some and run the same command again: it resumes") from None
         except (CancelledError, CommClosedError):
             break
     try:

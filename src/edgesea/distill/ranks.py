@@ -83,6 +83,13 @@ def place() -> Place:
     return Place(*(int(os.environ.get(name) or 0) for name in names))
 
 
+def check_alone(command: str) -> None:
+    """EdgeseaError if srun or torchrun has started several processes of a command that is for one."""
+    if command != "distill" and (world := place().world) > 1:
+        remedy = "start it without srun or torchrun, or unset SLURM_STEP_NUM_TASKS and RANK"
+        raise EdgeseaError(f"{world} processes of edgesea {command} would do the same work; {remedy}")
+
+
 def is_silent(command: str) -> bool:
     """Whether this process only helps another one, which shows the progress and the result."""
     return is_helper() or (command == "distill" and place().rank > 0)

@@ -103,12 +103,16 @@ class StopInOrder(Callback):
     """After SIGTERM or SIGUSR1 to any process, write a checkpoint between two steps, or in validation, and stop all."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._signal = path, 0
+        self._path, self._signal, self._begin = path, 0, (-1, 0)
 
     def _note(self, number: int, _: Any) -> None:
         self._signal = number
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._begin = pl_module.current_epoch, pl_module.position
+        self._handle_signals()
+
+    def _handle_signals(self) -> None:
         """Replace Lightning's handlers, which may wait for other processes; it restores the former ones at its end."""
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGTERM", "SIGUSR1"):
@@ -116,7 +120,7 @@ class StopInOrder(Callback):
                     signal.signal(number, self._note)
 
     def on_validation_start(self, *_: Any) -> None:
-        self.on_train_start()
+        self._handle_signals()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx % pl_module.options.accumulate == 0:
@@ -131,7 +135,7 @@ class StopInOrder(Callback):
             number = int(trainer.strategy.reduce(torch.tensor(number, device=module.device), reduce_op="max"))
         if not number:
             return
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" and (module.current_epoch, module.position) != self._begin:  # else it is there
             module.interrupted = True
             trainer.save_checkpoint(self._path)
             if trainer.is_global_zero:

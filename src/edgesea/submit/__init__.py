@@ -12,9 +12,9 @@ from typing import Any
 
 from edgesea.artifact import atomic_path, digest, locked, read_json, write_json
 from edgesea.cluster import Cluster, using
+from edgesea.cluster.slurm import ACT, Job, call, jobs_of
 from edgesea.errors import EdgeseaError
 from edgesea.pipeline import CONFIG, STAGES, check_run, find_todo, read_config
-from edgesea.submit.queue import Job, call, jobs_of
 from edgesea.tracking import using as watched
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ def submit(
             with atomic_path(run / JOBS / f"{name}.sh") as temporary:
                 temporary.write_text(text, "utf-8", "surrogateescape")
         ids = _submitted(run, scripts)
-        jobs = {name: {"id": id, "plan": digest(plans[name])} for name, id in ids.items()}
+        jobs = {
+            name: {"id": id, "name": f"{job_name(run)}-{name}", "plan": digest(plans[name])} for name, id in ids.items()
+        }
         write_json(run / JOBS / JOBS_FILE, {**read_jobs(run), **jobs})
     return {"submitted": str(run), "jobs": ids}
 
@@ -109,22 +111,22 @@ def cancel(run: Path) -> dict[str, Any]:
         if not live:
             break
         if new := [id for id in live if id not in cancelled]:
-            call("scancel", *new)
+            call("scancel", *new, patience=ACT)
             cancelled |= live
         time.sleep(1)
     return {"folder": str(out), "cancelled": cancelled}
 
 
 def read_jobs(run: Path) -> dict[str, dict[str, str]]:
-    """The last job that was submitted for each stage: its id, and the digest of the stage's plan."""
+    """The last job that was submitted for each stage: its id and name, and the digest of the stage's plan."""
     path = run / JOBS / JOBS_FILE
     return dict(read_json(path)) if path.is_file() else {}
 
 
 def find_jobs(run: Path) -> dict[str, Job]:
     """What SLURM knows of the jobs of a run, by id; EdgeseaError if it does not answer."""
-    ids = [job["id"] for job in read_jobs(run).values()]
-    return jobs_of(str((run / JOBS / JOBS_FILE).stat().st_uid), job_name(run), ids)
+    submitted = {job["id"]: job.get("name", "") for job in read_jobs(run).values()}
+    return jobs_of(str((run / JOBS / JOBS_FILE).stat().st_uid), job_name(run), submitted)
 
 
 def _check_idle(run: Path) -> None:
@@ -148,11 +150,12 @@ def _submitted(run: Path, names: Iterable[str]) -> dict[str, str]:
         for name in names:
             needs = ":".join(ids[need] for need in STAGES[name].inputs.values() if need in ids)
             after = [f"--dependency=afterok:{needs}", "--kill-on-invalid-dep=yes"] if needs else []
-            ids[name] = call("sbatch", "--parsable", *after, str(run / JOBS / f"{name}.sh")).strip().partition(";")[0]
+            script = str(run / JOBS / f"{name}.sh")
+            ids[name] = call("sbatch", "--parsable", *after, script, patience=ACT).strip().partition(";")[0]
             log.info("%s: job %s", name, ids[name])
     except EdgeseaError:
         if ids:
-            call("scancel", *ids.values())
+            call("scancel", *ids.values(), patience=ACT)
         raise
     return ids
 
@@ -163,7 +166,6 @@ def _script(name: str, run: Path, cluster: Cluster) -> str:
     computes = trains or cluster.is_local  # otherwise it is done in other jobs
     gpus = cluster.gpus if computes and "device" in signature(STAGES[name].function).parameters else 0
     options = {
-        "job-name": f"{job_name(run)}-{name}",
         "output": f"{jobs}/".replace("%", "%%") + f"{name}-%j.log",
         "open-mode": "append",
         "chdir": Path.cwd(),
@@ -174,12 +176,13 @@ def _script(name: str, run: Path, cluster: Cluster) -> str:
         **({"gres": f"gpu:{gpus}"} if gpus else {}),
     }
     lines = [f"--{key}={quote(str(value))}" for key, value in options.items()]
+    lines += ["--requeue", *cluster.job_options(), f"--job-name={job_name(run)}-{name}"]  # by which the job is found
     command = (sys.executable, "-m", "edgesea", "run", run / CONFIG, "--out", run, "--stage", name)
     return "\n".join(
         [
             "#!/bin/bash",
             f"# Stage {name}, made by `edgesea submit`; by hand: sbatch {quote(f'{jobs}/{name}.sh')}",
-            *(f"#SBATCH {line}" for line in (*lines, "--requeue", *cluster.job_options())),
+            *(f"#SBATCH {line}" for line in lines),
             f"export EDGESEA_JOB_NAME={job_name(run)} EDGESEA_JOB_LOGS={quote(str(jobs))} EDGESEA_WAIT=1",
             f"exec {' '.join(quote(str(word)) for word in command)}",
             "",

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from edgesea.artifact import LOCK_FILE, digest
+from edgesea.cluster.slurm import WAITING, Job
 from edgesea.config import read_yaml
 from edgesea.errors import EdgeseaError
 from edgesea.pipeline import CONFIG, STAGES, read_stamps
 from edgesea.submit import JOBS, find_jobs, job_name, read_jobs
-from edgesea.submit.queue import WAITING, Job
 
 COLUMNS = ("stage", "state", "job", "node", "elapsed", "progress", "rate", "left")
 TAIL = 10  # lines of a log that are shown
