@@ -137,16 +137,18 @@ def extract(
         level_rate=rate,
         truncated=truncated,
     )
-    options = {"read": read, "batch_size": batch_size, "workers": workers}
-    embed = partial(_embed, load, options)
+    embed = partial(_embed, load, read, {"batch_size": batch_size, "workers": workers})
     result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
     if speed := result["windows_per_second"]:
         log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * hop)
     return {**result, "hours_per_hour": speed * hop}
 
 
-def _embed(load: Callable[[], "EmbeddingModel"], options: dict[str, Any], sources: Iterator[Any]) -> Iterator[Any]:
+def _embed(
+    load: Callable[[], "EmbeddingModel"], read: Callable[..., Any], options: dict[str, int], sources: Iterator[Any]
+) -> Iterator[Any]:
     """Embed clips with a teacher."""
     from edgesea.embed.engine import embed_sources
 
-    return embed_sources(load(), sources, **options)
+    model = load()
+    return embed_sources(model, sources, partial(read, model=model), **options)

@@ -14,7 +14,9 @@ from edgesea.audio.framing import Framing, PieceCutter, piece_starts, piece_wind
 from edgesea.audio.io import AudioFile, Truncated, checked_count, checked_hop, checked_rate, checked_share
 from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.audio.resampling import Resampler
+from edgesea.embed.engine import cut_rows
 from edgesea.errors import EdgeseaError
+from edgesea.models.base import EmbeddingModel
 from edgesea.table.manifest import ClipEntry
 
 log = logging.getLogger(__name__)
@@ -69,12 +71,13 @@ def clip_pieces(
     teacher_rate: int | None,
     level_rate: float | None,
     truncated: Truncated = "skip",
+    model: EmbeddingModel | None = None,
 ) -> Iterator[tuple[Piece, Float32]]:
     """Decode a clip once and cut it at both rates; the student's rate decides how many windows there are.
 
-    Yields pieces of up to 64 windows, and these windows at the teacher's rate (None: the file's own). There are fewer
-    where windows do not touch, so that memory depends neither on the length of the clip nor on the hop. With a
-    `level_rate`, the clip must have measured levels, so many per second.
+    Yields pieces of up to 64 windows, and these windows at the teacher's rate (None: the file's own), or the rows that
+    `model` takes of them. There are fewer where windows do not touch, so that memory depends neither on the length of
+    the clip nor on the hop. With a `level_rate`, the clip must have measured levels, so many per second.
     """
     if level_rate and not entry.level:
         raise EdgeseaError("no level in the manifest, where other clips have one; the two scales do not mix")
@@ -91,7 +94,8 @@ def clip_pieces(
                 if chunk is END:
                     queue.extend(cutter.finish(student.count(cutters[0].length)))
             while all(queues):
-                cut, windows = queues[0].pop(0), piece_windows(queues[1].pop(0), teacher)
+                cut, of_teacher = queues[0].pop(0), queues[1].pop(0)
+                windows = piece_windows(of_teacher, teacher)
                 offset = max(0, student.start(cut.first))
                 starts = piece_starts(cut, student) + offset
                 if level_rate and entry.level:
@@ -99,7 +103,8 @@ def clip_pieces(
                 else:
                     levels = a_weighted_level(windows, rates[1])
                 pcm, scale = to_pcm(cut.audio)
-                yield Piece(entry, offset, pcm, starts, levels, scale), windows
+                rows = cut_rows(model, of_teacher, teacher) if model else windows
+                yield Piece(entry, offset, pcm, starts, levels, scale), rows
         for note in file.notes:
             log.warning("%s: %s", entry.clip, note)
 
