@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup slurm demo test test-all lint format stats clean
+.PHONY: help setup slurm demo test test-all bench bench-gpu lint format stats clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -31,6 +31,12 @@ test: $(STAMP) $(if $(CI),slurm)  ## run what CI runs
 test-all: $(STAMP) $(if $(CI),slurm)  ## also the tests that take minutes, or need large libraries
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mteb]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+
+bench: $(STAMP)  ## measure everything against peers and limits (half an hour); SOURCES=folder of clones, if offline
+	$(BIN)/python benchmarks/bench.py $(if $(SOURCES),--sources $(SOURCES))
+
+bench-gpu: $(STAMP)  ## measure networks, extraction and training on a GPU
+	$(BIN)/python benchmarks/gpu.py > gpu.json && mv gpu.json benchmarks/results/gpu.json
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The scores of DCASE 2020 task 5 straight from their definition: a confusion at every threshold, row by row.
 
-This is the reference of the tests and the opponent of benchmarks/tagging_metrics.py. It works as the challenge's own
+This is the reference of the tests and the opponent of the benchmark. It works as the challenge's own
 script does: it thresholds and counts anew for every threshold, and for micro looks up each class's row in its data
 frame at each threshold.
 """

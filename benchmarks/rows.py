@@ -1,0 +1,332 @@
+"""The rows of the benchmark: what is measured, against whom, and the bars of "at the speed of the hardware"."""
+
+import gzip
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measuring import Bench, Line, Measured, Run, compared, cosine
+from peers import ROOT, megabytes, python_of
+
+STUDENT, TEACHER = "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz", "efficientat/mn04_as_mAP_432.pt"
+ENGINES = {  # name in the page: environment, engine, precision
+    "torch": ("edgesea", "torch", "float32"),
+    "onnx": ("edgesea", "onnx", "float32"),
+    "openvino": ("openvino", "openvino", "float32"),
+    "openvino bfloat16": ("openvino", "openvino", "bfloat16"),
+}
+Lines = Iterator[Line]
+
+
+def write_clips(bench: Bench, rate: int, clips: int) -> str:
+    """Clips of 5 s of ESC-10, or of noise where it is not there, as wav files; the folder `first` holds one of them."""
+    import soundfile
+    import soxr
+
+    folder = bench.folder / f"clips-{rate}"
+    (folder / "first").mkdir(parents=True), (folder / "all").mkdir()
+    files = sorted((bench.data / "esc10" / "audio").glob("*.ogg"))
+    rng = np.random.default_rng(0)
+    for number, index in enumerate(np.linspace(0, max(len(files) - 1, 0), clips).astype(int)):
+        if files:
+            audio, found = soundfile.read(files[index], dtype="float32")
+            audio = soxr.resample(audio, found, rate)[: 5 * rate]
+        else:
+            audio = rng.standard_normal(5 * rate) * np.exp(-3 * rng.random())
+        audio = np.pad(audio, (0, 5 * rate - len(audio)))
+        for part in ("first", "all") if number == 0 else ("all",):
+            soundfile.write(folder / part / f"{number:04}.wav", 0.5 * audio / max(1, np.abs(audio).max()), rate)
+    return str(folder)
+
+
+def write_recording(path: Path, seconds: float, seed: int = 0) -> str:
+    """Noise with swelling bands, tones and pauses, as int16."""
+    import soundfile
+
+    t, rng = np.arange(round(seconds * 8000)) / 8000, np.random.default_rng(seed)
+    tone = np.sin(2 * np.pi * (400 + 300 * np.sin(2 * np.pi * t / 31)) * t) * (np.sin(2 * np.pi * t / 3.1) > 0)
+    swell = 0.5 + 0.5 * np.sin(2 * np.pi * t / 7.3)
+    soundfile.write(path, 0.2 * swell * rng.standard_normal(len(t)) + 0.2 * tone * (t % 17 > 2), 8000)
+    return str(path)
+
+
+def extracting(bench: Bench, label: str, clips: str, **options: Any) -> Callable[[], Run]:
+    """A case that extracts the clips with one of the engines, into a new folder each time."""
+    environment, engine, precision = ENGINES[label]
+
+    def run() -> Run:
+        shutil.rmtree(out := bench.folder / "table", ignore_errors=True)
+        given = {"engine": engine, "precision": precision, "save": str(bench.folder / f"{label}.npy"), **options}
+        return bench.case("extract", environment, clips=clips, out=str(out), hop=0.5, **given)
+
+    return run
+
+
+def agreement(bench: Bench, what: str, against: str, one: str, other: str, bar: float) -> Line:
+    """The mean-centred cosine of the embeddings that two cases have saved."""
+    try:
+        first, second = (np.load(bench.folder / f"{name}.npy") for name in (one, other))
+        assert first.shape == second.shape, f"{first.shape} and {second.shape}"
+        error = float(np.abs(first - second).max() / np.abs(second).max())
+        return Line(what, against, cosine(first, second), bar, measured=f"largest difference {error:.1e} of the peak")
+    except Exception as error:
+        return Line(what, against, None, bar, measured=str(error))
+
+
+def fastest(found: dict[str, Measured], labels: Iterator[str] | list[str]) -> str:
+    """The fastest of the cases that could be measured; the first one if none could."""
+    labels = list(labels)
+    return min(labels, key=lambda label: (bool(found[label].error), found[label].error or found[label].seconds))
+
+
+def openl3(bench: Bench) -> Lines:
+    """Random weights in the layout of the published files: speed does not depend on them."""
+    sys.path.insert(0, str(ROOT / "tests" / "models"))
+    from openl3_random import random_layers, write_keras_h5
+
+    weights = str(write_keras_h5(bench.folder / "openl3.h5", random_layers()))
+    clips, teacher = write_clips(bench, 48000, bench.size(1, 16)), "openl3/env-mel256-512"
+    package = {"source": bench.source("openl3"), "clips": clips, "weights": weights, "out": str(bench.folder / "npz")}
+    package |= {"hop": 0.5, "save": str(bench.folder / "openl3.npy")}
+    cases = {"openl3": partial(bench.case, "openl3", "openl3", **package)}
+    for label in ENGINES:
+        cases[label] = extracting(bench, label, clips, teacher=teacher, weights=weights)
+    stack = {"teacher": teacher, "weights": weights, "bands": 256, "frames": 199, "count": bench.size(16, 128)}
+    for label in ("openvino", "openvino bfloat16"):
+        _, engine, precision = ENGINES[label]
+        options = {**stack, "engine": engine, "precision": precision}
+        cases[f"{label}, convolutions"] = partial(bench.case, "convolutions", "openvino", **options)
+    found = bench.turns(cases)
+    whole, peer = [label for label in ENGINES if "bfloat16" not in label], found["openl3"]
+    bars = {fastest(found, whole): 1.1, "openvino bfloat16": 4.0}
+    for label in ENGINES:
+        name = f"extract, OpenL3 mel256, {label}"
+        yield compared(name, "openl3 on TensorFlow", found[label], peer, bars.get(label), "windows/s")
+    for label in ("openvino", "openvino bfloat16"):
+        bare = found[f"{label}, convolutions"]
+        name = f"extract, OpenL3 mel256, {label}"
+        yield compared(name, "its convolutions alone", found[label], bare, 0.9, "windows/s")
+    name = "mean-centred cosine, OpenL3 (random weights, ESC-10)"
+    yield agreement(bench, name, "openl3 on TensorFlow", whole[0], "openl3", 0.9999)
+    yield agreement(bench, f"{name}, openvino bfloat16", "float32", "openvino bfloat16", whole[0], 0.999)
+
+
+def efficientat(bench: Bench) -> Lines:
+    """mn04 with its weights, on windows of 1 s."""
+    clips, weights = write_clips(bench, 32000, bench.size(2, 120)), bench.given(TEACHER)
+    package = {"source": bench.source("EfficientAT"), "weights": weights, "clips": clips, "hop": 0.5}
+    cases: dict[str, Callable[[], Run]] = {}
+    for batch in (64, 1):
+        given = {**package, "batch": batch, "save": str(bench.folder / f"eat-{batch}.npy")}
+        cases[f"EfficientAT, {batch}"] = partial(bench.case, "efficientat", "EfficientAT", **given)
+    for label in ENGINES:
+        cases[label] = extracting(bench, label, clips, teacher="efficientat/mn04", weights=weights)
+    found = bench.turns(cases)
+    best = fastest(found, list(ENGINES))
+    for label in ENGINES:
+        bar, name = (2.0 if label == best else None), f"extract, EfficientAT mn04, {label}"
+        yield compared(name, "its own code, batches of 64", found[label], found["EfficientAT, 64"], bar, "windows/s")
+    name = f"extract, EfficientAT mn04, {best}"
+    own = "its own code, window by window as its script"
+    yield compared(name, own, found[best], found["EfficientAT, 1"], None, "windows/s")
+    yield agreement(bench, "mean-centred cosine, mn04, torch", "its own code", "torch", "eat-64", 0.9999)
+
+
+def sea64(bench: Bench) -> Lines:
+    """The published student with 64 outputs, a file of ten minutes, hop 0.1 s."""
+    weights, source = bench.given(STUDENT), edgel3_source(bench)
+    given = {"recording": write_recording(bench.folder / "long.wav", bench.size(5, 600)), "hop": 0.1}
+    given["short"] = write_recording(bench.folder / "short.wav", bench.size(2, 20))
+    cases = {}
+    for label, (environment, engine, precision) in {
+        "onnx, the light install": ("light", "onnx", "float32"),
+        **ENGINES,
+    }.items():
+        options = {"weights": weights, "engine": engine, "precision": precision, **given}
+        cases[label] = partial(bench.case, "student", environment, save=str(bench.folder / f"{label}.npy"), **options)
+    cases["edgel3"] = partial(
+        bench.case, "edgel3", "edgel3", source=source, save=str(bench.folder / "edgel3.npy"), **given
+    )
+    found = bench.turns(cases)
+    ours = [label for label in cases if label != "edgel3"]
+    bars = {"onnx, the light install": 5.4, fastest(found, ours): 10.0}
+    for label in ours:
+        name = f"embed, sea-64, hop 0.1 s, {label}"
+        yield compared(name, "edgel3 on TensorFlow", found[label], found["edgel3"], bars.get(label), "windows/s")
+    yield agreement(bench, "mean-centred cosine, sea-64, onnx", "edgel3 on TensorFlow", "onnx", "edgel3", 0.9999)
+
+
+def edgel3_source(bench: Bench) -> str:
+    """A checkout of edgel3 with the weights where it wants them."""
+    source = Path(bench.source("edgel3"))
+    path = source / "edgel3" / Path(STUDENT).stem
+    if not path.exists():
+        path.write_bytes(gzip.decompress(Path(bench.given(STUDENT)).read_bytes()))
+    return str(source)
+
+
+def cold(bench: Bench) -> Lines:
+    """One clip of a second by a new process; the files that it reads are in the memory of the system."""
+    clip, weights, source = write_recording(bench.folder / "clip.wav", 1), bench.given(STUDENT), edgel3_source(bench)
+
+    def ours(environment: str) -> Run:
+        program = str(Path(python_of(environment, bench.cache)).with_name("edgesea"))
+        return bench.command([program, "embed", clip, weights, "--overwrite", "--quiet"], environment)
+
+    def theirs() -> Run:
+        run = bench.case("edgel3_file", "edgel3", out=str(bench.folder), source=source, recording=clip)
+        return {"seconds": run["process"]}
+
+    light, usual = partial(ours, "light"), partial(ours, "edgesea")
+    found = bench.turns({"light": light, "usual": usual, "edgel3": theirs}, bench.size(1, 5))
+    for label, name in (("usual", "all extras"), ("light", "the light install")):
+        against = "edgel3's process_file, a new process"
+        yield compared(f"a clip of 1 s, a new process, {name}", against, found[label], found["edgel3"], 10.0)
+    light_mb, peer_mb = (megabytes(python_of(name, bench.cache)) for name in ("light", "openl3"))
+    text = f"{light_mb:.0f} and {peer_mb:.0f} MB"
+    yield Line("size of the light install", "what openl3 and edgel3 need", peer_mb / light_mb, measured=text)
+
+
+def distillation(bench: Bench) -> Lines:
+    """The steps of a training against forward and backward of the network alone, on spectrograms in memory."""
+    windows, epochs = bench.size(120, 960), bench.size(1, 2)
+    (folder := bench.folder / "sounds").mkdir()
+    for number in range(windows // 30):
+        write_recording(folder / f"{number:03}.wav", 30, number)
+    bench.case("make_table", source=str(folder), table=str(bench.folder / "train"), phi=str(bench.folder / "phi"))
+
+    def distil(student: str) -> Run:
+        shutil.rmtree(out := bench.folder / "student", ignore_errors=True)
+        given = {"table": str(bench.folder / "train"), "phi": str(bench.folder / "phi"), "out": str(out)}
+        return bench.case("distil", student=student, epochs=epochs, **given)
+
+    for student in ["sea-64"] if bench.quick else ["sea-64", "sea-512"]:
+        alone = partial(bench.case, "forward_backward", student=student, batches=bench.size(1, 10))
+        name, against = f"distill, {student}", "forward and backward alone"
+        found = bench.turns({name: partial(distil, student), f"{name}, {against}": alone})
+        yield compared(name, against, *found.values(), 0.9, "windows/s")
+
+
+def demo(bench: Bench) -> Lines:
+    """The demo beside a busy process on each core, against the demo alone."""
+    words = [sys.executable, str(ROOT / "benchmarks" / "neighbours.py"), *(["--quick"] if bench.quick else [])]
+    found = json.loads(bench.command(words)["output"])
+    measured = f"{found['loaded']:.3g} and {found['alone']:.3g} s"
+    ratio = found["loaded"] / found["alone"]
+    yield Line("the demo, a busy process on each core", "alone", ratio, 2.5, at_most=True, measured=measured)
+
+
+def pca(bench: Bench) -> Lines:
+    """64 components of standardised rows x 512 in a file, against scikit-learn."""
+    rng, path, rows = np.random.default_rng(0), bench.folder / "rows.f32", bench.size(5000, 200_000, 500_000)
+    mixing = np.linalg.qr(rng.standard_normal((512, 512)))[0] * np.exp(-np.arange(512) / 50)[:, None]
+    scale, mean = np.exp(rng.standard_normal(512)), 3 * rng.standard_normal(512)
+    with path.open("wb") as file:
+        for first in range(0, rows, 8192):
+            block = rng.standard_normal((min(8192, rows - first), 512)) @ mixing * scale + mean
+            block.astype(np.float32).tofile(file)
+    solvers = ("edgesea", "full float64", "covariance_eigh float32", "IncrementalPCA")
+    cases = {
+        solver: partial(bench.case, "pca", path=str(path), solver=solver, save=str(bench.folder / f"{solver}.npy"))
+        for solver in solvers
+    }
+    found = bench.turns(cases)
+    path.unlink()
+    for solver in solvers[1:]:
+        line = compared(f"PCA, {rows} x 512", f"scikit-learn, {solver}", found["edgesea"], found[solver])
+        if line.ratio is not None:
+            line.measured += f"; {found['edgesea']['megabytes']:.0f} and {found[solver]['megabytes']:.0f} MB"
+        yield line
+    own, exact = (np.load(bench.folder / f"{solver}.npy").astype(float) for solver in ("edgesea", "full float64"))
+    basis, exact = np.linalg.qr(own.T)[0], np.linalg.qr(exact.T)[0]
+    sine = float(np.linalg.norm(basis - exact @ (exact.T @ basis), 2))
+    yield Line("PCA, sine of the largest angle", "full SVD in double precision", sine, 1e-10, at_most=True)
+
+
+def k_dpp(bench: Bench) -> Lines:
+    """91 of n windows of 512 dimensions, decomposition and one sample, against DPPy."""
+    for kind, n in (("factor", bench.size(200, 20_000)), ("kernel", bench.size(200, 5000, 14_000))):
+        ours, peer = f"edgesea, {n}", f"DPPy, {kind}, {n}"
+        cases = {ours: partial(bench.case, "k_dpp", kind="edgesea", n=n)}
+        found = bench.turns({**cases, peer: partial(bench.case, "k_dpp", "dppy", kind=kind, n=n)})
+        yield compared(f"k-DPP, 91 of {n}", f"DPPy, given the {kind}", found[ours], found[peer])
+
+
+def scores(bench: Bench) -> Lines:
+    """SONYC-UST's scores against the algorithm of the challenge's script, which loops over all thresholds."""
+    clips = bench.size(50, 1000)
+    cases = {kind: partial(bench.case, "scores", kind=kind, clips=clips) for kind in ("edgesea", "direct")}
+    found = bench.turns(cases, 1 if bench.quick else 2)
+    yield compared(f"SONYC-UST scores, {clips} clips x 8", "the direct algorithm", found["edgesea"], found["direct"])
+    large = partial(bench.case, "scores", kind="edgesea", clips=bench.size(1000, 100_000))
+    many = bench.turns({"edgesea, many clips": large})["edgesea, many clips"]
+    if not many.error and not found["edgesea"].error:
+        wrong = max(abs(found["edgesea"][name] - found["direct"][name]) for name in ("micro_auprc", "macro_auprc"))
+        text = f"all clips of the large case took {many.seconds:.3g} s"
+        yield Line("SONYC-UST scores, largest deviation", "the direct algorithm", wrong, 1e-12, True, text)
+
+
+def year(bench: Bench) -> Lines:
+    """`sample` from a fortnight of 15 sensors, its share of a year's 500 000, against reading the table and no more."""
+    days, table = bench.size(1, 14, 365), bench.folder / "year"
+    windows = make_table(table, days)
+    chosen = str(round(500_000 * days / 365))
+
+    def sample(method: str) -> Run:
+        words = [sys.executable, "-m", "edgesea", "sample", str(table), str(bench.folder / f"{method}.parquet")]
+        return bench.command([*words, "--method", method, "--size", chosen])
+
+    cases = {"read": lambda: {"seconds": bench.case("read_table", table=str(table))["process"]}}
+    cases |= {method: partial(sample, method) for method in ("random", "spl", "dpp", "dpp_div_map", "kmeans")}
+    found = bench.turns(cases, 1 if bench.quick else 2)
+    for method in [*cases][1:]:
+        yield compared(f"sample, {method}, {windows} windows", "reading the table alone", found[method], found["read"])
+
+
+def make_table(folder: Path, days: int) -> int:
+    """A table without audio, which `sample` does not read: 15 sensors, 1 700 windows a day; a part holds a week."""
+    from edgesea.artifact import write_json
+    from edgesea.table.clips import ClipEntry, Piece
+    from edgesea.table.writer import write_part
+
+    rng, part, count = np.random.default_rng(0), 0, 1700
+    mixing = rng.standard_normal((48, 512), np.float32) * np.exp(-np.arange(48, dtype=np.float32) / 12)[:, None]
+    noise, starts = 0.05 * rng.standard_normal((4 * count, 512), np.float32), np.arange(count) * 400_000
+    for sensor in range(15):
+        for first in range(0, days, 7):
+            with write_part(folder, part, 512, "float16") as writer:
+                for day in range(first, min(first + 7, days)):
+                    time = (date(2019, 1, 1) + timedelta(days=day)).isoformat() + "T00:00:00"
+                    name = f"s{sensor:02d}/{time[:10]}.wav"
+                    entry = ClipEntry(name, Path(name), f"s{sensor:02d}", time, "train", None)
+                    begin = int(rng.integers(3 * count))
+                    x = rng.standard_normal((count, 48), np.float32) @ mixing + noise[begin : begin + count]
+                    levels = rng.normal(60, 8, count).astype(np.float32)
+                    writer.add(Piece(entry, 0, np.zeros(0, np.int16), starts, levels), x)
+            part += 1
+    windows = 15 * days * count
+    info = {
+        "teacher": {"id": "synthetic", "sha256": None, "sample_rate": 8000, "embedding_size": 512},
+        "sample_rate": 8000,
+        "framing": {"window": 1.0, "hop": 50.0, "center": False},
+        "dtype": "float16",
+        "parts": part,
+        "part_clips": 7,
+        "manifest_sha256": f"synthetic {days}",
+        "clips": 15 * days,
+        "windows": windows,
+        "windows_by_split": {"train": windows},
+    }
+    write_json(folder / "table.json", info)
+    return windows
+
+
+ROWS: dict[str, Callable[[Bench], Lines]] = {
+    row.__name__: row for row in (openl3, efficientat, sea64, cold, distillation, demo, pca, k_dpp, scores, year)
+}
