@@ -75,6 +75,23 @@ def extract(clips: str, out: str, threads: int, hop: float, save: str, **options
     return timed(lambda: None) | {"seconds": seconds, "windows": result["windows"]}
 
 
+def convolutions(
+    teacher: str, weights: str, engine: str, precision: str, bands: int, frames: int, count: int, threads: int
+) -> Run:
+    """A teacher's network alone, as its engine computes it, on spectrograms in memory."""
+    from edgesea import load_teacher
+
+    model = load_teacher(teacher, weights, "cpu", engine, precision)
+    rows = np.random.default_rng(0).uniform(-80, 0, (count, bands, frames)).astype(np.float32)
+
+    def embed(count: int) -> None:
+        for first in range(0, count, 64):  # the batches of `extract`
+            model.embed_log_mel(rows[first : min(first + 64, count)])
+
+    embed(16)
+    return timed(lambda: embed(count), windows=count)
+
+
 def student(weights: str, recording: str, short: str, hop: float, threads: int, save: str, **options: Any) -> Run:
     """A recording by a student, from the file to the array of embeddings."""
     from edgesea import load_student
@@ -102,21 +119,17 @@ def make_table(source: str, table: str, phi: str, threads: int) -> Run:
     return timed(lambda: reduce(Path(table), Path(phi), size=64))
 
 
-def distil(table: str, phi: str, out: str, student: str, epochs: int, threads: int) -> Run:
-    """The steps of a training: two trainings of different length, and what the longer one takes more."""
+def distil(table: str, phi: str, out: str, student: str, windows: int, epochs: int, threads: int) -> Run:
+    """A training: its own count of windows a second, with waiting for the table, without validation and start."""
     import torch
 
     from edgesea.distill import distill
-    from edgesea.table.reader import Table
 
     torch.set_num_threads(threads)
-    seconds = []
-    for number in (1, 1 + epochs):
-        options = {"student": student, "epochs": number, "patience": 0, "device": "cpu"}
-        run = timed(lambda number=number, options=options: distill(table, phi, Path(out, str(number)), **options))
-        seconds.append(run["seconds"])
-    windows = epochs * (Table(table).counts["train"] // 64 * 64)
-    return {**run, "seconds": seconds[1] - seconds[0], "windows": windows}
+    options = {"student": student, "epochs": epochs, "epoch_size": windows, "patience": 0, "device": "cpu"}
+    run: Run = {}
+    run |= timed(lambda: run.update(distill(Path(table), Path(phi), Path(out), **options)))
+    return {**run, "seconds": epochs * windows / run["speed"]["windows_per_second"], "windows": epochs * windows}
 
 
 def forward_backward(student: str, batches: int, threads: int) -> Run:
