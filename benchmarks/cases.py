@@ -68,11 +68,11 @@ def extract(clips: str, out: str, threads: int, hop: float, save: str, **options
 
     torch.set_num_threads(threads)
     options |= {"hop": hop, "dtype": "float32", "device": "cpu", "validate": 0.0, "workers": threads}
-    extract(Path(clips, "first"), Path(out, "first"), **options)
-    result = extract(Path(clips, "all"), Path(out, "all"), **options)
+    result = extract(Path(clips, "first"), Path(out, "first"), **options)
+    run = timed(lambda: result.update(extract(Path(clips, "all"), Path(out, "all"), **options)))
     np.save(save, np.concatenate(list(embeddings_of(Path(out, "all")))))
     seconds = result["windows"] / result["windows_per_second"]
-    return timed(lambda: None) | {"seconds": seconds, "windows": result["windows"]}
+    return {**run, "seconds": seconds, "windows": result["windows"]}
 
 
 def convolutions(
@@ -115,8 +115,10 @@ def make_table(source: str, table: str, phi: str, threads: int) -> Run:
     from edgesea.extract import extract
     from edgesea.reduction import reduce
 
-    extract(Path(source), Path(table), hop=1.0, validate=0.2)
-    return timed(lambda: reduce(Path(table), Path(phi), size=64))
+    result: dict[str, Any] = {}
+    run = timed(lambda: result.update(extract(Path(source), Path(table), validate=0.1)))
+    reduce(Path(table), Path(phi), size=64)
+    return {**run, "windows": result["windows"]}
 
 
 def distil(table: str, phi: str, out: str, student: str, windows: int, epochs: int, threads: int) -> Run:
@@ -284,7 +286,7 @@ def pca(path: str, solver: str, save: str, threads: int) -> Run:
         x = StandardScaler(copy=False).fit_transform(x)
         return decomposition.PCA(64, svd_solver=name, copy=False).fit(x).components_
 
-    return timed(lambda: np.save(save, components()))
+    return timed(lambda: np.save(save, components()), windows=Path(path).stat().st_size // 2048)
 
 
 def k_dpp(kind: str, n: int, threads: int) -> Run:
@@ -308,7 +310,7 @@ def k_dpp(kind: str, n: int, threads: int) -> Run:
             chosen = FiniteDPP("likelihood", **given).sample_exact_k_dpp(size=91, random_state=0)
         assert len(set(map(int, chosen))) == 91
 
-    return timed(sample)
+    return timed(sample, windows=n)
 
 
 def scores(clips: int, kind: str, threads: int) -> Run:

@@ -31,17 +31,17 @@ class Constants:
     """Numbers from the results, and where they come from."""
 
     def __init__(self) -> None:
-        self.before_after, self.scale, self.storage = read("before_after"), read("scale"), read("storage")
+        self.bench, self.scale, self.storage = read("bench"), read("scale"), read("storage")
         self.sources: list[tuple[str, str, str]] = []
 
     def note(self, what: str, value: float, unit: str, source: str) -> float:
         self.sources.append((what, f"{value:.3g} {unit}", source))
         return value
 
-    def core(self, case: str, count: float, what: str) -> float:
-        """Seconds of a core for each of the `count` things of a case of before_after.json."""
-        seconds = median(run["cpu_seconds"] for run in self.before_after[case]["after"])
-        return self.note(what, 1000 * seconds / count, "ms", f"before_after.json: {case}") / 1000
+    def core(self, row: str, case: str, what: str) -> float:
+        """Seconds of a core for each window (row, draw) of a case of bench.json."""
+        run = min(self.bench["figures"][row][case], key=lambda run: float(run["cpu"]))
+        return self.note(what, 1000 * run["cpu"] / run["windows"], "ms", f"bench.json: {row}, {case}") / 1000
 
     def start(self, what: str, name: str) -> tuple[float, float]:
         """Seconds and bytes that a start grows by with each clip: all clips, less a tenth of them."""
@@ -65,8 +65,8 @@ def terabytes(size: float) -> str:
 def project(clips: float) -> tuple[list[tuple[str, str, str]], list[list[str]]]:
     """The constants, and the rows of the table."""
     known, windows = Constants(), clips * WINDOWS
-    spectral = known.core("extraction, spectral, 40 clips of 30 s", 40 * 3, "extract, spectral, 10 s of audio")
-    mn04 = known.core("extraction, mn04, 20 clips of ESC-10", 200, "extract, EfficientAT mn04, a window")
+    spectral = known.core("distillation", "extract, spectral", "extract, spectral, a window")
+    mn04 = known.core("efficientat", "onnx", "extract, EfficientAT mn04, a window")
     part = known.note("overhead of a part", known.scale["part"]["ms"], "ms", "scale.json: part") / 1000
     bytes_a_sample = median(row["bytes"] for row in known.storage["results"] if row["stored"] == "now")
     known.note("stored audio, a sample", bytes_a_sample, "B", "storage.json: bytes, now, median")
@@ -75,14 +75,14 @@ def project(clips: float) -> tuple[list[tuple[str, str, str]], list[list[str]]]:
     counting, counting_bytes = known.start("sample, counting", "sample")
     finding, finding_bytes = known.start("reduce, finding windows", "reduce")
     footers, footers_bytes = known.start("distill, reading footers", "distill")
-    kdpp = known.core("k-DPP, 91 of 20 000 x 512", 1, "sample, dpp: 91 of 20 000 windows") / 20_000
-    moments = known.core("PCA, 500 000 x 512", 500_000, "reduce, PCA, a window of 512 dimensions")
-    train = known.core("distillation, sea-64, 512 windows", 480, "distill, sea-64, a window (480 of 512 timed)")
+    kdpp = known.core("k_dpp", "edgesea, 20000", "sample, dpp, a window of 20 000, of which 91")
+    moments = known.core("pca", "edgesea", "reduce, PCA, a window of 512 dimensions")
+    train = known.core("distillation", "distill, sea-64", "distill, sea-64, a window, with the start")
     audio = clips * CLIP * RATE * bytes_a_sample
     embeddings = windows * SIZE * 2
     rows = [
         ["manifest", hours(clips * listing), "no", "", terabytes(clips * listing_bytes)],
-        ["extract, spectral", hours(clips * spectral), "yes", terabytes(audio + embeddings), "0.6 GB a worker"],
+        ["extract, spectral", hours(windows * spectral), "yes", terabytes(audio + embeddings), "0.6 GB a worker"],
         ["extract, mn04", hours(windows * mn04), "yes", terabytes(audio + windows * 384 * 2), "1 GB a worker"],
         ["overhead of the parts", hours(clips / PART * part), "yes", "", ""],
         ["resume", hours(clips * resume), "no", "", terabytes(clips * listing_bytes)],

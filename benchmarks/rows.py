@@ -196,10 +196,10 @@ def cold(bench: Bench) -> Lines:
 def distillation(bench: Bench) -> Lines:
     """The steps of a training against forward and backward of the network alone, on spectrograms in memory."""
     (folder := bench.folder / "sounds").mkdir()
-    for number in range(bench.size(4, 38)):
+    for number in range(bench.size(4, 20)):
         write_recording(folder / f"{number:03}.wav", 30, number)
     table = {"table": str(bench.folder / "train"), "phi": str(bench.folder / "phi")}
-    bench.case("make_table", source=str(folder), **table)
+    bench.turns({"extract, spectral": partial(bench.case, "make_table", source=str(folder), **table)}, 1)
 
     def distil(student: str, windows: int) -> Run:
         shutil.rmtree(out := bench.folder / "student", ignore_errors=True)
