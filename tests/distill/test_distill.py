@@ -55,7 +55,7 @@ def history(folder):
 
 def same(first, second):
     def content(folder):
-        results = {**json.loads((folder / "results.json").read_text()), "student": ""}
+        results = {**json.loads((folder / "results.json").read_text()), "student": "", "speed": {}}
         return results, *((folder / name).read_bytes() for name in ("model.safetensors", "metrics.csv"))
 
     return content(first) == content(second)

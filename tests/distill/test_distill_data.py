@@ -9,6 +9,8 @@ from stored import embeddings_of
 from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
+from edgesea.models.student_config import StudentConfig
+from edgesea.models.student_torch import Student
 from edgesea.reduction import load_reduction
 from edgesea.table.reader import Table, arrow_file
 
@@ -21,7 +23,7 @@ def source(small_table, small_reduction):
 @pytest.fixture(scope="module")
 def places(source):
     """The position among the training windows of each window, by its audio."""
-    audio = np.concatenate([np.multiply(*source.load(part, group)[:2]) for part, group, _ in source.chunks])
+    audio = np.concatenate([source.load(part, group)[0] for part, group, _ in source.chunks])
     found = {row.tobytes(): index for index, row in enumerate(audio)}
     assert len(found) == source.windows == 60
     return found
@@ -29,7 +31,7 @@ def places(source):
 
 def order(batches, places):
     """Positions of the windows that come, in order."""
-    return [places[row.numpy().tobytes()] for audio, _ in batches for row in audio]
+    return [places[row.numpy().tobytes()] for audio, *_ in batches for row in audio]
 
 
 def shuffled(source, epoch_size=None, seed=5, buffer=14):
@@ -43,18 +45,29 @@ def test_an_epoch_has_every_window_once_but_for_the_incomplete_batch(source, pla
     seen: set[int] = set()
     for epoch in range(6):
         batches = list(windows.epoch(epoch))
-        assert [len(audio) for audio, _ in batches] == [8] * 7 == [8] * len(windows.epoch(epoch))
+        assert [len(audio) for audio, *_ in batches] == [8] * 7 == [8] * len(windows.epoch(epoch))
         positions = order(batches, places)
         assert len(set(positions)) == 56
         seen |= set(positions)
     assert len(seen) == 60  # it is not always the same four that are left out
-    assert [len(audio) for audio, _ in ShuffledWindows(source, 1000, None, 0).epoch(0)] == [60]  # a larger batch
+    assert [len(audio) for audio, *_ in ShuffledWindows(source, 1000, None, 0).epoch(0)] == [60]  # a larger batch
 
 
 def test_targets_stay_with_their_audio(source, places):
     targets = source.phi.transform(embeddings_of(source.table, "train"))
-    for audio, found in shuffled(source).epoch(3):
+    for audio, _, found in shuffled(source).epoch(3):
         np.testing.assert_allclose(found, targets[order([(audio, found)], places)], rtol=1e-6, atol=1e-6)
+
+
+def test_spectrograms_are_those_that_the_student_computes(source):
+    student = Student(StudentConfig(n_mels=16))
+    phi, settings = source.phi, student.config.front_end()
+    ready, stored = (WindowSource(source.table, phi, "train", settings, device) for device in ("cpu", "cuda"))
+    for (log_mel, targets), (pcm, scales, same) in zip(
+        shuffled(ready).epoch(1), shuffled(stored).epoch(1), strict=True
+    ):
+        assert torch.equal(targets, same)
+        torch.testing.assert_close(log_mel.transpose(1, 2), student.log_mel(pcm * scales), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("buffer", [14, 1000])
@@ -113,8 +126,8 @@ def test_processes_share_each_batch_and_the_reading(many, lanes, world, accumula
 
     whole, every = batches(0, 1, 1)
     ranks, files = zip(*(batches(rank, world, accumulate) for rank in range(world)), strict=True)
-    for index, (audio, targets) in enumerate(whole):
-        for each, wanted in ((0, audio), (1, targets)):
+    for index, batch in enumerate(whole):
+        for each, wanted in enumerate(batch):
             pieces = [
                 torch.stack([share[index * accumulate + piece][each] for share in ranks], 1).flatten(0, 1)
                 for piece in range(accumulate)
@@ -128,7 +141,7 @@ def test_processes_share_each_batch_and_the_reading(many, lanes, world, accumula
 def test_lanes_leave_out_few_windows(many):
     windows = ShuffledWindows(many, 24, None, 3, buffer_bytes=13 * many.window_bytes)
     assert sorted(lane.windows for lane in windows.lanes) == [45, 48, 48, 48]
-    rows = [row.numpy().tobytes() for audio, _ in windows.epoch(5) for row in audio]
+    rows = [row.numpy().tobytes() for audio, *_ in windows.epoch(5) for row in audio]
     assert len(rows) == len(set(rows)) == 168
 
 
@@ -171,13 +184,15 @@ def test_validation_sees_every_window_once_in_order(small_table, small_reduction
     source = WindowSource(Table(small_table), load_reduction(small_reduction), "validate")
     wanted = []
     for part, group, _ in source.chunks:
-        pcm, scales, targets = source.load(part, group)
-        wanted += [(x.tobytes(), y.tobytes()) for x, y in zip(pcm * scales, targets, strict=True)]
+        pcm, _, targets = source.load(part, group)
+        wanted += [(x.tobytes(), y.tobytes()) for x, y in zip(pcm, targets, strict=True)]
     rows = []
     for rank in range(world):
         batches = ordered_windows(source, 4, rank, world)
         got = list(batches)
         assert len(got) == len(batches) == len(ordered_windows(source, 4, 0, world))  # some may be empty
-        assert max(len(x) for x, _ in got) <= 4
-        rows += [(x.numpy().tobytes(), y.numpy().tobytes()) for batch in got for x, y in zip(*batch, strict=True)]
+        assert max(len(batch[-1]) for batch in got) <= 4
+        rows += [
+            (x.numpy().tobytes(), y.numpy().tobytes()) for b in got if len(b[0]) for x, _, y in zip(*b, strict=True)
+        ]
     assert (rows == wanted) if world == 1 else (sorted(rows) == sorted(wanted))

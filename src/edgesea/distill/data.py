@@ -1,6 +1,7 @@
-"""Batches of (window, target) from a table: shuffled over its parts, resumable at any epoch, in flat memory."""
+"""Batches of windows and targets from a table: shuffled over its parts, resumable at any epoch, in flat memory."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -10,39 +11,66 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgesea.audio.logmel_numpy import OverlappingLogMel
+from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
 from edgesea.parallel import prefetch
 from edgesea.reduction.base import Float32, Reduction
 from edgesea.table.reader import Table
 
 Int16 = NDArray[np.int16]
-Window = tuple[Int16, Float32, Float32]  # as stored (W,), the scale of that (1,), and the target (d,)
-Batch = tuple[Tensor, Tensor]  # audio (B, W) and targets (B, d), both float32
+Arrays = tuple[NDArray[np.generic], ...]  # of some windows, as `WindowSource.load` gives them
+Batch = tuple[Tensor, ...]  # the same as tensors
 ChunkId = tuple[int, int, int]  # part, row group, windows
 BUFFER_BYTES = 512 << 20
 LANES = 64  # at most
 LANE_CHUNKS = 8  # chunks of a lane at least, of which few are left out of a pass
+AT_ONCE = 16  # windows whose spectrograms a thread computes; the arrays of more leave the processor's cache
 
 
 class WindowSource:
-    """The windows of one split with their targets phi(teacher embedding)."""
+    """The windows of one split with their targets phi(teacher embedding).
 
-    def __init__(self, table: Table, phi: Reduction, split: str) -> None:
+    With a `front_end`, the threads that read also compute the spectrograms, so that a window that stays in memory is
+    transformed once and not in every epoch. Without, a GPU does that.
+    """
+
+    def __init__(
+        self, table: Table, phi: Reduction, split: str, settings: LogMelSettings | None = None, device: str = "cpu"
+    ) -> None:
         self.table, self.phi, self.split = table, phi, split
+        self.front_end = OverlappingLogMel(settings) if settings and device == "cpu" else None
         counts = ((part, group, splits.get(split, 0)) for part, group, splits in table.windows_by_split())
         self.chunks = [chunk for chunk in counts if chunk[2]]
         self.windows = sum(count for *_, count in self.chunks)
-        self.window_bytes = 2 * table.sample_framing.window + 4 * phi.output_size  # with its target
+        samples = table.sample_framing.window
+        spectrogram = 4 * settings.bands * settings.layout(samples)[0] if settings else 0
+        self.window_bytes = max(2 * samples, spectrogram) + 4 * phi.output_size  # on every device, as the order
         if not self.windows:
             remedy = "the option validate of `edgesea extract` decides which clips validate"
             raise EdgeseaError(f"{table.path}: no windows in split {split!r} (it has {table.counts}); {remedy}")
 
-    def load(self, part: int, group: int) -> tuple[Int16, Float32, Float32]:
-        """Stored audio (n, W), its scales (n, 1) and targets (n, d) of a chunk's windows in this split."""
+    def load(self, part: int, group: int) -> Arrays:
+        """What a student gets of a chunk's windows in this split, and the targets (n, d).
+
+        That is log-mel spectrograms (n, frames, bands), or stored audio (n, W) int16 and its scales (n, 1).
+        """
         chunk = self.table.chunk(part, group)
         rows = chunk.select(self.split)
         targets = self.phi.transform(self.table.embeddings(part, group)[rows])
-        return *self.table.audio(chunk, rows), targets
+        audio = self.table.audio(chunk, rows)
+        return (*audio, targets) if self.front_end is None else (self._spectrograms(self.front_end, *audio), targets)
+
+    def _spectrograms(self, front_end: OverlappingLogMel, pcm: Int16, scales: Float32) -> Float32:
+        result = np.empty((len(pcm), front_end.settings.layout(pcm.shape[1])[0], front_end.settings.bands), np.float32)
+
+        def compute(first: int) -> None:
+            rows = slice(first, first + AT_ONCE)
+            result[rows] = front_end(pcm[rows] * scales[rows]).transpose(0, 2, 1)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(compute, range(0, len(pcm), AT_ONCE)))
+        return result
 
 
 @dataclass(frozen=True)
@@ -70,14 +98,14 @@ class Lane:
         self.source, self.chunks, self.key, self.buffer_windows = source, chunks, key, buffer_windows
         self.windows = sum(count for *_, count in chunks)
         self._members: list[int] = []  # chunks in the buffer, which is kept for the next pass
-        self._buffer: list[Window] = []  # their windows, rows of the chunks' arrays
+        self._buffer: Arrays = ()  # their windows
 
-    def read(self, number: int, begin: int, end: int) -> Iterator[Window]:
-        """The windows `begin` ... `end` (exclusive) of pass `number`."""
+    def read(self, number: int, begin: int, end: int, taken: NDArray[np.bool_]) -> Iterator[Arrays]:
+        """Windows `begin` ... `end` (exclusive) of pass `number`, ``len(taken)`` at once, of which those `taken`."""
         order = np.random.default_rng((*self.key, number)).permutation(len(self.chunks)).tolist()
         if self.windows <= self.buffer_windows:
             order.sort()  # one buffer: read once, shuffled anew in every pass
-        position = 0
+        position, parts, missing = 0, list[Arrays](), len(taken)
         for index, members in enumerate(self._buffers(order)):
             count = sum(self.chunks[i][2] for i in members)
             skip, take = max(0, begin - position), min(count, end - position)
@@ -85,10 +113,15 @@ class Lane:
             if skip >= take:
                 continue
             rows = np.random.default_rng((*self.key, number, index)).permutation(count)[skip:take]
-            buffer = self._load(members)
-            for row in rows:
-                yield buffer[row]
-            del buffer  # so that the next one is read into free memory
+            self._load(members, count)
+            while len(rows):
+                some, rows = rows[:missing], rows[missing:]
+                chosen = some[taken[len(taken) - missing :][: len(some)]]
+                parts.append(tuple(array[chosen] for array in self._buffer))
+                missing -= len(some)
+                if not missing:
+                    yield parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+                    parts, missing = [], len(taken)
 
     def _buffers(self, order: list[int]) -> list[list[int]]:
         """Chunks in the given order, cut into buffers."""
@@ -103,12 +136,22 @@ class Lane:
             total += count
         return buffers
 
-    def _load(self, members: list[int]) -> list[Window]:
-        if self._members != members:
-            self._buffer = []
-            chunks = (self.source.load(*self.chunks[index][:2]) for index in members)
-            self._members, self._buffer = members, [window for chunk in chunks for window in zip(*chunk, strict=True)]
-        return self._buffer
+    def _load(self, members: list[int], count: int) -> None:
+        """Read chunks, of `count` windows in all, into the buffer, unless they are there."""
+        if self._members == members:
+            return
+        self._members, self._buffer = [], ()  # so that the next one is read into free memory
+        first = 0
+        for part, group, windows in (self.chunks[index] for index in members):
+            self._store(first, self.source.load(part, group), count)
+            first += windows
+        self._members = members
+
+    def _store(self, first: int, arrays: Arrays, count: int) -> None:
+        if not self._buffer:
+            self._buffer = tuple(np.empty((count, *array.shape[1:]), array.dtype) for array in arrays)
+        for buffer, array in zip(self._buffer, arrays, strict=True):
+            buffer[first : first + len(array)] = array
 
 
 class ShuffledWindows:
@@ -162,23 +205,17 @@ class ShuffledWindows:
 
     def _pass(self, number: int, begin: int, end: int) -> Iterator[Batch]:
         """The batches `begin` ... `end` (exclusive) of pass `number`."""
-        count = len(self.lanes)
-        each, size = self.global_batch // count, self.global_batch // self.world
-        mine = {position % count for position in range(self.rank, self.global_batch, self.world)}
-        streams = {lane: self.lanes[lane].read(number, begin * each, end * each) for lane in mine}
-        places = [(p % count, p // self.world, p % self.world == self.rank) for p in range(self.global_batch)]
-        places = [place for place in places if place[0] in mine]
-        for _ in range(begin, end):
-            audio = np.empty((size, self.source.table.sample_framing.window), np.float32)
-            targets = np.empty((size, self.source.phi.output_size), np.float32)
-            for lane, row, taken in places:
-                if taken:
-                    _copy(next(streams[lane]), audio[row], targets[row])
-                else:
-                    next(streams[lane])
-            for piece in np.split(np.arange(size), self.accumulate):
-                rows = slice(piece[0], piece[-1] + 1)
-                yield torch.from_numpy(audio[rows]), torch.from_numpy(targets[rows])
+        positions = np.arange(self.global_batch).reshape(-1, len(self.lanes)).T  # of each lane in a batch
+        mine = [(lane, taken) for lane, taken in zip(self.lanes, positions % self.world == self.rank, strict=True)]
+        each = positions.shape[1]
+        streams = [lane.read(number, begin * each, end * each, taken) for lane, taken in mine if taken.any()]
+        back = np.argsort(np.concatenate([some[some % self.world == self.rank] for some in positions]))
+        for shares in zip(*streams, strict=True):
+            arrays = shares[0]
+            if len(shares) > 1:
+                arrays = tuple(np.concatenate(some)[back] for some in zip(*shares, strict=True))
+            for rows in np.split(np.arange(len(back)), self.accumulate):
+                yield tuple(torch.from_numpy(array[rows[0] : rows[-1] + 1]) for array in arrays)
 
 
 def _lane_count(source: WindowSource, batch: int, buffer_windows: int) -> int:
@@ -204,18 +241,11 @@ def ordered_windows(source: WindowSource, batch_size: int, rank: int = 0, world:
     def read() -> Iterator[Batch]:
         left = length
         for part, group, count in shares[rank]:
-            pcm, scales, targets = source.load(part, group)
+            tensors = [torch.from_numpy(array) for array in source.load(part, group)]
             for start in range(0, count, batch_size):
-                rows = slice(start, start + batch_size)
-                yield torch.from_numpy(pcm[rows] * scales[rows]), torch.from_numpy(targets[rows])
+                yield tuple(tensor[start : start + batch_size] for tensor in tensors)
                 left -= 1
         for _ in range(left):
-            yield torch.empty(0, source.table.sample_framing.window), torch.empty(0, source.phi.output_size)
+            yield (torch.empty(0),)
 
     return Batches(length, read)
-
-
-def _copy(window: Window, audio: Float32, target: Float32) -> None:
-    """Copy a window to its row of a batch (no name must stay bound to it, so that its chunk can be freed)."""
-    np.multiply(window[0], window[1], out=audio)
-    target[:] = window[2]

@@ -1,8 +1,10 @@
 """What is trained: the objective as a Lightning module, and measures of the fit."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from time import perf_counter
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
@@ -13,6 +15,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from edgesea.distill.data import Batch, Batches, ShuffledWindows
 from edgesea.models.student_torch import Student
 
+CHECK = 32  # steps between two looks at the loss, each of which makes a GPU wait
 DIVERGED = 1e6  # times the targets' power (at least 1); batch normalisation can keep a lost student's loss finite
 
 
@@ -95,6 +98,32 @@ class FitMeasure:
         }
 
 
+class Clock:
+    """Where the time of training goes, validation and checkpoints left out: into steps, or into waiting for batches."""
+
+    def __init__(self) -> None:
+        self.windows, self._steps, self._all, self.mark = 0, 0.0, 0.0, 0.0
+
+    def start(self) -> None:
+        """A batch is there."""
+        self._began = perf_counter()
+
+    def stop(self, windows: int) -> None:
+        """A step with so many windows is made."""
+        now = perf_counter()
+        self.windows += windows
+        self._steps += now - self._began
+        self._all += now - self.mark
+        self.mark = now
+
+    def result(self) -> dict[str, float]:
+        """Windows a second that were reached, those of the steps alone, and the share of the steps in the time."""
+        if not self.windows:  # resumed after the last step
+            return {}
+        reached, alone = self.windows / self._all, self.windows / self._steps
+        return {"windows_per_second": reached, "of_steps_alone": alone, "share": reached / alone}
+
+
 class Distiller(LightningModule):
     """Trains a student to minimise ``mean || f_S(x) - phi(f_T(x)) ||^2``.
 
@@ -114,10 +143,12 @@ class Distiller(LightningModule):
         self._scheduler_state: dict[str, Any] | None = None
         self.interrupted = False  # before the end of an epoch
         self.position = 0  # steps of the optimizer that were made in this epoch
-        self._loss = [0.0, 0.0, 0.0]  # of this process in this epoch: squared and absolute error, over windows; windows
+        self._loss = torch.zeros(3, dtype=torch.float64)  # of this epoch, as `_add` counts; moves to the device
+        self.clock = Clock()
 
     def train_dataloader(self) -> Batches:
         """The batches of an epoch that were not trained on yet; Lightning skips the one that stands for none."""
+        self.clock.mark = perf_counter()
         if self.position == self.train_windows.batches:
             return Batches(1, lambda: iter([None]))  # type: ignore[list-item]
         return self.train_windows.epoch(self.current_epoch, self.position)
@@ -125,9 +156,14 @@ class Distiller(LightningModule):
     def val_dataloader(self) -> Batches:
         return self._validation
 
+    def _spectrogram(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Normalised spectrograms (B, 1, bands, frames) of what `WindowSource.load` gives."""
+        log_mel = self.student.log_mel(inputs[0] * inputs[1]) if len(inputs) > 1 else inputs[0].transpose(1, 2)
+        return cast(Tensor, self.student.input_norm(log_mel[:, None]))
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        audio, targets = batch
-        spectrogram = self.student.spectrogram(audio)
+        *inputs, targets = batch
+        spectrogram = self._spectrogram(inputs)
         if share := self.options.mask:
             # Seeded by the step, so that a resumed run masks as an uninterrupted one.
             seed = hash((self.options.seed, self.global_step, index % self.options.accumulate)) % 2**63
@@ -135,21 +171,25 @@ class Distiller(LightningModule):
             spectrogram = mask_spectrogram(spectrogram, share, generator, *place)
         outputs = self.student.embed_spectrogram(spectrogram).float()
         loss = functional.mse_loss(outputs, targets)
-        if not loss.detach() < DIVERGED * targets.square().mean().clamp_min(1.0):
-            raise FloatingPointError(f"the loss became {loss.item():.3g} in epoch {self.current_epoch + 1}")
-        errors = [*torch.stack([loss.detach(), functional.l1_loss(outputs.detach(), targets)]).tolist(), 1.0]
-        self._loss = [total + error * len(targets) for total, error in zip(self._loss, errors, strict=True)]
+        self._add(loss.detach(), functional.l1_loss(outputs.detach(), targets), targets)
         return loss
+
+    def _add(self, squared: Tensor, absolute: Tensor, targets: Tensor) -> None:
+        """Add the errors of a batch to those of the epoch, on the device; a loss that diverges as infinite."""
+        squared = torch.where(squared < DIVERGED * targets.square().mean().clamp_min(1.0), squared, math.inf)
+        errors = torch.stack([squared, absolute, torch.ones_like(squared)])
+        errors = errors.cpu() if errors.device.type == "mps" else errors  # which lacks double precision
+        self._loss = self._loss.to(errors.device) + errors.double() * len(targets)
 
     def on_validation_epoch_start(self) -> None:
         self.measure = FitMeasure(self.student.embedding_size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Measure a batch in full precision, as the student will be used."""
-        audio, targets = batch
-        if len(audio):
+        *inputs, targets = batch
+        if len(targets):
             with torch.autocast(self.device.type, enabled=False):
-                self.measure.update(self.student(audio), targets)
+                self.measure.update(self.student.embed_spectrogram(self._spectrogram(inputs)), targets)
 
     def on_validation_epoch_end(self) -> None:
         """Combine the processes' measurements, step the plateau schedule, extend the history."""
@@ -157,7 +197,7 @@ class Distiller(LightningModule):
         device = "cpu" if self.device.type == "mps" else self.device  # which lacks double precision
         for sums in (self.measure.per_dimension, self.measure.scalars):
             sums.copy_(reduce(sums.to(device), reduce_op="sum"))
-        train = reduce(torch.tensor(self._loss, device=self.device), reduce_op="sum")
+        train = reduce(self._loss.float().to(self.device), reduce_op="sum")
         result = self.measure.result()
         self.log("val_mse", result["mse"], sync_dist=False)
         self.log("epoch_number", float(self.current_epoch + 1))  # for the names of checkpoints
@@ -171,12 +211,20 @@ class Distiller(LightningModule):
         self.history.append(row | {f"val_{name}": result[name] for name in ("mse", "mae", "cosine", "r2")})
         if isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(result["mse"])
-        self.position, self._loss = 0, [0.0, 0.0, 0.0]
+        self.position, self._loss = 0, torch.zeros_like(self._loss)
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        self.clock.start()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch | None, index: int) -> None:
+        if batch is not None:
+            self.clock.stop(len(batch[-1]) * self.train_windows.world)
         if batch is None or (index + 1) % self.options.accumulate:
             return
         self.position += 1
+        if (self.position % CHECK == 0 or self.position == self.train_windows.batches) and self._loss[0].isinf():
+            reason = f"the loss became more than {DIVERGED:g} times the power of the targets"
+            raise FloatingPointError(f"{reason} in epoch {self.current_epoch + 1}")
         if isinstance(self._scheduler, OneCycleLR):
             self._scheduler.step()
 
@@ -200,7 +248,7 @@ class Distiller(LightningModule):
         For Lightning, an epoch that was interrupted has not begun: it resumes with what is left of it.
         """
         device = "cpu" if self.device.type == "mps" else self.device
-        losses: Any = self.all_gather(torch.tensor(self._loss, device=device, dtype=torch.float64))
+        losses: Any = self.all_gather(self._loss.to(device))
         state, stopped = self._scheduler.state_dict(), self.trainer.should_stop
         place = {"position": self.position, "losses": losses.view(-1, 3).tolist()}
         checkpoint["edgesea"] = {"scheduler": state, "history": self.history, "stopped": stopped, **place}
@@ -215,4 +263,4 @@ class Distiller(LightningModule):
         self.position, losses = stored.get("position", 0), stored.get("losses", [])
         if len(losses) != self.train_windows.world:  # of another number of processes
             losses = [torch.tensor(losses).view(-1, 3).sum(0).tolist()] + [[0.0] * 3] * self.train_windows.world
-        self._loss = losses[self.train_windows.rank]
+        self._loss = torch.tensor(losses[self.train_windows.rank], dtype=torch.float64)

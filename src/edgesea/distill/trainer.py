@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -232,12 +233,12 @@ def _trainer(options: Training, folder: Path, save_every: int, hardware: Hardwar
 def train_student(
     network: Student,
     options: Training,
-    sources: tuple[WindowSource, WindowSource],
+    sources: Sequence[WindowSource],
     folder: Path,
     save_every: int,
     hardware: Hardware,
-) -> dict[str, Any]:
-    """Train a student on the first and validate it on the second of `sources`, or resume; returns its scores."""
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Train a student on the first and validate it on the second of `sources`, or resume; its scores and the speed."""
     path, checkpoint = _last_checkpoint(folder / CHECKPOINTS)
     with warnings.catch_warnings():
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, and reports of the environment
@@ -272,7 +273,10 @@ def train_student(
             if hardware.place.rank:
                 sys.exit(0)
             raise end.__context__ or KeyboardInterrupt from None
-    return {**module.measure.result(), "epochs": len(module.history)}
+    if speed := module.clock.result():
+        text = "trained %.0f windows/s: %.0f %% of what the steps alone would reach; the rest waited for the table"
+        log.info(text, speed["windows_per_second"], 100 * speed["share"])
+    return {**module.measure.result(), "epochs": len(module.history)}, speed
 
 
 def _last_checkpoint(folder: Path) -> tuple[Path | None, dict[str, Any]]:
