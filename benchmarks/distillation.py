@@ -1,6 +1,6 @@
 """How much of what forward and backward passes alone would reach does `distill` reach?
 
-    python benchmarks/distillation.py [--students small sea-64 sea-512] [--threads 1 2] [--repeats 3] [--source /older/src]
+    python benchmarks/distillation.py [--students small sea-64] [--threads 1 2] [--repeats 7] [--source /older/src]
 
 Alone: the same network, batch size, threads and precision, on spectrograms that are in memory, without an optimizer.
 `distill`: the time of its later epochs, from the difference between two runs; the table stays in memory after the first
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -48,11 +49,15 @@ def prepare(folder: Path) -> None:
     reduce(folder / "table", folder / "reduction", size=SIZE)
 
 
-def timed(work: Callable[[], Any]) -> np.ndarray:
+def now() -> np.ndarray:
     """Wall and processor seconds."""
-    began = perf_counter(), process_time()
+    return np.array([perf_counter(), process_time()])
+
+
+def timed(work: Callable[[], Any]) -> np.ndarray:
+    began = now()
     work()
-    return np.array([perf_counter() - began[0], process_time() - began[1]])
+    return now() - began
 
 
 def alone(name: str, bfloat16: bool) -> Callable[[], None]:
@@ -64,9 +69,11 @@ def alone(name: str, bfloat16: bool) -> Callable[[], None]:
     from edgesea.models.student_torch import Student
 
     filters = STUDENTS[name].get("filters")
-    student = Student(StudentConfig.named(STUDENTS[name].get("student", "sea-64"), filters=filters, embedding_size=SIZE))
-    for key, parameter in student.train().named_parameters():
-        parameter.requires_grad_(not (key.startswith("features") and key.endswith("bias") and int(key.split(".")[1]) % 7 in (0, 3)))
+    base = STUDENTS[name].get("student", "sea-64")
+    student = Student(StudentConfig.named(base, filters=filters, embedding_size=SIZE))
+    for module in student.train().features:
+        if isinstance(module, torch.nn.Conv2d):
+            module.bias.requires_grad_(False)  # as in training: a normalisation follows
     batches = [(student.log_mel(0.1 * torch.randn(BATCH, 8000)), torch.randn(BATCH, SIZE)) for _ in range(4)]
 
     def work() -> None:
@@ -80,36 +87,52 @@ def alone(name: str, bfloat16: bool) -> Callable[[], None]:
     return work
 
 
-def case(name: str, threads: int, precision: str, repeats: int, folder: Path) -> dict[str, Any]:
+def measure(name: str, threads: int, precision: str, repeats: int, folder: Path) -> dict[str, Any]:
     """Measure one student in this process."""
     import torch
 
     from edgesea.distill import distill
+    from edgesea.distill.module import Distiller
 
     torch.set_num_threads(threads)
     logging.disable()
     options = {key: value for key, value in STUDENTS[name].items() if key != "batches"}
-    options |= {"batch_size": BATCH, "epoch_size": BATCH * STUDENTS[name]["batches"], "schedule": "onecycle"}
-    work, found = alone(name, precision == "bf16-mixed"), []
+    options |= {"batch_size": BATCH, "epoch_size": BATCH * STUDENTS[name]["batches"], "precision": precision}
+    work, times = alone(name, precision == "bf16-mixed"), list[Any]()
     work()
-    for repeat in range(repeats):
-        with tempfile.TemporaryDirectory() as temporary:
+    begin, end = Distiller.train_dataloader, Distiller.on_validation_epoch_start
 
-            def run(epochs: int) -> Any:
-                out = Path(temporary, str(epochs))
-                inputs = folder / "table", folder / "reduction", out
-                return distill(*inputs, epochs=epochs, precision=precision, device="cpu", **options)
+    def epoch_begins(self: Distiller) -> Any:
+        times.append([timed(work), -now()])
+        return begin(self)
 
-            first = timed(lambda: run(1))
-            bare = timed(work)
-            three = timed(lambda: run(3)) - first
-            bare = (bare + timed(work)) / 2
-            found.append([bare, three / 2])
+    def epoch_ends(self: Distiller) -> None:
+        if self.trainer.state.fn == "fit":
+            times[-1][1] += now()
+        end(self)
+
+    Distiller.train_dataloader, Distiller.on_validation_epoch_start = epoch_begins, epoch_ends  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as out:
+        distill(
+            folder / "table", folder / "reduction", Path(out), epochs=repeats + 1, patience=0, device="cpu", **options
+        )
     windows = BATCH * STUDENTS[name]["batches"]
-    seconds, used = np.array(found).transpose(2, 1, 0)  # (alone, distill) x repeats
+    seconds, used = np.array(times[1:]).transpose(2, 1, 0)  # (alone, distill) x repeats
     rates = {"alone": windows / seconds[0].min(), "distill": windows / seconds[1].min()}
-    shares = {"share": float(np.median(seconds[0] / seconds[1])), "share_cpu": float(np.median(used[0] / used[1]))}
-    return {"student": name, "threads": threads, "precision": precision, **rates, **shares, "cpu_ms": 1e3 * np.median(used, 1).tolist()[1] / windows}
+    rates["first epoch"] = windows / times[0][1][0]
+    shares = [float(np.median(each[0] / each[1])) for each in (seconds, used)]
+    found = {"student": name, "threads": threads, "precision": precision, **rates}
+    return found | {"share": shares[0], "share of processor time": shares[1]}
+
+
+def call(source: Path, threads: int, *words: object) -> str:
+    """Run this script in a process with a source tree; what it prints last."""
+    env = {**os.environ, "PYTHONPATH": str(source), "CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, __file__, *map(str, words)]
+    done = subprocess.run(
+        command, env={**env, "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1] if done.stdout else ""
 
 
 def main() -> None:
@@ -117,26 +140,27 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--precisions", nargs="+", default=["32-true", "bf16-mixed"])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--source", type=Path, default=ROOT / "src", help="another source tree to measure")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
         name, threads, precision = arguments.case
-        print(json.dumps(case(name, int(threads), precision, arguments.repeats, arguments.folder)))
+        print(json.dumps(measure(name, int(threads), precision, arguments.repeats, arguments.folder)))
+        return
+    if arguments.folder:
+        prepare(arguments.folder)
         return
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); from distillation import *; prepare(Path({folder!r}))"], check=True, env={**os.environ, "PYTHONPATH": str(arguments.source)})
-        for name in arguments.students:
-            for threads in arguments.threads:
-                for precision in arguments.precisions:
-                    words = ["--case", name, str(threads), precision, "--folder", folder, "--repeats", str(arguments.repeats)]
-                    env = {**os.environ, "PYTHONPATH": str(arguments.source), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
-                    done = subprocess.run([sys.executable, __file__, *words], env=env, stdout=subprocess.PIPE, text=True, check=True)
-                    rows.append(json.loads(done.stdout.splitlines()[-1]))
-                    print(rows[-1], flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        call(arguments.source, 1, "--folder", folder)
+        for case in product(arguments.students, map(str, arguments.threads), arguments.precisions):
+            words = ("--case", *case, "--folder", folder, "--repeats", arguments.repeats)
+            rows.append(json.loads(call(arguments.source, int(case[1]), *words)))
+            print(" | ".join(str(round(x, 3) if isinstance(x, float) else x) for x in rows[-1].values()), flush=True)
+    RESULTS.write_text(json.dumps({"cores": os.cpu_count(), "batch": BATCH, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
