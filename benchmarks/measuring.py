@@ -84,6 +84,8 @@ def compared(what: str, against: str, ours: Measured, peer: Measured, bar: float
             ratio, measured = ours.rate / peer.rate, f"{ours.rate:.3g} and {peer.rate:.3g} {unit}"
         else:
             measured = f"{ours.seconds:.3g} and {peer.seconds:.3g} s"
+        if all("megabytes" in each.runs[0] for each in (ours, peer)):
+            measured += f", {ours['megabytes']:.0f} and {peer['megabytes']:.0f} MB"
         return Line(what, against, ratio, bar, measured=measured, spread=max(ours.spread, peer.spread))
     except Exception as error:
         return Line(what, against, None, bar, measured=str(error))

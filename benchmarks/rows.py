@@ -239,10 +239,7 @@ def pca(bench: Bench) -> Lines:
     found = bench.turns(cases)
     path.unlink()
     for solver in solvers[1:]:
-        line = compared(f"PCA, {rows} x 512", f"scikit-learn, {solver}", found["edgesea"], found[solver])
-        if line.ratio is not None:
-            line.measured += f"; {found['edgesea']['megabytes']:.0f} and {found[solver]['megabytes']:.0f} MB"
-        yield line
+        yield compared(f"PCA, {rows} x 512", f"scikit-learn, {solver}", found["edgesea"], found[solver])
     own, exact = (np.load(bench.folder / f"{solver}.npy").astype(float) for solver in ("edgesea", "full float64"))
     basis, exact = np.linalg.qr(own.T)[0], np.linalg.qr(exact.T)[0]
     sine = float(np.linalg.norm(basis - exact @ (exact.T @ basis), 2))
