@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from peers import ROOT, python_of, source_of
 
+from edgesea.parallel import SLEEP
+
 CASES = Path(__file__).with_name("cases.py")
 TIMEOUT = 900.0  # seconds of a case
 Run = dict[str, Any]  # what a case gives: seconds, windows, megabytes ...
@@ -131,8 +133,8 @@ class Bench:
         found = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
         found |= {"TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
         found.pop("PYTHONPATH", None)
-        if environment in ("edgesea", "openvino"):
-            found["PYTHONPATH"] = str(ROOT / "src")
+        if environment in ("edgesea", "openvino", "light"):
+            found |= {"PYTHONPATH": str(ROOT / "src"), **SLEEP}  # which our commands set
         return found
 
     def command(self, words: list[str], environment: str = "edgesea", folder: Path | None = None) -> Run:
