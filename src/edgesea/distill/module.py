@@ -232,7 +232,7 @@ class Distiller(LightningModule):
         """Adam (AdamW if there is weight decay), and the schedule that goes with it."""
         options = self.options
         kind = torch.optim.AdamW if options.weight_decay else torch.optim.Adam
-        optimizer = kind(self.student.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+        optimizer = kind(self.student.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
         if options.schedule == "onecycle":
             steps = options.epochs * self.train_windows.batches
             self._scheduler = OneCycleLR(optimizer, max_lr=options.lr, total_steps=steps + 1, pct_start=0.3)
