@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import edgesea
 from edgesea.audio.io import AudioFile
 from edgesea.audio.resampling import resample_stream
-from edgesea.models.student_onnx import OnnxStudent
+from edgesea.models.engine import EngineModel
 from edgesea.table.clips import to_pcm
 
 Audio = NDArray[np.float32]
@@ -35,7 +35,7 @@ def as_before(audio: Audio) -> tuple[NDArray[np.int16], float]:
 STORES: dict[str, Callable[[Audio], tuple[NDArray[np.int16], float]]] = {"before": as_before, "now": to_pcm}
 
 
-def heard(student: OnnxStudent, audio: Audio) -> tuple[Audio, Audio]:
+def heard(student: EngineModel, audio: Audio) -> tuple[Audio, Audio]:
     """Spectrograms and embeddings of the windows, a second long, every half."""
     starts = np.arange(0, len(audio) - RATE + 1, RATE // 2)
     log_mel = student.front_end.at(audio, starts, RATE)

@@ -80,7 +80,7 @@ def test_the_file_is_named(tmp_path, small_table, small_disk, refuses, command, 
 def test_students_and_checkpoints_are_whole_or_not_there(small_student, small_disk):
     fill(small_disk, 4096)
     with pytest.raises(OSError, match=f"{SPACE}: '{small_disk}/student/model.safetensors'"):
-        save_student(load_student(small_student, backend="torch"), small_disk / "student", {}, "card")
+        save_student(load_student(small_student, engine="torch"), small_disk / "student", {}, "card")
     with pytest.raises(OSError, match=f"{SPACE}: '{small_disk}/a.ckpt'"):
         AtomicCheckpoints().save_checkpoint({"weights": torch.zeros(100_000)}, small_disk / "a.ckpt")
     assert {path.name for path in small_disk.rglob("*") if path.is_file()} <= {"filler", "config.json"}

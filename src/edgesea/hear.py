@@ -31,7 +31,7 @@ TIMESTAMP_HOP = 50.0  # ms: the tolerance of HEAR's onsets
 
 
 class HearModel(nn.Module):
-    """A student or teacher (`model`) as HEAR expects it; ``to`` moves it, if it is a torch model."""
+    """A student or teacher (`model`) as HEAR expects it; it runs where that was loaded, whatever ``to`` says."""
 
     def __init__(self, model: EmbeddingModel) -> None:
         super().__init__()
@@ -47,11 +47,11 @@ def load_model(model_file_path: str = "") -> HearModel:
     """
     name = str(model_file_path or "edgel3/sea-512")
     if not is_teacher(name):
-        return HearModel(load_student(name, "cpu", backend="torch")).eval()
+        return HearModel(load_student(name)).eval()
     weights = ""
     if ":" not in name.partition("@")[0]:  # else the @ belongs to the id
         name, _, weights = name.partition("@")
-    return HearModel(load_teacher(name, Path(weights) if weights else None)).eval()
+    return HearModel(load_teacher(name, Path(weights) if weights else None, "auto")).eval()
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel, hop_size: float = TIMESTAMP_HOP) -> tuple[Tensor, Tensor]:

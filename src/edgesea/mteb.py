@@ -18,8 +18,7 @@ from edgesea.embed.engine import get_embedding
 from edgesea.errors import EdgeseaError, EdgeseaWarning, needs
 from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import EmbeddingModel, window_of
-from edgesea.models.student_config import parameter_count
-from edgesea.models.student_onnx import OnnxStudent
+from edgesea.models.engine import EngineModel
 
 with needs("mteb", "mteb"):
     from mteb.models import ModelMeta
@@ -72,8 +71,8 @@ def _meta(model: EmbeddingModel) -> ModelMeta:
     if Path(model.id).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):  # mteb wants owner/name, as of the Hub
         name = "edgesea/" + re.sub(r"[^\w.-]+", "-", model.id).strip("-")
     size, framework = None, ["ONNX"] if model.id.startswith("onnx:") else []
-    if isinstance(model, OnnxStudent):
-        size, framework = parameter_count(model.config), ["ONNX"]
+    if isinstance(model, EngineModel):
+        size, framework = model.parameter_count, ["ONNX"]
     elif hasattr(model, "parameters"):
         size, framework = sum(array.numel() for array in model.parameters()), ["PyTorch"]
     origin = {"license": licence, "open_weights": licence and True, "reference": home, "training_datasets": data}

@@ -76,7 +76,7 @@ def test_the_results_are_those_of_the_saved_student_on_the_validation_windows(
 ):
     results = json.loads((small_student / "results.json").read_text())
     table, phi = Table(small_table), load_reduction(small_reduction)
-    student = edgesea.load_student(small_student, backend="torch")
+    student = edgesea.load_student(small_student, engine="torch")
     places = [(chunk, chunk.select("validate")) for chunk in table.chunks()]
     audio = np.concatenate([np.multiply(*table.audio(chunk, rows)) for chunk, rows in places])
     y = student.embed(audio).astype(np.float64)

@@ -103,7 +103,7 @@ def test_a_student_is_known_by_its_weights_and_not_by_its_name(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     path, folder = write_noise(Path("a.wav")), make_student(Path("student"))
     made = process_file(path, model="student").stat().st_mtime_ns
-    for name in ("./student", str(tmp_path / "student"), folder, load_student("student", backend="torch")):
+    for name in ("./student", str(tmp_path / "student"), folder, load_student("student", engine="torch")):
         assert process_file(path, model=name).stat().st_mtime_ns == made
     make_student(folder, seed=1)  # trained into the same folder
     with pytest.raises(EdgeseaError, match=r"a\.npz.*digest"):

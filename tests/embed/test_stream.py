@@ -34,10 +34,10 @@ def feed_all(stream: Stream, chunks) -> tuple[np.ndarray, np.ndarray]:
     return embedding, timestamps
 
 
-@pytest.mark.parametrize("backend", ["onnx", "torch"])
+@pytest.mark.parametrize("engine", ["onnx", "torch", "openvino"])
 @pytest.mark.parametrize("rate", [8000, 22050, 48000])
-def test_chunks_of_any_size_give_what_the_file_gives(shared_data, backend, tmp_path, rate):
-    student = load_student(shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz", "cpu", backend)
+def test_chunks_of_any_size_give_what_the_file_gives(shared_data, engine, tmp_path, rate):
+    student = load_student(shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz", "cpu", engine)
     clip = sorted((shared_data / "esc10" / "audio").iterdir())[3]
     audio = load_audio(clip, rate)[: int(1.6 * rate)]
     soundfile.write(tmp_path / "clip.wav", audio, rate, subtype="FLOAT")

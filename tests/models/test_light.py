@@ -63,7 +63,7 @@ def test_embedding_on_a_cpu_loads_what_it_needs(sound, random_student):
         "distill table phi student",
         "embed sound.wav spectral",
         "embed sound.wav efficientat/mn04",
-        "embed sound.wav STUDENT --backend torch",
+        "embed sound.wav STUDENT --engine torch",
         "embed sound.wav STUDENT --device cuda",
         "select table out --size 3",
     ],

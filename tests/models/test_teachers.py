@@ -10,18 +10,21 @@ import pytest
 import torch
 from openl3_random import VARIANTS, random_layers, windows, write_keras_h5
 
+from edgesea.audio.logmel import KaldiLogMel
+from edgesea.audio.logmel_numpy import OverlappingKaldi
 from edgesea.errors import EdgeseaError
 from edgesea.models import load_model, load_student, load_teacher, resolve_device, shared_model
 from edgesea.models.base import EmbeddingModel, file_digest
 from edgesea.models.teachers import BANDS, EFFICIENTAT, OPENL3, EfficientAT, OpenL3, load_openl3, read_state_dict
 
 SEA, MN04 = "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz", "efficientat/mn04_as_mAP_432.pt"
+ENGINES = ("torch", "onnx", "openvino")
 RATE = 16000  # Hz, of the spectral teacher
 
 
-@pytest.fixture
-def efficientat(shared_data) -> EfficientAT:
-    return load_teacher("efficientat/mn04", shared_data / MN04)
+@pytest.fixture(params=ENGINES)
+def efficientat(shared_data, request) -> EmbeddingModel:
+    return load_teacher("efficientat/mn04", shared_data / MN04, engine=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,8 @@ def test_a_shared_model_goes_with_its_last_reference_and_is_the_same_in_another_
 def test_efficientat_gives_the_numbers_of_the_original(shared_data, efficientat):
     with np.load(shared_data / "efficientat" / "mn04_reference.npz") as reference:
         audio, log_mel, embedding = (reference[name] for name in ("windows", "log_mel", "embedding"))
-    np.testing.assert_allclose(efficientat.log_mel(torch.from_numpy(audio)).numpy(), log_mel, atol=1e-3)
+    for front_end in (OverlappingKaldi(), lambda windows: KaldiLogMel()(torch.from_numpy(windows)).numpy()):
+        np.testing.assert_allclose(front_end(audio), log_mel, atol=1e-3)
     assert np.abs(efficientat.embed(audio) - embedding).max() <= 1e-5
     assert isinstance(efficientat, EmbeddingModel)
     assert (efficientat.id, efficientat.sample_rate) == ("efficientat/mn04", 32000)
@@ -61,13 +65,17 @@ def test_openl3_gives_the_numbers_of_tensorflow(openl3_weights, variant):
         embedding, log_mel = golden[f"{variant}/embedding"], golden[f"{variant}/log_mel"]
     np.testing.assert_allclose(model.log_mel(torch.from_numpy(windows()))[:, ::7, ::7], log_mel, atol=1e-4)
     assert model.digest == file_digest(openl3_weights)
-    error = np.abs(model.embed(windows()) - embedding).max(1)
-    assert (error <= 1e-5 * np.abs(embedding).max(1)).all()
+    for engine in ENGINES:
+        model = load_teacher(f"openl3/music-{variant}", openl3_weights, engine=engine)
+        error = np.abs(model.embed(windows()) - embedding).max(1)
+        assert (error <= 1e-5 * np.abs(embedding).max(1)).all()
 
 
-@pytest.mark.parametrize(("name", "shortest"), [("spectral", 1), ("efficientat", 1000)])
-def test_windows_have_any_length_and_do_not_depend_on_their_batch(request, name, shortest):
-    teacher = load_teacher(name) if name == "spectral" else request.getfixturevalue(name)
+@pytest.mark.parametrize(
+    ("name", "engine", "shortest"), [("spectral", "torch", 1), *(("efficientat/mn04", name, 1000) for name in ENGINES)]
+)
+def test_windows_have_any_length_and_do_not_depend_on_their_batch(shared_data, name, engine, shortest):
+    teacher = load_teacher(name, None if name == "spectral" else shared_data / MN04, engine=engine)
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 64000)).astype(np.float32)
     for samples in (shortest, 20000, 64000):
         for audio in (noise[:, :samples], np.zeros((3, samples), np.float32)):

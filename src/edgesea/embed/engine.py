@@ -35,10 +35,9 @@ UNUSABLE = (EdgeseaError, OSError, MemoryError)  # errors that end one source, n
 
 def cut_rows(model: EmbeddingModel, piece: Piece, framing: SampleFraming) -> Float32:
     """Rows for the network, one a window: windows, or spectrograms whose frames overlapping windows share."""
-    front_end = model.front_end if isinstance(model, LogMelModel) else None
-    if front_end is None:  # not a student, or one on a device that is faster at that
-        return piece_windows(piece, framing)
-    return front_end.at(piece.audio, piece_starts(piece, framing), framing.window)
+    if isinstance(model, LogMelModel):
+        return model.front_end.at(piece.audio, piece_starts(piece, framing), framing.window)
+    return piece_windows(piece, framing)
 
 
 def embed_rows(model: EmbeddingModel, rows: Float32) -> Float32:

@@ -26,8 +26,9 @@ from edgesea.audio.resampling import Resampling
 from edgesea.cluster import results
 from edgesea.embed.engine import DEFAULT_MODEL, Float32, Stream, embed_files, framing_of
 from edgesea.errors import EdgeseaError, EdgeseaWarning, explained
-from edgesea.models import Backend, ModelOrName, is_teacher, load_model, shared_model
+from edgesea.models import ModelOrName, is_teacher, load_model, shared_model
 from edgesea.models.base import EmbeddingModel
+from edgesea.models.engine import Engine, Precision
 from edgesea.models.student_files import is_student
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def embed(
     batch_size: int = 64,
     workers: int = 2,
     device: str = "auto",
-    backend: Backend = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "float32",
     quiet: bool = False,
     truncated: Truncated = "skip",
 ) -> dict[str, Any]:
@@ -90,8 +92,11 @@ def embed(
         Threads that decode ahead.
     device : str
         auto, cpu, cuda, mps.
-    backend : {"auto", "torch", "onnx"}
-        What computes a student: onnx on the CPU, torch (edgesea[train]) anywhere; auto: onnx unless there is a GPU.
+    engine : {"auto", "torch", "onnx", "openvino"}
+        What computes the network: onnx or openvino (edgesea[openvino]) on the CPU; torch (edgesea[train])
+        anywhere. auto: torch on a GPU; else onnx for students in float32, and openvino, if it is installed, for others.
+    precision : {"float32", "float16", "bfloat16"}
+        In which the network is computed: bfloat16 by openvino, where the processor has it; float16 on a GPU.
     quiet : bool
         Show no progress, and nothing but errors.
     truncated : {"skip", "use"}
@@ -108,7 +113,7 @@ def embed(
         if is_student(last) if last.exists() else last.suffix.lower() not in audio_suffixes():
             model, audio = str(last), audio[:-1]
     targets = result_paths(audio, out, suffix, recursive)
-    network, load, jobs = shared_model(load_model, model, weights, device, backend)
+    network, load, jobs = shared_model(load_model, model, weights, device, engine, precision)
     options = (framing_of(network, hop, center, resampler), batch_size, workers, truncated)
 
     def write(missing: list[Missing]) -> Iterator[Written]:
@@ -309,7 +314,8 @@ def stream(
     center: bool = True,
     batch_size: int = 64,
     device: str = "auto",
-    backend: Backend = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "float32",
 ) -> None:
     """Embed raw PCM from standard input: a line for each window as soon as it is complete, until the input ends.
 
@@ -340,7 +346,7 @@ def stream(
         Windows embedded at once, at most.
     device : str
         auto, cpu, cuda, mps.
-    backend : {"auto", "torch", "onnx"}
+    engine, precision
         See edgesea embed.
     """
     if sample_rate is None:
@@ -349,7 +355,7 @@ def stream(
         raise EdgeseaError("stream reads raw PCM from a pipe: arecord -t raw ... | edgesea stream ...")
     checked_count("channels", channels)
     dtype = np.dtype("<i2" if encoding == "s16le" else "<f4")
-    embedder = Stream(load_model(model, weights, device, backend), hop, center, sample_rate, batch_size)
+    embedder = Stream(load_model(model, weights, device, engine, precision), hop, center, sample_rate, batch_size)
     if lines == "csv":
         print("timestamp", *(f"e{index}" for index in range(embedder.model.embedding_size)), sep=",", flush=True)
     stopped = threading.Event()

@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from edgesea.cluster import is_here
 from edgesea.cluster.elsewhere import count_gpus, may_have_gpu
 from edgesea.errors import EdgeseaError, needs
-from edgesea.models.base import EmbeddingModel
+from edgesea.models.base import EmbeddingModel, file_digest
+from edgesea.models.engine import ENGINES, Engine, EngineModel, Precision, choose_engine, thread_count
 
 if TYPE_CHECKING:
-    from edgesea.models.student_onnx import OnnxStudent
     from edgesea.models.student_torch import Student
 
-Backend = Literal["auto", "torch", "onnx"]
 ModelOrName: TypeAlias = EmbeddingModel | Path | str
 TEACHERS = (
     "spectral",
@@ -53,7 +52,13 @@ def resolve_device(device: str) -> str:
 
 
 @needs("torch", "train")
-def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu") -> EmbeddingModel:
+def load_teacher(
+    id: str,
+    weights: Path | str | None = None,
+    device: str = "cpu",
+    engine: Engine = "auto",
+    precision: Precision = "float32",
+) -> EmbeddingModel:
     """Load a teacher.
 
     Parameters
@@ -66,21 +71,31 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
         Local weight file; default: the published one, downloaded once and verified.
     device : str
         Where it runs: cpu, cuda, cuda:1, mps, or auto.
+    engine : {"auto", "torch", "onnx", "openvino"}
+        What computes the network of efficientat and openl3; all give the same numbers. ``onnx`` and ``openvino``
+        (edgesea[openvino]) run on the CPU. ``auto``: on the CPU openvino, if it is installed, or else onnx; elsewhere
+        torch.
+    precision : {"float32", "float16", "bfloat16"}
+        In which the network is computed: bfloat16 by openvino where the processor has it, and by torch; float16 by
+        torch on a GPU.
 
     Returns
     -------
     EmbeddingModel
         With ``sample_rate`` (Hz), ``embedding_size`` and ``embed(windows: (B, W) float32) -> (B, D) float32``.
 
-    EdgeseaError: the id is unknown, or the weights are missing, damaged or those of another model.
+    EdgeseaError: the id is unknown, the weights are missing, damaged or those of another model, or the engine cannot be
+    used.
     """
     if not is_teacher(id):
         raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(TEACHERS)}")
     path = None if weights is None else Path(weights)
-    if path and (id == "spectral" or ":" in id):
+    if path and not has_network(id):
         raise EdgeseaError(f"teacher {id} takes no weights option")
     if path and not path.is_file():
         raise EdgeseaError(f"{path}: no such weight file (of teacher {id})")
+    if not has_network(id) and (engine not in ("auto", "torch") or precision != "float32"):
+        raise EdgeseaError(f"teacher {id} computes by itself; choose engine=auto and precision=float32")
     if ":" in id:
         from edgesea.models import foreign
 
@@ -88,15 +103,33 @@ def load_teacher(id: str, weights: Path | str | None = None, device: str = "cpu"
             return foreign.load_onnx(id, device)  # onnxruntime names its devices differently
         device = resolve_device(device)
         return foreign.load_hear(id, device) if id.startswith("hear:") else foreign.load_callable(id)
-    from edgesea.models.teachers import load_network
+    place, engine = _place(device, engine if has_network(id) else "torch", precision, student=False)
+    from edgesea.models.teachers import load_network, on_engine
+    from edgesea.models.torch_model import for_inference
 
-    return load_network(id, path).to(resolve_device(device)).eval()
+    model = load_network(id, path)
+    return for_inference(model, place, precision) if engine == "torch" else on_engine(model, engine, precision)
+
+
+def has_network(id: str) -> bool:
+    """Whether a teacher has a network that engines can compute."""
+    return id.startswith(("efficientat/", "openl3/"))
+
+
+def _place(device: str, engine: Engine, precision: Precision, student: bool) -> tuple[str, Engine]:
+    """Where and by which engine a network is computed."""
+    place = "cpu" if device == "auto" and engine in ENGINES else resolve_device(device)
+    return place, choose_engine(engine, precision, place, student)
 
 
 @needs("torch", "train")
 def load_student(
-    path_or_id: Path | str, device: str = "auto", backend: Backend = "auto", threads: int | None = None
-) -> "Student | OnnxStudent":
+    path_or_id: Path | str,
+    device: str = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "float32",
+    threads: int | None = None,
+) -> "Student | EngineModel":
     """Load a student from a checkpoint folder, from the Hugging Face Hub, or from published SEA weights.
 
     Parameters
@@ -107,51 +140,56 @@ def load_student(
         ``edgel3/sea-128``, ``edgel3/sea-64``, downloaded once and verified.
     device : str
         Where it runs: cpu, cuda, cuda:1, mps, or auto.
-    backend : {"auto", "torch", "onnx"}
-        What computes the network; both give the same numbers. ``onnx`` runs on the CPU, and needs no torch. ``auto``:
-        onnx on the CPU, where it is the faster one, and torch elsewhere.
+    engine, precision
+        As of `load_teacher`; ``onnx`` and ``openvino`` need no torch. On the CPU ``auto`` is onnx in float32, where it
+        is as fast, and else openvino.
     threads : int, optional
-        Threads of the onnx back end; default: the environment's ``OMP_NUM_THREADS``, or else all cores.
+        Threads of onnx and openvino; default: the environment's ``OMP_NUM_THREADS``, or else all cores.
 
     Returns
     -------
-    Student or OnnxStudent
+    Student or EngineModel
         With ``sample_rate`` (Hz), ``embedding_size`` and ``embed(windows: (B, W) float32) -> (B, D) float32``.
 
-    EdgeseaError: there is no student, its files are damaged or do not fit together, or torch or huggingface-hub is
-    missing where it is needed.
+    EdgeseaError: there is no student, its files are damaged or do not fit together, the engine cannot be used, or torch
+    or huggingface-hub is missing where it is needed.
     """
-    from edgesea.models.student_config import Head
+    from edgesea.models.student_config import Head, parameter_count
     from edgesea.models.student_files import read_student
 
-    if backend not in get_args(Backend):
-        raise EdgeseaError(f"unknown backend {backend!r}; choose {', '.join(get_args(Backend))}")
-    if backend == "onnx" and device not in ("auto", "cpu"):
-        raise EdgeseaError(f"backend onnx runs on the CPU, not on {device}; choose backend=torch or device=cpu")
-    place = "cpu" if backend == "onnx" else resolve_device(device)
+    place, chosen = _place(device, engine, precision, student=True)
     file = read_student(path_or_id)
-    if backend == "onnx" or (backend == "auto" and place == "cpu" and file.config.head in get_args(Head)):
-        from edgesea.models.student_onnx import OnnxStudent
+    if chosen == "torch" or (engine == "auto" and file.config.head not in get_args(Head)):
+        from edgesea.models.student_torch import torch_student
+        from edgesea.models.torch_model import for_inference
 
-        return OnnxStudent(file, threads)
-    from edgesea.models.student_torch import torch_student
+        return for_inference(torch_student(file), place, precision)
+    from edgesea.audio.logmel_numpy import OverlappingLogMel
+    from edgesea.models.graph import student_graph
 
-    return torch_student(file).to(place)
+    config, digest = file.config, file_digest(file.path)
+    about = file.id, digest, config.sample_rate, config.window, config.embedding_size, parameter_count(config)
+    front_end, graph = OverlappingLogMel(config.front_end()), student_graph(config, file.arrays)
+    return EngineModel(*about, front_end, graph, chosen, precision, threads or thread_count())
 
 
 def load_model(
-    model: ModelOrName, weights: Path | None = None, device: str = "cpu", backend: Backend = "auto"
+    model: ModelOrName,
+    weights: Path | None = None,
+    device: str = "cpu",
+    engine: Engine = "auto",
+    precision: Precision = "float32",
 ) -> EmbeddingModel:
     """A student or a teacher, if `model` is not loaded already; a Path is a student, and never an id."""
     if isinstance(model, str):
         if is_teacher(model):
-            return load_teacher(model, weights, device)
+            return load_teacher(model, weights, device, engine, precision)
         if not any(sign in model for sign in ("/", "\\", ".h5")) and not Path(model).exists():
             raise EdgeseaError(f"{model!r}: neither a student's folder nor a teacher; known: {', '.join(TEACHERS)}")
     if isinstance(model, Path | str):
         if weights is not None:
             raise EdgeseaError(f"{model}: a student, but weights are a teacher's; name a student's file as the model")
-        return load_student(model, device, backend)
+        return load_student(model, device, engine, precision)
     if not isinstance(model, EmbeddingModel):
         raise EdgeseaError(f"model must be a student or a teacher, or a path or id of one, not {type(model).__name__}")
     return model

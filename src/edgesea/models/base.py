@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.logmel_numpy import OverlappingLogMel
+from edgesea.audio.logmel_numpy import FrontEnd
 from edgesea.errors import EdgeseaError
 
 Float32 = NDArray[np.float32]
@@ -30,10 +30,10 @@ class EmbeddingModel(Protocol):
 
 @runtime_checkable
 class LogMelModel(EmbeddingModel, Protocol):
-    """A model, any student, that also takes spectrograms: ``embed`` is ``embed_log_mel`` of ``front_end``."""
+    """A model that also takes spectrograms: ``embed`` is ``embed_log_mel`` of ``front_end``."""
 
-    @property
-    def front_end(self) -> OverlappingLogMel | None: ...  # in numpy; None: let `embed`, whose device is faster, do all
+    front_end: FrontEnd
+
     def embed_log_mel(self, log_mel: Float32) -> Float32: ...  # spectrograms (B, bands, frames) -> embeddings (B, D)
 
 

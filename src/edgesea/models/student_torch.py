@@ -3,19 +3,13 @@
 from collections.abc import Callable
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgesea.audio.logmel import LogMel
-from edgesea.audio.logmel_numpy import OverlappingLogMel
-from edgesea.models.base import Float32
 from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import StudentFile
 from edgesea.models.torch_model import TorchModel, l3_blocks, load_arrays
-
-BATCH = 12  # windows at once; the feature maps of more leave the processor's cache
 
 
 class ReluMax(nn.Module):
@@ -53,7 +47,6 @@ class Student(TorchModel):
         self.config, self.id = config, "student"
         self.sample_rate, self.window, self.embedding_size = config.sample_rate, config.window, config.embedding_size
         self.log_mel = LogMel(config.front_end())
-        self.numpy_log_mel = OverlappingLogMel(config.front_end())
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
         self.features = nn.Sequential(*l3_blocks(config.filters)[:-1])  # the last ReLU belongs to the head
         self.head = HEADS[config.head](config.filters[-1], config.embedding_size)
@@ -63,10 +56,6 @@ class Student(TorchModel):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         self.features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and GPUs
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Embeddings (B, D) of windows (B, W)."""
-        return self.embed_spectrogram(self.spectrogram(windows))
-
     def spectrogram(self, windows: Tensor) -> Tensor:
         """Normalised log-mel spectrograms (B, 1, bands, frames) of windows (B, W)."""
         return cast(Tensor, self.input_norm(self.log_mel(windows)[:, None]))
@@ -74,35 +63,6 @@ class Student(TorchModel):
     def embed_spectrogram(self, spectrogram: Tensor) -> Tensor:
         """Embeddings (B, D) of what `spectrogram` gives."""
         return cast(Tensor, self.head(self.features(spectrogram)))
-
-    @property
-    def front_end(self) -> OverlappingLogMel | None:
-        """The front end in numpy, for `embed_log_mel`; None on a GPU, which computes spectrograms faster itself."""
-        return self.numpy_log_mel if self._device().type == "cpu" else None
-
-    def embed_log_mel(self, log_mel: Float32) -> Float32:
-        """Embeddings (B, D) float32 of log-mel spectrograms (B, bands, frames) float32, as `front_end` gives them."""
-        self.eval()
-        result = np.empty((len(log_mel), self.embedding_size), np.float32)
-        with torch.inference_mode():
-            # Folding takes as long as one window, so it does not pay for a few; and a stored copy would become stale.
-            features = folded(self.features) if len(log_mel) > BATCH else self.features
-            for first in range(0, len(log_mel), BATCH):
-                part = slice(first, first + BATCH)
-                spectrogram = self.input_norm(torch.from_numpy(log_mel[part]).to(self._device())[:, None])
-                result[part] = self.head(features(spectrogram)).float().cpu().numpy()
-        return result
-
-
-def folded(features: nn.Sequential) -> nn.Sequential:
-    """The same function for inference, a tenth faster: normalisations folded into the convolutions, ReLUs in place."""
-    modules: list[nn.Module] = []
-    for module in features:
-        if isinstance(module, nn.BatchNorm2d):
-            modules[-1] = fuse_conv_bn_eval(cast(nn.Conv2d, modules[-1]), module)
-        else:
-            modules.append(nn.ReLU(inplace=True) if isinstance(module, nn.ReLU) else module)
-    return nn.Sequential(*modules)
 
 
 def torch_student(file: StudentFile) -> Student:

@@ -7,15 +7,19 @@
 
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from edgesea.audio.logmel import KaldiLogMel, LogMel
+from edgesea.audio.logmel_numpy import FrontEnd, OverlappingKaldi, OverlappingLogMel
 from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
+from edgesea.models.engine import Engine, EngineModel, Precision
+from edgesea.models.graph import OUTPUT, Graph
 from edgesea.models.published import GIT_BLOBS, OPENL3_URL, fetch, keras_to_torch, read_keras_h5
-from edgesea.models.torch_model import TorchModel, l3_blocks, load_arrays
+from edgesea.models.torch_model import TorchModel, fold, l3_blocks, load_arrays
 
 BANDS = 64  # of the spectral teacher
 MODULATIONS = ((1.5, 4.0), (4.0, 8.0), (8.0, 16.0), (16.0, 32.0))  # Hz
@@ -62,9 +66,12 @@ class Spectral(TorchModel):
         super().__init__()
         self.log_mel = LogMel(LogMelSettings(self.sample_rate, n_fft=512, hop_length=160, n_mels=BANDS))
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Statistics (B, 512) of windows (B, W)."""
-        levels: Tensor = self.log_mel(windows)
+    def spectrogram(self, windows: Tensor) -> Tensor:
+        return cast(Tensor, self.log_mel(windows)[:, None])
+
+    def embed_spectrogram(self, spectrogram: Tensor) -> Tensor:
+        """Statistics (B, 512)."""
+        levels = spectrogram[:, 0]
         mean = levels.mean(-1)
         percentiles = torch.quantile(levels, torch.tensor([0.1, 0.9], dtype=levels.dtype, device=levels.device), dim=-1)
         centred = levels - mean[..., None]
@@ -105,9 +112,12 @@ class OpenL3(TorchModel):
         # It divides the feature map exactly, so that the 'same' padding of the original never comes into play
         self.pool = nn.MaxPool2d(OPENL3_POOLS[f"{bands}-{size}"])
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Embeddings (B, D) of windows (B, 48000); their order is that of (band, frame, channel)."""
-        features: Tensor = self.pool(self.features(self.input_norm(self.log_mel(windows)[:, None])))
+    def spectrogram(self, windows: Tensor) -> Tensor:
+        return cast(Tensor, self.input_norm(self.log_mel(windows)[:, None]))
+
+    def embed_spectrogram(self, spectrogram: Tensor) -> Tensor:
+        """Embeddings (B, D) whose order is that of (band, frame, channel)."""
+        features: Tensor = self.pool(self.features(spectrogram))
         return features.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -188,10 +198,61 @@ class EfficientAT(TorchModel):
         self.log_mel = KaldiLogMel()
         self.features = nn.Sequential(*layers)
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """Embeddings (B, D) of windows (B, W)."""
-        features: Tensor = self.features(self.log_mel(windows)[:, None])
+    def spectrogram(self, windows: Tensor) -> Tensor:
+        return cast(Tensor, self.log_mel(windows)[:, None])
+
+    def embed_spectrogram(self, spectrogram: Tensor) -> Tensor:
+        features: Tensor = self.features(spectrogram)
         return features.mean((2, 3))
+
+
+def on_engine(model: TorchModel, engine: Engine, precision: Precision) -> EngineModel:
+    """A teacher on an engine of the CPU."""
+    about = model.id, model.digest, model.sample_rate, model.window, model.embedding_size
+    count, graph = sum(array.numel() for array in model.parameters()), Graph()
+    fold(model)
+    if isinstance(model, OpenL3):
+        front_end: FrontEnd = OverlappingLogMel(model.log_mel.settings)
+        frames: int | str = model.log_mel.settings.layout(model.sample_rate)[0]
+        norm = model.input_norm  # not folded into the first convolution, which pads with zeros after it
+        scale = norm.weight.detach() / (cast(Tensor, norm.running_var) + norm.eps).sqrt()
+        shift = norm.bias.detach() - cast(Tensor, norm.running_mean) * scale
+        end = _add(graph, model.features, graph.scaled(scale.numpy(), shift.numpy()))
+        pool = cast(tuple[int, int], model.pool.kernel_size)
+        end = graph.add("MaxPool", end, kernel_shape=pool, strides=pool)
+        end = graph.add("Transpose", end, perm=[0, 2, 3, 1])
+    else:
+        front_end, frames = OverlappingKaldi(), "frames"
+        end = graph.add("GlobalAveragePool", _add(graph, cast(EfficientAT, model).features, graph.channel()))
+    graph.add("Flatten", end, result=OUTPUT)
+    made = graph.model(front_end.bands, frames, model.embedding_size)
+    return EngineModel(*about, count, front_end, made, engine, precision)
+
+
+def _add(graph: Graph, module: nn.Module, now: str) -> str:
+    """Add a module to a graph after the node `now`; returns the name of what it gives."""
+
+    def conv(name: str, weight: Tensor, bias: Tensor | None, **attributes: Any) -> str:
+        return graph.add("Conv", name, weight.detach().numpy(), cast(Tensor, bias).detach().numpy(), **attributes)
+
+    match module:
+        case nn.Sequential():
+            for child in module:
+                now = _add(graph, child, now)
+        case nn.Conv2d(weight=weight, bias=bias, stride=strides, padding=padding, groups=groups):
+            now = conv(now, weight, bias, strides=strides, pads=(*padding, *padding), group=groups)
+        case nn.ReLU() | nn.Hardswish():
+            now = graph.add("Relu" if isinstance(module, nn.ReLU) else "HardSwish", now)
+        case nn.MaxPool2d():
+            now = graph.add("MaxPool", now, kernel_shape=[2, 2], strides=[2, 2])
+        case _SqueezeExcite(fc1=fc1, fc2=fc2):
+            squeezed = conv(graph.add("GlobalAveragePool", now), fc1.weight[:, :, None, None], fc1.bias)
+            gates = conv(graph.add("Relu", squeezed), fc2.weight[:, :, None, None], fc2.bias)
+            now = graph.add("Mul", now, graph.add("Sigmoid", gates))
+        case _InvertedResidual():
+            inside = _add(graph, module.block, now)
+            now = graph.add("Add", now, inside) if module.residual else inside
+    return now
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -1,25 +1,50 @@
 """What models written in torch share: `embed`, the convolutions of the L3 family, and loading weights safely."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from shutil import which
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgesea.models.base import Float32, check_shapes, check_windows, file_digest
+from edgesea.models.engine import Engine, Precision
+
+LAUNCH = threading.Lock()  # one model at a time hands work to a device; results may be waited for together
 
 
 class TorchModel(nn.Module):
-    """An `EmbeddingModel` whose ``forward`` maps windows (B, W) to embeddings (B, D)."""
+    """An `EmbeddingModel` whose ``forward`` maps windows (B, W) to embeddings (B, D): a front end, then a network."""
 
     id: str = ""
     sample_rate: int
     window: float | None
     embedding_size: int
     digest: str = ""
+    engine: Engine = "torch"
+    precision: Precision = "float32"  # of the network
+    threads = 2  # that may call `embed`: one prepares a batch while the other waits for the device
+    compiled: Callable[[Tensor], Tensor] | None = None  # `embed_spectrogram`
+    most = 0  # windows of a batch so far
+
+    def spectrogram(self, windows: Tensor) -> Tensor:
+        """What the network takes, (B, 1, bands, frames), of windows (B, W)."""
+        raise NotImplementedError
+
+    def embed_spectrogram(self, spectrogram: Tensor) -> Tensor:
+        """Embeddings (B, D) of what `spectrogram` gives."""
+        raise NotImplementedError
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Embeddings (B, D) of windows (B, W)."""
+        return self.embed_spectrogram(self.spectrogram(windows))
 
     def embed(self, windows: Float32) -> Float32:
         """Embeddings (B, D) float32 of windows (B, W) in [-1, 1], computed on the device that holds the weights."""
@@ -28,15 +53,41 @@ class TorchModel(nn.Module):
         self.eval()
         if not len(windows):
             return np.zeros((0, self.embedding_size), np.float32)
-        with torch.inference_mode():
-            result: Tensor = self(torch.from_numpy(windows).to(self._device()))
-        return result.float().cpu().numpy()
-
-    def _device(self) -> torch.device:
-        return next(self.buffers()).device
+        device, audio = next(self.buffers()).device, torch.from_numpy(windows)
+        with LAUNCH, torch.inference_mode():
+            if self.compiled is not None:  # it would be compiled anew for each number of windows
+                self.most = max(self.most, len(windows))
+                audio = functional.pad(audio, (0, 0, 0, self.most - len(windows)))
+            audio = audio.pin_memory() if device.type == "cuda" else audio
+            spectrogram = self.spectrogram(audio.to(device, non_blocking=True)).to(getattr(torch, self.precision))
+            result = (self.compiled or self.embed_spectrogram)(spectrogram)[: len(windows)]
+        return cast(Float32, result.float().cpu().numpy())
 
 
 Model = TypeVar("Model", bound=TorchModel)
+
+
+def fold(model: Model) -> Model:
+    """Fold batch normalisations into the convolutions before them, in place; for inference that is the same."""
+    for parent in list(model.eval().modules()):
+        if isinstance(parent, nn.Sequential):
+            for index, child in enumerate(parent):
+                if isinstance(child, nn.BatchNorm2d):
+                    parent[index - 1] = fuse_conv_bn_eval(cast(nn.Conv2d, parent[index - 1]), child)
+                    parent[index] = nn.Identity()
+    return model
+
+
+def for_inference(model: Model, device: str, precision: Precision) -> Model:
+    """Move a model to a device and make it faster, in place: folded, its network in `precision`, on a GPU compiled."""
+    for name, part in fold(model).to(device).named_children():
+        if name not in ("log_mel", "input_norm"):  # the front end
+            part.to(getattr(torch, precision), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.precision = precision
+    # Triton needs a compiler of C
+    if device.startswith("cuda") and find_spec("triton") and any(map(which, ("cc", "gcc", "clang"))):
+        model.compiled = torch.compile(model.embed_spectrogram, dynamic=False)
+    return model
 
 
 def l3_blocks(filters: Sequence[int]) -> list[nn.Module]:
