@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from edgesea.sampling.subset import Subset
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_every_option(command, capsys):
     assert cli.main([command, "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     stage = cli._load(command)
@@ -32,14 +31,14 @@ def test_help_explains_every_option(command: str, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])
-def test_help_lists_the_commands_with_their_purpose(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_commands_with_their_purpose(words, capsys):
     assert cli.main(words) == 0
     text = capsys.readouterr().out
     assert all(f" {command} " in text for command in cli.COMMANDS)
     assert "Choose the windows of a table" in text
 
 
-def test_stages_print_their_result(small_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stages_print_their_result(small_table, tmp_path, capsys):
     phi, student = tmp_path / "phi", tmp_path / "student"
     options = "--filters 4 4 8 8 --n-mels=16 --epochs=1 --epoch_size=16 --batch-size 8"
     for words, name, value in (
@@ -52,9 +51,7 @@ def test_stages_print_their_result(small_table: Path, tmp_path: Path, capsys: py
     assert edgesea.load_student(student).embedding_size == 3
 
 
-def test_options_can_come_from_a_file_as_print_config_writes_it(
-    small_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_can_come_from_a_file_as_print_config_writes_it(small_table, tmp_path, capsys):
     assert cli.main(["sample", str(small_table), str(tmp_path / "s"), "--size", "7", "--print-config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert (config["size"], config["split"], "cluster" in config, "track" in config) == (7, "train", False, False)
@@ -89,9 +86,7 @@ def test_options_can_come_from_a_file_as_print_config_writes_it(
         ("evaluate esc50 none spectral", 1, ["none/meta/esc50.csv"]),
     ],
 )
-def test_a_wrong_call_ends_with_exit_code_2_and_a_wrong_file_with_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., None], words: str, code: int, named: Any
-) -> None:
+def test_a_wrong_call_ends_with_exit_code_2_and_a_wrong_file_with_1(tmp_path, monkeypatch, refuses, words, code, named):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("sise: 3")
     refuses(*words.split(), words=named, code=code)
@@ -109,9 +104,7 @@ def test_a_wrong_call_ends_with_exit_code_2_and_a_wrong_file_with_1(
         (ZeroDivisionError(), None, []),  # a bug is not hidden
     ],
 )
-def test_errors_of_the_system_are_passed_on_without_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., None], command: str, error: BaseException, code: int, words
-) -> None:
+def test_errors_of_the_system_are_passed_on_without_a_traceback(monkeypatch, refuses, command, error, code, words):
     def stop() -> None:
         """Stop."""
         raise error
@@ -124,9 +117,7 @@ def test_errors_of_the_system_are_passed_on_without_a_traceback(
         refuses(command, words=[word.format(again=again) for word in words], code=code)
 
 
-def test_names_of_files_need_not_be_utf_8(
-    noise_folder: Path, random_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_of_files_need_not_be_utf_8(noise_folder, random_student, tmp_path, capsys):
     place = tmp_path / os.fsdecode(b"d\xe9")
     noise_folder.rename(place)
     (place / "clip00.wav").rename(place / os.fsdecode(b"\xe9.wav"))
@@ -164,7 +155,7 @@ def test_names_of_files_need_not_be_utf_8(
         ("--audio-hop-size=1 -- a.wav b.wav", {"hop": 1.0}),
     ],
 )
-def test_options_of_embed_have_the_names_of_edgel3_too(words: str, options: dict[str, Any]) -> None:
+def test_options_of_embed_have_the_names_of_edgel3_too(words, options):
     _, bound, _ = cli._app(["embed"], cli.Attempt()).parse_args(
         ["embed", *words.split()], exit_on_error=False, print_error=False
     )
@@ -178,19 +169,19 @@ def run_python(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, **options)
 
 
-def test_the_module_is_the_command(tmp_path: Path) -> None:
+def test_the_module_is_the_command(tmp_path):
     done = run_python("-m", "edgesea", "sample", str(tmp_path), "s", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"edgesea: error: {tmp_path}: ")
 
 
-def test_importing_edgesea_is_light() -> None:
+def test_importing_edgesea_is_light():
     code = "import sys, edgesea; print([name for name in ('torch', 'numpy', 'cyclopts') if name in sys.modules])"
     assert run_python("-c", code).stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(("missing", "command"), [("pyarrow", "sample t s"), ("sklearn", "evaluate esc50 d spectral")])
-def test_a_missing_library_names_the_extra_that_installs_it(missing: str, command: str, tmp_path: Path) -> None:
+def test_a_missing_library_names_the_extra_that_installs_it(missing, command, tmp_path):
     code = f"import sys; sys.modules[{missing!r}] = None; from edgesea import cli; sys.exit(cli.main(sys.argv[1:]))"
     done = run_python("-c", code, *command.split(), cwd=tmp_path)
     assert done.returncode == 1

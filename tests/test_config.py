@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,7 +32,7 @@ MINIMAL = "extract: {source: rec}\n"
         (f"{MINIMAL}reduce: !!python/object:os.system x", ["line 2", "os.system"]),
     ],
 )
-def test_what_cannot_be_meant_is_named_with_its_line(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_what_cannot_be_meant_is_named_with_its_line(tmp_path, text, words):
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(EdgeseaError, match=r"a\.yaml") as raised:
         read_config(tmp_path / "a.yaml")
@@ -60,9 +59,7 @@ def test_what_cannot_be_meant_is_named_with_its_line(tmp_path: Path, text: str, 
         ("extract: {source: a, teacher: onnx:~/t@8000}", "extract", {"teacher": "onnx:/home/me/t@8000"}),
     ],
 )
-def test_what_can_be_meant_is_understood(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | bytes, section: str, expected: dict[str, Any]
-) -> None:
+def test_what_can_be_meant_is_understood(tmp_path, monkeypatch, text, section, expected):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("PLACE", "/c: d #1")
     (tmp_path / "a.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
@@ -70,7 +67,7 @@ def test_what_can_be_meant_is_understood(
     assert {name: found[name] for name in expected} == expected
 
 
-def test_what_is_written_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_is_read_back(tmp_path, monkeypatch):
     monkeypatch.setenv("x", "another")
     words = ["1e-3", "010", "on", "12:30", "1_000", "~", "null", "$x", "${x}", "<<"]
     values = [*words, 1e-5, 10, True, None, os.fsdecode(b"caf\xe9")]

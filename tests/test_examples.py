@@ -14,12 +14,12 @@ EXPERIMENTS = sorted(set(EXAMPLES.glob("*.yaml")) - {BASELINE})
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_examples_have_only_options_that_there_are(path: Path) -> None:
+def test_examples_have_only_options_that_there_are(path):
     assert set(read_config(path)[0]) == {"extract", "sample", "reduce", "distill", "evaluate"}
 
 
 @pytest.mark.parametrize("mode", ["fine", "coarse"])
-def test_the_baseline_runs_on_a_city(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_the_baseline_runs_on_a_city(tmp_path, monkeypatch, mode):
     """The example as it is, but for the data, a teacher that needs no weights, and fewer epochs."""
     city = make_city(tmp_path / "data" / "sonyc_ust", sensors=3, days=1, clips_per_day=8, seconds=2.0, annotated=1.0)
     example = yaml.safe_load(BASELINE.read_text())

@@ -3,7 +3,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def again(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_holds_every_artifact_and_the_scores(finished: Path) -> None:
+def test_a_run_holds_every_artifact_and_the_scores(finished):
     results = json.loads((finished / "results.json").read_text())
     assert list(results["evaluate"]) == ["teacher", "reduced", "student"]
     for system, size in (("teacher", 512), ("reduced", 3), ("student", 3)):
@@ -106,7 +106,7 @@ def test_a_run_holds_every_artifact_and_the_scores(finished: Path) -> None:
     assert (finished / "report.html").is_file()
 
 
-def test_the_configuration_of_a_run_repeats_it(finished: Path) -> None:
+def test_the_configuration_of_a_run_repeats_it(finished):
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["extract"]["teacher"] == "spectral"  # defaults are written out
     before = times(finished)
@@ -124,18 +124,14 @@ def test_the_configuration_of_a_run_repeats_it(finished: Path) -> None:
         ({"extract": {"workers": 2}, "evaluate": {"workers": 3}, "distill": {"device": "auto"}}, []),
     ],
 )
-def test_what_depends_on_a_change_is_done_again(
-    again: Path, data: Path, tmp_path: Path, changes: dict[str, dict[str, Any]], expected: list[str]
-) -> None:
+def test_what_depends_on_a_change_is_done_again(again, data, tmp_path, changes, expected):
     before = times(again)
     run(experiment(tmp_path / "tiny.yaml", data, changes), out=again)
     assert redone(before, again) == expected
 
 
 @pytest.mark.parametrize("source", ["manifest", "folder"])
-def test_a_changed_recording_is_extracted_again_and_a_copied_one_is_not(
-    data: Path, tmp_path: Path, source: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_changed_recording_is_extracted_again_and_a_copied_one_is_not(data, tmp_path, source, caplog):
     """Nor is anything for the sake of a run that lies below its source."""
     copy = tmp_path / "data"
     out = copy / "audio" / "run"
@@ -174,9 +170,7 @@ def slow(out: Path, stage: str, seconds: float = 3600.0) -> None:
     (out / "stages.json").write_text(json.dumps(found))
 
 
-def test_what_took_long_is_moved_aside_and_a_dry_run_says_so(
-    again: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_took_long_is_moved_aside_and_a_dry_run_says_so(again, data, tmp_path, capsys, caplog):
     for stage in ("reduce", "distill"):
         slow(again, stage)
     path, before = experiment(tmp_path / "tiny.yaml", data, {"reduce": {"size": 2}}), stamps(again)
@@ -198,9 +192,7 @@ def test_what_took_long_is_moved_aside_and_a_dry_run_says_so(
     assert load_reduction(again / "reduction").output_size == 2
 
 
-def test_what_is_unfinished_but_took_long_and_what_is_not_known_is_moved_aside(
-    again: Path, data: Path, tmp_path: Path
-) -> None:
+def test_what_is_unfinished_but_took_long_and_what_is_not_known_is_moved_aside(again, data, tmp_path):
     found = json.loads((again / "stages.json").read_text())["stages"]
     found["extract"] = {key: found["extract"][key] for key in ("plan", "accepted")} | {
         "finished": False,
@@ -214,7 +206,7 @@ def test_what_is_unfinished_but_took_long_and_what_is_not_known_is_moved_aside(
     assert (again / "table.old-1" / "table.json").exists()
 
 
-def test_an_option_that_an_older_edgesea_did_not_have_had_its_default(again: Path, data: Path, tmp_path: Path) -> None:
+def test_an_option_that_an_older_edgesea_did_not_have_had_its_default(again, data, tmp_path):
     found = json.loads((again / "stages.json").read_text())
     for stage, option in (("extract", "center"), ("distill", "mask"), ("evaluate", "seed")):
         del found["stages"][stage]["plan"][option]
@@ -230,7 +222,7 @@ def test_an_option_that_an_older_edgesea_did_not_have_had_its_default(again: Pat
     assert set(run(path, out=again, dry_run=True).values()) == {str(again), "up to date"}
 
 
-def test_seconds_add_up_over_processes(again: Path, data: Path, tmp_path: Path) -> None:
+def test_seconds_add_up_over_processes(again, data, tmp_path):
     slow(again, "extract", 100.0)
     (again / "table" / "clips" / "part-00001.parquet").unlink()
     before, path = stamps(again), experiment(tmp_path / "tiny.yaml", data)
@@ -242,9 +234,7 @@ def test_seconds_add_up_over_processes(again: Path, data: Path, tmp_path: Path) 
     assert (again / "table" / "clips" / "part-00001.parquet").exists()
 
 
-def test_another_share_of_skipped_clips_deletes_nothing(
-    data: Path, tmp_path: Path, refuses: Callable[..., None]
-) -> None:
+def test_another_share_of_skipped_clips_deletes_nothing(data, tmp_path, refuses):
     copy, out = tmp_path / "data", tmp_path / "run"
     shutil.copytree(data, copy)
     (copy / "audio" / "07.wav").write_text("no audio")
@@ -265,7 +255,7 @@ def test_another_share_of_skipped_clips_deletes_nothing(
 
 
 @pytest.mark.parametrize("name", ["reduction", "subset.parquet", "student/model.safetensors"])
-def test_what_was_deleted_is_made_again_and_nothing_else(again: Path, data: Path, tmp_path: Path, name: str) -> None:
+def test_what_was_deleted_is_made_again_and_nothing_else(again, data, tmp_path, name):
     before, path = (again / name).read_bytes() if "." in name else b"", again / name
     other = stamps(again / "table")
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -275,7 +265,7 @@ def test_what_was_deleted_is_made_again_and_nothing_else(again: Path, data: Path
     assert stamps(again / "table") == other
 
 
-def test_the_same_options_in_other_words_change_nothing(again: Path, data: Path, tmp_path: Path) -> None:
+def test_the_same_options_in_other_words_change_nothing(again, data, tmp_path):
     before = times(again)
     sections = yaml.safe_load((again / "config.yaml").read_text())  # all defaults are written out
     manifest = pd.read_csv(data / "meta" / "esc50.csv").iloc[::-1]
@@ -289,7 +279,7 @@ def test_the_same_options_in_other_words_change_nothing(again: Path, data: Path,
     assert "clips: other split" in run(tmp_path / "tiny.yaml", out=again, dry_run=True)["extract"]
 
 
-def test_a_run_that_is_in_use_is_refused(again: Path, data: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
+def test_a_run_that_is_in_use_is_refused(again, data, tmp_path, refuses):
     path, before = experiment(tmp_path / "tiny.yaml", data, {"extract": {"hop": 0.4}}), stamps(again)
     with locked(again):
         refuses("run", path, f"--out={again}", words=[again, os.getpid(), "--wait"])
@@ -300,9 +290,7 @@ def test_a_run_that_is_in_use_is_refused(again: Path, data: Path, tmp_path: Path
     assert not list(again.rglob(".lock"))
 
 
-def test_a_failing_stage_leaves_what_is_finished_and_without_evaluate_the_run_ends_with_the_student(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_failing_stage_leaves_what_is_finished_and_without_evaluate_the_run_ends_with_the_student(data, tmp_path):
     path, out = experiment(tmp_path / "tiny.yaml", data, {"reduce": {"size": 1000}}), tmp_path / "run"
     with pytest.raises(EdgeseaError, match="1000"):
         run(path, out=out)
@@ -319,7 +307,7 @@ def test_a_failing_stage_leaves_what_is_finished_and_without_evaluate_the_run_en
 
 
 @pytest.mark.parametrize("stage", ["extract", "distill"])
-def test_a_killed_run_ends_as_if_it_had_not_been_killed(finished: Path, data: Path, tmp_path: Path, stage: str) -> None:
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(finished, data, tmp_path, stage):
     path, out = experiment(tmp_path / "tiny.yaml", data), tmp_path / "run"
     begun = {"extract": out / "table/clips/part-00000.parquet", "distill": out / "student/metrics.csv"}[stage]
     command = ["run", str(path), "--out", str(out)]
@@ -329,7 +317,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(finished: Path, data: Pa
     assert scores(out) == scores(finished)
 
 
-def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_filled_in(tmp_path, monkeypatch):
     path = tmp_path / "e.yaml"
     path.write_text("extract: {source: $PLACE/x, root: '${EDGESEA_DATA}/audio', teacher: 'onnx:$$x'}")
     monkeypatch.setenv("PLACE", "/somewhere")
@@ -341,7 +329,7 @@ def test_environment_variables_are_filled_in(tmp_path: Path, monkeypatch: pytest
     assert read_config(path)[0]["extract"]["root"] == Path("/elsewhere/audio")
 
 
-def test_another_classifier_uses_the_same_embeddings(again: Path, data: Path, tmp_path: Path) -> None:
+def test_another_classifier_uses_the_same_embeddings(again, data, tmp_path):
     for name in ("mlp", "svm"):  # the first embeds again, since the run has moved
         before = stamps(again / "cache")
         changed = experiment(tmp_path / "mine.yaml", data, {"evaluate": {"probe": {"classifier": name}}})
@@ -373,9 +361,7 @@ def test_another_classifier_uses_the_same_embeddings(again: Path, data: Path, tm
         (None, ["bad.yaml", "No such file"]),
     ],
 )
-def test_bad_input(
-    data: Path, tmp_path: Path, refuses: Callable[..., None], text: str | bytes | None, words: list[object]
-) -> None:
+def test_bad_input(data, tmp_path, refuses, text, words):
     path = tmp_path / "bad.yaml"
     if text is not None:
         path.write_bytes(text.replace("DATA", str(data)).encode() if isinstance(text, str) else text)
@@ -384,9 +370,7 @@ def test_bad_input(
 
 
 @pytest.mark.parametrize("kind", ["files", "another stages.json", "file"])
-def test_a_place_that_holds_something_else_is_refused_and_left_alone(
-    data: Path, tmp_path: Path, refuses: Callable[..., None], kind: str
-) -> None:
+def test_a_place_that_holds_something_else_is_refused_and_left_alone(data, tmp_path, refuses, kind):
     out = tmp_path / "mine"
     if kind == "file":
         out.write_text("precious")

@@ -72,7 +72,7 @@ def trials(folder: Path) -> list[dict[str, Any]]:
     return [{**trial, "seconds": 0} for trial in read_json(folder / "select.json")["trials"]]
 
 
-def test_a_grid_is_every_combination_once() -> None:
+def test_a_grid_is_every_combination_once():
     assert _classifiers([0, 1, 2], [128, 256]) == [(0, None), (1, 128), (1, 256), (2, 128), (2, 256)]
     found = _expand("reduce", {"method": ["pca", "identity", "umap"], "size": [2, 3], "n_neighbors": [5, 10]})
     # n_neighbors does not concern pca, nor anything identity.
@@ -84,7 +84,7 @@ def test_a_grid_is_every_combination_once() -> None:
     assert _expand("sample", {})[0]["method"] == "random"
 
 
-def test_each_trial_has_the_score_that_evaluate_gives_and_the_best_wins(finished: Path, data: Path) -> None:
+def test_each_trial_has_the_score_that_evaluate_gives_and_the_best_wins(finished, data):
     result = read_json(finished / "select.json")
     assert [(t["sample"]["method"], t["reduce"]["method"], t["dimensions"]) for t in result["trials"]] == [
         (method, *phi) for method in ("random", "dpp_div") for phi in (("pca", 2), ("pca", 4), ("identity", 512))
@@ -107,7 +107,7 @@ def test_each_trial_has_the_score_that_evaluate_gives_and_the_best_wins(finished
     assert Subset.load(finished / "subset.parquet").info["method"] == winner["sample"]["method"]
 
 
-def test_a_second_call_runs_only_what_is_new(folder: Path, run: Run) -> None:
+def test_a_second_call_runs_only_what_is_new(folder, run):
     before, first, reductions = state(folder), trials(folder), state(folder, "reduction*")
     assert (len(before), len(reductions)) == (12, 24)
     run(folder)
@@ -134,7 +134,7 @@ def test_a_second_call_runs_only_what_is_new(folder: Path, run: Run) -> None:
         assert new["by_seed"]["0"] == old["scores"][1]["score"]
 
 
-def test_damaged_and_missing_results_are_made_again(folder: Path, run: Run) -> None:
+def test_damaged_and_missing_results_are_made_again(folder, run):
     before, whole = trials(folder), state(folder)
     paths = sorted(folder.glob("trials/*/trial.json"))[:4]
     for path, text in zip(paths, ("{}", "[]", paths[2].read_text()[:40], ""), strict=True):
@@ -147,7 +147,7 @@ def test_damaged_and_missing_results_are_made_again(folder: Path, run: Run) -> N
     assert trials(folder) == before
 
 
-def test_folds_held_out_take_no_part(data: Path, table: Path, tmp_path: Path) -> None:
+def test_folds_held_out_take_no_part(data, table, tmp_path):
     other = Path(shutil.copytree(data, tmp_path / "esc50", copy_function=shutil.copy2))
     lines = (other / "meta/esc50.csv").read_text().splitlines()
     third = [line.replace(",1,", ",3,") if index % 3 == 1 else line for index, line in enumerate(lines)]
@@ -162,7 +162,7 @@ def test_folds_held_out_take_no_part(data: Path, table: Path, tmp_path: Path) ->
         select(table, "esc50", other, tmp_path / "c", hold_out=[9], **grid)
 
 
-def test_a_trial_that_cannot_run_is_left_out(run: Run, tmp_path: Path) -> None:
+def test_a_trial_that_cannot_run_is_left_out(run, tmp_path):
     grid: dict[str, Any] = {"reduce": {"size": 8}, "layers": [0], "workers": 1, "repeats": 1}
     result = run(tmp_path / "s", **grid, sample={"size": [4, 30]})
     assert (result["trials"], result["left_out"]) == (1, 1)
@@ -195,16 +195,14 @@ def test_a_trial_that_cannot_run_is_left_out(run: Run, tmp_path: Path) -> None:
         ({"reduce": {"seed": [1, 2]}}, ["reduce", "seed"]),
     ],
 )
-def test_bad_input(
-    data: Path, table: Path, tmp_path: Path, refuses: Callable[..., None], options: dict[str, Any], words: list[object]
-) -> None:
+def test_bad_input(data, table, tmp_path, refuses, options, words):
     (tmp_path / "select.yaml").write_text(json.dumps(options))
     out = tmp_path / "s"
     refuses("select", table, "esc50", data, out, f"--config={tmp_path / 'select.yaml'}", words=words)
     assert not out.exists()
 
 
-def test_an_edited_file_of_positions_is_another_sampling(data: Path, small_table: Path, tmp_path: Path) -> None:
+def test_an_edited_file_of_positions_is_another_sampling(data, small_table, tmp_path):
     positions = tmp_path / "positions.csv"
     sampling = {"size": 12, "sensors": 2, "positions": str(positions)}
     grid = {**GRID, "sample": sampling, "reduce": {"size": 2}, "layers": [0], "workers": 1}
@@ -217,7 +215,7 @@ def test_an_edited_file_of_positions_is_another_sampling(data: Path, small_table
     assert len(state(tmp_path / "s")) == 2
 
 
-def test_combinations_that_lack_a_seed_are_not_chosen(folder: Path, run: Run) -> None:
+def test_combinations_that_lack_a_seed_are_not_chosen(folder, run):
     before = read_json(folder / "select.json")
     best = before["trials"][before["winner"]]
     sampling = best["sample"]
@@ -237,7 +235,7 @@ def test_combinations_that_lack_a_seed_are_not_chosen(folder: Path, run: Run) ->
         run(folder, sample={**GRID["sample"], "method": sampling["method"]})
 
 
-def test_the_winner_replaces_an_older_one_as_a_whole(folder: Path, finished: Path, run: Run) -> None:
+def test_the_winner_replaces_an_older_one_as_a_whole(folder, finished, run):
     (folder / "reduction" / "old.txt").write_text("of another winner")
     shutil.rmtree(folder / "subsets")
     best = read_json(folder / "select.json")
@@ -259,9 +257,7 @@ def processes_of(parent: int) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize(("killed", "code"), [("a worker", 1), ("the parent", -signal.SIGKILL), ("all by Ctrl-C", 130)])
-def test_a_killed_process_is_explained_leaves_no_others_and_resumes(
-    data: Path, table: Path, run: Run, tmp_path: Path, killed: str, code: int
-) -> None:
+def test_a_killed_process_is_explained_leaves_no_others_and_resumes(data, table, run, tmp_path, killed, code):
     folder = tmp_path / "s"
     options = ["--sample", '{"size": 30}', "--reduce", '{"size": [2, 3, 4, 5]}', "--layers", "[2]", "--repeats", "40"]
     command = [sys.executable, "-m", "edgesea", "select", str(table), "esc50", str(data), str(folder), *options]

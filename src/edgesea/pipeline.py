@@ -112,10 +112,7 @@ def run(
     dict
         What is written to results.json, and the run directory as `run`.
 
-    Raises
-    ------
-    EdgeseaError
-        If the configuration has an unknown key or a bad value, `out` holds something else, or a stage fails.
+    EdgeseaError: the configuration has an unknown key or a bad value, `out` holds something else, or a stage fails.
     """
     path = Path(experiment)
     sections, cluster, track = read_config(path, stage)

@@ -5,15 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import make_esc50, make_student, write_noise
 from dask import config
+from slurm.cluster import wait_for
 
 from edgesea import cli
 from edgesea.artifact import read_json
@@ -61,13 +60,6 @@ def dask(folder: Path, workers: int = 2) -> Iterator[tuple[str, "subprocess.Pope
         for process in reversed(processes):  # a worker has a process that starts it again
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def wait_for(ready: Any, seconds: float = 40.0) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +125,7 @@ def expected(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.parametrize("place", ["processes", "dask"])
-def test_all_stages_give_the_same_bytes(
-    inputs: Path, expected: dict[str, bytes], address: str, tmp_path: Path, place: str
-) -> None:
+def test_all_stages_give_the_same_bytes(inputs, expected, address, tmp_path, place):
     options = Cluster(max_jobs=2) if place == "processes" else Cluster(address)
     with using(options):
         found = make_all(inputs, tmp_path)
@@ -160,27 +150,27 @@ def embeddings(inputs: Path, out: Path, options: Cluster) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("make", [table, embeddings])
-def test_a_worker_that_is_killed_loses_nothing(inputs: Path, here: Path, address: str, make: Any) -> None:
+def test_a_worker_that_is_killed_loses_nothing(inputs, here, address, make):
     expected = make(inputs, here / "here", Cluster())
     (here / "die").touch()
     assert make(inputs, here / "there", Cluster(address)) == expected
     assert not (here / "die").exists()
 
 
-def test_an_error_of_the_user_arrives_as_it_is(tmp_path: Path, address: str) -> None:
+def test_an_error_of_the_user_arrives_as_it_is(tmp_path, address):
     for options in (Cluster(), Cluster(max_jobs=2), Cluster(address)):
         with using(options), pytest.raises(EdgeseaError, match=r"nothing\.json"):
             list(results(read_json, [(tmp_path / "nothing.json",)] * 3))
 
 
-def test_more_calls_than_are_handed_out_at_once_come_in_order(address: str) -> None:
+def test_more_calls_than_are_handed_out_at_once_come_in_order(address):
     with using(Cluster(address)):
         assert list(results(divmod, ((number, 7) for number in range(300)))) == [divmod(n, 7) for n in range(300)]
         assert list(results(iter, [((1, 2),)])) == [[1, 2]]
         assert list(results(divmod, [])) == []
 
 
-def test_a_scheduler_that_is_killed_ends_the_command_which_resumes(inputs: Path, here: Path) -> None:
+def test_a_scheduler_that_is_killed_ends_the_command_which_resumes(inputs, here):
     (here / "slow").touch()
     options = ["--teacher", NAME, "--part_clips", "2"]
     with dask(here, 1) as (address, scheduler, _):
@@ -195,7 +185,7 @@ def test_a_scheduler_that_is_killed_ends_the_command_which_resumes(inputs: Path,
     assert table(inputs, here / "there", Cluster()) == table(inputs, here / "here", Cluster())
 
 
-def test_a_scheduler_that_has_lost_all_workers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_has_lost_all_workers_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(elsewhere, "NOTICE", 0.2)
     with dask(tmp_path, 1) as (address, _, workers), using(Cluster(address)):
         assert list(results(divmod, [(7, 2)])) == [(3, 1)]
@@ -205,7 +195,7 @@ def test_a_scheduler_that_has_lost_all_workers_is_given_up(tmp_path: Path, monke
             list(results(divmod, [(7, 2)]))
 
 
-def test_nothing_of_dask_is_imported_here() -> None:
+def test_nothing_of_dask_is_imported_here():
     code = """
 import sys, edgesea.cli, edgesea.pipeline, edgesea.select, edgesea.embed.files
 from edgesea.cluster import results
@@ -233,12 +223,12 @@ print([name for name in sys.modules if name.partition(".")[0] in ("dask", "distr
         ([1], "mapping"),
     ],
 )
-def test_bad_options_are_named(options: Any, word: str) -> None:
+def test_bad_options_are_named(options, word):
     with pytest.raises(EdgeseaError, match=f"a.yaml.*{word}"):
         read_cluster(options, "a.yaml", ["extract"])
 
 
-def test_options_of_a_stage_count_more_and_those_of_the_command_line_most(tmp_path: Path) -> None:
+def test_options_of_a_stage_count_more_and_those_of_the_command_line_most(tmp_path):
     stages = "{extract: {partition: gpu, gpus: 1}}"
     (tmp_path / "a.yaml").write_text(
         f"cluster: {{cluster: slurm, cpus: 2, stages: {stages}}}\nextract: {{source: x}}\n"
@@ -251,7 +241,7 @@ def test_options_of_a_stage_count_more_and_those_of_the_command_line_most(tmp_pa
     assert read_cluster("slurm", "a.yaml") == Cluster("slurm")
 
 
-def test_a_configuration_of_one_command_has_a_cluster(inputs: Path, tmp_path: Path, refuses: Any) -> None:
+def test_a_configuration_of_one_command_has_a_cluster(inputs, tmp_path, refuses):
     (tmp_path / "a.yaml").write_text("cluster: {cluster: tcp://127.0.0.1:9}\nhop: 1.0\n")
     words = ["extract", inputs / "audio", tmp_path / "out", "--config", tmp_path / "a.yaml"]
     with config.set({"distributed.comm.timeouts.connect": "0.5s"}):

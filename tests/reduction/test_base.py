@@ -35,7 +35,7 @@ def fitted(method: str, rows: Float32, size: int = 3) -> Reduction:
     return phi
 
 
-def test_the_registry_and_the_stage_agree() -> None:
+def test_the_registry_and_the_stage_agree():
     options = [field for name in METHODS for field in fields(method_class(name))]
     assert {field.name for field in options} == set(EVERY) - {"table", "out", "subset", "method"}
     assert all(field.name == "size" or field.default == EVERY[field.name] for field in options)
@@ -45,14 +45,14 @@ def test_the_registry_and_the_stage_agree() -> None:
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(GOLDEN.iterdir()) if path.is_dir()])
-def test_reductions_of_earlier_versions_transform_as_they_did(name: str) -> None:
+def test_reductions_of_earlier_versions_transform_as_they_did(name):
     with np.load(GOLDEN / "expected.npz") as expected:
         result = load_reduction(GOLDEN / name).transform(expected["rows"])
         np.testing.assert_allclose(result, expected[name], 1e-6, 1e-6 * np.abs(expected[name]).max())
 
 
 @pytest.mark.parametrize("method", [*LEARNED, "identity"])
-def test_a_saved_reduction_transforms_alike_each_row_alone(method: str, tmp_path: Path) -> None:
+def test_a_saved_reduction_transforms_alike_each_row_alone(method, tmp_path):
     rows, size = normal(60, 9), 9 if method == "identity" else 3
     phi = fitted(method, rows)
     phi.save(tmp_path, {"by": "test"}, {"trustworthiness": 1.0})
@@ -73,13 +73,13 @@ def test_a_saved_reduction_transforms_alike_each_row_alone(method: str, tmp_path
 
 @pytest.mark.parametrize("method", LEARNED)
 @pytest.mark.parametrize("rows", [normal(1, 6), normal(0, 6), np.full((9, 4), 1234.567, np.float32)])
-def test_windows_that_do_not_differ_are_refused(method: str, rows: Float32) -> None:
+def test_windows_that_do_not_differ_are_refused(method, rows):
     with pytest.raises(EdgeseaError, match=method):
         fitted(method, rows, 1)
 
 
 @pytest.mark.parametrize("method", LEARNED)
-def test_damage_is_noticed(method: str, tmp_path: Path) -> None:
+def test_damage_is_noticed(method, tmp_path):
     fitted(method, normal(60, 9)).save(tmp_path, {})
     info = json.loads((tmp_path / "reduction.json").read_text())
     arrays = load_file(tmp_path / "reduction.safetensors")

@@ -40,7 +40,7 @@ CHANGES: dict[str, Callable[[Float32], Float32]] = {
 
 @pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_equals_scikit_learn_up_to_the_sign(change: str, whiten: bool) -> None:
+def test_equals_scikit_learn_up_to_the_sign(change, whiten):
     rows, size = CHANGES[change](correlated()), 8
     pca = fitted(PCA(size, whiten), rows)
     standardised = StandardScaler().fit_transform(rows.astype(np.float64))
@@ -56,7 +56,7 @@ def test_equals_scikit_learn_up_to_the_sign(change: str, whiten: bool) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 4096, 10_000])
-def test_how_batches_are_cut_does_not_matter(batch: int) -> None:
+def test_how_batches_are_cut_does_not_matter(batch):
     rows = correlated(9000, 12) + np.float32(1e4)
     one, other = fitted(PCA(4), rows, 9000), fitted(PCA(4), rows, batch)
     for name in PCA.saved:
@@ -64,7 +64,7 @@ def test_how_batches_are_cut_does_not_matter(batch: int) -> None:
     assert one.windows == other.windows == 9000
 
 
-def test_a_random_projection_preserves_squared_distances_with_the_spread_of_chi_squared() -> None:
+def test_a_random_projection_preserves_squared_distances_with_the_spread_of_chi_squared():
     """|C z|^2 / |z|^2 is chi-squared with d degrees of freedom, divided by d: mean 1, variance 2 / d."""
     rows, size, draws = correlated(60, 40), 8, 300
 
@@ -76,7 +76,7 @@ def test_a_random_projection_preserves_squared_distances_with_the_spread_of_chi_
     np.testing.assert_allclose(ratios.var(), 2 / size, rtol=0.15)
 
 
-def test_memory_does_not_grow_with_the_number_of_windows() -> None:
+def test_memory_does_not_grow_with_the_number_of_windows():
     rng, pca = np.random.default_rng(0), PCA(16)
     _, peak = peak_memory(lambda: pca.fit(rng.standard_normal((1000, 256), np.float32) for _ in range(200)))
     assert (pca.windows, peak < 25e6) == (200_000, True)  # they are 205 MB as float32
@@ -94,7 +94,7 @@ def curved(rows: int = 200, size: int = 12, seed: int = 0) -> Float32:
     "options",
     [{"kernel": "rbf"}, {"kernel": "rbf", "gamma": 0.3}, {"kernel": "poly", "gamma": 0.5, "degree": 2, "coef0": 0.0}],
 )
-def test_with_all_windows_as_landmarks_it_is_scikit_learns_kernel_pca(options: dict[str, Any]) -> None:
+def test_with_all_windows_as_landmarks_it_is_scikit_learns_kernel_pca(options):
     rows, new = curved(), curved(80, seed=1)
     phi = fitted(KernelPCA(5, landmarks=len(rows), **options), rows)
     scaler = StandardScaler().fit(rows.astype(np.float64))
@@ -104,7 +104,7 @@ def test_with_all_windows_as_landmarks_it_is_scikit_learns_kernel_pca(options: d
         np.testing.assert_allclose(np.abs(phi.transform(part)), expected, atol=1e-5 * expected.max())
 
 
-def test_neither_batches_nor_repeated_windows_matter() -> None:
+def test_neither_batches_nor_repeated_windows_matter():
     rows = curved()
     one, other = (fitted(KernelPCA(5, landmarks=50), rows, batch) for batch in (1, 500))
     np.testing.assert_array_equal(one.landmarks_, other.landmarks_)
@@ -115,7 +115,7 @@ def test_neither_batches_nor_repeated_windows_matter() -> None:
     np.testing.assert_allclose(np.abs(repeated), np.abs(plain), rtol=0.1)
 
 
-def test_whitened_outputs_have_unit_variance_and_are_otherwise_the_same() -> None:
+def test_whitened_outputs_have_unit_variance_and_are_otherwise_the_same():
     rows = curved()
     rows[:, :4] = 3.0
     plain, white = fitted(KernelPCA(5), rows), fitted(KernelPCA(5, whiten=True), rows).transform(rows)
@@ -134,7 +134,7 @@ def test_whitened_outputs_have_unit_variance_and_are_otherwise_the_same() -> Non
         (KernelPCA, np.repeat(curved(4), 30, axis=0), 3),
     ],
 )
-def test_more_components_than_the_windows_span_are_refused(method: Any, rows: Float32, rank: int) -> None:
+def test_more_components_than_the_windows_span_are_refused(method, rows, rank):
     assert fitted(method(rank), rows).output_size == rank
     with pytest.raises(EdgeseaError, match=f"size.* {rank}.*{rank + 1}"):
         fitted(method(rank + 1), rows)

@@ -35,7 +35,7 @@ def standardised(inside: Float32, rows: Float32) -> Float32:
     return ((rows - wide.mean(0)) / wide.std(0)).astype(np.float32)
 
 
-def test_the_identity_preserves_everything_also_of_equal_windows() -> None:
+def test_the_identity_preserves_everything_also_of_equal_windows():
     inside, outside = windows(200, 0), windows(150, 1)
     outside[20:60] = outside[20]
     rotation = np.linalg.qr(np.random.default_rng(2).standard_normal((SIZE, SIZE)))[0]
@@ -49,7 +49,7 @@ def test_the_identity_preserves_everything_also_of_equal_windows() -> None:
     assert moved["knn_overlap"] > 0.999
 
 
-def test_noise_preserves_what_chance_gives() -> None:
+def test_noise_preserves_what_chance_gives():
     rng = np.random.default_rng(5)
     result = measure(lambda rows: rng.standard_normal((len(rows), 8)), windows(2000, 0), windows(1200, 1))
     assert -0.03 < result["explained_variance"] < 0.001
@@ -61,7 +61,7 @@ def test_noise_preserves_what_chance_gives() -> None:
     assert abs(result["distance_rank_correlation"]) < 0.05
 
 
-def test_neighbours_and_distances_equal_their_definitions() -> None:
+def test_neighbours_and_distances_equal_their_definitions():
     inside, outside = windows(60, 0), windows(41, 1)
     result = measure(lambda rows: np.tanh(rows[:, :3]), inside, outside, neighbors=4)
     spaces = [standardised(inside, outside).astype(float), np.tanh(outside[:, :3]).astype(np.float32).astype(float)]
@@ -76,7 +76,7 @@ def test_neighbours_and_distances_equal_their_definitions() -> None:
 
 
 @pytest.mark.parametrize("whiten", [False, True])
-def test_principal_components_explain_the_variance_in_their_span(whiten: bool) -> None:
+def test_principal_components_explain_the_variance_in_their_span(whiten):
     inside, outside = windows(400, 0), windows(5000, 1)  # more than one block
     pca = PCA(3, whiten)
     pca.fit([inside])
@@ -85,7 +85,7 @@ def test_principal_components_explain_the_variance_in_their_span(whiten: bool) -
     assert (result["windows"], result["compared_windows"], result["neighbors"]) == (5000, 2000, 10)
 
 
-def test_constant_and_dependent_dimensions_and_few_windows_have_a_share() -> None:
+def test_constant_and_dependent_dimensions_and_few_windows_have_a_share():
     inside, outside = windows(200, 0), windows(300, 1)
     constant = measure(lambda rows: np.full((len(rows), 3), 0.1), inside, outside)
     assert constant["explained_variance"] == pytest.approx(0.0, abs=1e-12)
@@ -98,7 +98,7 @@ def test_constant_and_dependent_dimensions_and_few_windows_have_a_share() -> Non
 
 
 @pytest.mark.parametrize(("count", "distances", "neighbours"), [(2, 0, 0), (3, 1, 0), (21, 1, 0), (22, 1, 1)])
-def test_few_windows_give_null(count: int, distances: int, neighbours: int) -> None:
+def test_few_windows_give_null(count, distances, neighbours):
     result = measure(lambda rows: rows[:, :5], windows(30, 0), windows(count, 1))
     assert (result["distance_rank_correlation"] is not None) == bool(distances)
     for name in ("trustworthiness", "continuity", "knn_overlap", "knn_overlap_chance"):

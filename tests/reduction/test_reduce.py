@@ -1,7 +1,5 @@
 import json
-from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,24 +17,24 @@ from edgesea.table.reader import Table
 FILES = ("reduction.json", "reduction.safetensors")
 
 
-def test_all_training_windows_by_default(small_table: Path, tmp_path: Path) -> None:
+def test_all_training_windows_by_default(small_table, tmp_path):
     result = reduce(small_table, tmp_path / "phi", size=5)
     expected = PCA(5)
     expected.fit(find_windows(Table(small_table))["fitted"])
-    np.testing.assert_array_equal(load_reduction(tmp_path / "phi").components, expected.components)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(load_reduction(tmp_path / "phi").components, expected.components)
     assert (result["windows"], result["input_size"], result["output_size"], result["whiten"]) == (60, 512, 5, False)
     info = json.loads((tmp_path / "phi" / "reduction.json").read_text())
     assert result["explained_variance"] == pytest.approx(sum(info["explained_variance_ratio"][:5]), rel=1e-9)
     assert len(info["explained_variance_ratio"]) == 512
 
 
-def test_a_subset_alone_is_fitted_on_and_other_windows_measure_the_quality(small_table: Path, tmp_path: Path) -> None:
+def test_a_subset_alone_is_fitted_on_and_other_windows_measure_the_quality(small_table, tmp_path):
     sample(small_table, tmp_path / "s", size=70, split="all", stratum="none")
     result = reduce(small_table, tmp_path / "phi", subset=tmp_path / "s", size=5, seed=2)
     table, subset, phi = Table(small_table), Subset.load(tmp_path / "s"), load_reduction(tmp_path / "phi")
     windows = find_windows(table, subset)
     inside, others = (np.concatenate(list(windows[name])) for name in ("fitted", "validate"))
-    np.testing.assert_allclose(phi.mean, inside.mean(0, dtype=np.float64), rtol=1e-9, atol=1e-12)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(phi.mean, inside.mean(0, dtype=np.float64), rtol=1e-9, atol=1e-12)
     assert 0 < len(others) < 20
     assert result["kept"] == {"split": "validate", "fitted_windows": 70, **quality(phi, inside, others, seed=2)}
     assert result["explained_variance_validate"] == pytest.approx(phi.explained_variance([others]))
@@ -46,9 +44,7 @@ def test_a_subset_alone_is_fitted_on_and_other_windows_measure_the_quality(small
     assert info["provenance"]["versions"]["edgesea"]
 
 
-def test_without_validation_windows_training_windows_left_over_measure_it(
-    train_only_table: Path, tmp_path: Path
-) -> None:
+def test_without_validation_windows_training_windows_left_over_measure_it(train_only_table, tmp_path):
     sample(train_only_table, tmp_path / "s", size=4)
     result = reduce(train_only_table, tmp_path / "phi", subset=tmp_path / "s", size=2)
     assert (result["kept"]["split"], result["kept"]["fitted_windows"], result["kept"]["windows"]) == ("train", 4, 2)
@@ -57,7 +53,7 @@ def test_without_validation_windows_training_windows_left_over_measure_it(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_options_that_a_method_does_not_use_do_not_matter(small_table: Path, tmp_path: Path, method: str) -> None:
+def test_options_that_a_method_does_not_use_do_not_matter(small_table, tmp_path, method):
     bad: dict[str, Any] = {"whiten": True, "kernel": "poly", "gamma": -1.0, "landmarks": 0, "n_neighbors": 0}
     bad |= {"min_dist": 7.0, "metric": "magic", "references": -1}
     unused = {"degree": 0, "coef0": -2.0} | {
@@ -73,7 +69,7 @@ def test_options_that_a_method_does_not_use_do_not_matter(small_table: Path, tmp
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_an_earlier_reduction_is_replaced_also_half_of_one(small_table: Path, tmp_path: Path) -> None:
+def test_an_earlier_reduction_is_replaced_also_half_of_one(small_table, tmp_path):
     reduce(small_table, tmp_path / "phi", size=2)
     (tmp_path / "phi" / "reduction.json").unlink()  # killed between the two files
     for size in (3, 4):
@@ -99,14 +95,12 @@ BAD_OPTIONS: list[tuple[str, list[object]]] = [
 
 
 @pytest.mark.parametrize(("options", "words"), BAD_OPTIONS)
-def test_bad_input(
-    options: str, words: list[object], small_table: Path, tmp_path: Path, refuses: Callable[..., None]
-) -> None:
+def test_bad_input(options, words, small_table, tmp_path, refuses):
     refuses("reduce", small_table, tmp_path / "phi", *options.split(), words=words)
     assert not (tmp_path / "phi").exists()
 
 
-def test_bad_folders(small_table: Path, train_only_table: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
+def test_bad_folders(small_table, train_only_table, tmp_path, refuses):
     subset, before = tmp_path / "subset", sorted(small_table.iterdir())
     sample(train_only_table, subset)
     refuses("reduce", small_table, tmp_path / "phi", f"--subset={subset}", words=["subset", small_table])

@@ -46,7 +46,7 @@ def layout(phi: Umap, rows: Float32) -> Float32:
 
 
 @pytest.mark.parametrize("cut", [1, 97])
-def test_a_window_is_placed_alike_in_any_batch_and_order(phi: Umap, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_is_placed_alike_in_any_batch_and_order(phi, cut, monkeypatch):
     rows = np.concatenate([clusters(200, seed=1), clusters()[:100]])
     together = phi.transform(rows)
     order = np.random.default_rng(cut).permutation(len(rows))[: 40 * cut]
@@ -56,7 +56,7 @@ def test_a_window_is_placed_alike_in_any_batch_and_order(phi: Umap, cut: int, mo
     np.testing.assert_array_equal(phi.transform(np.asfortranarray(rows)), together)
 
 
-def test_the_layout_is_umaps_and_the_map_the_mean_of_the_nearest(phi: Umap) -> None:
+def test_the_layout_is_umaps_and_the_map_the_mean_of_the_nearest(phi):
     train, new = clusters(), clusters(30, seed=1)
     model = umap.UMAP(n_neighbors=15, n_components=3, min_dist=0.1, metric=phi.metric, random_state=0, n_jobs=1)
     np.testing.assert_array_equal(layout(phi, train), model.fit_transform(phi._prepare(train)))
@@ -70,7 +70,7 @@ def test_the_layout_is_umaps_and_the_map_the_mean_of_the_nearest(phi: Umap) -> N
         np.testing.assert_allclose(mapped, weight @ layout(phi, train)[nearest] / weight.sum(), atol=1e-3)
 
 
-def test_references_are_a_random_share_and_equal_windows_are_one() -> None:
+def test_references_are_a_random_share_and_equal_windows_are_one():
     rows = clusters()
     few = fitted(rows, references=50, n_neighbors=5, seed=3)
     assert (few.points.shape, few.windows) == ((50, 20), 240)
@@ -86,18 +86,18 @@ def test_references_are_a_random_share_and_equal_windows_are_one() -> None:
         (np.repeat(clusters(10), 9, axis=0), {}, "n_neighbors.*10.*15"),
     ],
 )
-def test_too_few_windows_are_refused(rows: Float32, options: dict[str, Any], words: str) -> None:
+def test_too_few_windows_are_refused(rows, options, words):
     with pytest.raises(EdgeseaError, match=f"umap.*{words}"):
         fitted(rows, **options)
 
 
-def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(EdgeseaError, match=r"umap .*edgesea\[umap\]"):
         fitted(clusters())
 
 
-def test_cuml_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuml_is_preferred(monkeypatch):
     def on_gpu(*, n_components: int, **options: Any) -> SimpleNamespace:
         return SimpleNamespace(fit_transform=lambda points: points[:, :n_components])
 
@@ -107,7 +107,7 @@ def test_cuml_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(phi.coordinates, phi.points[:, :3])
 
 
-def test_the_number_of_threads_of_torch_stays() -> None:
+def test_the_number_of_threads_of_torch_stays():
     code = """
 import numpy as np, torch
 from edgesea.reduction.umap import Umap

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,9 +16,7 @@ def positions(rows: NDArray[np.float32], table: Table) -> list[int]:
     return [known[row.tobytes()] for row in rows]
 
 
-def test_the_windows_of_a_subset_and_the_others(
-    small_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_windows_of_a_subset_and_the_others(small_table, tmp_path, monkeypatch):
     sample(small_table, tmp_path / "s", size=20, seed=3)
     table, subset = Table(small_table), Subset.load(tmp_path / "s")
     read, embeddings = [], table.embeddings
@@ -41,7 +37,7 @@ def test_the_windows_of_a_subset_and_the_others(
     assert (len(windows["validate"]), len(everything["validate"]), len(everything["train"])) == (20, 20, 0)
 
 
-def test_a_draw_is_uniform_without_repetition(small_table: Path) -> None:
+def test_a_draw_is_uniform_without_repetition(small_table):
     table, draws = Table(small_table), 100
     train = find_windows(table)["fitted"]
     everything = train.draw(1000, np.random.default_rng(0))
@@ -55,7 +51,7 @@ def test_a_draw_is_uniform_without_repetition(small_table: Path) -> None:
     assert abs(counts - draws / 4).max() < 4.5 * np.sqrt(draws / 4 * 3 / 4)
 
 
-def test_nan_is_refused(small_table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_is_refused(small_table, monkeypatch):
     train = find_windows(Table(small_table))["fitted"]
     monkeypatch.setattr(Table, "embeddings", lambda *_: np.full((90, 512), np.nan, np.float16))
     with pytest.raises(EdgeseaError, match=small_table.name):

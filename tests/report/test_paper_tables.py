@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def data(small_run: Path) -> Path:
     return small_run.parent / "task"
 
 
-def test_a_score_is_read_once(small_run: Path, data: Path, tmp_path: Path) -> None:
+def test_a_score_is_read_once(small_run, data, tmp_path):
     rows, scores = made(tmp_path, "Table 3", small_run), read_json(small_run / "results.json")["evaluate"]
     for name, system in ((NAME, "student"), ("teacher (spectral)", "teacher")):
         low, high = (100 * end for end in scores[system]["confidence"]["accuracy"])
@@ -67,7 +66,7 @@ def test_a_score_is_read_once(small_run: Path, data: Path, tmp_path: Path) -> No
     assert made(tmp_path, "Table 3", small_run, *again) == rows
 
 
-def test_systems_evaluated_alone_are_known_by_their_run_or_file(small_run: Path, data: Path, tmp_path: Path) -> None:
+def test_systems_evaluated_alone_are_known_by_their_run_or_file(small_run, data, tmp_path):
     evaluate("esc50", data, str(small_run / "student"), out=tmp_path / "s.json", folds=[2], **QUIET)
     rows = made(tmp_path, "Table 3", small_run, tmp_path / "s.json")
     options = [tuple(row[f"esc50, 2 classes: {name}"] for name in ("clips", "folds")) for row in rows]
@@ -81,7 +80,7 @@ def test_systems_evaluated_alone_are_known_by_their_run_or_file(small_run: Path,
     assert of(made(tmp_path, "Table 3", tmp_path / "c.json"), f"student {copy}")["parameters"] == parameters
 
 
-def test_a_selection_fills_the_table_of_samplings(small_run: Path, data: Path, tmp_path: Path) -> None:
+def test_a_selection_fills_the_table_of_samplings(small_run, data, tmp_path):
     samples, reductions = {"method": ["random", "dpp_div"], "size": 12}, {"method": ["pca"], "size": [2, 3]}
     options: dict[str, Any] = {"layers": [0], "units": [8], "repeats": 2, "workers": 1}
     select(small_run / "table", "esc50", data, tmp_path / "selection", sample=samples, reduce=reductions, **options)
@@ -137,7 +136,7 @@ def alone(path: Path, **changes: Any) -> Path:
     return path
 
 
-def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
+def test_the_papers_figures_stand_beside_ours(tmp_path):
     sizes = ("64", "256", "512", "128")
     runs = [written(tmp_path / size, distill__student=f"sea-{size}", reduce__size=int(size)) for size in sizes]
     runs.append(written(tmp_path / "us8k", task="urbansound8k", result={"confidence": {"fold_accuracy": [0.5, 0.7]}}))
@@ -160,7 +159,7 @@ def test_the_papers_figures_stand_beside_ours(tmp_path: Path) -> None:
     assert "* Table 3: edgesea evaluate esc50 DATA" in text
 
 
-def test_other_published_figures_may_be_given(tmp_path: Path) -> None:
+def test_other_published_figures_may_be_given(tmp_path):
     lines = "2,teacher,micro_auprc,0.11\n2,sea-64,macro_auprc,0.22\n3,sea-64,esc10,0.444\n4,dpp,reduced-128,0.66\n"
     (tmp_path / "own.csv").write_text(f"\ufefftable, row,column,value\n{lines}", "utf-8")
     runs = [written(tmp_path / "a", extract__teacher="spectral"), written(tmp_path / "b", distill__n_mels=32)]
@@ -184,14 +183,14 @@ def test_other_published_figures_may_be_given(tmp_path: Path) -> None:
         ({"clips": None}, "clips", ["538", "None"]),
     ],
 )
-def test_what_is_averaged(tmp_path: Path, change: dict[str, Any], column: str | None, values: list[str]) -> None:
+def test_what_is_averaged(tmp_path, change, column, values):
     rows = made(tmp_path, "Table 2", alone(tmp_path / "a.json"), alone(tmp_path / "b.json", **change))
     assert [row[column or "micro AUPRC"] for row in rows] == values
     assert {row["system"] for row in rows} == {"Student 3 (edgel3/sea-64, published weights)"}
     assert rows[0]["parameters"] == "398 306"
 
 
-def test_tasks_levels_and_domains_are_told_apart(tmp_path: Path) -> None:
+def test_tasks_levels_and_domains_are_told_apart(tmp_path):
     fine = {"label_mode": "fine", "tagging": {**TAGGING, "label_mode": "fine"}, "coarse": {"micro_auprc": 0.9}}
     rows = made(tmp_path, "Table 2", written(tmp_path / "fine", result=fine))
     found = {row["label_mode"]: row["micro AUPRC"] for row in rows if row["system"] == "Student 3 (sea-64)"}
@@ -204,7 +203,7 @@ def test_tasks_levels_and_domains_are_told_apart(tmp_path: Path) -> None:
     assert (student["ESC-50 (%)"], student["ESC-10 (%)"]) == ("40.0", "30.0")
 
 
-def test_both_files_hold_the_same_rows_and_escape_names(tmp_path: Path) -> None:
+def test_both_files_hold_the_same_rows_and_escape_names(tmp_path):
     odd = {"task": "sonyc_ust", "model": "a|b <i>c</i>\n*d*", "embedding_size": 8, "micro_auprc": 0.5}
     write_json(tmp_path / "odd.json", odd)
     result = tables([written(tmp_path / "a"), tmp_path / "odd.json"], out=tmp_path / "new" / "out.md")
@@ -219,7 +218,7 @@ def test_both_files_hold_the_same_rows_and_escape_names(tmp_path: Path) -> None:
         assert section.count("<tr>") == len(cells(text, heading))
 
 
-def test_bad_published_figures(tmp_path: Path, refuses: Callable[..., None]) -> None:
+def test_bad_published_figures(tmp_path, refuses):
     path, run = tmp_path / "paper.csv", written(tmp_path / "run")
     refuses("tables", run, f"--published={path}", words=[path])
     for line, words in (
@@ -234,7 +233,7 @@ def test_bad_published_figures(tmp_path: Path, refuses: Callable[..., None]) -> 
         refuses("tables", run, f"--published={path}", words=[path, *words])
 
 
-def test_bad_input(tmp_path: Path, refuses: Callable[..., None]) -> None:
+def test_bad_input(tmp_path, refuses):
     run = written(tmp_path / "run")
     results = read_json(run / "results.json")
     write_json(tmp_path / "none" / "results.json", {**results, "evaluate": None})

@@ -56,7 +56,7 @@ def change(path: Path, change: Callable[[Any], Any]) -> None:
     write_json(path, content)
 
 
-def test_the_page_works_offline_and_a_second_call_writes_the_same_bytes(small_run: Path) -> None:
+def test_the_page_works_offline_and_a_second_call_writes_the_same_bytes(small_run):
     html = (small_run / "report.html").read_text("utf-8")
     assert re.findall("<h2>(.*?)</h2>", html) == ["Result", "Data", "Reduction", "Training", "Task", "Provenance"]
     assert html.count("<svg") == 8
@@ -68,7 +68,7 @@ def test_the_page_works_offline_and_a_second_call_writes_the_same_bytes(small_ru
     assert page(small_run) == html
 
 
-def test_scores_are_those_of_the_results(small_run: Path) -> None:
+def test_scores_are_those_of_the_results(small_run):
     html = (small_run / "report.html").read_text("utf-8")
     results = read_json(small_run / "results.json")
     for system, scores in results["evaluate"].items():
@@ -87,14 +87,14 @@ def test_scores_are_those_of_the_results(small_run: Path) -> None:
 
 
 @pytest.mark.parametrize(("artifacts", "plots"), [(["table"], 5), (["subset.parquet", "reduction", "student"], 6)])
-def test_deleted_artifacts_are_left_out(run: Path, artifacts: list[str], plots: int) -> None:
+def test_deleted_artifacts_are_left_out(run, artifacts, plots):
     for path in (run / artifact for artifact in artifacts):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     html = page(run)
     assert (html.count("<h2>"), html.count("<svg")) == (6, plots)
 
 
-def test_missing_values_and_results_of_an_older_edgesea_are_shown(run: Path) -> None:
+def test_missing_values_and_results_of_an_older_edgesea_are_shown(run):
     results, reduction = read_json(run / "results.json"), read_json(run / "reduction/reduction.json")
     student, classes = results["evaluate"]["student"], ("hiss", "hum & <i>$buzz$</i>")
     for name in ("probe", "confusion", "class_accuracy", "fold_accuracy", "skipped", "seed", "versions"):
@@ -115,7 +115,7 @@ def test_missing_values_and_results_of_an_older_edgesea_are_shown(run: Path) -> 
     assert ">nan" not in html
 
 
-def test_bad_input(run: Path, small_table: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
+def test_bad_input(run, small_table, tmp_path, refuses):
     refuses("report", tmp_path / "nowhere", words=[tmp_path / "nowhere", "results.json"])
     refuses("report", run / "student", words=[run / "student"])
     refuses("report", run / "reduction", f"--table={tmp_path}", words=[tmp_path])
@@ -142,7 +142,7 @@ def test_bad_input(run: Path, small_table: Path, tmp_path: Path, refuses: Callab
 @pytest.mark.parametrize(
     ("freq", "periods", "expected", "columns"), [("MS", 24, "day", 24), ("D", 100, "week", 16), ("MS", 240, "year", 21)]
 )
-def test_days_become_weeks_months_or_years(freq: str, periods: int, expected: str, columns: int) -> None:
+def test_days_become_weeks_months_or_years(freq, periods, expected, columns):
     days = [str(day) for day in pd.date_range("2024-01-01", periods=periods, freq=freq).date]
     days += [""] * (expected != "day")
     keys = [("train", sensor, day) for day in days for sensor in ("s", "")]
@@ -151,9 +151,7 @@ def test_days_become_weeks_months_or_years(freq: str, periods: int, expected: st
     assert (grid.to_numpy().sum(), period, len(grid.columns)) == (len(keys), expected, columns)
 
 
-def test_windows_are_counted_and_the_map_shows_a_bounded_sample(
-    small_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_are_counted_and_the_map_shows_a_bounded_sample(small_run, monkeypatch):
     table, phi = Table(small_run / "table"), load_reduction(small_run / "reduction")
     counts = summarise(table, Subset.load(small_run / "subset.parquet"))
     assert counts.strata.groupby("split").sum().to_numpy().tolist() == [[8, 24, 20], [4, 12, 0]]
@@ -202,7 +200,7 @@ def shown(folder: Path, **systems: dict[str, Any]) -> str:
     return page(folder)
 
 
-def test_the_protocol_is_described(tmp_path: Path) -> None:
+def test_the_protocol_is_described(tmp_path):
     options = {"members": 5, "context": True, "eval_split": "validate", "monitor": "validate"}
     html = shown(tmp_path, student=tags(**options, split_path=Path("to/mine.csv")))
     for part in ("(from mine.csv)", "AutoPool", "the mean of 5 networks", "where and when a clip", "are optimistic"):
@@ -226,7 +224,7 @@ def test_the_protocol_is_described(tmp_path: Path) -> None:
     assert "no section evaluate" in shown(tmp_path)
 
 
-def test_matrices_and_the_most_frequent_confusions_are_shown(tmp_path: Path) -> None:
+def test_matrices_and_the_most_frequent_confusions_are_shown(tmp_path):
     student = single_label([[9, 3, 0, 50], [0, 4, 3, 0], [1, 0, 7, 0]])  # the last column is not a class
     html = shown(tmp_path, teacher=single_label(), reduced=single_label(), student=student)
     assert texts(html).count("predicted") == 2  # not of the reduced
@@ -242,7 +240,7 @@ def test_matrices_and_the_most_frequent_confusions_are_shown(tmp_path: Path) -> 
     assert ["student", "62.5", "17.7", "50.0", "75.0"] in rows(html)
 
 
-def test_tags_show_what_is_known_of_them(tmp_path: Path) -> None:
+def test_tags_show_what_is_known_of_them(tmp_path):
     html = shown(tmp_path, teacher=tags(), student=tags())
     same = "100\u00a0% of teacher|"
     micro = f"0.800|0.765\u20130.835|{same}"
@@ -253,7 +251,7 @@ def test_tags_show_what_is_known_of_them(tmp_path: Path) -> None:
     assert ["|student|", "0.888", MISSING, "0.700", "0.900"] in rows(fine)
 
 
-def test_a_reduction_has_a_page(small_table: Path, tmp_path: Path) -> None:
+def test_a_reduction_has_a_page(small_table, tmp_path):
     sample(small_table, tmp_path / "s.parquet", size=30, seed=7)
     reduce(small_table, tmp_path / "phi", subset=tmp_path / "s.parquet", size=4)
     html = page(tmp_path / "phi", small_table)
@@ -268,7 +266,7 @@ def test_a_reduction_has_a_page(small_table: Path, tmp_path: Path) -> None:
     assert (without.count("<svg"), "--table TABLE" in without) == (0, True)
 
 
-def test_what_is_known_of_a_reduction_is_shown(tmp_path: Path) -> None:
+def test_what_is_known_of_a_reduction_is_shown(tmp_path):
     kept = {"compared_windows": 1000, "split": "validate", "neighbors": 10}
     overlap = {"knn_overlap": 0.6, "knn_overlap_chance": 0.01}
     subset = {"method": "dpp", "candidates": 12345, "split": "train", "frame": "week", "seed": 3, "frames": 1040}
@@ -309,7 +307,7 @@ def selected(folder: Path, **changes: Any) -> str:
     return page(folder)
 
 
-def test_trials_are_listed_by_score_and_the_winner_is_named_with_its_uncertainty(tmp_path: Path) -> None:
+def test_trials_are_listed_by_score_and_the_winner_is_named_with_its_uncertainty(tmp_path):
     html = selected(tmp_path)
     head, *body = rows(html)
     names = {"random", "dpp", "all windows", "pca", "identity", "teacher, 512 dimensions", "chosen", "accuracy (%)"}
@@ -326,7 +324,7 @@ def test_trials_are_listed_by_score_and_the_winner_is_named_with_its_uncertainty
     assert "No other trial is within its standard error." in words(selected(tmp_path, trials=TRIALS[:3]))
 
 
-def test_options_that_differ_and_unfinished_trials_are_shown(tmp_path: Path) -> None:
+def test_options_that_differ_and_unfinished_trials_are_shown(tmp_path):
     trials = [trial("pca", "<i>", 8, 0.5), trial("pca", "<i>", 8, 0.6), trial("umap", "<i>", 8, 0.7, complete=False)]
     trials[0]["classifier"]["units"], trials[1]["sample"]["size"] = "a\nb", 500
     trials[1]["reduce"]["whiten"], trials[2]["reduce"]["neighbors"] = True, 15

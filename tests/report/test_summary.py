@@ -11,7 +11,7 @@ def lines(scores: dict[str, Any]) -> list[str]:
     return summary({"evaluate": systems, "distill": FITTED}, Path("runs/x")).splitlines()
 
 
-def test_the_summary_shows_scores_fit_size_and_places_in_aligned_columns() -> None:
+def test_the_summary_shows_scores_fit_size_and_places_in_aligned_columns():
     scores = {"micro_auprc": 0.8371, "macro_auprc": 0.6, "micro_f1": 0.7, "lwlrap": 0.9}
     confidence = {name: [value - 0.04, value + 0.03] for name, value in scores.items()}
     head, teacher, _, student, *facts = lines({**scores, "confidence": confidence})
@@ -23,13 +23,13 @@ def test_the_summary_shows_scores_fit_size_and_places_in_aligned_columns() -> No
         assert part in "\n".join(facts)
 
 
-def test_intervals_that_do_not_exist_are_left_out() -> None:
+def test_intervals_that_do_not_exist_are_left_out():
     for confidence in (None, {}, {"accuracy": None}, {"accuracy": [None, None]}, {"accuracy": [float("nan")] * 2}):
         assert interval({"confidence": confidence}, "accuracy") is None
     assert lines({"accuracy": None, "confidence": None})[1].endswith("   -")
 
 
-def test_means_that_are_the_accuracy_itself_are_not_repeated() -> None:
+def test_means_that_are_the_accuracy_itself_are_not_repeated():
     even = {"accuracy": 0.7, "class_accuracy": 0.7 + 1e-16, "fold_accuracy": 0.7}
     assert shown_scores({"teacher": even, "student": even}) == ["accuracy"]
     assert shown_scores({"teacher": even, "student": {**even, "fold_accuracy": 0.8}}) == ["accuracy", "fold_accuracy"]

@@ -54,7 +54,7 @@ CASES: dict[str, tuple[np.ndarray, int, dict[str, Any]]] = {
 }
 
 
-def test_sets_are_as_likely_as_their_determinants() -> None:
+def test_sets_are_as_likely_as_their_determinants():
     found, uniform = {}, {}
     for case, (x, k, options) in CASES.items():
         process, expected = KDPP(x, k, **options), by_enumeration(kernel(x, **options), k)
@@ -91,7 +91,7 @@ def marginals(l_matrix: np.ndarray, k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("d", "k", "ridge"), [(20, 12, 0.0), (5, 12, 0.02), (250, 30, 0.0)])
-def test_marginals_of_a_larger_set(d: int, k: int, ridge: float) -> None:
+def test_marginals_of_a_larger_set(d, k, ridge):
     n, draws, rng = 200, 2000, np.random.default_rng(0)
     x, quality = features(n, d), rng.uniform(0.3, 1, n)
     share = marginals(kernel(x, quality, ridge), k)
@@ -110,7 +110,7 @@ def one_draw(x: np.ndarray, k: int, **options: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("choose", [one_draw, greedy_map_dpp])
 @pytest.mark.parametrize(("k", "ridge"), [(5, 0.0), (8, 0.05)])
-def test_neither_rotations_nor_zeros_nor_units_matter(choose: Any, k: int, ridge: float) -> None:
+def test_neither_rotations_nor_zeros_nor_units_matter(choose, k, ridge):
     x = features(80, 6)
     turned = x @ np.linalg.qr(features(6, 6, 1))[0]
     padded = np.concatenate([turned, np.zeros((80, 100))], axis=1)  # n < d: another path
@@ -119,7 +119,7 @@ def test_neither_rotations_nor_zeros_nor_units_matter(choose: Any, k: int, ridge
         assert choose(y, k, ridge=ridge * scale * scale).tolist() == expected
 
 
-def test_a_day_of_windows_fits_in_little_memory() -> None:
+def test_a_day_of_windows_fits_in_little_memory():
     x = features(20_000, 512).astype(np.float32)
     chosen, peak = peak_memory(lambda: one_draw(x, 91, ridge=0.1))
     assert len(set(chosen.tolist())) == 91
@@ -128,7 +128,7 @@ def test_a_day_of_windows_fits_in_little_memory() -> None:
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 @pytest.mark.parametrize("d", [6, 30])
-def test_greedy_choices_are_those_of_brute_force(d: int, ridge: float) -> None:
+def test_greedy_choices_are_those_of_brute_force(d, ridge):
     for seed in range(10):
         x, quality = features(20, d, seed), np.random.default_rng(seed).uniform(0.2, 1, 20)
         l_matrix = kernel(x, quality, ridge)
@@ -154,12 +154,12 @@ def test_greedy_choices_are_those_of_brute_force(d: int, ridge: float) -> None:
         (features(9, 3), 2, {"ridge": np.nan}, "nan"),
     ],
 )
-def test_bad_input(choose: Any, x: np.ndarray, k: int, options: dict[str, Any], named: str) -> None:
+def test_bad_input(choose, x, k, options, named):
     with pytest.raises(EdgeseaError, match=named):
         choose(x, k, **options)
 
 
-def test_a_ridge_chooses_all_and_nothing_is_chosen_from_anything() -> None:
+def test_a_ridge_chooses_all_and_nothing_is_chosen_from_anything():
     for ridge in (0.1, 1e-9, 1e-300):
         assert sorted(greedy_map_dpp(features(300, 8), 300, ridge=ridge)) == list(range(300))
     for x in (features(5, 3), features(3, 5), np.zeros((0, 4)), np.zeros((4, 0))):

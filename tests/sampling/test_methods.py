@@ -33,7 +33,7 @@ def by_definition(weight: np.ndarray, k: int) -> dict[tuple[int, ...], float]:
 
 
 @pytest.mark.parametrize("levels", [[5, 4, 3, 2, 1], [1, 1, 7, 8, 7], [3, 3, 3]])
-def test_louder_windows_are_as_likely_as_their_ordered_draws(levels: list[float]) -> None:
+def test_louder_windows_are_as_likely_as_their_ordered_draws(levels):
     windows, found = stratum(levels), []
     for k in range(1, len(levels)):
         expected = by_definition(relevance(windows), k)
@@ -43,7 +43,7 @@ def test_louder_windows_are_as_likely_as_their_ordered_draws(levels: list[float]
     assert min(found) > 0.01 / len(found)
 
 
-def test_ranks_are_taken_within_two_hours_and_equal_levels_share_theirs() -> None:
+def test_ranks_are_taken_within_two_hours_and_equal_levels_share_theirs():
     levels, seconds = [40, 50, 60, 70, 10, 30, 20, 1, 2], [0, 7199.9, 100, 5000, 7200, 14399, 86399, np.nan, np.nan]
     assert relevance(stratum(levels, seconds)).tolist() == [0.25, 0.5, 0.75, 1, 0.5, 1, 1, 0.5, 1]
     assert relevance(stratum([-30, -30, -30, -10])).tolist() == [0.5, 0.5, 0.5, 1]
@@ -56,7 +56,7 @@ def test_ranks_are_taken_within_two_hours_and_equal_levels_share_theirs() -> Non
         ((500, 400, 5), 45, [20, 20, 5]),  # a small cluster is taken whole, and the others give more
     ],
 )
-def test_every_cluster_gives_equally_many(sizes: tuple[int, ...], k: int, expected: list[int]) -> None:
+def test_every_cluster_gives_equally_many(sizes, k, expected):
     rng = np.random.default_rng(0)
     label = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     x = 20 * rng.standard_normal((len(sizes), 16))[label] + rng.standard_normal((len(label), 16))
@@ -67,13 +67,13 @@ def test_every_cluster_gives_equally_many(sizes: tuple[int, ...], k: int, expect
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("x", [np.ones((30, 4)), np.repeat(np.eye(3), 10, axis=0), np.zeros((30, 1))])
-def test_duplicates_leave_fewer_clusters(x: np.ndarray) -> None:
+def test_duplicates_leave_fewer_clusters(x):
     chosen, _ = choose_kmeans(stratum(np.zeros(30), embeddings=x), 12, np.random.default_rng(0), {"clusters": None})
     different = len(np.unique(x, axis=0))
     assert len(set(chosen.tolist())) == 12
     assert np.unique(x[chosen], axis=0, return_counts=True)[1].tolist() == [12 // different] * different
 
 
-def test_rows_are_normalized_whatever_their_length() -> None:
+def test_rows_are_normalized_whatever_their_length():
     x = np.array([[0, 0], [3e-300, 4e-300], [3e200, 4e200], [-0.3, -0.4]])
     np.testing.assert_allclose(normalized(x), [[0, 0], [0.6, 0.8], [0.6, 0.8], [-0.6, -0.8]])

@@ -44,9 +44,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_chooses_training_windows_equally_from_each_sensor_and_day(
-    small_table: Path, tmp_path: Path, method: Any
-) -> None:
+def test_every_method_chooses_training_windows_equally_from_each_sensor_and_day(small_table, tmp_path, method):
     result = sample(small_table, tmp_path / "s", method=method, size=24, seed=3)
     assert (result["windows"], result["candidates"], result["strata"]) == (24, 60, 6)
     windows = chosen(small_table, tmp_path / "s")
@@ -58,7 +56,7 @@ def test_every_method_chooses_training_windows_equally_from_each_sensor_and_day(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_seed_alone_decides(network: Path, tmp_path: Path, method: Any) -> None:
+def test_the_seed_alone_decides(network, tmp_path, method):
     for name, seed, workers in (("a", 1, 1), ("b", 1, 3), ("c", 2, 2)):
         sample(network, tmp_path / name, method=method, size=40, seed=seed, workers=workers)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -67,7 +65,7 @@ def test_the_seed_alone_decides(network: Path, tmp_path: Path, method: Any) -> N
 
 
 @pytest.mark.parametrize("method", ["random", "dpp"])
-def test_a_stratum_is_chosen_from_alike_whatever_else_is_in_the_table(tmp_path: Path, method: Any) -> None:
+def test_a_stratum_is_chosen_from_alike_whatever_else_is_in_the_table(tmp_path, method):
     rng = np.random.default_rng(5)
     day = [{"embeddings": rng.standard_normal((40, 8)), "sensor": "a", "time": "2020-05-02"}]
     other = [{"embeddings": rng.standard_normal((30, 8)), "sensor": "a", "time": "2020-05-01"}]
@@ -84,18 +82,18 @@ def log_volume(table: Path, subset: Path) -> float:
     return float(np.linalg.slogdet(rows @ rows.transpose(0, 2, 1) + 1e-6 * np.eye(8))[1].sum())
 
 
-def test_k_dpps_are_far_from_uniform_and_greedy_ones_further(network: Path, tmp_path: Path) -> None:
+def test_k_dpps_are_far_from_uniform_and_greedy_ones_further(network, tmp_path):
     volumes: dict[str, list[float]] = {}
     for method in ("random", "dpp_div", "dpp_div_map"):
         for seed in range(12):
-            sample(network, tmp_path / "s", method=method, size=32, seed=seed)  # type: ignore[arg-type]
+            sample(network, tmp_path / "s", method=method, size=32, seed=seed)
             volumes.setdefault(method, []).append(log_volume(network, tmp_path / "s"))
     assert min(volumes["dpp_div"]) > max(volumes["random"]) + 20
     assert np.mean(volumes["dpp_div_map"]) > max(volumes["dpp_div"])
 
 
 @pytest.mark.parametrize(("method", "louder"), [("random", False), ("spl", True), ("dpp", True)])
-def test_methods_with_levels_prefer_loud_windows(network: Path, tmp_path: Path, method: Any, louder: bool) -> None:
+def test_methods_with_levels_prefer_loud_windows(network, tmp_path, method, louder):
     # In each two-hour slot there is one clip of ten windows, so that ranks do not depend on the time of day.
     found = []
     for seed in range(10):
@@ -105,7 +103,7 @@ def test_methods_with_levels_prefer_loud_windows(network: Path, tmp_path: Path, 
     assert (np.mean(found) > 5.0) if louder else abs(np.mean(found) - 4.5) < 0.5
 
 
-def test_the_subset_records_its_options(network: Path, tmp_path: Path) -> None:
+def test_the_subset_records_its_options(network, tmp_path):
     result = sample(network, tmp_path / "s", method="dpp", size=8, stratum="month", time_zone="Europe/Berlin", seed=9)
     info = Subset.load(tmp_path / "s").info
     # These names are on disk since the first version.
@@ -118,9 +116,7 @@ def test_the_subset_records_its_options(network: Path, tmp_path: Path) -> None:
     assert not {"similarity", "ridge", "pool", "mean_core"} & Subset.load(tmp_path / "s").info.keys()
 
 
-def test_fewer_windows_than_strata_come_from_random_strata(
-    network: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_fewer_windows_than_strata_come_from_random_strata(network, tmp_path, caplog):
     found = set()
     for seed in range(20):
         assert sample(network, tmp_path / "s", size=2, seed=seed)["strata"] == 2
@@ -138,9 +134,7 @@ def test_fewer_windows_than_strata_come_from_random_strata(
         (40, {"max_candidates": 20}, 0.9, "4 of 4 strata have more than 40 windows"),  # four times those chosen
     ],
 )
-def test_what_limits_a_k_dpp_is_reported(
-    network: Path, tmp_path: Path, caplog: Any, size: int, options: dict[str, Any], least: float, logged: str
-) -> None:
+def test_what_limits_a_k_dpp_is_reported(network, tmp_path, caplog, size, options, least, logged):
     caplog.set_level(logging.INFO)
     result = sample(network, tmp_path / "s", method="dpp_div", size=size, **options)
     assert least <= result["similarity_share"] <= (1.0 if least else 0.3)
@@ -150,7 +144,7 @@ def test_what_limits_a_k_dpp_is_reported(
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("rows", [np.zeros((9, 4)), np.ones((9, 4)), np.repeat(np.eye(4)[:3], 3, axis=0)])
-def test_equal_embeddings_do_not_stop_a_method(tmp_path: Path, method: Any, rows: np.ndarray) -> None:
+def test_equal_embeddings_do_not_stop_a_method(tmp_path, method, rows):
     table = write_table(tmp_path / "t", [[{"embeddings": rows}]])
     result = sample(table, tmp_path / "s", method=method, size=4)
     assert result["windows"] == 4
@@ -166,9 +160,7 @@ def test_equal_embeddings_do_not_stop_a_method(tmp_path: Path, method: Any, rows
         ("dpp", {"embeddings": np.eye(9), "levels": np.full(9, np.nan)}, ["a7, 2020-05-01", "9 of 9", "random"]),
     ],
 )
-def test_windows_that_a_method_cannot_choose_from(
-    tmp_path: Path, method: Any, clip: dict[str, Any], named: list[str]
-) -> None:
+def test_windows_that_a_method_cannot_choose_from(tmp_path, method, clip, named):
     days = [[{"sensor": "a7", "time": f"2020-05-{day:02d}T10:00:00", **clip}] for day in range(1, 15)]
     table = write_table(tmp_path / "t", days)
     with pytest.raises(EdgeseaError) as error:
@@ -190,9 +182,7 @@ def test_windows_that_a_method_cannot_choose_from(
         ("2020-05-01T10:00", {"method": "spl", "split": "all"}, ["no sensor", "one time of day", "6 of 12"]),
     ],
 )
-def test_what_is_not_known_is_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, time: str | None, options: dict[str, Any], warnings: list[str]
-) -> None:
+def test_what_is_not_known_is_reported(tmp_path, caplog, time, options, warnings):
     x = np.random.default_rng(0).standard_normal((6, 4))
     clips = [{"embeddings": x, "time": time}]
     if "split" in options:
@@ -203,7 +193,7 @@ def test_what_is_not_known_is_reported(
     assert bool(found) == bool(warnings)
 
 
-def test_sensors_can_be_chosen_by_their_positions(network: Path, tmp_path: Path) -> None:
+def test_sensors_can_be_chosen_by_their_positions(network, tmp_path):
     (tmp_path / "p.csv").write_text("sensor,latitude,longitude\na,40.7,-74.0\nb,40.8,-73.9\nunused,1,2\n")
     result = sample(network, tmp_path / "s", size=20, sensors=1, positions=tmp_path / "p.csv")
     assert result["sensors"] in (["a"], ["b"])
@@ -226,12 +216,12 @@ def test_sensors_can_be_chosen_by_their_positions(network: Path, tmp_path: Path)
         (["--time_zone=Mars/Crater"], ["Mars/Crater", "Europe/Berlin"]),
     ],
 )
-def test_bad_input(train_only_table: Path, tmp_path: Path, refuses: Any, options: list[str], words: list[Any]) -> None:
+def test_bad_input(train_only_table, tmp_path, refuses, options, words):
     refuses("sample", train_only_table, tmp_path / "s", *options, words=words)
     assert not (tmp_path / "s").exists()
 
 
-def test_nothing_else_is_overwritten(small_table: Path, tmp_path: Path, refuses: Any) -> None:
+def test_nothing_else_is_overwritten(small_table, tmp_path, refuses):
     note = tmp_path / "note.txt"
     note.write_text("mine")
     part = small_table / "clips" / "part-00000.parquet"
@@ -243,7 +233,7 @@ def test_nothing_else_is_overwritten(small_table: Path, tmp_path: Path, refuses:
         assert sample(small_table, tmp_path / "s", size=size)["windows"] == size
 
 
-def test_other_files_are_not_taken_for_a_subset(tmp_path: Path) -> None:
+def test_other_files_are_not_taken_for_a_subset(tmp_path):
     pq.write_table(pa.table({"part": [0], "window": [0]}), tmp_path / "parquet")
     pq.write_table(pa.table({"x": [0]}).replace_schema_metadata({b"edgesea": b"{}"}), tmp_path / "columns")
     (tmp_path / "text").write_text("part,window\n0,0\n")

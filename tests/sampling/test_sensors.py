@@ -1,5 +1,4 @@
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ from edgesea.sampling.sensors import choose_sensors, position_features, read_pos
 PLACES = {"a": (40.70, -74.00), "b": (40.71, -74.00), "c": (40.80, -73.95), "d": (40.72, -73.90), "e": (40.705, -74.0)}
 
 
-def test_far_sensors_are_drawn_with_the_probabilities_of_the_k_dpp() -> None:
+def test_far_sensors_are_drawn_with_the_probabilities_of_the_k_dpp():
     names = list(PLACES)
     features = position_features(np.array(list(PLACES.values())))
     kernel = features @ features.T
@@ -24,7 +23,7 @@ def test_far_sensors_are_drawn_with_the_probabilities_of_the_k_dpp() -> None:
     assert set_p_value(drawn, probability) > 0.01
 
 
-def test_positions_are_read_from_csv_and_parquet(tmp_path: Path) -> None:
+def test_positions_are_read_from_csv_and_parquet(tmp_path):
     (tmp_path / "p.csv").write_text("sensor_id,lat,lon,x\n3,40.7,-74.0,1\n3,40.70001,-74.0,2\n12,40.8,-73.9,3\n")
     expected = {"3": (40.7, -74.0), "12": (40.8, -73.9)}
     assert read_positions(tmp_path / "p.csv") == expected
@@ -37,7 +36,7 @@ def test_positions_are_read_from_csv_and_parquet(tmp_path: Path) -> None:
     assert read_positions(tmp_path / "p.parquet") == expected
 
 
-def test_positions_of_the_real_annotations(shared_data: Path) -> None:
+def test_positions_of_the_real_annotations(shared_data):
     found = read_positions(shared_data / "sonyc_ust" / "annotations_eval.csv")
     assert len(found) > 10
     assert all(40.4 < north < 41 and -74.3 < east < -73.6 for north, east in found.values())
@@ -58,7 +57,7 @@ def test_positions_of_the_real_annotations(shared_data: Path) -> None:
         (None, ""),
     ],
 )
-def test_bad_positions_name_the_file_and_the_sensor(tmp_path: Path, content: bytes | None, named: str) -> None:
+def test_bad_positions_name_the_file_and_the_sensor(tmp_path, content, named):
     for path in (tmp_path / "p.csv", tmp_path / "p.parquet"):
         if content is not None:
             path.write_bytes(content)
@@ -70,14 +69,14 @@ def test_bad_positions_name_the_file_and_the_sensor(tmp_path: Path, content: byt
     ("sensors", "count", "named"),
     [(["", "a", "x", "y"], 2, "x, y"), (["a", "e", "f"], 3, "3 sensors.* 2"), ([""], 1, "sensor")],
 )
-def test_sensors_that_cannot_be_chosen(sensors: list[str], count: int, named: str) -> None:
+def test_sensors_that_cannot_be_chosen(sensors, count, named):
     places = {**PLACES, "f": PLACES["a"]}  # sensors in one place count once
     with pytest.raises(EdgeseaError, match=named):
         choose_sensors(sensors, places, count, np.random.default_rng(0))
     assert choose_sensors(["a", "e", "f"], places, 2, np.random.default_rng(0)).count("e") == 1
 
 
-def test_positions_are_as_similar_as_they_are_near() -> None:
+def test_positions_are_as_similar_as_they_are_near():
     # New York, a point 1 km north of it, London, and New York again.
     places = [(40.7128, -74.006), (40.7128 + 1 / 111.195, -74.006), (51.5074, -0.1278), (40.7128, -74.006 + 360)]
     features = position_features(np.array(places))

@@ -22,11 +22,11 @@ DAYS, CLIPS, WINDOWS = 6, 5, 7
         ([], 0, []),
     ],
 )
-def test_quotas_are_as_equal_as_the_sizes_allow(sizes: list[int], total: int, expected: list[int]) -> None:
+def test_quotas_are_as_equal_as_the_sizes_allow(sizes, total, expected):
     assert quotas(np.array(sizes, np.int64), total, np.random.default_rng(0)).tolist() == expected
 
 
-def test_remainders_are_assigned_at_random() -> None:
+def test_remainders_are_assigned_at_random():
     rng, draws = np.random.default_rng(0), 4000
     sizes = np.array([1, 5, 5, 50, 500, 5])
     total = sum(quotas(sizes, 9, rng) for _ in range(draws))
@@ -60,20 +60,18 @@ def one_clip(folder: Path, time: str | None) -> Table:
         ("2020-03-09T04:30:00Z", "day", "America/New_York", ["2020-03-09"]),
     ],
 )
-def test_strata_have_the_names_of_their_periods(
-    tmp_path: Path, time: str | None, period: strata.Period, zone: str | None, expected: list[str]
-) -> None:
+def test_strata_have_the_names_of_their_periods(tmp_path, time, period, zone, expected):
     found = Strata(Grouping(one_clip(tmp_path, time), period, None, find_zone(zone)))
     assert [name for _, name in found.names] == expected
 
 
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00"])
-def test_times_outside_of_the_calendar_name_the_clip(tmp_path: Path, time: str) -> None:
+def test_times_outside_of_the_calendar_name_the_clip(tmp_path, time):
     with pytest.raises(EdgeseaError, match=r"0-0\.wav.*" + time.replace("+", r"\+")):
         Strata(Grouping(one_clip(tmp_path, time), "day", None, find_zone("UTC")))
 
 
-def test_windows_without_sensor_or_time_have_strata_of_their_own(tmp_path: Path) -> None:
+def test_windows_without_sensor_or_time_have_strata_of_their_own(tmp_path):
     clips = [
         {"embeddings": np.zeros((2, 2)), "sensor": "a", "time": "2020-05-01T10:00:00"},
         {"embeddings": np.zeros((3, 2)), "sensor": "a"},
@@ -104,9 +102,7 @@ def read(found: Strata, most: int, seed: int = 0) -> dict[int, StratumWindows]:
 
 
 @pytest.mark.parametrize(("budget", "batches"), [(1 << 30, 1), (2000, 3), (1, 6)])
-def test_strata_come_whole_however_mixed_and_however_little_memory(
-    tmp_path: Path, budget: int, batches: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_strata_come_whole_however_mixed_and_however_little_memory(tmp_path, budget, batches, monkeypatch):
     monkeypatch.setattr(strata, "BUDGET", budget)
     found = mixed_strata(tmp_path, np.random.default_rng(0).permutation(DAYS * CLIPS))
     reads: list[tuple[int, int]] = []
@@ -130,7 +126,7 @@ def test_strata_come_whole_however_mixed_and_however_little_memory(
             np.testing.assert_array_equal(table.embeddings(part, 0)[window], embedding)
 
 
-def test_a_large_stratum_is_thinned_uniformly(tmp_path: Path) -> None:
+def test_a_large_stratum_is_thinned_uniformly(tmp_path):
     found = mixed_strata(tmp_path, np.random.default_rng(1).permutation(DAYS * CLIPS), "none")
     total = DAYS * (CLIPS - 1) * WINDOWS
     assert found.sizes.tolist() == [total]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from slurm.cluster import Slurm, wait_for
+from slurm.cluster import wait_for
 
 from edgesea.distill import distill
 
@@ -19,8 +19,8 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_two_nodes_train_as_one_process_and_resume_after_a_requeue_as_if_nothing_had_been(
-    on_slurm: Slurm, small_table: Path, small_reduction: Path, tmp_path: Path
-) -> None:
+    on_slurm, small_table, small_reduction, tmp_path
+):
     log = tmp_path / "log"
 
     def start(name: str) -> str:
@@ -32,7 +32,7 @@ def test_two_nodes_train_as_one_process_and_resume_after_a_requeue_as_if_nothing
 
     assert on_slurm.ended(start("whole")) == "COMPLETED", log.read_text()
     assert log.read_text().count('"student"') == 1
-    distill(small_table, small_reduction, tmp_path / "alone", **OPTIONS)  # type: ignore[arg-type]
+    distill(small_table, small_reduction, tmp_path / "alone", **OPTIONS)
     assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
 
     job, metrics = start("requeued"), tmp_path / "requeued" / "metrics.csv"

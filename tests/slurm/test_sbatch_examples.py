@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import pytest
 from conftest import REPOSITORY
-from slurm.cluster import Slurm
 
 from edgesea.artifact import read_json
 from edgesea.demo.city import make_city
@@ -15,7 +13,7 @@ SMALL = {"TEACHER": "spectral", "HOP_SIZE": "1", "SUBSET_SIZE": "40", "EMB_LEN":
 SMALL |= {"NUM_MELS": "16", "BATCH_SIZE": "16", "SAMPLING": "random"}
 
 
-def test_the_examples_run(on_slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_run(on_slurm, tmp_path, monkeypatch):
     city = make_city(tmp_path / "city", sensors=3, days=1, clips_per_day=8, seconds=2.0, annotated=1.0)
     paths = {"AUDIO_DIR": city / "audio", "SONYC_UST_PATH": city, "EMBEDDING_DIR": tmp_path / "table"}
     for name, value in {**SMALL, **paths}.items():

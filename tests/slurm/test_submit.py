@@ -54,9 +54,7 @@ def truth(on_slurm: Slurm, run: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_a_whole_run_with_two_nodes_ends_and_its_status_is_true_at_each_look(
-    on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_whole_run_with_two_nodes_ends_and_its_status_is_true_at_each_look(on_slurm, experiment, tmp_path):
     run, looks, seen = tmp_path / "a run%j", 0, set()
     config = experiment(stages={"distill": {"nodes": 2}})
     ids = submit(config, out=run)["jobs"]
@@ -79,9 +77,7 @@ def test_a_whole_run_with_two_nodes_ends_and_its_status_is_true_at_each_look(
     assert "nothing to do" in submit(config, out=run)["text"]
 
 
-def test_a_failed_stage_shows_its_log_and_those_after_it_are_cancelled(
-    on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_stage_shows_its_log_and_those_after_it_are_cancelled(on_slurm, experiment, tmp_path, capsys):
     config, run = experiment({"teacher": "callable:no_such_module:f@8000"}), tmp_path / "run"
     ids = submit(config, out=run)["jobs"]
     assert on_slurm.ended(ids["extract"]) == "FAILED"
@@ -97,9 +93,7 @@ def test_a_failed_stage_shows_its_log_and_those_after_it_are_cancelled(
     on_slurm.call("scancel", other)
 
 
-def test_a_requeued_run_resumes_and_a_cancelled_one_can_be_submitted_again(
-    on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_requeued_run_resumes_and_a_cancelled_one_can_be_submitted_again(on_slurm, experiment, tmp_path):
     config, run = experiment({"teacher": SLOW, "hop": 1.0}), tmp_path / "run"
     first = submit(config, out=run)["jobs"]["extract"]
     with pytest.raises(EdgeseaError, match=f"extract \\({first}\\)"):
@@ -130,9 +124,7 @@ def test_a_requeued_run_resumes_and_a_cancelled_one_can_be_submitted_again(
     assert {path: path.stat().st_mtime_ns for path in there} == there
 
 
-def test_a_job_that_gets_nowhere_is_not_queued_for_ever(
-    on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_job_that_gets_nowhere_is_not_queued_for_ever(on_slurm, experiment, tmp_path):
     config, run = experiment({"teacher": SLOW, "part_clips": 20, "batch_size": 1}), tmp_path / "run"
     job, seen = submit(config, out=run)["jobs"]["extract"], [0.0]
 
@@ -147,9 +139,7 @@ def test_a_job_that_gets_nowhere_is_not_queued_for_ever(
     assert "--time" in (run / "jobs" / f"extract-{job}.log").read_text()
 
 
-def test_what_slurm_refuses_is_shown_and_nothing_stays_in_the_queue(
-    on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_what_slurm_refuses_is_shown_and_nothing_stays_in_the_queue(on_slurm, experiment, tmp_path):
     config = experiment(stages={"reduce": {"partition": "nowhere"}})
     with pytest.raises(EdgeseaError, match="nowhere"):
         submit(config, out=tmp_path / "run")
@@ -157,9 +147,7 @@ def test_what_slurm_refuses_is_shown_and_nothing_stays_in_the_queue(
     assert not (tmp_path / "run" / "jobs" / "jobs.json").exists()
 
 
-def test_without_a_controller_the_files_say_what_they_can(
-    on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_controller_the_files_say_what_they_can(on_slurm, experiment, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with running() as other:
         monkeypatch.setenv("SLURM_CONF", other.env["SLURM_CONF"])
@@ -174,7 +162,7 @@ def test_without_a_controller_the_files_say_what_they_can(
 
 
 @pytest.mark.slow
-def test_workers_are_jobs_of_the_run(on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path) -> None:
+def test_workers_are_jobs_of_the_run(on_slurm, experiment, tmp_path):
     run = tmp_path / "run"
     submit(experiment({"teacher": SLOW}, cluster="slurm", min_jobs=2, max_jobs=2), out=run)
     wait_for(lambda: status(run)["workers"] == {"running": 2} and status(run)["stages"]["extract"].get("done"))
@@ -183,7 +171,7 @@ def test_workers_are_jobs_of_the_run(on_slurm: Slurm, experiment: Callable[..., 
 
 
 @pytest.mark.slow
-def test_a_job_is_requeued_in_time(on_slurm: Slurm, experiment: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_job_is_requeued_in_time(on_slurm, experiment, tmp_path):
     hurry = {"time": "1", "directives": ["signal=B:USR1@30"]}
     config, run = experiment({"teacher": SLOW, "part_clips": 1}, stages={"extract": hurry}), tmp_path / "run"
     ids = submit(config, out=run)["jobs"]

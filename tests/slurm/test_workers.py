@@ -52,7 +52,7 @@ def parts(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("*/part-*.parquet")}
 
 
-def test_a_cancelled_worker_job_is_replaced_and_the_bytes_are_those_of_here(on_slurm: Slurm, folder: Path) -> None:
+def test_a_cancelled_worker_job_is_replaced_and_the_bytes_are_those_of_here(on_slurm, folder):
     process = started("--min-jobs", "2", "--max-jobs", "2")
     wait_for(lambda: len(jobs(on_slurm, "running")) == 2 and len(parts(folder / "there")) > 4)
     first = jobs(on_slurm, "running")
@@ -60,7 +60,7 @@ def test_a_cancelled_worker_job_is_replaced_and_the_bytes_are_those_of_here(on_s
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 0, error
     assert "distributed" not in error
-    extract(folder / "audio", folder / "here", **OPTIONS)  # type: ignore[arg-type]
+    extract(folder / "audio", folder / "here", **OPTIONS)
     assert parts(folder / "there") == parts(folder / "here")
     assert len(parts(folder / "here")) == 40
     for name in ("table.json", "skipped.csv"):
@@ -69,7 +69,7 @@ def test_a_cancelled_worker_job_is_replaced_and_the_bytes_are_those_of_here(on_s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_stopped_takes_its_jobs_with_it(on_slurm: Slurm, folder: Path, number: int) -> None:
+def test_a_command_that_is_stopped_takes_its_jobs_with_it(on_slurm, folder, number):
     process = started("--max-jobs", "1")
     wait_for(lambda: parts(folder / "there"))
     process.send_signal(number)
@@ -78,15 +78,13 @@ def test_a_command_that_is_stopped_takes_its_jobs_with_it(on_slurm: Slurm, folde
     wait_for(lambda: not jobs(on_slurm, "running,pending"))
 
 
-def test_jobs_that_slurm_refuses_end_the_command_with_its_reason(on_slurm: Slurm, folder: Path) -> None:
+def test_jobs_that_slurm_refuses_end_the_command_with_its_reason(on_slurm, folder):
     process = started("--partition", "nosuch")
     error = process.communicate(timeout=60)[1]
     assert (process.returncode, "nosuch" in error, "Traceback" in error) == (1, True, False), error
 
 
-def test_jobs_that_end_before_they_are_of_use_are_noticed(
-    on_slurm: Slurm, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_that_end_before_they_are_of_use_are_noticed(on_slurm, folder, monkeypatch):
     monkeypatch.setattr(elsewhere, "NOTICE", 1.0)
     stop = threading.Thread(target=lambda: (wait_for(lambda: jobs(on_slurm, "pending")), cancel_all(on_slurm)))
     stop.start()

@@ -1,7 +1,6 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def change(run: Path, name: str, **stamp: object) -> None:
     write_json(run / "stages.json", found)
 
 
-def test_a_finished_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run(run, capsys):
     look = status(run)
     assert [(name, stage["state"]) for name, stage in look["stages"].items()] == [(name, "finished") for name in NAMES]
     assert (look["stages"]["extract"]["done"], look["stages"]["distill"]["done"]) == (1, 2)
@@ -39,7 +38,7 @@ def test_a_finished_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len({line.index("finished") for line in table[1:]}) == 1
 
 
-def test_rate_and_time_left_are_those_since_the_stage_was_resumed(run: Path) -> None:
+def test_rate_and_time_left_are_those_since_the_stage_was_resumed(run):
     """7 800 parts, of which 1 000 were there before, and 200 came in the last 100 seconds."""
     clips = run / "table" / "clips"
     for number in range(1, 1200):
@@ -58,7 +57,7 @@ def test_rate_and_time_left_are_those_since_the_stage_was_resumed(run: Path) -> 
     assert "2.0 parts/s  0:5" in look["text"]
 
 
-def test_a_process_that_is_gone_does_not_run(run: Path) -> None:
+def test_a_process_that_is_gone_does_not_run(run):
     change(run, "distill", finished=False, began=time.time())
     (run / ".lock").write_text(f"process {2**22 + 1} on {os.uname().nodename} since 2020-01-01 00:00:00: edgesea run")
     assert status(run)["stages"]["distill"]["state"] == "interrupted"
@@ -66,14 +65,12 @@ def test_a_process_that_is_gone_does_not_run(run: Path) -> None:
         assert status(run)["stages"]["distill"]["state"] == "running"
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path, refuses: Callable[..., None]) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path, refuses):
     for command in ("status", "cancel"):
         refuses(command, tmp_path, words=[tmp_path])
 
 
-def test_scripts_without_slurm(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], refuses: Callable[..., None]
-) -> None:
+def test_scripts_without_slurm(tmp_path, capsys, refuses):
     data, config, run = make_esc50(tmp_path / "esc50"), tmp_path / "it's.yaml", tmp_path / "it's a 100% run"
     sections = {"extract": {"source": str(data)}, "evaluate": {"task": "esc50", "data": str(data)}}
     sections["cluster"] = {"account": "a1", "directives": ["qos=low"], "stages": {"distill": {"gpus": 2, "nodes": 3}}}
@@ -92,7 +89,7 @@ def test_scripts_without_slurm(
     refuses("submit", config, "--out", run, words=[config, "sizes"])
 
 
-def test_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Callable[..., None]) -> None:
+def test_without_sbatch(tmp_path, monkeypatch, refuses):
     data, config = make_esc50(tmp_path / "esc50"), tmp_path / "small.yaml"
     config.write_text(yaml.safe_dump({"extract": {"source": str(data)}}))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -1,6 +1,5 @@
 import gzip
 import logging
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,7 +14,7 @@ SPACED = "note, value , name\nx, 1e-3 ,00123 \n\n, -0.0, 1e5\n ,,\n7 , .5 , NA\n
 
 @pytest.mark.parametrize("text", [PLAIN, QUOTED, SPACED])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_tables_may_be_written_in_many_ways(tmp_path: Path, text: str, end: str) -> None:
+def test_tables_may_be_written_in_many_ways(tmp_path, text, end):
     for content in (text, "\ufeff" + text.rstrip("\n")):
         (tmp_path / "t.csv").write_bytes(content.replace("\n", end).encode())
         table = Sheet.read(tmp_path / "t.csv", ["name"])
@@ -33,13 +32,13 @@ def test_tables_may_be_written_in_many_ways(tmp_path: Path, text: str, end: str)
     ],
     ids=["Excel", "Excel's Unicode text", "joined", "pandas"],
 )
-def test_spreadsheets_and_pandas_have_their_ways(tmp_path: Path, content: bytes) -> None:
+def test_spreadsheets_and_pandas_have_their_ways(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
     rows = Sheet.read(tmp_path / "t.csv", ["path", "level"], ["fold"]).rows
     assert rows[["path", "fold", "level"]].to_numpy().tolist() == [["Straße.wav", "5", "65.5"], ["b.wav", "", ""]]
 
 
-def test_parquet_is_read_as_the_same_text(tmp_path: Path) -> None:
+def test_parquet_is_read_as_the_same_text(tmp_path):
     columns = {"id": [1.0, None, 3.0], "time": pd.to_datetime(["2020-05-01T12:30:00", None, None])}
     columns |= {"level": [[50.0, 60.5], None, None], "name": pd.Categorical([" a ", None, "01"])}
     frame = pd.DataFrame(columns, index=[7, 8, 9])
@@ -54,7 +53,7 @@ def test_parquet_is_read_as_the_same_text(tmp_path: Path) -> None:
         assert sheet.places(sheet.rows.index) == "row 1, 3"
 
 
-def test_columns_are_found_made_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_columns_are_found_made_and_reported(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     (tmp_path / "t.csv").write_text("Slice File-Name,fold,note,note,\na.wav,1.0,x,y,\nb.wav,,x,y,\n,,\n")
     sheet = Sheet.read(tmp_path / "t.csv")
@@ -69,7 +68,7 @@ def test_columns_are_found_made_and_reported(tmp_path: Path, caplog: pytest.LogC
         assert str(tmp_path / "t.csv") in str(caught.value)
 
 
-def test_what_is_not_a_table_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_table_is_refused(tmp_path):
     path = tmp_path / "t.csv"
     for content, word in (
         *((content, "") for content in (b"", b"\n\n", b"name,value\n", b"RIFF\0\0wave\n", b"PK\x03\x04")),

@@ -56,7 +56,7 @@ def directly(rows: list[dict[str, str]], taxonomy: Taxonomy) -> dict[str, list[A
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_votes_and_proximities_are_those_of_the_rules(tmp_path: Path, taxonomy: Taxonomy, seed: int) -> None:
+def test_votes_and_proximities_are_those_of_the_rules(tmp_path, taxonomy, seed):
     rng = np.random.default_rng(seed)
     presence = [f"{tag}_presence" for tag in (*FINE, *taxonomy.coarse)]
     proximity = [f"{tag}_proximity" for tag in FINE]
@@ -77,7 +77,7 @@ def test_votes_and_proximities_are_those_of_the_rules(tmp_path: Path, taxonomy: 
     assert read.clips.tolist() == sorted(wanted)
 
 
-def test_fine_tags_and_context_alone_are_read(tmp_path: Path, taxonomy: Taxonomy) -> None:
+def test_fine_tags_and_context_alone_are_read(tmp_path, taxonomy):
     columns = [*COARSE[:3], *(f"{tag}_presence" for tag in FINE), *CONTEXT]
     rows = [("train", "b", 1, 1, 0, 0, 1, 40.5, -73.25, 23, 6, 53), ("train", "a", 1, 0, 0, 1, 0, "", " ", 0, 0, 1)]
     path = table(tmp_path, *rows, columns=columns)
@@ -87,7 +87,7 @@ def test_fine_tags_and_context_alone_are_read(tmp_path: Path, taxonomy: Taxonomy
     np.testing.assert_array_equal(read.context, [[np.nan, np.nan, 0, 0, 1], [40.5, -73.25, 23, 6, 53]])
 
 
-def test_bad_values_and_columns_are_named(tmp_path: Path, taxonomy: Taxonomy) -> None:
+def test_bad_values_and_columns_are_named(tmp_path, taxonomy):
     columns = [*COARSE, *CONTEXT, "sensor_id"]
     good = dict(zip(columns, ["train", "a.wav", "1", "1", "0", "40.7", "-74", "23", "6", "53", "0"], strict=True))
     for name, values in {
@@ -110,7 +110,7 @@ def test_bad_values_and_columns_are_named(tmp_path: Path, taxonomy: Taxonomy) ->
         refused(read_annotations, path, taxonomy, words=[path, word])
 
 
-def test_other_splits_name_clips_or_sensors(tmp_path: Path, taxonomy: Taxonomy) -> None:
+def test_other_splits_name_clips_or_sensors(tmp_path, taxonomy):
     clips = ((name, 1, 1, 0, name) for name in ("a", "b", "c", "010"))
     path = table(tmp_path, *clips, columns=[*COARSE[1:], "sensor_id"])  # it has no splits of its own
     rows = [("validate", "010"), ("train", "c"), ("test", "a"), ("train", "c")]
@@ -126,7 +126,7 @@ def test_other_splits_name_clips_or_sensors(tmp_path: Path, taxonomy: Taxonomy) 
     refused(read_annotations, path, taxonomy, bad, words=[bad, "split, file"])
 
 
-def test_ground_truth_is_the_verified_clips_of_the_split(tmp_path: Path, taxonomy: Taxonomy) -> None:
+def test_ground_truth_is_the_verified_clips_of_the_split(tmp_path, taxonomy):
     def coarse(path: Path, split: str = "validate") -> dict[str, list[int]]:
         read = read_ground_truth(path, taxonomy, split)
         return dict(zip(read.clips.tolist(), read.coarse.tolist(), strict=True))
@@ -146,7 +146,7 @@ def test_ground_truth_is_the_verified_clips_of_the_split(tmp_path: Path, taxonom
     refused(read_ground_truth, path, taxonomy, words=[path, "line 2", "line 5", "'d'"])
 
 
-def test_fine_tags_belong_to_the_number_of_a_coarse_tag_not_to_its_place(tmp_path: Path) -> None:
+def test_fine_tags_belong_to_the_number_of_a_coarse_tag_not_to_its_place(tmp_path):
     (tmp_path / "t.yaml").write_text("fine: {7: {X: unsure, 2: shout}, 3: {1: hit}}\ncoarse: {3: impact, 7: voice}\n")
     taxonomy = read_taxonomy(tmp_path / "t.yaml")
     assert (taxonomy.coarse, taxonomy.names) == (("3_impact", "7_voice"), ("impact", "voice"))
@@ -165,7 +165,7 @@ def test_fine_tags_belong_to_the_number_of_a_coarse_tag_not_to_its_place(tmp_pat
         "coarse: {1: a}\nfine: {1: {1: b}, '1': {1: b}}",
     ],
 )
-def test_what_is_not_a_taxonomy_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_what_is_not_a_taxonomy_is_refused_by_name(tmp_path, text):
     (tmp_path / "t.yaml").write_text(text)
     for path in (tmp_path / "t.yaml", tmp_path / "none.yaml"):
         refused(read_taxonomy, path, words=[path])

@@ -1,6 +1,5 @@
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,13 +26,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("system", ["teacher", "reduced", "student"])
-def test_clips_are_scored_by_the_mean_of_their_windows(
-    data: Path, small_reduction: Path, small_student: Path, tmp_path: Path, system: str
-) -> None:
+def test_clips_are_scored_by_the_mean_of_their_windows(data, small_reduction, small_student, tmp_path, system):
     model, out = str(small_student) if system == "student" else "spectral", tmp_path / "new" / "scores.json"
     reduction, probe = (small_reduction, ProbeOptions("mlp")) if system == "reduced" else (None, ProbeOptions())
     options = {"reduction": reduction, "probe": probe, "seed": 3, "resamples": 9, "workers": 1}
-    result = evaluate("esc50", data, model, out=out, **options)  # type: ignore[arg-type]
+    result = evaluate("esc50", data, model, out=out, **options)
     task, transform = FoldTask.load("esc50", data), load_reduction(reduction).transform if reduction else np.asarray
     windows = (transform(file.embedding) for file in embed_files(load_model(model), task.paths, Framing(1.0, 0.5)))
     means = [rows.mean(0, dtype=np.float64) for rows in windows]
@@ -56,7 +53,7 @@ def tagged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_tags_are_scored_on_the_verified_validation_clips(tagged: Path, tmp_path: Path) -> None:
+def test_tags_are_scored_on_the_verified_validation_clips(tagged, tmp_path):
     options, written = TaggingOptions(label_mode="fine", members=1, patience=0), tmp_path / "predictions.csv"
     result = evaluate("sonyc_ust", tagged, "spectral", tagging=options, predictions=written, resamples=20, workers=1)
     assert (result["tagging"]["label_mode"], result["train_clips"], result["clips"]) == ("fine", 12, 8)
@@ -64,18 +61,16 @@ def test_tags_are_scored_on_the_verified_validation_clips(tagged: Path, tmp_path
     assert result | score(written, data=tagged, resamples=20)["fine"] == result
 
 
-def test_embeddings_are_cached_by_model_clips_and_framing(data: Path, tmp_path: Path) -> None:
+def test_embeddings_are_cached_by_model_clips_and_framing(data, tmp_path):
     copy, cache = tmp_path / "copy", tmp_path / "cache"
     shutil.copytree(data, copy)
     for hop, probe, files in ((0.5, "logistic", 1), (0.5, "mlp", 1), (0.25, "mlp", 2)):
-        found = evaluate("esc50", copy, "spectral", cache=cache, hop=hop, probe=ProbeOptions(probe), workers=1)  # type: ignore[arg-type]
-        assert found == evaluate("esc50", copy, "spectral", hop=hop, probe=ProbeOptions(probe), workers=1)  # type: ignore[arg-type]
+        found = evaluate("esc50", copy, "spectral", cache=cache, hop=hop, probe=ProbeOptions(probe), workers=1)
+        assert found == evaluate("esc50", copy, "spectral", hop=hop, probe=ProbeOptions(probe), workers=1)
         assert len(list(cache.iterdir())) == files
 
 
-def test_bad_input(
-    data: Path, tagged: Path, tmp_path: Path, small_reduction: Path, small_student: Path, refuses: Callable[..., None]
-) -> None:
+def test_bad_input(data, tagged, tmp_path, small_reduction, small_student, refuses):
     esc, ust = ("esc50", data), ("sonyc_ust", tagged)
     for task, model, options, words in (
         (("esc50", data / "nothing"), "spectral", [], [data / "nothing" / "meta" / "esc50.csv", "audio/"]),
@@ -103,4 +98,4 @@ def test_bad_input(
     ):
         refuses("evaluate", *task, model, *options, words=words)
     with pytest.raises(EdgeseaError, match="optimizer"):
-        TaggingOptions(optimizer="sgd")  # type: ignore[arg-type]
+        TaggingOptions(optimizer="sgd")

@@ -18,7 +18,7 @@ CLIPS = np.array([[40.70, -74.00, 0, 0, 1], [40.75, -73.98, 23, 6, 52], [40.80, 
 HOUR, DAY, WEEK = 2, 2 + 24, 2 + 24 + 7
 
 
-def test_bags_hold_clips_of_some_or_no_windows() -> None:
+def test_bags_hold_clips_of_some_or_no_windows():
     bags = Bags(np.arange(10, dtype=np.float32).reshape(5, 2), np.array([2, 0, 3]), np.arange(15.0).reshape(3, 5))
     assert np.array_equal(bags.means(), [[1, 2], [np.nan, np.nan], [6, 7]], equal_nan=True)
     assert (bags.usable.tolist(), bags.owner.tolist()) == ([True, False, True], [0, 0, 2, 2, 2])
@@ -30,7 +30,7 @@ def test_bags_hold_clips_of_some_or_no_windows() -> None:
     assert len(bags.take(np.zeros(0, np.int64))) == 0
 
 
-def test_each_part_of_the_context_has_its_place() -> None:
+def test_each_part_of_the_context_has_its_place():
     # 512 dimensions of OpenL3 and the context make the 597 inputs that the challenge's baseline documents.
     code = context_encoder(CLIPS, standardize=True)(CLIPS)
     assert (code.shape, code.dtype) == ((3, 597 - 512), np.float32)
@@ -63,9 +63,7 @@ def embeddings(paths: list[Path], cache: Path | None, model: Any = None) -> tupl
     return bags.rows, bags.counts, failed
 
 
-def test_clips_that_failed_are_tried_again_and_others_are_read_from_the_cache(
-    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clips_that_failed_are_tried_again_and_others_are_read_from_the_cache(paths, tmp_path, monkeypatch):
     whole, cache = embeddings(paths, None), tmp_path / "cache"
     paths[3].write_bytes(b"no audio")
     # A share that is away for a moment: the same file, which cannot be opened.
@@ -83,9 +81,7 @@ def test_clips_that_failed_are_tried_again_and_others_are_read_from_the_cache(
     assert [path.stat().st_mtime_ns for path in cache.iterdir()] == before
 
 
-def test_what_was_embedded_before_a_process_was_killed_is_stored(
-    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_embedded_before_a_process_was_killed_is_stored(paths, tmp_path, monkeypatch):
     whole, model = embeddings(paths, None), load_model("spectral")
     calls = iter([model.embed] * 2)
 
@@ -95,7 +91,7 @@ def test_what_was_embedded_before_a_process_was_killed_is_stored(
         monkeypatch.setattr("edgesea.tasks.features._write_cache", lambda *_: None)  # nothing is stored at the end
         raise KeyboardInterrupt
 
-    model.embed = failing  # type: ignore[method-assign]
+    model.embed = failing
     with pytest.raises(KeyboardInterrupt):
         embeddings(paths, tmp_path / "cache", model)
     monkeypatch.undo()

@@ -51,7 +51,7 @@ def identity(task: FoldTask) -> np.ndarray:
 
 
 @pytest.mark.parametrize("classifier", ["logistic", "mlp", "svm", "random_forest"])
-def test_each_fold_is_tested_in_turn(classifier: Any) -> None:
+def test_each_fold_is_tested_in_turn(classifier):
     task = task_of()
     result = task.score(bags_of(informative(task)), ProbeOptions(classifier))
     assert result["accuracy"] > 0.9
@@ -63,7 +63,7 @@ def test_each_fold_is_tested_in_turn(classifier: Any) -> None:
 
 @pytest.mark.parametrize("classifier", ["logistic", "svm"])
 @pytest.mark.parametrize(("features", "search"), product(["mean", "statistics", "framewise"], [True, False]))
-def test_the_fold_under_test_is_never_trained_on(classifier: Any, features: Any, search: bool) -> None:
+def test_the_fold_under_test_is_never_trained_on(classifier, features, search):
     """Which clip it is can be learnt by heart but says nothing about others: seen ones would give an accuracy of 1."""
     task, probe = task_of(clips=10), ProbeOptions(classifier, features, search)
     bags = bags_of(identity(task), windows=2)
@@ -80,7 +80,7 @@ def test_the_fold_under_test_is_never_trained_on(classifier: Any, features: Any,
         assert set(first["chosen"]["2"]) == {"C", "gamma"}
 
 
-def test_scores_agree_with_scikit_learn() -> None:
+def test_scores_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
     truth, folds = rng.integers(0, 4, 200), np.repeat([1, 2, 5], [20, 80, 100])
     predicted = np.where(rng.random(200) < 0.5 + 0.1 * truth, truth, rng.integers(0, 4, 200))
@@ -94,17 +94,17 @@ def test_scores_agree_with_scikit_learn() -> None:
     assert (result["confusion"]["classes"], np.sum(result["confusion"]["counts"])) == (names.tolist(), 200)
 
 
-def test_clips_without_windows_are_left_out() -> None:
+def test_clips_without_windows_are_left_out():
     task, rows, left = task_of(), informative(task_of()), np.setdiff1d(np.arange(36), [0, 1, 2, 20])
     part = replace(task, **{name: getattr(task, name)[left] for name in ("labels", "folds", "recordings")})
     for kind in ("mean", "statistics", "framewise"):
-        probe = ProbeOptions(features=kind)  # type: ignore[arg-type]
+        probe = ProbeOptions(features=kind)
         result = task.score(bags_of(rows, np.isin(np.arange(36), left) * 1), probe, resamples=20)
         assert result == part.score(bags_of(rows[left]), probe, resamples=20)
         assert result["clips"] == 32
 
 
-def test_folds_and_classes_that_lose_their_clips_are_named() -> None:
+def test_folds_and_classes_that_lose_their_clips_are_named():
     task, all_of_them = task_of(), np.ones(36, bool)
     first, second = task.labels == "class0", task.folds == 2
     for usable, words in (
@@ -120,7 +120,7 @@ def test_folds_and_classes_that_lose_their_clips_are_named() -> None:
     assert single.emptied(all_of_them) == []  # it was so before
 
 
-def test_the_seed_decides_and_intervals_have_the_binomials_width() -> None:
+def test_the_seed_decides_and_intervals_have_the_binomials_width():
     task = task_of(clips=100, folds=2)
     features = (task.labels == "class1") * 1.0 + np.random.default_rng(1).standard_normal(400)
     first, same, other = (task.score(bags_of(features[:, None]), ProbeOptions("mlp"), None, n, 300) for n in (0, 0, 1))
@@ -130,7 +130,7 @@ def test_the_seed_decides_and_intervals_have_the_binomials_width() -> None:
         assert high - low == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 400), rel=0.2)
 
 
-def test_folds_that_cannot_be_tested_are_refused() -> None:
+def test_folds_that_cannot_be_tested_are_refused():
     task, one = task_of(), task_of(folds=1)
     usable = (task.folds == 1) | (task.labels == "class0")  # of the other folds one class is left
     for call in (
@@ -154,7 +154,7 @@ def write_table(data: Path, text: str, name: str = "esc50") -> Path:
     return data
 
 
-def test_real_metadata_is_read_and_a_clip_in_another_fold_is_found(shared_data: Path, tmp_path: Path) -> None:
+def test_real_metadata_is_read_and_a_clip_in_another_fold_is_found(shared_data, tmp_path):
     task = FoldTask.load("esc50", shared_data / "esc10")
     assert np.unique(task.labels, return_counts=True)[1].tolist() == [40] * 10
     assert [path.name[0] for path in task.paths] == [str(fold) for fold in task.folds]
@@ -167,7 +167,7 @@ def test_real_metadata_is_read_and_a_clip_in_another_fold_is_found(shared_data: 
         FoldTask.load("esc50", write_table(tmp_path, rows.to_csv(index=False)))
 
 
-def test_clips_lie_in_the_folders_of_their_folds(tmp_path: Path) -> None:
+def test_clips_lie_in_the_folders_of_their_folds(tmp_path):
     text = "class,fold,slice_file_name,fsID\nsiren,10,7.wav,\ndog,2,9.wav,9\nsiren,3,8.wav,\n"
     task = FoldTask.load("urbansound8k", write_table(tmp_path, text, "urbansound8k"))
     assert task.paths == [tmp_path / "audio" / file for file in ("fold10/7.wav", "fold2/9.wav", "fold3/8.wav")]
@@ -177,7 +177,7 @@ def test_clips_lie_in_the_folders_of_their_folds(tmp_path: Path) -> None:
     assert (esc.paths, esc.recordings.tolist()) == ([tmp_path / "audio" / "b.wav"], [0])
 
 
-def test_a_bad_row_is_refused_by_its_line(tmp_path: Path) -> None:
+def test_a_bad_row_is_refused_by_its_line(tmp_path):
     for row, *words in (
         *((f"b.wav,{fold},rain,7", "fold", fold) for fold in ("one", "0", "-1", "1.5", 10**20, "")),
         *(("b.wav,1,,7", "category", "''"), (",1,rain,7", "filename", "''")),
@@ -204,18 +204,18 @@ def problem(clips: int = 60, classes: int = 3, folds: int = 3, noise: float = 1.
     return Bags(rows.astype(np.float32), counts), labels, 1 + np.arange(clips) // classes % folds
 
 
-def test_features_are_those_of_each_clip() -> None:
+def test_features_are_those_of_each_clip():
     bags = Bags(np.array([[1, 10], [3, 10], [8, 40], [5, 6]], np.float32), np.array([3, 0, 1]))
     first = [4, 20, np.sqrt(26 / 3), np.sqrt(200), 1, 10, 8, 40, 3, 10]
     for features, rows in (("mean", [[4, 20], [5, 6]]), ("statistics", [first, [5, 6, 0, 0, 5, 6, 5, 6, 5, 6]])):
-        found = clip_features(bags, features)  # type: ignore[arg-type]
+        found = clip_features(bags, features)
         assert found.counts.tolist() == [1, 0, 1]
         np.testing.assert_allclose(found.rows, rows, rtol=1e-6)
     assert clip_features(bags, "framewise") is bags
 
 
 @pytest.mark.parametrize(("kind", "classes"), product(KINDS, (2, 8)))
-def test_a_clip_gets_the_class_with_the_largest_mean_score(kind: Classifier, classes: int) -> None:
+def test_a_clip_gets_the_class_with_the_largest_mean_score(kind, classes):
     bags, labels, folds = problem(240, classes, noise=3.0)
     probe, _ = fit_probe(bags.rows, labels[bags.owner], folds[bags.owner], ProbeOptions(kind), 0)
     test = problem(240, classes, noise=3.0, seed=1)[0]
@@ -229,7 +229,7 @@ def test_a_clip_gets_the_class_with_the_largest_mean_score(kind: Classifier, cla
 
 
 @pytest.mark.parametrize(("kind", "features"), [("logistic", "framewise"), ("svm", "mean"), ("mlp", "mean")])
-def test_a_search_leaves_out_one_fold_at_a_time(kind: Classifier, features: Any) -> None:
+def test_a_search_leaves_out_one_fold_at_a_time(kind, features):
     """Clips have places of their own: with windows of one clip on both sides, the wrong parameters would win."""
     bags, labels, folds = problem(48, noise=3.0, seed=2)
     bags = clip_features(bags, features)
@@ -248,7 +248,7 @@ def test_a_search_leaves_out_one_fold_at_a_time(kind: Classifier, features: Any)
     assert (probe.predict(bags.rows) == labels).mean() > 0.5
 
 
-def test_a_search_needs_two_folds_of_two_classes() -> None:
+def test_a_search_needs_two_folds_of_two_classes():
     bags, labels, folds = problem(30, classes=2)
     for own, among, fold in ((labels, np.ones_like(folds), 1), (np.where(folds == 2, labels, 0), folds, 2)):
         with pytest.raises(EdgeseaError, match=f"search: without fold {fold}"):
@@ -256,7 +256,7 @@ def test_a_search_needs_two_folds_of_two_classes() -> None:
 
 
 @pytest.mark.parametrize("search", [False, True])
-def test_ctrl_c_ends_the_training_instead_of_cutting_it_short(search: bool) -> None:
+def test_ctrl_c_ends_the_training_instead_of_cutting_it_short(search):
     bags, labels, folds = problem(3000)
     options = ProbeOptions("mlp", search=search, num_hidden_layers=2, hidden_layer_size=256)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in background jobs

@@ -15,7 +15,7 @@ CLASSES = ("engine", "dog", "saw", "rare")
 FINE = np.array([0, 0, 0, 0, 1, 2, 2, 2, 3]), np.array([0, 0, 0, 1, 0, 0, 0, 1, 1], bool)
 
 
-def test_scores_are_those_of_the_definition() -> None:
+def test_scores_are_those_of_the_definition():
     """Of rare and common labels, and scores with and without ties, of 0, 0.01 and 1."""
     rng = np.random.default_rng(0)
     # Few positives: far more points of equal recall than a sort by insertion takes.
@@ -29,13 +29,13 @@ def test_scores_are_those_of_the_definition() -> None:
     for labels, scores in cases:
         for arrays in ((labels[:, :4], scores[:, :4], CLASSES), (labels, scores, CLASSES, *FINE)):
             for ties, expected in direct_scores(*arrays).items():
-                found = tagging_scores(*arrays[:3], ties, *arrays[3:])  # type: ignore[arg-type]
+                found = tagging_scores(*arrays[:3], ties, *arrays[3:])
                 del found["lwlrap"]
                 assert found.pop("class_auprc") == pytest.approx(expected.pop("class_auprc"), abs=1e-12)
                 assert found == pytest.approx(expected, abs=1e-12)
 
 
-def test_ties_are_in_the_order_of_the_threshold_or_of_the_introsort(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ties_are_in_the_order_of_the_threshold_or_of_the_introsort(monkeypatch):
     # Recall is 1/2 at 0.8, 0.6 and 0.4, while precision falls: only the order by threshold gives this area.
     arrays = np.array([[1], [0], [0], [1]]), np.array([[0.8], [0.6], [0.4], [0.2]]), ["tag"]
     area = tagging_scores(*arrays)["class_auprc"]["tag"]
@@ -45,7 +45,7 @@ def test_ties_are_in_the_order_of_the_threshold_or_of_the_introsort(monkeypatch:
         tagging_scores(*arrays, "published")
 
 
-def test_lwlrap_is_that_of_scikit_learn_and_ranks_the_later_of_equal_scores_higher() -> None:
+def test_lwlrap_is_that_of_scikit_learn_and_ranks_the_later_of_equal_scores_higher():
     rng = np.random.default_rng(5)
     labels, scores, ranked = rng.random((300, 9)) < 0.1, rng.random((300, 9)), ~FINE[1]
     found = tagging_scores(labels, scores, CLASSES, "threshold", *FINE)["lwlrap"]
@@ -63,7 +63,7 @@ def test_lwlrap_is_that_of_scikit_learn_and_ranks_the_later_of_equal_scores_high
         hits = true[np.argsort(row.astype(np.longdouble))[::-1]]
         precisions.extend((np.cumsum(hits) / np.arange(1, 24))[hits])
     assert lwlrap(labels, scores, "published") == pytest.approx(np.mean(precisions), abs=1e-12)
-    assert abs(lwlrap(labels, scores) - np.mean(precisions)) > 1e-3  # type: ignore[operator]
+    assert abs(lwlrap(labels, scores) - np.mean(precisions)) > 1e-3
     assert lwlrap(labels[:, :16], scores[:, :16], "published") == lwlrap(labels[:, :16], scores[:, :16])
 
 
@@ -71,7 +71,7 @@ def share(correct: np.ndarray) -> Callable[[np.ndarray], dict[str, float | None]
     return lambda clips: {"share": float(correct[clips].mean())}
 
 
-def test_an_interval_is_that_of_scipy() -> None:
+def test_an_interval_is_that_of_scipy():
     values, rng = np.random.default_rng(1).exponential(size=200), np.random.default_rng(3)
     found = confidence_intervals(share(values), 200, 500, seed=3)["share"]
     expected = stats.bootstrap((values,), np.mean, n_resamples=500, method="percentile", rng=rng).confidence_interval
@@ -79,7 +79,7 @@ def test_an_interval_is_that_of_scipy() -> None:
     assert found != confidence_intervals(share(values), 200, 500, seed=4)["share"]
 
 
-def test_clips_of_one_group_are_drawn_together() -> None:
+def test_clips_of_one_group_are_drawn_together():
     """Ten recordings of eight equal clips say no more than ten clips."""
     truth = np.repeat(np.random.default_rng(1).random(10) < 0.5, 8)
     groups = np.repeat([f"r{number}" for number in range(10)], 8)
@@ -88,7 +88,7 @@ def test_clips_of_one_group_are_drawn_together() -> None:
     assert confidence_intervals(share(truth[:8]), 8, 500, groups=groups[:8]) == {}  # nothing is known from one
 
 
-def test_resamples_without_a_score_are_left_out_for_it_alone() -> None:
+def test_resamples_without_a_score_are_left_out_for_it_alone():
     """The score exists where clip 0 was drawn; it is then 1 to 3, or how often that was."""
     times = confidence_intervals(
         lambda clips: {"some": (clips == 0).sum() or None, "all": (clips == 0).sum(), "none": None}, 10

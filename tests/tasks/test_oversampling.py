@@ -28,7 +28,7 @@ def pairs(made: Mixtures) -> list[tuple[int, int]]:
     return list(zip(made.seed.tolist(), made.neighbor.tolist(), strict=True))
 
 
-def test_thresholds_are_the_mean_or_a_percentile_of_the_ratios_of_tags_that_occur() -> None:
+def test_thresholds_are_the_mean_or_a_percentile_of_the_ratios_of_tags_that_occur():
     counts = np.array([30, 0, 15, 10, 3])  # ratios 1, none, 2, 3, 10
     assert imbalance_threshold(counts, "mean") == 4.0
     assert imbalance_threshold(counts, "percentile_50") == 2.5
@@ -37,7 +37,7 @@ def test_thresholds_are_the_mean_or_a_percentile_of_the_ratios_of_tags_that_occu
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_further_iterations_add_clips_until_the_ratio_is_at_the_threshold(method: Callable[..., Mixtures]) -> None:
+def test_further_iterations_add_clips_until_the_ratio_is_at_the_threshold(method):
     labels = matrix(*["1.."] * 40, *[".1."] * 40, *["..1"] * 2)  # ratios 1, 1, 20, mean 7.3; 40/6 is below, 40/5 not
     made = [run(method, labels, iterations=iterations) for iterations in (1, 2, 3)]
     assert [len(some.seed) for some in made] == [2, 4, 4]
@@ -45,13 +45,13 @@ def test_further_iterations_add_clips_until_the_ratio_is_at_the_threshold(method
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_clip_is_never_its_own_neighbour_even_among_equal_clips(method: Callable[..., Mixtures]) -> None:
+def test_a_clip_is_never_its_own_neighbour_even_among_equal_clips(method):
     made = run(method, matrix(*["1."] * 60, *[".1"] * 30), np.zeros((90, 3)), threshold="percentile_1")
     assert len(made.seed) == 30
     assert (made.seed != made.neighbor).all()
 
 
-def test_a_rare_set_is_completed_by_clips_whose_tags_make_it_up() -> None:
+def test_a_rare_set_is_completed_by_clips_whose_tags_make_it_up():
     # sets: {} 4, {a} 4, {b} 2, {a, b} 1, {c} 4; ratios 1, 1, 2, 4, 1, mean 1.8: {b} lacks 1 (4/3), {a, b} lacks 2
     labels = matrix("...", "...", "...", "...", "1..", "1..", "1..", "1..", ".1.", ".1.", "11.", *["..1"] * 4)
     partners = {
@@ -69,7 +69,7 @@ def test_a_rare_set_is_completed_by_clips_whose_tags_make_it_up() -> None:
     assert seen == partners  # nothing else, and everything comes up
 
 
-def test_a_set_that_nothing_completes_gets_nothing() -> None:
+def test_a_set_that_nothing_completes_gets_nothing():
     labels = matrix(*["1.."] * 8, ".11")  # no clip has fewer of the tags of {b, c}
     assert len(run(label_set_smote, labels).seed) == 0
     made = run(label_set_smote, matrix(*["1.."] * 8, ".11", ".1.", "..1"), threshold="percentile_1")
@@ -95,7 +95,7 @@ def follow(made: Mixtures, features: Floats, labels: Bool, iterations: int, thre
     return place
 
 
-def test_it_agrees_with_one_clip_at_a_time() -> None:
+def test_it_agrees_with_one_clip_at_a_time():
     """On a few clips, with tags from common to absent."""
     made_some = 0
     for seed in range(100):
@@ -107,6 +107,6 @@ def test_it_agrees_with_one_clip_at_a_time() -> None:
         options = {"iterations": int(rng.integers(1, 4)), "threshold": threshold, "k": int(rng.integers(1, 7))}
         made = run(mlsmote, labels, features, **options)
         assert ((made.weight >= 0) & (made.weight < 1)).all()
-        assert follow(made, features, labels, **options) == len(made.seed)  # type: ignore[arg-type]
+        assert follow(made, features, labels, **options) == len(made.seed)
         made_some += len(made.seed) > 0
     assert made_some > 30

@@ -1,6 +1,5 @@
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ def ust(shared_data: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_published_scores_are_met(ust: Path, tmp_path: Path, number: int) -> None:
+def test_published_scores_are_met(ust, tmp_path, number):
     path, truth, out = ust / f"predictions_{number}.csv", ust / "validate_ground_truth_coarse.csv", tmp_path / "s.json"
     assert cli.main(["score", str(path), f"--data={truth}", "--ties=published", "--resamples=0", f"--out={out}"]) == 0
     result = json.loads(out.read_text())
@@ -41,7 +40,7 @@ def test_published_scores_are_met(ust: Path, tmp_path: Path, number: int) -> Non
         assert areas[name] == pytest.approx(published["fine"]["class_auprc"][name], abs=1e-12)
 
 
-def test_both_levels_are_scored_as_far_as_there_are_labels_and_predictions(ust: Path, tmp_path: Path) -> None:
+def test_both_levels_are_scored_as_far_as_there_are_labels_and_predictions(ust, tmp_path):
     shutil.copy(ust / TAXONOMY, tmp_path)
     tags = read_taxonomy(ust / TAXONOMY)
     rows = pd.read_csv(ust / "annotations_eval.csv").head(40)
@@ -64,7 +63,7 @@ def test_both_levels_are_scored_as_far_as_there_are_labels_and_predictions(ust: 
             score(none)
 
 
-def test_bad_input(ust: Path, tmp_path: Path, refuses: Callable[..., None]) -> None:
+def test_bad_input(ust, tmp_path, refuses):
     truth, bad = ust / "validate_ground_truth_coarse.csv", tmp_path / "bad.csv"
     good = pd.read_csv(ust / "predictions_0.csv", dtype=str)
     refuses("score", ust / "predictions_0.csv", words=["annotations.csv", "--data"])

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +57,14 @@ def listed(path: Path) -> dict[str, str]:
     ("task", "folder", "audio"), [("esc50", "esc", ""), ("urbansound8k", "city", "fold1/"), ("sonyc_ust", "ust", "")]
 )
 def test_missing_clips_are_refused_and_counted_where_they_are_allowed(
-    task: str,
-    folder: str,
-    audio: str,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    task,
+    folder,
+    audio,
+    tmp_path,
+    request,
+    capsys,
+    caplog,
+):
     data, out = request.getfixturevalue(folder), tmp_path / "new" / "scores.json"
     lost = [f"audio/{audio}{name}.wav" for name in ("00", "13")]
     for name in lost:
@@ -84,7 +83,7 @@ def test_missing_clips_are_refused_and_counted_where_they_are_allowed(
     assert (result["skipped"], result["clips"], list(listed(list_file))) == (2, 7 if task == "sonyc_ust" else 18, lost)
 
 
-def test_scores_are_those_of_the_clips_that_are_there(esc: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_the_clips_that_are_there(esc, tmp_path):
     whole, lost = tmp_path / "part", ("03.wav", "10.wav", "14.wav")
     shutil.copytree(esc, whole)
     rows = pd.read_csv(esc / "meta" / "esc50.csv")
@@ -96,9 +95,7 @@ def test_scores_are_those_of_the_clips_that_are_there(esc: Path, tmp_path: Path)
     assert found == {**expected, "data": str(esc), "skipped": 3}
 
 
-def test_damaged_clips_are_found_whatever_is_wrong_with_them(
-    esc: Path, tmp_path: Path, refuses: Callable[..., None]
-) -> None:
+def test_damaged_clips_are_found_whatever_is_wrong_with_them(esc, tmp_path, refuses):
     audio, out = esc / "audio", tmp_path / "s.json"
     samples = soundfile.read(audio / "05.wav")[0]
     (audio / "00.wav").write_bytes(b"")
@@ -123,7 +120,7 @@ def test_damaged_clips_are_found_whatever_is_wrong_with_them(
     assert evaluate("esc50", esc, "spectral", max_skipped=0.35, **QUICK)["skipped"] == 7
 
 
-def test_the_cache_does_not_hide_them(esc: Path, tmp_path: Path) -> None:
+def test_the_cache_does_not_hide_them(esc, tmp_path):
     cache, out = tmp_path / "cache", tmp_path / "s.json"
     (esc / "audio" / "02.wav").write_bytes((esc / "audio" / "03.wav").read_bytes()[:9000])
     for _ in range(2):
@@ -135,7 +132,7 @@ def test_the_cache_does_not_hide_them(esc: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "s.skipped.csv").exists()
 
 
-def test_what_is_empty_is_an_error_in_any_case(esc: Path, refuses: Callable[..., None]) -> None:
+def test_what_is_empty_is_an_error_in_any_case(esc, refuses):
     rows = pd.read_csv(esc / "meta" / "esc50.csv")
     for lost, words in (
         (rows[rows.fold == 2], ["10 of 20", "fold 2"]),
@@ -152,9 +149,7 @@ def test_what_is_empty_is_an_error_in_any_case(esc: Path, refuses: Callable[...,
         refuses("evaluate", "esc50", esc, "spectral", f"--max-skipped={share}", words=["max_skipped", share])
 
 
-def test_a_selection_misses_them_too(
-    esc: Path, small_table: Path, tmp_path: Path, refuses: Callable[..., None]
-) -> None:
+def test_a_selection_misses_them_too(esc, small_table, tmp_path, refuses):
     (esc / "audio" / "12.wav").unlink()
     (esc / "audio" / "13.wav").write_bytes((esc / "audio" / "15.wav").read_bytes()[:9000])  # noticed later
     grid: dict[str, Any] = {"sample": {"method": "random", "size": 9}, "reduce": {"size": 2}, "layers": [0]}
@@ -167,9 +162,7 @@ def test_a_selection_misses_them_too(
     assert yaml.safe_load((tmp_path / "s" / "select.json").read_text())["skipped"] == 2
 
 
-def test_a_run_misses_them_before_anything_is_made_and_its_report_shows_them(
-    esc: Path, tmp_path: Path, refuses: Callable[..., None]
-) -> None:
+def test_a_run_misses_them_before_anything_is_made_and_its_report_shows_them(esc, tmp_path, refuses):
     (esc / "audio" / "12.wav").unlink()
     out, experiment = tmp_path / "run", tmp_path / "experiment.yaml"
     quick = {"distill": {"filters": [2, 2], "n_mels": 16, "epochs": 1, "device": "cpu"}, "reduce": {"size": 3}}

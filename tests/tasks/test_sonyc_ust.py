@@ -32,7 +32,7 @@ def write(folder: Path, *rows: tuple[str, str, int, str]) -> Path:
     return folder
 
 
-def test_what_is_loaded_is_what_is_trained_on_and_tested(tmp_path: Path) -> None:
+def test_what_is_loaded_is_what_is_trained_on_and_tested(tmp_path):
     rows = [
         *[("train", "crowd.wav", 3, "1-1"), ("train", "only_team.wav", -3, "1-1"), ("train", "unlabelled.wav", 4, "?")],
         *[("validate", "verified.wav", 0, "2-1"), ("validate", "crowd_validate.wav", 7, "2-1")],
@@ -53,7 +53,7 @@ def test_what_is_loaded_is_what_is_trained_on_and_tested(tmp_path: Path) -> None
             SonycUst.load(write(tmp_path / "other", *left), options)
 
 
-def test_fine_tags_of_an_uncertain_class_are_not_given(tmp_path: Path) -> None:
+def test_fine_tags_of_an_uncertain_class_are_not_given(tmp_path):
     rows = [("train", "a.wav", 1, "1-1 2-1"), ("train", "b.wav", 1, "1-X"), ("validate", "c.wav", 0, "")]
     data = write(tmp_path, *rows)
     targets = SonycUst.load(data, TaggingOptions(label_mode="fine")).targets()
@@ -78,7 +78,7 @@ def made_of(folder: Path, options: TaggingOptions = QUICK, verified: bool = Fals
 
 
 @pytest.mark.parametrize(("mode", "target"), [("coarse", "clip"), ("fine", "mil")])
-def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: str, target: str) -> None:
+def test_what_is_written_has_the_scores_that_are_returned(tmp_path, mode, target):
     task, bags = made_of(tmp_path, replace(QUICK, label_mode=mode, target_mode=target))
     path = tmp_path / "new" / "predictions.csv"
     result = task.score(bags, 0, resamples=30, predictions=path)
@@ -96,7 +96,7 @@ def test_what_is_written_has_the_scores_that_are_returned(tmp_path: Path, mode: 
         assert result["coarse"] == official["coarse"]
 
 
-def test_splits_and_tags_that_lose_their_clips_are_named(tmp_path: Path) -> None:
+def test_splits_and_tags_that_lose_their_clips_are_named(tmp_path):
     task, _ = made_of(tmp_path, replace(QUICK, label_mode="fine"))
     clips, barks = np.arange(160), task.annotations.fine[:, 3] == 1
     for usable, words in (
@@ -110,7 +110,7 @@ def test_splits_and_tags_that_lose_their_clips_are_named(tmp_path: Path) -> None
         assert task.emptied(usable) == words
 
 
-def test_clips_without_windows_are_left_out(tmp_path: Path) -> None:
+def test_clips_without_windows_are_left_out(tmp_path):
     task, bags = made_of(tmp_path)
     path, usable = tmp_path / "p.csv", np.arange(160) % 9 > 0
     rows = bags.rows[np.repeat(usable, 2)]
@@ -124,7 +124,7 @@ def test_clips_without_windows_are_left_out(tmp_path: Path) -> None:
     assert (official.pop("skipped"), result | official) == (4, result)
 
 
-def test_clips_without_all_labels_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_clips_without_all_labels_are_left_out(tmp_path, caplog):
     _, bags = made_of(tmp_path)
     rows = pd.read_csv(tmp_path / "annotations.csv")
     rows.loc[[125, 130], "2_dog_presence"] = -1
@@ -137,7 +137,7 @@ def test_clips_without_all_labels_are_left_out(tmp_path: Path, caplog: pytest.Lo
     assert "fine" not in again  # a coarse classifier does not predict it
 
 
-def test_predictions_for_other_splits_are_scored_with_them(tmp_path: Path) -> None:
+def test_predictions_for_other_splits_are_scored_with_them(tmp_path):
     _, bags = made_of(tmp_path, verified=True)
     split, path = tmp_path / "split.csv", tmp_path / "p.csv"
     split.write_text("sensor_id,split\n0,validate\n1,train\n2,train\n")
@@ -149,7 +149,7 @@ def test_predictions_for_other_splits_are_scored_with_them(tmp_path: Path) -> No
         score(path, resamples=0)
 
 
-def test_predictions_are_read_back_to_the_last_bit(shared_data: Path, tmp_path: Path) -> None:
+def test_predictions_are_read_back_to_the_last_bit(shared_data, tmp_path):
     taxonomy, path = read_taxonomy(shared_data / "sonyc_ust" / "dcase-ust-taxonomy.yaml"), tmp_path / "p.csv"
     rng = np.random.default_rng(0)
     values = rng.random((8, 8)) * 10.0 ** rng.integers(-300, 1, (8, 8))
@@ -165,7 +165,7 @@ def test_predictions_are_read_back_to_the_last_bit(shared_data: Path, tmp_path: 
     assert np.ascontiguousarray(found.to_numpy()).tobytes() == values.tobytes()
 
 
-def test_columns_of_incomplete_tags_may_be_missing_and_then_score_zero(tmp_path: Path) -> None:
+def test_columns_of_incomplete_tags_may_be_missing_and_then_score_zero(tmp_path):
     taxonomy = read_taxonomy(write(tmp_path) / "dcase-ust-taxonomy.yaml")
     (tmp_path / "p.csv").write_text("audio_filename,2-1_bark,1-2_big,1-1_small\na,0.1,0.2,0.3\n")
     scores = read_predictions(tmp_path / "p.csv", taxonomy)["fine"]

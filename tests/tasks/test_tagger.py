@@ -32,7 +32,7 @@ def problem(clips: int = 100, seed: int = 0) -> tuple[Bags, Targets]:
     return Bags(rows.astype(np.float32), counts, where), Targets(labels, np.ones(labels.shape, bool), sensors)
 
 
-def test_embeddings_are_standardised_and_whitened() -> None:
+def test_embeddings_are_standardised_and_whitened():
     train, test = problem()[0], problem(20, seed=1)[0]
     plain, white = (preparation(train, TaggingOptions(pca_components=size))(train).rows for size in (None, 3))
     for rows, ddof in ((plain, 0), (white, 1)):
@@ -48,14 +48,14 @@ def test_embeddings_are_standardised_and_whitened() -> None:
     assert preparation(train, TaggingOptions(pca_components=9))(test).rows.shape == (len(test.rows), 4)
 
 
-def test_context_follows_each_window() -> None:
+def test_context_follows_each_window():
     train, test = problem()[0], problem(20, seed=1)[0]
     found = preparation(train, TaggingOptions(context=True))(test)
     code = context_encoder(np.asarray(train.context), standardize=True)(np.asarray(test.context))
     np.testing.assert_array_equal(found.rows[:, 6:], code[test.owner])
 
 
-def test_a_tenth_of_the_clips_is_held_out() -> None:
+def test_a_tenth_of_the_clips_is_held_out():
     rng = np.random.default_rng(0)
     for clips, wanted in ((1, 0), (2, 1), (9, 1), (50, 5), (300, 30)):
         assert held_out(clips, None, rng).sum() == wanted
@@ -68,7 +68,7 @@ def test_a_tenth_of_the_clips_is_held_out() -> None:
 
 
 @pytest.mark.parametrize(("name", "smote"), [("mlsmote", mlsmote), ("lssmote", label_set_smote)])
-def test_synthetic_clips_are_made_window_by_window(name: Any, smote: Any) -> None:
+def test_synthetic_clips_are_made_window_by_window(name, smote):
     bags, targets = problem()
     given = np.random.default_rng(1).random(targets.given.shape) < 0.8
     options = TaggingOptions(oversample=name, oversample_iters=2, thresh_type="percentile_60")
@@ -91,7 +91,7 @@ def test_synthetic_clips_are_made_window_by_window(name: Any, smote: Any) -> Non
     np.testing.assert_array_equal(where[:, 2:], context[made.seed, 2:])
 
 
-def test_probabilities_are_the_mean_of_networks_with_consecutive_seeds() -> None:
+def test_probabilities_are_the_mean_of_networks_with_consecutive_seeds():
     (train, targets), test = problem(), problem(60, seed=1)[0]
     together = tag_probabilities(train, targets, test, replace(FAST, members=2), 4)
     single = [tag_probabilities(train, targets, test, FAST, seed) for seed in (4, 5)]
@@ -101,7 +101,7 @@ def test_probabilities_are_the_mean_of_networks_with_consecutive_seeds() -> None
 
 @pytest.mark.parametrize("mode", ["mil", "framewise"])
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_tags_are_learned_in_every_mode_and_the_seed_alone_decides(mode: Any, optimizer: Any) -> None:
+def test_tags_are_learned_in_every_mode_and_the_seed_alone_decides(mode, optimizer):
     options = replace(FAST, target_mode=mode, optimizer=optimizer, patience=3, sensor_factor=True)
     train, targets = problem(300)
     test, wanted = problem(100, seed=1)
@@ -113,7 +113,7 @@ def test_tags_are_learned_in_every_mode_and_the_seed_alone_decides(mode: Any, op
     np.testing.assert_array_equal(tag_probabilities(train, targets, test, options, 0), found)
 
 
-def test_monitored_clips_end_the_training_early() -> None:
+def test_monitored_clips_end_the_training_early():
     (train, targets), (test, wanted) = problem(60), problem(60, seed=1)
     options = replace(FAST, num_epochs=300, learning_rate=0.02, l2_reg=0.0)
     overfitted = tag_probabilities(train, targets, test, options, 0)
@@ -128,7 +128,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random(shape))
 
 
-def test_autopool_is_the_published_formula_for_each_tag_and_clip() -> None:
+def test_autopool_is_the_published_formula_for_each_tag_and_clip():
     # By hand: p = 0 and 1, alpha = ln 3: weights 1/4 and 3/4.
     by_hand = tagger.auto_pool(torch.tensor([[0.0], [1.0]]), torch.tensor([2]), torch.tensor([np.log(3.0)]))
     np.testing.assert_allclose(by_hand, [[0.75]], rtol=1e-6)
@@ -141,7 +141,7 @@ def test_autopool_is_the_published_formula_for_each_tag_and_clip() -> None:
             np.testing.assert_allclose(found[1][clip], values.mean(0), rtol=1e-12)
 
 
-def test_masked_loss_by_hand_and_with_all_given() -> None:
+def test_masked_loss_by_hand_and_with_all_given():
     p, labels = torch.tensor([[0.5, 0.9], [0.2, 0.6]]), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
     wanted = -(np.log(0.5) + np.log(0.8) + np.log(0.6)) / 4  # the mean is over all four
     np.testing.assert_allclose(
@@ -151,7 +151,7 @@ def test_masked_loss_by_hand_and_with_all_given() -> None:
     np.testing.assert_allclose(tagger.masked_cross_entropy(p, labels, torch.ones(2, 2)), wanted, rtol=1e-6)
 
 
-def test_laplacian_of_three_tags_by_hand() -> None:
+def test_laplacian_of_three_tags_by_hand():
     labels = torch.tensor([[1.0, 1, 0], [1, 1, 1], [1, 0, 0], [0, 0, 1]])
     # A: (0, 1) in clips 0 and 1; (0, 2) and (1, 2) in clip 1; of four clips.
     wanted = np.array([[3, -2, -1], [-2, 3, -1], [-1, -1, 2]]) / 4
@@ -162,7 +162,7 @@ def test_laplacian_of_three_tags_by_hand() -> None:
     )
 
 
-def test_loss_of_a_factor_leaves_out_what_is_unknown() -> None:
+def test_loss_of_a_factor_leaves_out_what_is_unknown():
     logits, sensors = drawn(6, 1, 4), torch.zeros(6, 1, 4)
     sensors[0, 0, 0] = sensors[1, 0, 3] = 1.0
     known = functional.cross_entropy(logits[:2, 0], torch.tensor([0, 3]))
@@ -183,7 +183,7 @@ def examples(clips: int = 120, seed: int = 0, longest: int = 4, noise: float = 1
 
 
 @pytest.mark.parametrize("layers", [0, 2])
-def test_factors_come_from_the_last_hidden_layer_and_go_to_the_output_layer(layers: int) -> None:
+def test_factors_come_from_the_last_hidden_layer_and_go_to_the_output_layer(layers):
     clips = examples(7, longest=1)._replace(factors=[np.zeros((7, 1, 6)), np.zeros((7, 2, 2))])
     network = tagger.TagNetwork(clips, TaggingOptions(num_hidden_layers=layers, hidden_layer_size=5), seed=0)
     arrays = {name: values.detach().numpy() for name, values in network.named_parameters()}
@@ -200,7 +200,7 @@ def test_factors_come_from_the_last_hidden_layer_and_go_to_the_output_layer(laye
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_without_hidden_layers_it_finds_scikit_learns_logistic_regression(optimizer: Any) -> None:
+def test_without_hidden_layers_it_finds_scikit_learns_logistic_regression(optimizer):
     """The same minimum means the same cross-entropy and the same L2 term, without one on the biases."""
     clips = examples(200, longest=1, noise=2.0)
     options = TaggingOptions(
@@ -217,7 +217,7 @@ def test_without_hidden_layers_it_finds_scikit_learns_logistic_regression(optimi
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_the_best_epoch_is_kept_and_training_ends_after_patience(optimizer: Any) -> None:
+def test_the_best_epoch_is_kept_and_training_ends_after_patience(optimizer):
     options = TaggingOptions(patience=4, num_epochs=200, learning_rate=0.02, l2_reg=0.01, optimizer=optimizer)
     monitored = examples(60, seed=1, noise=2.0)
     network, losses = train_network(examples(40, noise=2.0), monitored, options, 0)
@@ -227,13 +227,13 @@ def test_the_best_epoch_is_kept_and_training_ends_after_patience(optimizer: Any)
     np.testing.assert_allclose(loss, min(losses), rtol=1e-4)  # without the L2 term
 
 
-def test_a_loss_that_is_not_finite_is_an_error() -> None:
+def test_a_loss_that_is_not_finite_is_an_error():
     with pytest.raises(EdgeseaError, match="learning_rate"):
         train_network(examples(), None, TaggingOptions(learning_rate=1e30), 0)
 
 
 @pytest.mark.parametrize(("aggregation", "alpha"), [("mean", 0.0), ("max", 1e9), ("softmax", 1.0), ("mil", None)])
-def test_windows_of_any_number_are_pooled_by_the_aggregation(aggregation: Any, alpha: float | None) -> None:
+def test_windows_of_any_number_are_pooled_by_the_aggregation(aggregation, alpha):
     framewise: Any = {"target_mode": "framewise", "aggregation": aggregation}
     options = TaggingOptions(num_epochs=3, patience=0, **({} if alpha is None else framewise))
     clips, bags = examples(longest=4 if alpha is None else 1), examples(700).bags

@@ -43,9 +43,7 @@ def wandb_records(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def test_a_distillation_is_read_back_by_the_clients_of_each(
-    small_table: Path, small_reduction: Path, here: Path
-) -> None:
+def test_a_distillation_is_read_back_by_the_clients_of_each(small_table, small_reduction, here):
     from mlflow import MlflowClient
 
     options: Any = {**TINY, "epochs": 3, "seed": 5}
@@ -85,7 +83,7 @@ def test_a_distillation_is_read_back_by_the_clients_of_each(
     assert all(word in text for word in ("run/student", "model.safetensors", plan["table"]["manifest_sha256"]))
 
 
-def test_a_resumed_run_is_the_same_run_and_has_each_epoch_once(here: Path) -> None:
+def test_a_resumed_run_is_the_same_run_and_has_each_epoch_once(here):
     from mlflow import MlflowClient
 
     history = [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, 6)]
@@ -119,9 +117,7 @@ def test_a_resumed_run_is_the_same_run_and_has_each_epoch_once(here: Path) -> No
     assert len({json.dumps(run.get("run_id", run.get("runId"))) for run in runs}) == 1
 
 
-def test_a_server_that_is_away_neither_stops_a_run_nor_is_silent(
-    here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_is_away_neither_stops_a_run_nor_is_silent(here, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with using(Track(["mlflow"], uri="http://127.0.0.1:9")), recording("distill", {}, here / "student") as record:
         record.log([{"epoch": 1, "loss": 1.0}])
@@ -132,7 +128,7 @@ def test_a_server_that_is_away_neither_stops_a_run_nor_is_silent(
     assert not any("urllib3" in name for name, *_ in caplog.record_tuples)
 
 
-def test_nothing_is_imported_before_it_is_used() -> None:
+def test_nothing_is_imported_before_it_is_used():
     libraries = {"mlflow", "wandb", "gspread", "tensorboard", "lightning", "torch"}
     code = f"import edgesea.tracking.sheets, edgesea.tracking.loggers, sys; assert not {libraries} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

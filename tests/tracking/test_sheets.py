@@ -62,9 +62,7 @@ def pending() -> list[Path]:
     return list(sheets.outbox().glob("*.json"))
 
 
-def test_a_row_holds_exactly_what_is_known_of_a_run_in_the_columns_of_the_group(
-    server: SheetsServer, track: Track, tmp_path: Path
-) -> None:
+def test_a_row_holds_exactly_what_is_known_of_a_run_in_the_columns_of_the_group(server, track, tmp_path):
     run(track, tmp_path / "=1+1" / "student")
     header, row = server.tabs[TAB]["cells"]
     assert header == ISSUE
@@ -77,9 +75,7 @@ def test_a_row_holds_exactly_what_is_known_of_a_run_in_the_columns_of_the_group(
     assert not pending()
 
 
-def test_columns_and_rows_are_found_wherever_they_have_been_moved_to(
-    server: SheetsServer, track: Track, tmp_path: Path
-) -> None:
+def test_columns_and_rows_are_found_wherever_they_have_been_moved_to(server, track, tmp_path):
     rng = random.Random(0)
 
     def rearrange() -> None:
@@ -114,7 +110,7 @@ def test_columns_and_rows_are_found_wherever_they_have_been_moved_to(
     assert [row["Best Valid MAE"] for row in server.rows(TAB)].count(None) == 1
 
 
-def test_two_runs_at_once_make_one_tab_and_two_rows(server: SheetsServer, track: Track, tmp_path: Path) -> None:
+def test_two_runs_at_once_make_one_tab_and_two_rows(server, track, tmp_path):
     for number in range(5):
         server.tabs.clear()
 
@@ -134,9 +130,7 @@ def test_two_runs_at_once_make_one_tab_and_two_rows(server: SheetsServer, track:
 @pytest.mark.parametrize(
     "fault", [(429, "Quota exceeded"), (500, "Internal"), (502, ""), "drop", "drop the answer", 1.0, 2.5], ids=str
 )
-def test_what_passes_by_itself_is_tried_again(
-    server: SheetsServer, track: Track, tmp_path: Path, fault: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_passes_by_itself_is_tried_again(server, track, tmp_path, fault, caplog):
     for place in range(1, 6):  # reading, making the tab, adding the row, reading again
         server.tabs.clear()
         server.faults = [None] * place + [fault]
@@ -156,9 +150,7 @@ def test_what_passes_by_itself_is_tried_again(
         ((404, "Requested entity was not found."), ["/d/", "book"]),
     ],
 )
-def test_what_only_the_user_can_change_is_said_once_and_sent_later(
-    server: SheetsServer, track: Track, tmp_path: Path, fault: Any, words: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_only_the_user_can_change_is_said_once_and_sent_later(server, track, tmp_path, fault, words, caplog):
     server.always = fault
     run(track, tmp_path / "a", wait=0.1)
     (message,) = caplog.messages
@@ -172,9 +164,7 @@ def test_what_only_the_user_can_change_is_said_once_and_sent_later(
     assert [row["Latest Epoch"] for row in server.rows(TAB)] == [3]
 
 
-def test_without_a_network_a_run_ends_at_once_and_the_next_one_sends_its_row(
-    server: SheetsServer, track: Track, tmp_path: Path
-) -> None:
+def test_without_a_network_a_run_ends_at_once_and_the_next_one_sends_its_row(server, track, tmp_path):
     server.always = "drop"
     run(track, tmp_path / "a")
     (left,) = pending()
@@ -185,9 +175,7 @@ def test_without_a_network_a_run_ends_at_once_and_the_next_one_sends_its_row(
     assert not pending()
 
 
-def test_a_server_that_is_silent_does_not_hold_up_a_run(
-    server: SheetsServer, track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_silent_does_not_hold_up_a_run(server, track, tmp_path, monkeypatch):
     monkeypatch.setattr(sheets.SheetRow, "patience", 0.2)
     server.always = 4.0
     run(track, tmp_path / "a")
@@ -200,8 +188,8 @@ def test_a_server_that_is_silent_does_not_hold_up_a_run(
 
 @pytest.mark.slow
 def test_two_runs_of_200_short_epochs_stay_within_the_quota_also_with_thirty_seconds_of_silence(
-    server: SheetsServer, track: Track, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    server, track, tmp_path, monkeypatch
+):
     monkeypatch.undo()
     monkeypatch.setenv("EDGESEA_CACHE", str(tmp_path / "cache"))
     server.redirect(monkeypatch)
@@ -213,7 +201,7 @@ def test_two_runs_of_200_short_epochs_stay_within_the_quota_also_with_thirty_sec
         assert max(sum(start <= call < start + 60 for call in calls) for start in calls) <= 60
 
 
-def test_the_scores_of_tags_have_a_row_of_their_own_kind(server: SheetsServer, track: Track, tmp_path: Path) -> None:
+def test_the_scores_of_tags_have_a_row_of_their_own_kind(server, track, tmp_path):
     tagging = {"standardize": True, "context": False, "pca_components": 32, "cooccurrence_loss_factor": 0.0}
     facts = {"model": "m", "data": "/d", "output": "/o/student", "experiment": "student"}
     areas = {"engine": 0.5, "saw": None, "dog": 0.25}

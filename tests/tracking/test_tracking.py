@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SheetsSe
     yield from serving(tmp_path / "cache", monkeypatch)
 
 
-def test_a_run_is_one_run_of_mlflow_and_rows_of_a_sheet(server: SheetsServer, tmp_path: Path) -> None:
+def test_a_run_is_one_run_of_mlflow_and_rows_of_a_sheet(server, tmp_path):
     from mlflow import MlflowClient
 
     lines = ["split,sensor_id,audio_filename,annotator_id,1-1_small_presence,2-1_bark_presence,1_engine_presence,"
@@ -72,7 +72,7 @@ def test_a_run_is_one_run_of_mlflow_and_rows_of_a_sheet(server: SheetsServer, tm
     assert cli.main(["run", str(run / "config.yaml"), "--out", str(run), "--dry-run"]) == 0
 
 
-def test_test_says_what_works(server: SheetsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_says_what_works(server, tmp_path, capsys):
     words = ["track", "test", "--sheet", "book", "--credentials", str(server.credentials(tmp_path))]
     assert cli.main(words) == 0
     found = json.loads(capsys.readouterr().out)
@@ -81,9 +81,7 @@ def test_test_says_what_works(server: SheetsServer, tmp_path: Path, capsys: pyte
     assert not server.rows("embedding_approx_mse")
 
 
-def test_what_is_wrong_is_named_with_its_remedy(
-    server: SheetsServer, tmp_path: Path, refuses: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_wrong_is_named_with_its_remedy(server, tmp_path, refuses, monkeypatch):
     account = server.credentials(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("GSHEET_ID", raising=False)
@@ -109,7 +107,7 @@ def test_what_is_wrong_is_named_with_its_remedy(
     refuses(*book, "--credentials", account, words=["HTTPS_PROXY"])
 
 
-def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
+def test_a_missing_library_names_the_extra(tmp_path):
     code = "import sys; sys.modules['mlflow'] = None; from edgesea.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "distill", "t", "r", str(tmp_path / "s"), "--track", "mlflow"]
     found = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
@@ -117,7 +115,7 @@ def test_a_missing_library_names_the_extra(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_sync_without_anything_to_send(server: SheetsServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sync_without_anything_to_send(server, capsys):
     assert cli.main(["track", "sync"]) == 0
     assert json.loads(capsys.readouterr().out) == {"sent": 0}
     assert not sheets.outbox().exists()

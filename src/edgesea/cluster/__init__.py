@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, islice
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -126,18 +127,17 @@ class Place:
     """Where work is done between the begin and the end of `using`."""
 
     def __init__(self, options: Cluster, stack: ExitStack) -> None:
-        self.options, self._stack, self._client, self._folder = options, stack, None, ""
+        self.options, self._stack = options, stack
 
+    @cached_property
     def folder(self) -> str:
         """A folder in which processes share out the GPUs."""
-        self._folder = self._folder or self._stack.enter_context(TemporaryDirectory(prefix="edgesea-"))
-        return self._folder
+        return self._stack.enter_context(TemporaryDirectory(prefix="edgesea-"))
 
+    @cached_property
     def client(self) -> Any:
         """A client of Dask's scheduler, which is started, or connected to, when there is work for the first time."""
-        if self._client is None:
-            self._client = self._stack.enter_context(connected(self.options))
-        return self._client
+        return self._stack.enter_context(connected(self.options))
 
 
 _PLACE: ContextVar[Place] = ContextVar("place", default=Place(Cluster(), ExitStack()))  # noqa: B039
@@ -170,11 +170,11 @@ def results(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], jobs: 
     if is_here(jobs):
         return (function(*arguments) for arguments in calls)
     if place.options.is_local:
-        return in_processes(function, list(calls), place.options.max_jobs or jobs, place.folder())
+        return in_processes(function, list(calls), place.options.max_jobs or jobs, place.folder)
     calls = iter(calls)
     first = list(islice(calls, 1))  # without any, no scheduler is asked for
     ahead = max(AHEAD, 2 * (place.options.max_jobs or 0))
-    return on_dask(place.client(), function, chain(first, calls), ahead) if first else iter(())
+    return on_dask(place.client, function, chain(first, calls), ahead) if first else iter(())
 
 
 def is_here(jobs: int = 1) -> bool:

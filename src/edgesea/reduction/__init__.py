@@ -78,10 +78,8 @@ def reduce(
         share of the standardised variance on the windows fitted and on all other validation windows (else null);
         ``kept``: see `edgesea.reduction.quality` (null without windows that were not fitted on).
 
-    Raises
-    ------
-    EdgeseaError
-        If table or subset is missing, they do not belong together, `out` holds something else, or an option is bad.
+    EdgeseaError: table or subset is missing, they do not belong together, `out` holds something else, or an option
+    is bad.
     """
     phi = method_class(method)(**used_options(method, locals()))
     if not 0 <= seed < 2**32:

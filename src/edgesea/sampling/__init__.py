@@ -91,10 +91,7 @@ def sample(
         windows chosen, candidates, strata that gave any; of k-DPPs similarity_share: the share of windows that
         similarity and quality chose (the ridge drew the others uniformly), where there was a choice.
 
-    Raises
-    ------
-    EdgeseaError
-        If there is no table, it has no windows in this split, or lacks what the method needs.
+    EdgeseaError: there is no table, it has no windows in this split, or lacks what the method needs.
     """
     given = {name: value for name, value in locals().items() if name not in ("table", "out", "workers")}
     from edgesea.sampling.methods import LEVELS, choose_windows

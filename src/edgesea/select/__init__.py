@@ -145,10 +145,8 @@ def select(
     dict
         The winner's options and score, the teacher's score, and where everything is.
 
-    Raises
-    ------
-    EdgeseaError
-        If the grid, the table or the task is unusable, `out` holds another selection, or a process is killed.
+    EdgeseaError: the grid, the table or the task is unusable, `out` holds another selection, or a process is
+    killed.
     """
     for name, value in (("repeats", repeats), ("workers", workers), ("batch_size", batch_size)):
         checked_count(name, value)

@@ -48,11 +48,8 @@ def submit(
     dict
         The id of the job of each stage.
 
-    Raises
-    ------
-    EdgeseaError
-        If the configuration or the data cannot be used, as in `edgesea run`, jobs of this run wait or run already, or
-        SLURM refuses one.
+    EdgeseaError: the configuration or the data cannot be used, as in `edgesea run`, jobs of this run wait or run
+    already, or SLURM refuses one.
     """
     path = Path(experiment)
     sections, cluster, track = read_config(path, stage)
@@ -98,10 +95,7 @@ def cancel(run: Path) -> dict[str, Any]:
     dict
         The names of the jobs that were cancelled, by id.
 
-    Raises
-    ------
-    EdgeseaError
-        If nothing was submitted there, or SLURM does not answer.
+    EdgeseaError: nothing was submitted there, or SLURM does not answer.
     """
     if not read_jobs(out := Path(run)):
         raise EdgeseaError(f"{out}: no jobs were submitted for a run in this folder")

@@ -43,10 +43,7 @@ def status(run: Path) -> dict[str, Any]:
         For each of the `stages`: state, detail, job, node, elapsed, done, total, rate (per second), left (seconds),
         log; the number of `workers`, jobs that stages have submitted themselves, by their state; `text`, all of this.
 
-    Raises
-    ------
-    EdgeseaError
-        If there is no run.
+    EdgeseaError: there is no run.
     """
     out, problem, jobs = Path(run), "", dict[str, Job]()
     if submitted := read_jobs(out):

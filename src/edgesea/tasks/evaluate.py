@@ -99,10 +99,7 @@ def evaluate(
         accuracy, class_accuracy, confusion, or micro_auprc, macro_auprc, micro_f1, lwlrap; results by class;
         confidence intervals; clips, skipped clips, embedding_size.
 
-    Raises
-    ------
-    EdgeseaError
-        If the data, the model or the options are unusable.
+    EdgeseaError: the data, the model or the options are unusable.
     """
     if resamples < 0:
         raise EdgeseaError(f"resamples must be at least 0, not {resamples}")

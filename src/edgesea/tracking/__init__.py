@@ -148,10 +148,7 @@ def track(action: Literal["test", "sync"]) -> dict[str, Any]:
     dict
         What was done, or could not be.
 
-    Raises
-    ------
-    EdgeseaError
-        If the sheet cannot be written; it names the remedy.
+    EdgeseaError: the sheet cannot be written; it names the remedy.
     """
     from edgesea.tracking import sheets
 
