@@ -12,7 +12,7 @@ from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings, kaldi_mel_fi
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
-FRAMES_AT_ONCE = 64  # 1 MB at most; larger arrays would go back to the system, and come again, at every step
+BYTES_AT_ONCE = 1 << 20  # of frames; larger arrays would go back to the system, and come again, at every step
 
 
 class FrontEnd(ABC):
@@ -67,7 +67,7 @@ class FrontEnd(ABC):
     def _computed(self, audio: Float32, places: NDArray[np.int64], weights: Float32 | float = 1.0) -> Floats:
         """Bands (n, k, bands) of the frames (n, k, taps) that `audio` has at `places`."""
         result = np.empty((*places.shape[:2], self.bands), self.hann.dtype)
-        hann, at_once = self.hann * weights, max(1, FRAMES_AT_ONCE // places.shape[1])
+        hann, at_once = self.hann * weights, max(1, BYTES_AT_ONCE // self.hann.nbytes // places.shape[1])
         for first in range(0, len(places), at_once):
             part = slice(first, first + at_once)
             frames = (audio[places[part]] * hann).reshape(-1, len(self.hann))
