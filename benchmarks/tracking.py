@@ -41,8 +41,8 @@ from edgesea.tracking.sheets import SheetRow
 RESULTS = Path(__file__).parent / "results" / "tracking.json"
 TAB = "embedding_approx_mse"
 SERVE = """
-import json, sys; from sheets_server import SheetsServer
-server = SheetsServer(); print(server.server_port, flush=True)
+import json, sys, sheets_server; from sheets_server import SheetsServer
+sheets_server.QUOTA = 10**9; server = SheetsServer(); print(server.server_port, flush=True)
 for line in sys.stdin:
     print(json.dumps([server.reads, server.writes, server.rows(line.strip())]), flush=True)
     server.reads, server.writes = [], []
