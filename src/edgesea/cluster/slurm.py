@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +87,13 @@ class Attempt:
     """The attempt of this process at a job that is queued again before its time limit, and then resumes."""
 
     def __init__(self) -> None:
-        self._job = os.environ.get("SLURM_JOB_ID")
-        self._out: Path | None = None
+        self._job, self._is_again = os.environ.get("SLURM_JOB_ID"), "SLURM_RESTART_COUNT" in os.environ
+        self._is_vain: Callable[[], bool] = lambda: True  # it is not even begun
 
     def begin(self, out: Path | None) -> None:
         """Note what earlier attempts have made at `out`, where the command writes, if that is known."""
-        if self._job and "SLURM_RESTART_COUNT" in os.environ and out:
-            self._out, self._before = out, _made(out)
+        before = _made(out) if out and self._is_again else None
+        self._is_vain = lambda: out is not None and _made(out) == before
 
     def requeue(self) -> bool:
         """Have SLURM queue the job again, whose command then resumes, unless that is in vain; whether it will."""
@@ -101,7 +101,7 @@ class Attempt:
             return False
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to all processes of the job then
         try:
-            if self._out and _made(self._out) == self._before:
+            if self._is_again and self._is_vain():
                 raise EdgeseaError("nothing was finished since the last time; it needs a longer time limit (--time)")
             call("scontrol", "requeue", self._job, patience=ACT / 2)
         except (EdgeseaError, OSError) as error:
