@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,31 +63,40 @@ def rate(windows: float, flops: float, top: float) -> dict[str, float]:
     return {"windows_per_second": round(windows, 1), "share_of_peak": round(windows * flops / top, 4)}
 
 
-def networks(model: nn.Module, shape: tuple[int, ...], flops: float, top: float, train: bool) -> dict[str, object]:
-    """The convolutions alone, in several ways; with `train` also backward."""
+def teacher_rates(weights: Path, precision: str, top: float) -> dict[str, object]:
+    """A teacher as it is used: its front end, its network, and both with the copies to the card and back."""
+    teacher = load_teacher("openl3/env-mel256-512", weights, "cuda", precision=precision)
+    windows = np.random.default_rng(0).standard_normal((BATCH, 48000), np.float32)
+    audio, flops = torch.from_numpy(windows).cuda(), 2 * OPENL3_MACS
+    with torch.inference_mode():
+        spectrogram = teacher.spectrogram(audio).to(getattr(torch, precision))
+        front_end = seconds(lambda: teacher.spectrogram(audio))
+        network = seconds(lambda: (teacher.compiled or teacher.embed_spectrogram)(spectrogram))
+    found: dict[str, object] = {"front end, windows/s": round(BATCH / front_end, 1)}
+    found |= {"network": rate(BATCH / network, flops, top), "compiled": teacher.compiled is not None}
+    return {**found, "whole": rate(BATCH / seconds(lambda: teacher.embed(windows)), flops, top)}
+
+
+def training_rates(student: Student, flops: float, top: float) -> dict[str, object]:
+    """Forward and backward of a student's network alone, in several ways."""
     found: dict[str, object] = {}
-    body = nn.Sequential(model.input_norm, model.features, model.pool if hasattr(model, "pool") else model.head)
-    body = body.cuda().train(train)
-    inputs = torch.randn(shape, device="cuda")
+    inputs = torch.randn(BATCH, 1, 64, 50, device="cuda")
+    body = nn.Sequential(student.input_norm, student.features, student.head).cuda().train()
 
-    def forward(network: nn.Module, dtype: torch.dtype | None, layout: torch.memory_format) -> None:
-        given = inputs.contiguous(memory_format=layout)
-        with torch.set_grad_enabled(train), torch.autocast("cuda", dtype or torch.bfloat16, enabled=dtype is not None):
-            output = network(given)
-        if train:
-            output.float().square().mean().backward()
+    def step(network: nn.Module, dtype: torch.dtype | None, layout: torch.memory_format) -> None:
+        with torch.autocast("cuda", dtype or torch.bfloat16, enabled=dtype is not None):
+            output = network(inputs.contiguous(memory_format=layout))
+        output.float().square().mean().backward()
 
-    ways = {
-        "float32": (None, torch.contiguous_format, False),
-        "bf16": (torch.bfloat16, torch.contiguous_format, False),
-        "bf16 channels_last": (torch.bfloat16, torch.channels_last, False),
-        "bf16 channels_last compiled": (torch.bfloat16, torch.channels_last, True),
-    }
-    for name, (dtype, layout, compiled) in ways.items():
-        body = body.to(memory_format=layout)
-        network = torch.compile(body) if compiled else body
+    for name, dtype, layout in (
+        ("float32", None, torch.contiguous_format),
+        ("bf16 channels_last", torch.bfloat16, torch.channels_last),
+        ("bf16 channels_last compiled", torch.bfloat16, torch.channels_last),
+    ):
+        network = torch.compile(body) if "compiled" in name else body
+        body.to(memory_format=layout)
         try:
-            found[name] = rate(shape[0] / seconds(lambda n=network, d=dtype, m=layout: forward(n, d, m)), flops, top)
+            found[name] = rate(BATCH / seconds(partial(step, network, dtype, layout)), flops, top)
         except Exception as error:  # what is not there is part of the answer
             found[name] = f"{type(error).__name__}: {str(error)[:200]}"
     return found
@@ -135,16 +145,11 @@ def main() -> None:
         write_clips(place / "audio", clips)
         say("decoding, 1 thread", round(decoding(place / "audio", 1, 60), 1))
         say(f"decoding, {cores} threads", round(decoding(place / "audio", cores, clips), 1))
-        teacher = load_teacher("openl3/env-mel256-512", weights, device="cuda")
-        audio = torch.randn(BATCH, 48000, device="cuda")
-        with torch.inference_mode():
-            say("front end", round(BATCH / seconds(lambda: teacher.log_mel(audio)), 1))
-            embedded = rate(BATCH / seconds(lambda: teacher(audio)), 2 * OPENL3_MACS, top)
-        say("teacher as loaded", embedded)
-        say("teacher, network alone", networks(teacher, (BATCH, 1, 256, 199), 2 * OPENL3_MACS, top, False))
+        for precision in ("float32", "float16"):
+            say(f"teacher, {precision}", teacher_rates(weights, precision, top))
         for jobs, threads in ((1, cores), (8, max(1, cores // 8))):
             source, out = place / "audio", place / f"table-{jobs}"
-            options = {"teacher": "openl3/env-mel256-512", "weights": weights, "part_clips": 16}
+            options = {"teacher": "openl3/env-mel256-512", "weights": weights, "part_clips": 16, "precision": "auto"}
             began = time.perf_counter()
             with using(Cluster(max_jobs=jobs)):
                 result = extract(source, out, **options, batch_size=BATCH, workers=threads, device="cuda")
@@ -158,17 +163,11 @@ def main() -> None:
         for name in ("sea-512", "sea-64"):
             flops = 6 * STUDENT_MACS[name]  # forward, and twice as much backward
             config = StudentConfig.named(name, embedding_size=64, sample_rate=8000, window=1.0)
-            ways = networks(Student(config), (BATCH, 1, 64, 50), flops, top, True)
-            say(f"{name}, forward and backward", ways)
-            times = []
-            for epochs in (1, 5):
-                began = time.perf_counter()
-                out = place / f"{name}-{epochs}"
-                options = {"student": name, "batch_size": BATCH, "epochs": epochs, "patience": 0, "precision": "auto"}
-                distill(place / "table-1", place / "phi", out, **options, device="cuda")
-                times.append(time.perf_counter() - began)
-            trained = 4 * 0.9 * clips * 19
-            say(f"distill {name}", rate(trained / (times[1] - times[0]), flops, top))
+            say(f"{name}, forward and backward", training_rates(Student(config), flops, top))
+            options = {"student": name, "batch_size": BATCH, "epochs": 5, "patience": 0, "precision": "auto"}
+            speed = distill(place / "table-1", place / "phi", place / name, **options, device="cuda")["speed"]
+            reached = rate(speed["windows_per_second"], flops, top)
+            say(f"distill {name}", {**reached, "share of its steps": round(speed["share"], 3)})
     print(json.dumps(found, indent=1))
 
 
