@@ -116,7 +116,7 @@ def make_table(source: str, table: str, phi: str, threads: int) -> Run:
     from edgesea.reduction import reduce
 
     result: dict[str, Any] = {}
-    run = timed(lambda: result.update(extract(Path(source), Path(table), validate=0.1)))
+    run = timed(lambda: result.update(extract(Path(source), Path(table))))
     reduce(Path(table), Path(phi), size=64)
     return {**run, "windows": result["windows"]}
 

@@ -195,9 +195,10 @@ def cold(bench: Bench) -> Lines:
 
 def distillation(bench: Bench) -> Lines:
     """The steps of a training against forward and backward of the network alone, on spectrograms in memory."""
-    (folder := bench.folder / "sounds").mkdir()
+    folder = bench.folder / "sounds"
     for number in range(bench.size(4, 20)):
-        write_recording(folder / f"{number:03}.wav", 30, number)
+        (place := folder / ("train" if number else "validate")).mkdir(parents=True, exist_ok=True)
+        write_recording(place / f"{number}.wav", 30, number)
     table = {"table": str(bench.folder / "train"), "phi": str(bench.folder / "phi")}
     bench.turns({"extract, spectral": partial(bench.case, "make_table", source=str(folder), **table)}, 1)
 
