@@ -37,7 +37,7 @@ def extract(
     dtype: Literal["float16", "float32"] = "float16",
     part_clips: int = 128,
     batch_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     device: str = "auto",
     max_skipped: float = 0.5,
     truncated: Truncated = "skip",
@@ -86,8 +86,8 @@ def extract(
         Clips in a part: what a killed extraction loses at most.
     batch_size : int
         Windows that the teacher embeds at once.
-    workers : int
-        Threads that decode ahead of the teacher.
+    workers : int, optional
+        Threads that decode ahead; default: OMP_NUM_THREADS, or one for each processor, but 8 at most.
     device : str
         Where the teacher runs: auto, cpu, cuda, cuda:1, mps.
     max_skipped : float
@@ -107,7 +107,8 @@ def extract(
         If the source, the options or the teacher's weights are unusable, `out` holds another table, or too many clips
         had to be skipped.
     """
-    check_options(sample_rate, level_rate, max_skipped, part_clips=part_clips, batch_size=batch_size, workers=workers)
+    counts = {"part_clips": part_clips, "batch_size": batch_size, "workers": 1 if workers is None else workers}
+    check_options(sample_rate, level_rate, max_skipped, **counts)
     from edgesea.models import load_teacher, shared_model
     from edgesea.table.writer import write_table
 
@@ -145,7 +146,7 @@ def extract(
 
 
 def _embed(
-    load: Callable[[], "EmbeddingModel"], read: Callable[..., Any], options: dict[str, int], sources: Iterator[Any]
+    load: Callable[[], "EmbeddingModel"], read: Callable[..., Any], options: dict[str, Any], sources: Iterator[Any]
 ) -> Iterator[Any]:
     """Embed clips with a teacher."""
     from edgesea.embed.engine import embed_sources

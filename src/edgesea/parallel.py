@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _END = object()
+MOST_READERS = 8  # threads by default; of more, half wait for Python's lock
 # For the threads of OpenMP (of torch, scikit-learn) and OpenBLAS (numpy), which otherwise wait in loops
 SLEEP = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "4"}
 
@@ -25,15 +26,24 @@ def sleep_when_idle() -> None:
         os.environ.setdefault(name, value)
 
 
+def thread_count() -> int:
+    """How many threads compute: the environment's ``OMP_NUM_THREADS``, or else a processor each."""
+    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if setting.isdecimal() and int(setting):
+        return int(setting)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def prefetch(
-    sources: Iterable[Callable[[], Iterable[T]]], workers: int, depth: int = 2
+    sources: Iterable[Callable[[], Iterable[T]]], workers: int | None, depth: int = 2
 ) -> Generator[Iterator[T], None, None]:
     """Call each source in one of `workers` threads and yield an iterator of its items for each, in order.
 
-    At most `depth` items of a source wait to be consumed. An exception of a source is raised from its iterator. Asking
-    for the next iterator abandons what is left of the last one.
+    None: as many threads as compute, but no more than `MOST_READERS`. At most `depth` items of a source wait to be
+    consumed. An exception of a source is raised from its iterator. Asking for the next iterator abandons what is left
+    of the last one.
     """
-    stop = threading.Event()
+    stop, workers = threading.Event(), workers or min(thread_count(), MOST_READERS)
 
     def put(queue: "Queue[Any]", item: Any, abandoned: threading.Event) -> bool:
         while not (stop.is_set() or abandoned.is_set()):

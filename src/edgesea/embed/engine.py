@@ -64,7 +64,12 @@ class _Work:
 
 
 def embed_sources(
-    model: EmbeddingModel | None, sources: Iterable[S], read: Read[S, P], batch_size: int, workers: int, depth: int = 2
+    model: EmbeddingModel | None,
+    sources: Iterable[S],
+    read: Read[S, P],
+    batch_size: int,
+    workers: int | None,
+    depth: int = 2,
 ) -> Iterator[tuple[S, P, Float32] | Failure[S]]:
     """Embed the pieces of all sources, in batches of exactly `batch_size` rows that reach over sources.
 
@@ -174,7 +179,7 @@ def embed_files(
     paths: Sequence[A],
     framing: Framing,
     batch_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     truncated: io.Truncated = "skip",
 ) -> Iterator[AudioEmbedding[A]]:
     """Embed files, or recordings in memory, in order; one that cannot be used gives its error instead of embeddings.

@@ -52,7 +52,7 @@ def embed(
     recursive: bool = True,
     overwrite: bool = False,
     batch_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     device: str = "auto",
     engine: Engine = "auto",
     precision: Precision = "float32",
@@ -88,8 +88,8 @@ def embed(
         is skipped, and any other file of its name is an error.
     batch_size : int
         Windows embedded at once; short files share a batch.
-    workers : int
-        Threads that decode ahead.
+    workers : int, optional
+        Threads that decode ahead; default: OMP_NUM_THREADS, or one for each processor, but 8 at most.
     device : str
         auto, cpu, cuda, mps.
     engine : {"auto", "torch", "onnx", "openvino"}
@@ -178,7 +178,7 @@ def process_files(
     center: bool = True,
     batch_size: int = 32,
     overwrite: bool = False,
-    workers: int = 2,
+    workers: int | None = None,
     resampler: Resampling = "soxr",
 ) -> list[Path]:
     """Embed many audio files as `process_file` does, decoded ahead in `workers` threads and in shared batches.
@@ -208,12 +208,13 @@ def _write_missing(
     targets: Targets,
     framing: Framing,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     overwrite: bool,
     write: Callable[[list[Missing]], Iterable[Written]],
 ) -> Iterator[Written]:
     """Have files embedded and their results written, unless they are there."""
-    checked_count("batch_size", batch_size), checked_count("workers", workers), checked_flag("overwrite", overwrite)
+    checked_count("batch_size", batch_size), checked_count("workers", 1 if workers is None else workers)
+    checked_flag("overwrite", overwrite)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
     made_by |= {"resampler": framing.resampler, "edgesea": versions().get("edgesea", "unknown")}
     missing: list[Missing] = []
@@ -232,7 +233,7 @@ def _write_missing(
 
 
 def _write_group(
-    load: Callable[[], EmbeddingModel], options: tuple[Framing, int, int, Truncated], missing: list[Missing]
+    load: Callable[[], EmbeddingModel], options: tuple[Framing, int, int | None, Truncated], missing: list[Missing]
 ) -> Iterator[Written]:
     """Embed files with a model and write their results; batches do not reach over the end of the group."""
     files, framing = {path: (target, made_of) for path, target, made_of in missing}, options[0]

@@ -9,7 +9,8 @@ from edgesea.cluster import is_here
 from edgesea.cluster.elsewhere import count_gpus, may_have_gpu
 from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import EmbeddingModel, file_digest
-from edgesea.models.engine import ENGINES, Engine, EngineModel, Precision, choose_engine, thread_count
+from edgesea.models.engine import ENGINES, Engine, EngineModel, Precision, choose_engine
+from edgesea.parallel import thread_count
 
 if TYPE_CHECKING:
     from edgesea.models.student_torch import Student

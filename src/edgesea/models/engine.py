@@ -5,7 +5,6 @@ loop for others, which would slow down everything else on the machine, and the n
 are. This is also the fastest way (docs/benchmarks.md).
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from edgesea.audio.logmel_numpy import FrontEnd
 from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import Float32, check_windows
+from edgesea.parallel import thread_count
 
 Engine = Literal["auto", "torch", "onnx", "openvino"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -53,14 +53,6 @@ def low_precision(engine: Engine, device: str) -> Precision | None:
     capabilities = _openvino().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     lower: tuple[Precision, ...] = ("bfloat16", "float16")
     return next((precision for precision in lower if OPENVINO_NAMES[precision] in capabilities), None)
-
-
-def thread_count() -> int:
-    """How many threads compute: the environment's ``OMP_NUM_THREADS``, or else a processor each."""
-    setting = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if setting.isdecimal() and int(setting):
-        return int(setting)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _onnxruntime_run(graph: bytes, precision: Precision, threads: int) -> Run:

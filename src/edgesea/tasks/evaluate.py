@@ -37,7 +37,7 @@ def evaluate(
     seed: int = 0,
     cache: Path | None = None,
     batch_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     device: str = "auto",
     max_skipped: float = 0.0,
 ) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def evaluate(
         Folder where embeddings are stored, to be reused with the same model, clips and framing.
     batch_size : int
         Windows embedded at once.
-    workers : int
-        Threads that decode ahead.
+    workers : int, optional
+        Threads that decode ahead; default: OMP_NUM_THREADS, or one for each processor, but 8 at most.
     device : str
         auto, cpu, cuda, mps.
     max_skipped : float

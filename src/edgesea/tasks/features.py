@@ -113,7 +113,7 @@ def window_embeddings(
     paths: Sequence[Path],
     framing: Framing,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     cache: Path | None,
     jobs: int = 1,
 ) -> tuple[Bags, dict[Path, str]]:
@@ -152,7 +152,7 @@ def window_embeddings(
 
 
 def _embed_group(
-    load: Callable[[], EmbeddingModel], options: tuple[Framing, int, int], paths: list[Path]
+    load: Callable[[], EmbeddingModel], options: tuple[Framing, int, int | None], paths: list[Path]
 ) -> "Iterator[AudioEmbedding[Path]]":
     """Embed clips; batches do not reach over the end of the group."""
     from edgesea.embed.engine import embed_files

@@ -40,7 +40,7 @@ def check_share(text: str, count: int, total: int, max_skipped: float) -> None:
         raise EdgeseaError(f"{text}; complete them, or allow it with max_skipped={enough:g} (now {max_skipped:g})")
 
 
-def check_openable(task: ClipSet, data: Path, max_skipped: float, listing: Path | None, workers: int) -> None:
+def check_openable(task: ClipSet, data: Path, max_skipped: float, listing: Path | None, workers: int | None) -> None:
     """Before any model is loaded or trained: `check_skipped` with the clips that cannot even be opened."""
     check_share("", 0, len(task.paths), max_skipped)
 
