@@ -175,16 +175,39 @@ def test_the_module_is_the_command(tmp_path):
     assert done.stderr.startswith(f"edgesea: error: {tmp_path}: ")
 
 
-def test_importing_edgesea_is_light():
-    code = "import sys, edgesea; print([name for name in ('torch', 'numpy', 'cyclopts') if name in sys.modules])"
-    assert run_python("-c", code).stdout.strip() == "[]"
+HERE = """
+import edgesea.cli, edgesea.pipeline, edgesea.select, edgesea.embed.files
+from edgesea.cluster import results
+assert list(results(divmod, [(7, 2)])) == [(3, 1)]
+"""
 
 
-@pytest.mark.parametrize(("missing", "command"), [("pyarrow", "sample t s"), ("sklearn", "evaluate esc50 d spectral")])
-def test_a_missing_library_names_the_extra_that_installs_it(missing, command, tmp_path):
+@pytest.mark.parametrize(
+    ("code", "libraries"),
+    [
+        ("import edgesea", ["torch", "numpy", "cyclopts"]),
+        ("import edgesea.tracking.sheets, edgesea.tracking.loggers", ["mlflow", "wandb", "gspread", "lightning"]),
+        (HERE, ["dask", "distributed", "dask_jobqueue"]),
+    ],
+)
+def test_nothing_is_imported_before_it_is_used(code, libraries):
+    done = run_python("-c", f"{code}\nimport sys; print([name for name in {libraries} if name in sys.modules])")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [
+        ("pyarrow", "sample t s", "train"),
+        ("sklearn", "evaluate esc50 d spectral", "train"),
+        ("mlflow", "distill t r s --track mlflow", "track"),
+    ],
+)
+def test_a_missing_library_names_the_extra_that_installs_it(missing, command, extra, tmp_path):
     code = f"import sys; sys.modules[{missing!r}] = None; from edgesea import cli; sys.exit(cli.main(sys.argv[1:]))"
     done = run_python("-c", code, *command.split(), cwd=tmp_path)
     assert done.returncode == 1
-    assert all(word in done.stderr for word in (missing, "edgesea[train]"))
+    assert all(word in done.stderr for word in (missing, f"edgesea[{extra}]"))
+    assert not [*tmp_path.iterdir()]
     assert "Traceback" not in done.stderr
     assert run_python("-c", code, "--help", cwd=tmp_path).returncode == 0

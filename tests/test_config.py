@@ -55,11 +55,14 @@ def test_what_cannot_be_meant_is_named_with_its_line(tmp_path, text, words):
         (b"extract: {source: caf\xe9}", "extract", {"source": Path("caf\udce9")}),
         ("extract: {source: a, weights: ~, root: $PLACE/b}", "extract", {"weights": None, "root": Path("/c: d #1/b")}),
         ("extract: {source: ${PLACE}}", "extract", {"source": Path("/c: d #1")}),
+        ("extract: {source: '${EDGESEA_DATA}/a', teacher: onnx:$$x}", "extract", {"source": Path("data/a")}),
+        ("extract: {source: '${EDGESEA_DATA}/a', teacher: onnx:$$x}", "extract", {"teacher": "onnx:$x"}),
         ("extract: {source: ~/a, teacher: onnx:~/t@8000}", "extract", {"source": Path("/home/me/a")}),
         ("extract: {source: a, teacher: onnx:~/t@8000}", "extract", {"teacher": "onnx:/home/me/t@8000"}),
     ],
 )
 def test_what_can_be_meant_is_understood(tmp_path, monkeypatch, text, section, expected):
+    monkeypatch.delenv("EDGESEA_DATA", raising=False)  # of which ./data is the default
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("PLACE", "/c: d #1")
     (tmp_path / "a.yaml").write_bytes(text.encode() if isinstance(text, str) else text)

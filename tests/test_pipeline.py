@@ -16,7 +16,7 @@ from stored import stamps
 from edgesea import cli
 from edgesea.artifact import digest, locked
 from edgesea.errors import EdgeseaError
-from edgesea.pipeline import STAGES, read_config, run
+from edgesea.pipeline import STAGES, run
 from edgesea.reduction import load_reduction
 from edgesea.sampling.subset import Subset
 
@@ -315,18 +315,6 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(finished, data, tmp_path
     assert not json.loads((out / "stages.json").read_text())["stages"].get("distill", {}).get("finished")
     assert cli.main(command) == 0
     assert scores(out) == scores(finished)
-
-
-def test_environment_variables_are_filled_in(tmp_path, monkeypatch):
-    path = tmp_path / "e.yaml"
-    path.write_text("extract: {source: $PLACE/x, root: '${EDGESEA_DATA}/audio', teacher: 'onnx:$$x'}")
-    monkeypatch.setenv("PLACE", "/somewhere")
-    monkeypatch.delenv("EDGESEA_DATA", raising=False)
-    options = read_config(path)[0]["extract"]
-    assert (options["source"], options["teacher"]) == (Path("/somewhere/x"), "onnx:$x")
-    assert options["root"] == Path("data/audio")  # its default is ./data
-    monkeypatch.setenv("EDGESEA_DATA", "/elsewhere")
-    assert read_config(path)[0]["extract"]["root"] == Path("/elsewhere/audio")
 
 
 def test_another_classifier_uses_the_same_embeddings(again, data, tmp_path):

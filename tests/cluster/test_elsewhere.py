@@ -195,17 +195,6 @@ def test_a_scheduler_that_has_lost_all_workers_is_given_up(tmp_path, monkeypatch
             list(results(divmod, [(7, 2)]))
 
 
-def test_nothing_of_dask_is_imported_here():
-    code = """
-import sys, edgesea.cli, edgesea.pipeline, edgesea.select, edgesea.embed.files
-from edgesea.cluster import results
-assert list(results(divmod, [(7, 2)])) == [(3, 1)]
-print([name for name in sys.modules if name.partition(".")[0] in ("dask", "distributed", "dask_jobqueue")])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=PYTHON)
-    assert done.stdout == "[]\n", done.stderr
-
-
 # --- options
 
 

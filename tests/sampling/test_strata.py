@@ -15,12 +15,7 @@ DAYS, CLIPS, WINDOWS = 6, 5, 7
 
 @pytest.mark.parametrize(
     ("sizes", "total", "expected"),
-    [
-        ([1, 2, 30], 20, [1, 2, 17]),
-        ([4, 4, 4], 12, [4, 4, 4]),
-        ([0, 5, 0, 5], 6, [0, 3, 0, 3]),
-        ([], 0, []),
-    ],
+    [([1, 2, 30], 20, [1, 2, 17]), ([4, 4, 4], 12, [4, 4, 4]), ([0, 5, 0, 5], 6, [0, 3, 0, 3]), ([], 0, [])],
 )
 def test_quotas_are_as_equal_as_the_sizes_allow(sizes, total, expected):
     assert quotas(np.array(sizes, np.int64), total, np.random.default_rng(0)).tolist() == expected

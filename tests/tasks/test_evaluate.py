@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_esc50
-from test_sonyc_ust import write as write_annotations
+from test_sonyc_ust import write_tags
 
 from edgesea.audio.framing import Framing
 from edgesea.embed.engine import embed_files
@@ -44,13 +44,8 @@ def test_clips_are_scored_by_the_mean_of_their_windows(data, small_reduction, sm
 
 @pytest.fixture(scope="module")
 def tagged(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same clips with tags: noises are engines, tones are music; the last eight are verified."""
-    copy = tmp_path_factory.mktemp("tagged") / "ust"
-    shutil.copytree(data, copy)
-    tags = [("train", 5) if index < 12 else ("validate", 0) for index in range(20)]
-    return write_annotations(
-        copy, *((split, f"{n:02d}.wav", annotator, ("1-1", "2-1")[n % 2]) for n, (split, annotator) in enumerate(tags))
-    )
+    """The same clips with tags."""
+    return write_tags(Path(shutil.copytree(data, tmp_path_factory.mktemp("tagged") / "ust")))
 
 
 def test_tags_are_scored_on_the_verified_validation_clips(tagged, tmp_path):

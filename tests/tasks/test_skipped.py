@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import yaml
 from conftest import make_esc50
-from test_sonyc_ust import write as write_annotations
+from test_sonyc_ust import write_tags
 
 from edgesea import cli
 from edgesea.errors import EdgeseaError
@@ -42,10 +42,7 @@ def city(esc: Path) -> Path:
 
 @pytest.fixture
 def ust(esc: Path) -> Path:
-    tags = [("train", 5) if index < 12 else ("validate", 0) for index in range(20)]
-    return write_annotations(
-        esc, *((split, f"{n:02d}.wav", annotator, ("1-1", "2-1")[n % 2]) for n, (split, annotator) in enumerate(tags))
-    )
+    return write_tags(esc)
 
 
 def listed(path: Path) -> dict[str, str]:
@@ -57,13 +54,7 @@ def listed(path: Path) -> dict[str, str]:
     ("task", "folder", "audio"), [("esc50", "esc", ""), ("urbansound8k", "city", "fold1/"), ("sonyc_ust", "ust", "")]
 )
 def test_missing_clips_are_refused_and_counted_where_they_are_allowed(
-    task,
-    folder,
-    audio,
-    tmp_path,
-    request,
-    capsys,
-    caplog,
+    task, folder, audio, tmp_path, request, capsys, caplog
 ):
     data, out = request.getfixturevalue(folder), tmp_path / "new" / "scores.json"
     lost = [f"audio/{audio}{name}.wav" for name in ("00", "13")]

@@ -32,6 +32,13 @@ def write(folder: Path, *rows: tuple[str, str, int, str]) -> Path:
     return folder
 
 
+def write_tags(folder):
+    """Of the clips of `make_esc50`, noises are engines and tones dogs; the last eight are verified."""
+    splits = [("train", 5) if index < 12 else ("validate", 0) for index in range(20)]
+    rows = enumerate(splits)
+    return write(folder, *((split, f"{n:02d}.wav", by, ("1-1", "2-1")[n % 2]) for n, (split, by) in rows))
+
+
 def test_what_is_loaded_is_what_is_trained_on_and_tested(tmp_path):
     rows = [
         *[("train", "crowd.wav", 3, "1-1"), ("train", "only_team.wav", -3, "1-1"), ("train", "unlabelled.wav", 4, "?")],

@@ -126,9 +126,3 @@ def test_a_server_that_is_away_neither_stops_a_run_nor_is_silent(here, monkeypat
     assert "127.0.0.1" in reason
     assert "missing" in end
     assert not any("urllib3" in name for name, *_ in caplog.record_tuples)
-
-
-def test_nothing_is_imported_before_it_is_used():
-    libraries = {"mlflow", "wandb", "gspread", "tensorboard", "lightning", "torch"}
-    code = f"import edgesea.tracking.sheets, edgesea.tracking.loggers, sys; assert not {libraries} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
