@@ -28,9 +28,9 @@ def submit(
 ) -> dict[str, Any]:
     """Submit an experiment to SLURM: a job for each stage that has something to do, each after those that it needs.
 
-    What a job gets (partition, time, memory ...) is said by the options of data-parallel commands, or by the section
-    `cluster` of the YAML file. A job that is preempted, loses its node or reaches its time limit is queued again, and
-    resumes. Scripts, which `sbatch` takes by hand as well, and logs are in RUN/jobs.
+    What a job gets (partition, time, memory ...) is said by the options below, or by the section `cluster` of the YAML
+    file. A job that is preempted, loses its node or reaches its time limit is queued again, and resumes, unless it made
+    nothing new in its last time. Scripts, which `sbatch` takes by hand as well, and logs are in RUN/jobs.
 
     Parameters
     ----------
