@@ -120,7 +120,7 @@ def extract(
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
     framing.at(model.sample_rate)
     parts = cut_parts(entries, part_clips)
-    rate = level_rate if any(entry.level for entry in entries) else None  # of measured levels
+    rate = level_rate if any(entries.columns["level"]) else None  # of measured levels
     made_by = {"id": model.id, "sha256": model.digest, "sample_rate": model.sample_rate}
     about = {**made_by, "embedding_size": model.embedding_size}
     level = {"unit": "dB SPL" if rate else "dB(A) re full scale", "rate": level_rate}

@@ -338,8 +338,8 @@ def _described(name: str, options: Mapping[str, Any], out: Path, contents: Diges
     found = {key: value for key, value in options.items() if key not in LEFT_OUT}
     if name == "extract":
         entries = read_manifest(*(options[key] for key in LISTING))
-        known = {field: [getattr(entry, field) for entry in entries] for field in KNOWN}
-        known["name"], known["content"] = known.pop("clip"), contents.of(entry.file for entry in entries)
+        known = {field: entries.columns[field].tolist() for field in KNOWN}
+        known["name"], known["content"] = known.pop("clip"), contents.of(entries.files())
         columns = {field: digest(values)[:12] for field, values in known.items() if any(map(bool, values))}
         found["clips"] = {"number": len(entries), **columns}
         found["teacher_files"] = contents.of(_files_of_teacher(found["teacher"]))

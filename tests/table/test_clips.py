@@ -8,8 +8,7 @@ from stored import assert_stored
 
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
-from edgesea.table.clips import clip_pieces, to_pcm
-from edgesea.table.manifest import ClipEntry
+from edgesea.table.clips import ClipEntry, clip_pieces, to_pcm
 
 
 @pytest.mark.parametrize("center", [True, False])

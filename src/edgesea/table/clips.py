@@ -4,8 +4,9 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,67 @@ from edgesea.audio.resampling import Resampler
 from edgesea.embed.engine import cut_rows
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import EmbeddingModel
-from edgesea.table.manifest import ClipEntry
 
 log = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
+BLOCK = 1 << 12  # clips that are Python's objects at a time
+TEXT = np.dtypes.StringDType(na_object=None)  # half the size of Python's
 END = np.zeros(0, np.float32)  # the chunk behind the last
 PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one
+
+
+class ClipEntry(NamedTuple):
+    """One clip of a manifest."""
+
+    clip: str  # name: the path below the root, with forward slashes
+    file: Path | str
+    sensor: str | None = None
+    time: str | None = None  # start, ISO 8601
+    split: str = ""
+    level: tuple[float, ...] | None = None  # measured, in dB SPL, evenly spaced from the start of the clip
+    label: str | None = None  # colours the map of windows in a report; nothing is learned from it
+    embeddings: Path | str = ""  # of an import: the file that holds them, or why there is none
+    size: int = -1  # bytes of the file; -1 where there is none
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
+
+
+FIELDS = ClipEntry._fields
+# Most columns are objects, of which few are different.
+DTYPES: dict[str, Any] = dict.fromkeys(FIELDS, object) | {"clip": TEXT, "time": TEXT, "size": np.int64}
+
+
+class Manifest(Sequence[ClipEntry]):
+    """Clips, in columns by the fields of `ClipEntry`, for there may be millions; a slice is a manifest, too.
+
+    The column `file` is empty where that is the clip's name below `root`.
+    """
+
+    def __init__(self, root: Path, columns: dict[str, NDArray[Any]]) -> None:
+        self.root, self.columns = root, columns
+
+    def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """Some fields of all clips."""
+        for first in range(0, len(self), BLOCK):
+            yield from zip(*(self.columns[name][first : first + BLOCK].tolist() for name in names), strict=True)
+
+    def files(self) -> Iterator[Path | str]:
+        return (file or f"{self.root}/{clip}" for clip, file in self.rows("clip", "file"))
+
+    def __len__(self) -> int:
+        return len(self.columns["clip"])
+
+    def __iter__(self) -> Iterator[ClipEntry]:
+        for clip, file, *known in self.rows(*FIELDS):
+            yield ClipEntry(clip, file or f"{self.root}/{clip}", *known)
+
+    def __getitem__(self, where: Any) -> Any:
+        if isinstance(where, int):
+            return next(iter(self[where : where + 1 or None]))
+        return Manifest(self.root, {name: column[where] for name, column in self.columns.items()})
 
 
 def check_options(sample_rate: int, level_rate: float, max_skipped: float, **counts: int) -> None:
@@ -35,18 +90,14 @@ def check_options(sample_rate: int, level_rate: float, max_skipped: float, **cou
     checked_share("max_skipped", max_skipped)
 
 
-def cut_parts(entries: Sequence[ClipEntry], clips: int) -> list[list[ClipEntry]]:
+def cut_parts(entries: Manifest, clips: int) -> list[Manifest]:
     """Cut the manifest into parts; only names and file sizes matter, so every run cuts alike."""
-    parts: list[list[ClipEntry]] = [[]]
-    total = 0
-    for entry in entries:
-        size = max(0, entry.size)
-        if parts[-1] and (len(parts[-1]) >= clips or total + size > PART_BYTES):
-            parts.append([])
-            total = 0
-        parts[-1].append(entry)
-        total += size
-    return parts
+    totals, cuts = np.cumsum(np.maximum(entries.columns["size"], 0)), [0]
+    while cuts[-1] < len(entries):
+        before = totals[cuts[-1] - 1] if cuts[-1] else 0
+        full = int(np.searchsorted(totals, before + PART_BYTES, "right"))
+        cuts.append(min(max(full, cuts[-1] + 1), cuts[-1] + clips, len(entries)))
+    return [entries[first:last] for first, last in pairwise(cuts)]
 
 
 # --- decoding

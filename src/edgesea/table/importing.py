@@ -19,8 +19,7 @@ from edgesea.embed.engine import embed_sources
 from edgesea.embed.files import result_ending
 from edgesea.errors import EdgeseaError
 from edgesea.table import clips, manifest
-from edgesea.table.clips import Float32, Piece
-from edgesea.table.manifest import ClipEntry
+from edgesea.table.clips import DTYPES, ClipEntry, Float32, Manifest, Piece
 from edgesea.table.paths import clip_name
 
 SHARDS = (".h5", ".hdf5")
@@ -142,7 +141,7 @@ def import_table(
         listed = manifest.read_manifest(place, root and Path(root), columns, validate)
         entries = _with_embeddings(listed, endings, found, place)
         pairs = Pairs(entries, window or 1.0, hop, center, sample_rate)
-        measured = any(entry.level for entry in entries)
+        measured = any(entries.columns["level"])
         framing, size, parts, count = pairs.framing, pairs.size, clips.cut_parts(entries, part_clips), len(entries)
         read, digest = partial(pairs.read, level_rate=level_rate if measured else None), _digest(entries)
         options = {"kind": "embeddings beside audio", "suffix": suffix, "hop": hop, "center": center}
@@ -156,9 +155,7 @@ def import_table(
     return write_table(Path(out), {"teacher": about, **stored, **origin}, parts, embed, count, max_skipped, "import")
 
 
-def _with_embeddings(
-    entries: Sequence[ClipEntry], endings: tuple[str, ...], found: Sequence[Path], root: Path
-) -> list[ClipEntry]:
+def _with_embeddings(entries: Manifest, endings: tuple[str, ...], found: Sequence[Path], root: Path) -> Manifest:
     """The clips with their embeddings; ``x.wav.npz`` goes before ``x.npz``, as in `embed`.
 
     The files `found` below `root` that belong to no clip become clips that cannot be used.
@@ -174,15 +171,15 @@ def _with_embeddings(
             problem = f"no embeddings beside it ({', '.join(names[len(endings) :])})"
         result.append(entry._replace(embeddings=path if path and owner == entry.clip else problem))
     orphans = ((clip_name(path.relative_to(root)), path) for path in found if path not in owners)
-    alone = {"embeddings": "embeddings without audio of that name beside them"}
+    alone = "embeddings without audio of that name beside them"
     result += [
-        ClipEntry(name, path, None, None, "train", None, **alone, size=manifest.file_size(path))
-        for name, path in orphans
+        ClipEntry(name, path, split="train", embeddings=alone, size=manifest.file_size(path)) for name, path in orphans
     ]
-    return sorted(result, key=lambda entry: entry.clip)
+    columns = zip(DTYPES.items(), zip(*sorted(result, key=lambda entry: entry.clip), strict=True), strict=True)
+    return Manifest(entries.root, {name: np.fromiter(cells, object).astype(dtype) for (name, dtype), cells in columns})
 
 
-def _digest(entries: Sequence[ClipEntry]) -> str:
+def _digest(entries: Manifest) -> str:
     """sha256 of the manifest, and of the names and sizes of the files of embeddings."""
     files = (entry.embeddings for entry in entries)
     fields = ((path,) if isinstance(path, str) else (path.name, manifest.file_size(path)) for path in files)

@@ -1,26 +1,29 @@
 """Which clips there are: listed by a manifest or by a published data set's metadata, or found below a folder."""
 
-import gc
 import hashlib
 import json
 import logging
 import math
 import re
-import sys
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import repeat
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from edgesea.artifact import file_state
 from edgesea.audio.io import find_audio
 from edgesea.errors import EdgeseaError
+from edgesea.table.clips import BLOCK, DTYPES, FIELDS, ClipEntry, Manifest
 from edgesea.table.paths import expanded, hint, identity, locate, normal
 from edgesea.table.sheet import UNKNOWN, Sheet, as_text, say, some
 
@@ -45,40 +48,17 @@ PUBLISHED = (
 )
 
 
-class ClipEntry(NamedTuple):
-    """One clip of a manifest; small, for there may be millions."""
-
-    clip: str  # name: the path below the root, with forward slashes
-    file: Path | str
-    sensor: str | None
-    time: str | None  # start, ISO 8601
-    split: str
-    level: tuple[float, ...] | None  # measured, in dB SPL, evenly spaced from the start of the clip
-    label: str | None = None  # colours the map of windows in a report; nothing is learned from it
-    embeddings: Path | str = ""  # of an import: the file that holds them, or why there is none
-    size: int = -1  # bytes of the file; -1 where there is none
-
-    @property
-    def path(self) -> Path:
-        return Path(self.file)
-
-
 @dataclass(frozen=True)
 class Listing:
     """Rows that name recordings."""
 
     root: Path  # folder that paths are relative to
-    columns: Mapping[str, Sequence[str]]  # by the names in `COLUMNS`, and condition
-    places: Sequence[object]  # of the rows, for messages
-    unit: str = ""  # what `places` count; nothing where the files were found: their folder may be named as their split
-
-    def rows(self) -> Iterator[tuple[str | None, ...]]:
-        """What each row says, in the order of `COLUMNS`, and of the condition; None where there is no such column."""
-        return zip(*(self.columns.get(name, repeat(None)) for name in (*COLUMNS, "condition")), strict=False)
+    columns: Mapping[str, "pd.Series[str]"]  # by the names in `COLUMNS`, and condition; the index names the rows
+    unit: str = ""  # what the index counts
 
     def place(self, number: int) -> str:
         """Which row it is."""
-        return f"{self.unit} {self.places[number]}".lstrip()
+        return f"{self.unit} {self.columns['path'].index[number]}".lstrip()
 
 
 @cache
@@ -98,31 +78,12 @@ def split_rule(validate: float | str) -> tuple[float, str, str]:
 
 def read_manifest(
     source: Path, root: Path | None = None, columns: Mapping[str, str] | None = None, validate: float | str = 0.1
-) -> list[ClipEntry]:
+) -> Manifest:
     """List the clips of a folder, a manifest or a published data set, sorted by name; options as in `extract`.
 
     A recording is one clip, whatever its spelling, and also by links. EdgeseaError if rows contradict each other.
     """
-    with _uncollected():
-        return _read_manifest(source, root, columns or {}, validate)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Create millions of objects without Python's looking for garbage among them again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _read_manifest(
-    source: Path, root: Path | None, columns: Mapping[str, str], validate: float | str
-) -> list[ClipEntry]:
-    share, condition, _ = split_rule(validate)
+    (share, condition, _), columns = split_rule(validate), columns or {}
     if unknown := sorted(columns.keys() - set(COLUMNS)):
         raise EdgeseaError(f"columns: unknown {', '.join(unknown)}; known: {', '.join(COLUMNS)}")
     source, root = Path(expanded(str(source))), root and Path(expanded(str(root)))
@@ -135,38 +96,70 @@ def _read_manifest(
         listing = _listed(sheet, roots, kind, columns, validate)
     else:
         listing = _found(source, f"validate={validate}" if condition else columns)
-    entries: list[ClipEntry] = []
-    firsts: dict[Hashable, int] = {}  # of the rows that name a recording
-    repeated: dict[int, list[int]] = {}  # first row: all rows, where there are several
-    absent: list[int] = []
-    for number, (path, *known) in enumerate(listing.rows()):
-        try:
-            name, file, size, key = locate(path or "", listing.root)
-            entries.append(make_entry(name, file, size, validate, not listing.unit, *known))
-        except EdgeseaError as error:
-            place = f"{source}: {listing.place(number)}"
-            raise EdgeseaError(f"{place}: {path or 'no path'}: {error}") from None
-        if (first := firsts.setdefault(key, number)) < number:
-            repeated.setdefault(first, [first]).append(number)
-        if isinstance(key, str):
-            absent.append(number)
-    del firsts
-    for first, numbers in repeated.items():
-        entries[first] = _joined(source, [(listing.place(number), entries[number]) for number in numbers])
-    further = {number for numbers in repeated.values() for number in numbers[1:]}
+    known, keys, absent = _understood(source, listing, validate)
+    paths, groups = listing.columns["path"], defaultdict[Hashable, list[int]](list)  # rows that name the same recording
+    alike = np.flatnonzero(pd.Series(np.asarray(keys)).duplicated(keep=False))
+    for number, path in zip(alike.tolist(), paths.iloc[alike], strict=True):
+        groups[locate(path, listing.root)[-1]].append(number)
+    in_order = sorted(groups.values(), key=lambda rows: rows[1:])  # of the first repetition
+    further = [number for rows in in_order for number in _join(source, listing, known, rows)]
     if absent:
-        text = listing.columns["path"][absent[0]]
+        text = paths.iloc[absent[0]]
         named = f"(first: {listing.place(absent[0])}: {text}){hint(text, listing.root)}"
         say(f"{source}: rows that name no file: {len(absent)} {named}", logging.WARNING)
     if further:
         say(f"{source}: further names of the same recordings: {len(further)}; each recording is one clip")
-        entries = [entry for number, entry in enumerate(entries) if number not in further]
-    entries.sort(key=attrgetter("clip"))
+    order = np.argsort(known["clip"], kind="stable")
+    order = order[~np.isin(order, further)]
+    if further or (np.diff(order) < 0).any():
+        known = {name: known.pop(name)[order] for name in FIELDS}
+    entries = Manifest(listing.root, known)
     if published:
-        listed = {normal(entry.path) for entry in entries}
+        listed = {normal(Path(file)) for file in entries.files()}
         if count := sum(normal(path) not in listed for path in find_audio(listing.root)):
             say(f"{source}: recordings that the metadata do not list, left out: {count}", logging.WARNING)
-    return _with_splits(source, entries, share, bool(share or condition), bool(published))
+    _divide(source, entries, share, bool(share or condition), bool(published))
+    return entries
+
+
+def _understood(
+    source: Path, listing: Listing, validate: float | str
+) -> tuple[dict[str, NDArray[Any]], "array[int]", list[int]]:
+    """The columns of a manifest; for each row, a hash of what tells its recording from others; the rows without a file.
+
+    EdgeseaError for the first row of which something cannot be understood.
+    """
+    count, keys, absent = len(listing.columns["path"]), array("q"), list[int]()
+    columns = {name: np.full(count, ClipEntry._field_defaults.get(name, ""), DTYPES[name]) for name in FIELDS}
+
+    def place(path: str) -> tuple[str, str, int]:
+        name, file, size, key = locate(path, listing.root)
+        if isinstance(key, str):
+            absent.append(len(keys))
+        keys.append(hash(key))
+        return name, file, size
+
+    for first in range(0, count, BLOCK):
+        block = slice(first, first + BLOCK)
+        found, problems = defaultdict[str, Any](list), list[tuple[int, EdgeseaError]]()
+        convert = {name: cache(function) for name, function in conversions(validate).items()}
+        for name, function in ({"path": place} | convert).items():
+            try:
+                if name in listing.columns:
+                    found[name].extend(map(function, listing.columns[name].iloc[block].to_numpy(object)))
+            except EdgeseaError as error:
+                problems.append((first + len(found[name]), error))
+        if problems:
+            number, problem = min(problems, key=itemgetter(0))
+            path = listing.columns["path"].iloc[number] or "no path"
+            raise EdgeseaError(f"{source}: {listing.place(number)}: {path}: {problem}")
+        found["clip"], found["file"], found["size"] = zip(*found.pop("path"), strict=True)
+        if "condition" in found:
+            splits = zip(found.pop("split", repeat("")), found.pop("condition"), strict=False)
+            found["split"] = [stated or given for stated, given in splits]
+        for name, values in found.items():
+            columns[name][block] = np.fromiter(values, object)
+    return columns, keys, absent
 
 
 def _found(folder: Path, needs: object) -> Listing:
@@ -174,7 +167,9 @@ def _found(folder: Path, needs: object) -> Listing:
     if needs:
         raise EdgeseaError(f"{folder}: a folder, but {needs} is about the columns of a manifest; give one as source")
     names = [str(path.relative_to(folder)) for path in find_audio(folder)]
-    return Listing(folder, {"path": names}, names)
+    columns = {"path": names, "split": [*map(folder_split, names)]}
+    index = pd.Index(names, dtype=object)
+    return Listing(folder, {name: pd.Series(cells, index, dtype=object) for name, cells in columns.items()})
 
 
 def _published(source: Path) -> tuple[Sheet, Path, Published] | None:
@@ -211,8 +206,8 @@ def _listed(
     parts = {name: sheet.column(pattern) for name, pattern in wanted.items()}
     cells = {name: part for name, (part, _) in parts.items()}
     used = [header for _, headers in parts.values() for header in headers]
-    if condition and value not in set(cells["condition"]):
-        known = some(sorted(set(cells["condition"])))
+    if condition and value not in (values := set(cells["condition"].unique())):
+        known = some(sorted(values))
         raise EdgeseaError(f"{sheet.path}: no row has {condition}={value}, so nothing would validate; it has {known}")
     if kind and kind.fold and share:
         folds, used = sheet.column(kind.fold)[0], [*used, kind.fold]
@@ -221,78 +216,65 @@ def _listed(
         cells["split"] = folds.map(lambda fold: "validate" if fold in last else "train")
         say(f"{sheet.path}: fold {some(last)} validates (whole folds: clips of one recording are in the same)")
     sheet.report(used)
-    listed = {name: column.tolist() for name, column in cells.items()}
-    root = next((root for root in roots if any(identity(root / path) for path in listed["path"][:99])), roots[0])
-    return Listing(root, listed, sheet.rows.index.tolist(), sheet.unit)
+    root = next((root for root in roots if any(identity(root / path) for path in cells["path"][:99])), roots[0])
+    return Listing(root, cells, sheet.unit)
 
 
-def make_entry(
-    clip: str,
-    file: Path | str,
-    size: int,
-    validate: float | str,
-    in_folder: bool,
-    sensor: Any = None,
-    time: Any = None,
-    split: Any = None,
-    level: Any = None,
-    label: Any = None,
-    condition: Any = None,
-) -> ClipEntry:
-    """The clip that a row of a manifest or a shard describes, with the split that is stated, or ""."""
-    if split not in UNSTATED:
-        stated, split = split, str(split).casefold()
-        split = SYNONYMS.get(split, split)
-        if split not in SPLITS:
-            raise EdgeseaError(f"split {stated!r} is not one of {', '.join(SPLITS)}")
-    elif in_folder and (folder := clip.partition("/")[0]) in SPLITS:
-        split = folder
-    elif (rule := split_rule(validate))[1]:
-        split = "validate" if as_text(condition) == rule[2] else "train"
-    else:
-        split = ""
-    return ClipEntry(
-        clip,
-        file,
-        None if sensor is None or sensor == "" else sys.intern(as_text(sensor)),  # few different ones
-        None if time in UNSTATED else _iso(time),
-        split,
-        None if level in UNSTATED else _levels(level),
-        None if label is None or label == "" else sys.intern(as_text(label)),
-        size=size,
-    )
+def conversions(validate: float | str) -> dict[str, Callable[[Any], Any]]:
+    """What tells the meaning of cells, by the name of the column; "" or None for those that say nothing."""
+    value = split_rule(validate)[2]
+    condition = lambda cell: "validate" if as_text(cell) == value else "train"  # noqa: E731
+    return {"split": _split, "condition": condition, "sensor": _text, "time": _iso, "level": _levels, "label": _text}
 
 
-def _joined(source: Path, rows: Sequence[tuple[str, ClipEntry]]) -> ClipEntry:
-    """The clip that rows describe together; EdgeseaError if they contradict each other."""
-    entry = min((entry for _, entry in rows), key=_unusual)
+def _text(cell: Any) -> str | None:
+    return as_text(cell) or None
+
+
+def _split(cell: Any) -> str:
+    if cell in UNSTATED:
+        return ""
+    split = str(cell).casefold()
+    if (split := SYNONYMS.get(split, split)) not in SPLITS:
+        raise EdgeseaError(f"split {cell!r} is not one of {', '.join(SPLITS)}")
+    return split
+
+
+def folder_split(clip: str) -> str:
+    """The split that the folder of a clip is named as, or ""."""
+    return folder if (folder := clip.partition("/")[0]) in SPLITS else ""
+
+
+def _join(source: Path, listing: Listing, columns: dict[str, NDArray[Any]], rows: list[int]) -> list[int]:
+    """Give one of the rows of a recording what any says; returns the others. EdgeseaError if they contradict."""
+    least = min(rows, key=lambda row: _unusual(str(columns["clip"][row])))
     for name in ("sensor", "time", "split", "level", "label"):
-        values: dict[Any, str] = {}
-        for place, other in rows:
-            if (value := getattr(other, name)) not in (None, ""):
-                values.setdefault(value, place)
+        values = {value: row for row in reversed(rows) if (value := columns[name][row]) not in (None, "")}
         if len(values) > 1:
-            (one, first), (two, second), *_ = values.items()
-            both = f"{name} {one!r} and {two!r} of one recording, {entry.clip}"
-            raise EdgeseaError(f"{source}: {first} and {second}: {both}; correct one of them")
-        entry = entry._replace(**dict.fromkeys([name] if values else [], next(iter(values), None)))
-    return entry
+            (one, first), (two, second), *_ = sorted(values.items(), key=itemgetter(1))
+            both = f"{name} {one!r} and {two!r} of one recording, {columns['clip'][least]}"
+            places = f"{source}: {listing.place(first)} and {listing.place(second)}"
+            raise EdgeseaError(f"{places}: {both}; correct one of them")
+        for value in values:
+            columns[name][least] = value
+    return [row for row in rows if row != least]
 
 
-def _unusual(entry: ClipEntry) -> tuple[Any, ...]:
+def _unusual(clip: str) -> tuple[Any, ...]:
     """Of the names that a recording has, the least counts."""
-    parts = Path(entry.clip).parts
-    return Path(entry.clip).is_absolute(), parts[0] == "..", any(part[0] == "." for part in parts), entry.clip
+    parts = Path(clip).parts
+    return Path(clip).is_absolute(), parts[0] == "..", any(part[0] == "." for part in parts), clip
 
 
-def _with_splits(
-    source: Path, entries: Sequence[ClipEntry], share: float, wanted: bool, published: bool
-) -> list[ClipEntry]:
-    """The clips, those without a split divided by their names; EdgeseaError if none trains (published: a warning)."""
-    splits = [entry.split or hash_split(entry.clip, share) for entry in entries]
-    free = [number for number, entry in enumerate(entries) if not entry.split]
-    if free and "train" not in splits:
-        splits[max(free, key=lambda number: _position(entries[number].clip))] = "train"
+def _divide(source: Path, entries: Manifest, share: float, wanted: bool, published: bool) -> None:
+    """Divide the clips without a split by their names; EdgeseaError if none trains (published: a warning)."""
+    splits = entries.columns["split"]
+    free = np.flatnonzero(splits == "")
+    positions = _positions(entries.columns["clip"][free])
+    splits[free] = "train"
+    splits[free[positions < _limit(share)]] = "validate"
+    if len(free) and "train" not in splits:
+        splits[free[positions.argmax()]] = "train"
     counts = Counter(splits)
     if not counts["train"]:
         found = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
@@ -302,20 +284,26 @@ def _with_splits(
         say(problem, logging.WARNING)
     if wanted and not counts["validate"]:
         say(f"{source}: {counts['train']} clip(s) train, none validates; see the option validate", logging.WARNING)
-    return [ClipEntry(*entry[:4], split, *entry[5:]) for entry, split in zip(entries, splits, strict=True)]
 
 
 def hash_split(clip: str, validate: float) -> str:
     """``validate`` for a share `validate` of all names, else ``train``; a function of the name alone."""
-    return "validate" if _position(clip) < validate * 2**64 else "train"
+    return "validate" if _positions([clip])[0] < _limit(validate) else "train"
 
 
-def _position(clip: str) -> int:
-    return int.from_bytes(hashlib.blake2b(clip.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
+def _positions(clips: Iterable[str]) -> NDArray[np.uint64]:
+    hashes = (hashlib.blake2b(clip.encode("utf-8", "surrogateescape"), digest_size=8).digest() for clip in clips)
+    return np.frombuffer(b"".join(hashes), ">u8")
 
 
-def _iso(value: Any) -> str:
-    text: str = value.isoformat() if hasattr(value, "isoformat") else str(value).strip()
+def _limit(share: float) -> np.uint64:
+    return np.uint64(math.ceil(share * 2**64))
+
+
+def _iso(cell: Any) -> str | None:
+    if cell in UNSTATED:
+        return None
+    text: str = cell.isoformat() if hasattr(cell, "isoformat") else str(cell).strip()
     try:
         datetime.fromisoformat(text)
     except ValueError:
@@ -324,6 +312,8 @@ def _iso(value: Any) -> str:
 
 
 def _levels(value: Any) -> tuple[float, ...] | None:
+    if value in UNSTATED:
+        return None
     try:
         if isinstance(value, str):
             value = json.loads(value) if value.lstrip().startswith("[") else re.split(r"[\s;,]+", value.strip())
@@ -340,9 +330,9 @@ def file_size(path: Path) -> int:
     return (file_state(path) or (-1,))[0]
 
 
-def manifest_digest(entries: Sequence[ClipEntry]) -> str:
+def manifest_digest(entries: Manifest) -> str:
     """sha256 of what the manifest says of all clips, labels excepted, and of their sizes: the identity of a table."""
-    return sha256(repr((e.clip, e.sensor, e.time, e.split, e.level, e.size)) for e in entries)
+    return sha256(map(repr, entries.rows("clip", "sensor", "time", "split", "level", "size")))
 
 
 def sha256(texts: Iterable[str]) -> str:

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 
 from edgesea.errors import EdgeseaError
 
-# The name of a clip, its file, the bytes of that, and what tells recordings apart: text, where there is no file
+# The name of a clip, its file ("": the same below the root), the bytes of that, and what tells recordings apart: text,
+# where there is no file
 Location = tuple[str, str, int, Hashable]
 
 
@@ -19,8 +20,8 @@ def locate(text: str, root: Path) -> Location:
     if not text:
         raise EdgeseaError("a recording needs one")
     is_plain = text.isascii() and text[0] not in "/." and text[-1] not in "/." and "//" not in text and "/." not in text
-    if is_plain and (found := identity(file := f"{root}/{text}")):  # nearly always, and many times as fast
-        return text, file, found[2], found
+    if is_plain and (found := identity(f"{root}/{text}")):  # nearly always, and many times as fast
+        return text, "", found[2], found
     tried = ((one, identity(root / one)) for one in _spellings(text))
     spelling, state = next((found for found in tried if found[1]), (text, None))
     base, full = normal(root), normal(root / spelling)

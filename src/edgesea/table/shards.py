@@ -20,7 +20,7 @@ from edgesea.audio.level import a_weighted_level, measured_level
 from edgesea.audio.resampling import Resampler
 from edgesea.errors import EdgeseaError
 from edgesea.table import clips, manifest
-from edgesea.table.clips import Float32, Piece
+from edgesea.table.clips import ClipEntry, Float32, Piece
 from edgesea.table.manifest import COLUMNS
 from edgesea.table.paths import clip_name
 from edgesea.table.sheet import as_text, some
@@ -140,9 +140,11 @@ class Shards:
     ) -> tuple[Piece, Float32]:
         if isinstance(row.get("time"), int | float):
             row["time"] = datetime.fromtimestamp(row["time"], UTC)
-        entry = manifest.make_entry(clip, path, -1, self.validate, True, **row)
-        split = entry.split or manifest.hash_split(clip, manifest.split_rule(self.validate)[0])
-        entry = entry._replace(split=split)
+        convert, by_name = manifest.conversions(self.validate), manifest.split_rule(self.validate)[0]
+        known = {name: convert[name](value) for name, value in row.items()}
+        splits = known.pop("split", ""), manifest.folder_split(clip), known.pop("condition", "")
+        split = next(filter(None, splits), None) or manifest.hash_split(clip, by_name)
+        entry = ClipEntry(clip, path, **known, split=split)
         if "level" in row and not entry.level:
             raise EdgeseaError(f"level {row['level']} is not a number")
         samples = to_mono(audio)
