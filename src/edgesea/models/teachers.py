@@ -16,6 +16,7 @@ from edgesea.audio.logmel import KaldiLogMel, LogMel
 from edgesea.audio.logmel_numpy import FrontEnd, OverlappingKaldi, OverlappingLogMel
 from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
+from edgesea.models.base import Float32
 from edgesea.models.engine import Engine, EngineModel, Precision
 from edgesea.models.graph import OUTPUT, Graph
 from edgesea.models.published import GIT_BLOBS, OPENL3_URL, fetch, keras_to_torch, read_keras_h5
@@ -65,6 +66,13 @@ class Spectral(TorchModel):
     def __init__(self) -> None:
         super().__init__()
         self.log_mel = LogMel(LogMelSettings(self.sample_rate, n_fft=512, hop_length=160, n_mels=BANDS))
+        self.front_end = OverlappingLogMel(self.log_mel.settings)
+
+    def embed_log_mel(self, log_mel: Float32) -> Float32:
+        """Statistics (B, 512) of what `front_end` gives."""
+        frames = torch.from_numpy(log_mel.transpose(0, 2, 1).copy())  # laid out as those of `log_mel`, for equal sums
+        with torch.inference_mode():
+            return self.embed_spectrogram(frames.transpose(1, 2)[:, None]).numpy()
 
     def spectrogram(self, windows: Tensor) -> Tensor:
         return cast(Tensor, self.log_mel(windows)[:, None])
