@@ -79,7 +79,7 @@ def find_windows(table: Table, subset: Subset | None = None) -> dict[str, Window
 def _find(table: Table, parts: range, subset: Subset | None) -> list[tuple[tuple[int, int], dict[str, Any]]]:
     """The same in some parts, of which the subset is, too: for each chunk, of those that it has."""
     found = []
-    for chunk in table.chunks(parts):
+    for chunk in table.chunks(parts, ["clip", "split"]):
         split = chunk.splits[chunk.clip]
         fitted = split == "train" if subset is None else np.isin(np.arange(len(split)), in_subset(subset, chunk))
         masks = {"fitted": fitted, **{name: (split == name) & ~fitted for name in ("validate", "train")}}

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import cache
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -53,6 +54,7 @@ class StratumWindows(NamedTuple):
         return len(self.part)
 
 
+@cache
 def _period_name(day: int, period: Period) -> str:
     if not day:
         return ""
@@ -62,19 +64,23 @@ def _period_name(day: int, period: Period) -> str:
 
 def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None) -> Float64:
     """Local time at which each window of a chunk starts, in seconds since 1970-01-01 00:00; NaN where unknown."""
-    begins = np.full(len(chunk.times), np.nan)
-    for row, (time, offset) in enumerate(zip(chunk.times, (chunk.offsets / sample_rate).tolist(), strict=True)):
-        if time:
-            # A long clip has a row every 64 windows, so a change to daylight saving time within it is not missed.
-            try:
-                moment = datetime.fromisoformat(time) + timedelta(seconds=offset)
-                if moment.tzinfo is not None:
-                    moment = (moment if zone is None else moment.astimezone(zone)).replace(tzinfo=None)
-            except OverflowError:
-                reason = f"time {time} is not in the years 1 to 9999; correct the manifest"
-                raise EdgeseaError(f"{chunk.names[row]}: {reason}") from None
-            begins[row] = (moment - EPOCH).total_seconds()
-    return begins[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
+    begins = []
+    for name, time, offset in zip(chunk.names, chunk.times, (chunk.offsets / sample_rate).tolist(), strict=True):
+        if not time:
+            begins.append(np.nan)
+            continue
+        # A long clip has a row every 64 windows, so a change to daylight saving time within it is not missed.
+        try:
+            moment = datetime.fromisoformat(time)
+            if offset:
+                moment += timedelta(seconds=offset)
+            if moment.tzinfo is not None:
+                moment = (moment if zone is None else moment.astimezone(zone)).replace(tzinfo=None)
+        except OverflowError:
+            reason = f"time {time} is not in the years 1 to 9999; correct the manifest"
+            raise EdgeseaError(f"{name}: {reason}") from None
+        begins.append((moment - EPOCH).total_seconds())
+    return np.array(begins)[chunk.clip] + (chunk.start - chunk.offsets[chunk.clip]) / sample_rate
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Grouping:
 
     def count(self, parts: range) -> Iterator[tuple[Place, dict[Name, int], int, set[timedelta | None]]]:
         """Of each chunk of some parts: windows in each stratum, those without a time, offsets of the times from UTC."""
-        for chunk in self.table.chunks(parts):
+        for chunk in self.table.chunks(parts, ["clip", "sensor", "time", "split", "offset", "start"]):
             rows, seconds, names, place = self.group(chunk)
             if len(rows):
                 sizes = dict(zip(names, np.bincount(place).tolist(), strict=True))

@@ -4,7 +4,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ SKIPPED_FILE = "skipped.csv"
 SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
 PART_KEY = b"edgesea.part"  # and the rest of `PartInfo`
 END_BYTES = 1 << 14
+SMALL = ("clip", "sensor", "time", "split", "label", "offset", "start", "level")  # columns, of clips and of windows
 READERS, FEW = 4, 8  # threads, and the parts that one of them reads together
 RUN = 64  # parts whose small columns are read together where several workers read a table
 SCALE = 1 / 32767  # of parts that were written before each clip had its own
@@ -99,7 +100,8 @@ class Table:
             if len(self._files) > 64:
                 self._files.clear()
             with _reading(self.path, kind, part) as path:
-                file = pq.ParquetFile(arrow_file(path), page_checksum_verification=True)
+                # Without a buffer, for columns are small and neighbours, or one is read alone: twice as fast.
+                file = pq.ParquetFile(arrow_file(path), pre_buffer=False, page_checksum_verification=True)
                 if kind == CLIPS:
                     _checked(self.path, part, file.metadata)
                 self._files[kind, part] = file
@@ -114,30 +116,32 @@ class Table:
         """All parts, in runs of `RUN`."""
         return [range(first, min(first + RUN, self.parts)) for first in range(0, self.parts, RUN)]
 
-    def chunk(self, part: int, group: int) -> Chunk:
-        """Read the small columns of one chunk."""
-        clips = self._read(CLIPS, part, group, ["clip", "sensor", "time", "split", "label", "offset"])
-        windows = self._read(WINDOWS, part, group, ["clip", "start", "level"])
+    def chunk(self, part: int, group: int, columns: Sequence[str] = SMALL) -> Chunk:
+        """Read the small columns of one chunk, or some of them; the others hold nothing."""
+        clips, windows = (self._read(kind, part, group, [*columns]) for kind in (CLIPS, WINDOWS))
         metadata = [self._file(kind, part).metadata for kind in (CLIPS, WINDOWS)]
         first_clip, first_window = (sum(data.row_group(i).num_rows for i in range(group)) for data in metadata)
-        if "label" not in clips.column_names:  # a part that was written before there were labels
-            clips = clips.append_column("label", pa.nulls(len(clips), pa.string()))
-        clip = windows["clip"].to_numpy().astype(np.int64) - first_clip
-        start, level, offsets = (column.to_numpy() for column in (windows["start"], windows["level"], clips["offset"]))
-        known = clips.select(["clip", "sensor", "time", "split", "label"])  # in the order of the fields
-        texts = (np.asarray(column.to_numpy(zero_copy_only=False), object) for column in known.columns)
-        return Chunk(part, group, first_clip, first_window, clip, start, level, offsets, *texts)
+        none = pa.chunked_array([pa.nulls(len(clips), pa.string())])  # there was a time without labels
 
-    def chunks(self, parts: Iterable[int] | None = None) -> Iterator[Chunk]:
+        def cells(table: pa.Table, name: str) -> NDArray[Any]:
+            column = table[name] if name in table.column_names else none
+            return np.asarray(column.to_numpy(zero_copy_only=False))
+
+        clip = cells(windows, "clip").astype(np.int64) - first_clip
+        numbers = cells(windows, "start"), cells(windows, "level"), cells(clips, "offset")
+        texts = (np.asarray(cells(clips, name), object) for name in ("clip", "sensor", "time", "split", "label"))
+        return Chunk(part, group, first_clip, first_window, clip, *numbers, *texts)
+
+    def chunks(self, parts: Iterable[int] | None = None, columns: Sequence[str] = SMALL) -> Iterator[Chunk]:
         """The small columns of every chunk (of some parts), in order; threads read ahead, for slow network drives."""
         wanted = list(range(self.parts) if parts is None else parts)
-        sources = (partial(self._chunks, wanted[first : first + FEW]) for first in range(0, len(wanted), FEW))
+        sources = (partial(self._chunks, wanted[first : first + FEW], columns) for first in range(0, len(wanted), FEW))
         return chain.from_iterable(chain.from_iterable(prefetch(sources, READERS, 1)))
 
-    def _chunks(self, parts: Iterable[int]) -> Iterator[list[Chunk]]:
+    def _chunks(self, parts: Iterable[int], columns: Sequence[str]) -> Iterator[list[Chunk]]:
         source = Table(self.path, self.info)  # with files of its own: threads do not share them
         groups = ((part, group) for part in parts for group in range(source._file(WINDOWS, part).num_row_groups))
-        yield [source.chunk(*place) for place in groups]
+        yield [source.chunk(*place, columns) for place in groups]
 
     def windows_by_split(self) -> Iterator[tuple[int, int, Mapping[str, int]]]:
         """(part, row group, windows of each split) of every chunk, in order, from the footers of the parts."""
@@ -147,7 +151,7 @@ class Table:
                 if (info := part_info(self.path, part)) is None:
                     raise FileNotFoundError("no such file")
             if info.splits is None:  # written by an earlier version
-                return [Counter(chunk.splits[chunk.clip].tolist()) for chunk in next(self._chunks([part]))]
+                return [Counter(chunk.splits[chunk.clip].tolist()) for chunk in next(self._chunks([part], SMALL))]
             return [*info.splits]
 
         with ThreadPoolExecutor(READERS) as pool:
