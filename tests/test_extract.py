@@ -26,6 +26,7 @@ from edgesea.audio.resampling import resample_stream
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.models import load_teacher
+from edgesea.models.engine import low_precision
 from edgesea.table.reader import Table
 
 CALLS = itertools.count()
@@ -355,3 +356,52 @@ def test_embeddings_too_large_for_their_dtype_are_refused(tmp_path):
     with pytest.raises(EdgeseaError, match=r"a\.wav.*89\d+.*float16.*dtype=float32"):
         extract(tmp_path / "audio", tmp_path / "table", teacher=teacher)
     extract(tmp_path / "audio", tmp_path / "table", teacher=teacher, dtype="float32")
+
+
+# --- engine and precision
+
+
+@pytest.fixture
+def esc10(shared_data, tmp_path) -> Path:
+    """Every 40th clip of ESC-10."""
+    (tmp_path / "esc10").mkdir()
+    for path in sorted((shared_data / "esc10" / "audio").iterdir())[::40]:
+        (tmp_path / "esc10" / path.name).symlink_to(path.absolute())
+    return tmp_path / "esc10"
+
+
+@pytest.mark.skipif(low_precision("openvino", "cpu") != "bfloat16", reason="the processor does not compute in bfloat16")
+def test_bfloat16_is_chosen_where_real_clips_allow_it(esc10, shared_data, tmp_path, caplog, monkeypatch):
+    """Of OpenL3 with random weights, and not of mn04."""
+    monkeypatch.syspath_prepend(Path(__file__).parent / "models")
+    from openl3_random import random_layers, write_keras_h5
+
+    caplog.set_level("INFO", "edgesea")
+    weights = write_keras_h5(tmp_path / "random.h5", random_layers())
+    mn04 = shared_data / "efficientat" / "mn04_as_mAP_432.pt"
+    for teacher, file, chosen in (
+        ("openl3/music-mel128-512", weights, "bfloat16"),
+        ("efficientat/mn04", mn04, "float32"),
+    ):
+        table = tmp_path / chosen
+        extract(esc10, table, teacher=teacher, weights=file, hop=5.0)
+        made = Table(table).info["teacher"]
+        assert (made["engine"], made["precision"]) == ("openvino", chosen)
+        assert f"precision {chosen}: bfloat16 and float32" in caplog.text
+
+
+def test_a_table_keeps_its_engine_and_precision(esc10, shared_data, tmp_path, refuses):
+    table, weights = tmp_path / "table", shared_data / "efficientat" / "mn04_as_mAP_432.pt"
+    options = {"teacher": "efficientat/mn04", "weights": weights, "hop": 1.0, "part_clips": 4}
+    extract(esc10, table, engine="torch", precision="float32", **options)
+    assert {"engine", "precision"}.isdisjoint(Table(table).info["teacher"])  # as of tables before there was a choice
+    whole = content(table)
+    (table / "clips" / "part-00001.parquet").unlink()
+    extract(esc10, table, **options)
+    assert content(table) == whole
+    with pytest.raises(EdgeseaError, match=r"teacher\.engine: None there, onnx here"):
+        extract(esc10, table, engine="onnx", **options)
+    with pytest.raises(EdgeseaError, match=r"onnx.*bfloat16"):
+        extract(esc10, tmp_path / "new", engine="onnx", precision="bfloat16", **options)
+    with pytest.raises(EdgeseaError, match=r"spectral.*engine=auto"):
+        extract(esc10, tmp_path / "new", engine="onnx")

@@ -2,21 +2,30 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from edgesea.artifact import PLAN_FILE, read_json
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated
 from edgesea.audio.resampling import Resampling, checked_resampling
+from edgesea.cluster import results
 from edgesea.errors import EdgeseaError
+from edgesea.models import has_network, resolve_device
+from edgesea.models.engine import Engine, Precision, low_precision
 from edgesea.table.clips import check_options, clip_pieces, cut_parts
 from edgesea.table.manifest import manifest_digest, read_manifest
+from edgesea.table.reader import parts_done
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
 
 log = logging.getLogger(__name__)
+CHECKED, ENOUGH = 32, 0.999  # windows by which a precision is chosen, and the cosine that it must reach
 
 
 def extract(
@@ -39,6 +48,8 @@ def extract(
     batch_size: int = 64,
     workers: int | None = None,
     device: str = "auto",
+    engine: Engine = "auto",
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     max_skipped: float = 0.5,
     truncated: Truncated = "skip",
 ) -> dict[str, Any]:
@@ -90,6 +101,13 @@ def extract(
         Threads that decode ahead; default: OMP_NUM_THREADS, or one for each processor, but 8 at most.
     device : str
         Where the teacher runs: auto, cpu, cuda, cuda:1, mps.
+    engine : {"auto", "torch", "onnx", "openvino"}
+        What computes the teacher's network: onnx or openvino (edgesea[openvino]) on the CPU, torch anywhere. auto:
+        torch on a GPU; else openvino, if it is installed, or onnx.
+    precision : {"auto", "float32", "float16", "bfloat16"}
+        In which it is computed. auto: a lower one than float32, where the hardware has it, if the embeddings of some of
+        the clips are nearly the same in both (cosine above 0.999 after subtracting the mean). A table that is resumed
+        keeps its engine and precision.
     max_skipped : float
         Largest share of clips that may be skipped.
     truncated : {"skip", "use"}
@@ -115,14 +133,26 @@ def extract(
     framing = Framing(window, hop, center, checked_resampling(resampler))
     framing.at(sample_rate)
     entries = read_manifest(Path(source), root and Path(root), columns, validate)
-    model, load, jobs = shared_model(load_teacher, teacher, weights and Path(weights), device)
+    weights = weights and Path(weights)
+    read = partial(clip_pieces, framing=framing, sample_rate=sample_rate, truncated=truncated)
+    if (made := _teacher_of(Path(out))) or not has_network(teacher):
+        engine = made.get("engine", "torch") if engine == "auto" else engine
+        precision = made.get("precision", "float32") if precision == "auto" else precision
+    given, exact = (load_teacher, teacher, weights, device), "float32" if precision == "auto" else precision
+    model, load, jobs = shared_model(*given, engine, exact)
     if model.window is not None and round(model.window * model.sample_rate) != round(window * model.sample_rate):
         raise EdgeseaError(f"teacher {teacher} embeds windows of {model.window} s, not {window} s")
     framing.at(model.sample_rate)
+    if "auto" in (engine, precision):
+        choose, every = partial(_choose, load, given, precision, read), -(-len(entries) // CHECKED)
+        ((engine, precision),) = results(choose, [(entries[::every],)], jobs)
+        model, load, jobs = shared_model(*given, engine, precision)
     parts = cut_parts(entries, part_clips)
     rate = level_rate if any(entries.columns["level"]) else None  # of measured levels
     made_by = {"id": model.id, "sha256": model.digest, "sample_rate": model.sample_rate}
     about = {**made_by, "embedding_size": model.embedding_size}
+    if (engine, precision) != ("torch", "float32"):  # as tables were made before there was a choice
+        about |= {"engine": engine, "precision": precision}
     level = {"unit": "dB SPL" if rate else "dB(A) re full scale", "rate": level_rate}
     cut = {"parts": len(parts), "part_clips": part_clips, "batch_size": batch_size}
     stored = {"sample_rate": sample_rate, "framing": framing.plan(), "dtype": dtype, **cut, "level": level}
@@ -130,14 +160,7 @@ def extract(
     if truncated != "skip":  # a key that tables do not have which were made before there was a choice
         plan["truncated"] = truncated
 
-    read = partial(
-        clip_pieces,
-        framing=framing,
-        sample_rate=sample_rate,
-        teacher_rate=model.sample_rate,
-        level_rate=rate,
-        truncated=truncated,
-    )
+    read = partial(read, teacher_rate=model.sample_rate, level_rate=rate)
     embed = partial(_embed, load, read, {"batch_size": batch_size, "workers": workers})
     result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
     if speed := result["windows_per_second"]:
@@ -153,3 +176,38 @@ def _embed(
 
     model = load()
     return embed_sources(model, sources, partial(read, model=model), **options)
+
+
+def _teacher_of(out: Path) -> dict[str, Any]:
+    """What the plan of a table, of which there are parts, says of its teacher."""
+    done = parts_done(out)
+    return dict(read_json(out / PLAN_FILE)["teacher"]) if done and done[0] else {}
+
+
+def _choose(
+    load: Callable[[], "EmbeddingModel"], given: Any, precision: Any, read: Any, entries: list[Any]
+) -> tuple[Engine, Precision]:
+    """What `auto` stands for where the table is made: the engine, and the precision, by a window of each entry."""
+    from edgesea.embed.engine import UNUSABLE
+
+    load_teacher, *words, device = given
+    exact, windows = load(), []
+    engine: Engine = getattr(exact, "engine", "torch")
+    low = low_precision(engine, resolve_device(device)) if precision == "auto" else None
+    if low is None:
+        return engine, "float32" if precision == "auto" else precision
+    for entry in entries:
+        with suppress(*UNUSABLE):  # reported when its turn comes
+            _, rows = next(read(entry, teacher_rate=exact.sample_rate, level_rate=None))
+            windows.append(rows[len(rows) // 2])
+    if not windows:
+        return engine, "float32"
+    rows = np.stack(windows)
+    pair = exact.embed(rows), load_teacher(*words, device, engine, low).embed(rows)
+    one, other = (embeddings - pair[0].mean(0) for embeddings in pair)
+    with np.errstate(invalid="ignore"):
+        cosine = np.vdot(one, other) / np.sqrt(np.vdot(one, one) * np.vdot(other, other))  # NaN if all are the same
+    chosen: Precision = low if cosine > ENOUGH else "float32"
+    found = f"{low} and float32 of {len(rows)} windows have a mean-centred cosine of {cosine:.5f}"
+    log.info("precision %s: %s", chosen, found)
+    return engine, chosen

@@ -69,9 +69,19 @@ def test_a_result_of_an_older_version_is_recognised(tmp_path):
     result = process_file(path, model=QUICK)
     with np.load(result) as file:
         made_of = json.loads(file["provenance"].item())
-    assert made_of.keys() == {"source", "bytes", "model", "digest", "hop", "center", "resampler", "edgesea"}
+    assert made_of.keys() == {
+        "source",
+        "bytes",
+        "model",
+        "digest",
+        "hop",
+        "center",
+        "resampler",
+        "precision",
+        "edgesea",
+    }
     old = {**made_of, "edgesea": "0.0.1", "modified_ns": 17, "sha256_of_ends": "ab12"}
-    del old["bytes"], old["resampler"]
+    del old["bytes"], old["resampler"], old["precision"]
     np.savez(result, embedding=np.zeros((1, 3)), timestamps=np.zeros(1), provenance=np.array(json.dumps(old)))
     assert process_file(path, model=QUICK) == result
     assert load(result)[0].shape == (1, 3)

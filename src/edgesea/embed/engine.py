@@ -3,6 +3,7 @@
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ Read = Callable[[S], Iterable[tuple[P, Float32]]]
 
 DEFAULT_MODEL = "edgel3/sea-64"  # the smallest of the published students
 BLOCK_SECONDS = 10.0  # of audio in memory that are read at once
+MOST_CALLS = 8  # of a model at once
 PIECE = 64  # windows of one recording that are cut together, and share their frames
 UNUSABLE = (EdgeseaError, OSError, MemoryError)  # errors that end one source, not the others
 
@@ -81,39 +83,61 @@ def embed_sources(
     raises EdgeseaError, OSError or MemoryError, or if an embedding holds NaN or Inf.
     """
     size = batch_size if model else 1  # embeddings need not be of one shape
+    calls = min(getattr(model, "threads", 1), MOST_CALLS)
     pieces: deque[_Work] = deque()
     batch: list[tuple[_Work, Float32]] = []  # rows that wait
+    embedding: deque[tuple[list[_Work], Callable[[], Sequence[Float32 | str]]]] = deque()  # batches, and their results
+    pool = ThreadPoolExecutor(calls, thread_name_prefix="edgesea-embed")
+
+    def begin(rows: list[tuple[_Work, Float32]]) -> None:
+        works, usable = [work for work, _ in rows if not work.errors], [row for work, row in rows if not work.errors]
+        later = pool.submit(_embedded, model, usable).result if model else partial(_embedded, model, usable)
+        embedding.append((works, later))
+
+    def finished(most: int) -> Iterator[tuple[Any, Any, Float32] | Failure[Any]]:
+        """Wait until at most so many batches are being embedded; yields the pieces that are, and failed sources."""
+        while len(embedding) > most:
+            works, result = embedding.popleft()
+            _store(works, result())
+        yield from _finished(model, pieces)
+
     listed, ahead = tee(sources)
-    # closed at once if the model fails: as long as its threads wait, the process does not end
-    with closing(prefetch((partial(read, source) for source in ahead), workers, depth)) as streams:
-        for source, stream in zip(listed, streams, strict=False):
-            errors: list[str] = []
-            try:
-                for piece, rows in stream:
-                    pieces.append(_Work(source, piece, len(rows), errors))
-                    batch += [(pieces[-1], row) for row in rows]
-                    while len(batch) >= size:
-                        yield from _finished(model, pieces, batch[:size])
-                        batch = batch[size:]
-                    if errors:
-                        break
-            except UNUSABLE as error:
-                errors.append(str(error) or repr(error))
-                pieces.append(_Work(source, None, 0, errors))  # it may have no other
-                yield from _finished(model, pieces, [])
-    yield from _finished(model, pieces, batch)
+    try:
+        # closed at once if the model fails: as long as its threads wait, the process does not end
+        with closing(prefetch((partial(read, source) for source in ahead), workers, depth)) as streams:
+            for source, stream in zip(listed, streams, strict=False):
+                errors: list[str] = []
+                try:
+                    for piece, rows in stream:
+                        pieces.append(_Work(source, piece, len(rows), errors))
+                        batch += [(pieces[-1], row) for row in rows]
+                        while len(batch) >= size:
+                            begin(batch[:size])
+                            batch = batch[size:]
+                            yield from finished(calls)
+                        if errors:
+                            break
+                except UNUSABLE as error:
+                    yield from finished(0)
+                    errors.append(str(error) or repr(error))
+                    pieces.append(_Work(source, None, 0, errors))  # it may have no other
+                    yield from finished(0)
+        begin(batch)
+        yield from finished(0)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _finished(
-    model: EmbeddingModel | None, pieces: deque[_Work], batch: Sequence[tuple[_Work, Float32]]
-) -> Iterator[tuple[Any, Any, Float32] | Failure[Any]]:
-    """Embed a batch; yields the pieces that it completes, and the sources that failed."""
-    usable = [(work, row) for work, row in batch if not work.errors]
-    for (work, _), result in zip(usable, _embedded(model, [row for _, row in usable]), strict=True):
+def _store(works: Sequence[_Work], results: Sequence[Float32 | str]) -> None:
+    for work, result in zip(works, results, strict=True):
         if isinstance(result, str):
             work.errors.append(result)
         else:
             work.embeddings.append(result)
+
+
+def _finished(model: EmbeddingModel | None, pieces: deque[_Work]) -> Iterator[tuple[Any, Any, Float32] | Failure[Any]]:
+    """Yield the first pieces that are complete, and the sources that failed."""
     while pieces and (pieces[0].errors or len(pieces[0].embeddings) == pieces[0].count):
         work = pieces.popleft()
         if not work.errors:

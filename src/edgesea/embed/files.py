@@ -120,7 +120,7 @@ def embed(
         groups = ((missing[first : first + GROUP],) for first in range(0, len(missing), GROUP))
         return chain.from_iterable(results(partial(_write_group, load, options), groups, jobs))
 
-    written = _write_missing(network, targets, *options[:3], overwrite, write)
+    written = _write_missing(network, targets, *options[:3], overwrite, write, precision)
     files, windows, failed = 0, 0, {}
     for file, count, error, found in tqdm(written, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
@@ -194,7 +194,10 @@ def process_files(
     network, failed = load_model(model), []
     framing = framing_of(network, hop_size, center, resampler)
     write = partial(_write_group, lambda: network, (framing, batch_size, workers, "skip"))
-    for path, _, error, found in _write_missing(network, targets, framing, batch_size, workers, overwrite, write):
+    precision: Precision = getattr(network, "precision", "float32")
+    for path, _, error, found in _write_missing(
+        network, targets, framing, batch_size, workers, overwrite, write, precision
+    ):
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
             warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
@@ -211,12 +214,14 @@ def _write_missing(
     workers: int | None,
     overwrite: bool,
     write: Callable[[list[Missing]], Iterable[Written]],
+    precision: Precision,
 ) -> Iterator[Written]:
     """Have files embedded and their results written, unless they are there."""
     checked_count("batch_size", batch_size), checked_count("workers", 1 if workers is None else workers)
     checked_flag("overwrite", overwrite)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
-    made_by |= {"resampler": framing.resampler, "edgesea": versions().get("edgesea", "unknown")}
+    made_by |= {"resampler": framing.resampler, "precision": precision}
+    made_by |= {"edgesea": versions().get("edgesea", "unknown")}
     missing: list[Missing] = []
     for path, target in targets.values():
         try:
@@ -257,7 +262,8 @@ def _check_result(path: Path, made_of: dict[str, Any]) -> None:
     """EdgeseaError unless a file is the result that is made of this."""
     remedy = "choose another folder or suffix, or overwrite it"
     with explained(f"{path}: exists, and is not a result of edgesea; {remedy}"), np.load(path) as file:
-        found = {"resampler": "soxr", **json.loads(file["provenance"].item())}  # once the only one
+        once = {"resampler": "soxr", "precision": "float32"}  # the only ones
+        found = {**once, **json.loads(file["provenance"].item())}
     # a student is the same if its weights are, whatever it is called
     free = ("edgesea", "model") if made_of["digest"] and not is_teacher(made_of["model"]) else ("edgesea",)
     here = {key: value if key in free else made_of.get(key, value) for key, value in found.items()}
@@ -347,7 +353,9 @@ def stream(
         Windows embedded at once, at most.
     device : str
         auto, cpu, cuda, mps.
-    engine, precision
+    engine : {"auto", "torch", "onnx", "openvino"}
+        See edgesea embed.
+    precision : {"float32", "float16", "bfloat16"}
         See edgesea embed.
     """
     if sample_rate is None:

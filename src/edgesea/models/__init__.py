@@ -96,7 +96,7 @@ def load_teacher(
     if path and not path.is_file():
         raise EdgeseaError(f"{path}: no such weight file (of teacher {id})")
     if not has_network(id) and (engine not in ("auto", "torch") or precision != "float32"):
-        raise EdgeseaError(f"teacher {id} computes by itself; choose engine=auto and precision=float32")
+        raise EdgeseaError(f"teacher {id} has no network for engines; choose engine=auto and precision=float32")
     if ":" in id:
         from edgesea.models import foreign
 
@@ -104,7 +104,7 @@ def load_teacher(
             return foreign.load_onnx(id, device)  # onnxruntime names its devices differently
         device = resolve_device(device)
         return foreign.load_hear(id, device) if id.startswith("hear:") else foreign.load_callable(id)
-    place, engine = _place(device, engine if has_network(id) else "torch", precision, student=False)
+    place, engine = place_and_engine(id, device, engine, precision)
     from edgesea.models.teachers import load_network, on_engine
     from edgesea.models.torch_model import for_inference
 
@@ -117,10 +117,12 @@ def has_network(id: str) -> bool:
     return id.startswith(("efficientat/", "openl3/"))
 
 
-def _place(device: str, engine: Engine, precision: Precision, student: bool) -> tuple[str, Engine]:
-    """Where and by which engine a network is computed."""
+def place_and_engine(id: str, device: str, engine: Engine, precision: Precision) -> tuple[str, Engine]:
+    """Where, and by which engine, a teacher or student is computed."""
     place = "cpu" if device == "auto" and engine in ENGINES else resolve_device(device)
-    return place, choose_engine(engine, precision, place, student)
+    if is_teacher(id) and not has_network(id):
+        return place, "torch"
+    return place, choose_engine(engine, precision, place, not is_teacher(id))
 
 
 @needs("torch", "train")
@@ -158,7 +160,7 @@ def load_student(
     from edgesea.models.student_config import Head, parameter_count
     from edgesea.models.student_files import read_student
 
-    place, chosen = _place(device, engine, precision, student=True)
+    place, chosen = place_and_engine("", device, engine, precision)
     file = read_student(path_or_id)
     if chosen == "torch" or (engine == "auto" and file.config.head not in get_args(Head)):
         from edgesea.models.student_torch import torch_student
@@ -205,7 +207,7 @@ def shared_model(
     another process loads it once, until it is asked for another.
     """
     jobs = count_gpus(device)
-    model = load(name, weights, device if is_here(jobs) else "cpu", *more)
+    model = load(name, weights, device, *more) if is_here(jobs) else load(name, weights, "cpu")
     return model, _Shared(model, load, name, weights, device, *more), jobs
 
 

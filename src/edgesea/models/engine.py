@@ -40,7 +40,7 @@ def choose_engine(engine: Engine, precision: Precision, device: str, student: bo
     if engine == "onnx" and precision != "float32":
         raise EdgeseaError(f"engine onnx computes in float32 alone, not in {precision}; choose engine=openvino")
     if engine == "torch" and device == "cpu" and precision == "float16":
-        raise EdgeseaError("engine torch computes in float16 on a GPU alone; choose precision=bfloat16")
+        raise EdgeseaError("engine torch computes in float16 on a GPU alone; choose a device, or precision=bfloat16")
     return engine
 
 
@@ -73,7 +73,10 @@ def _openvino() -> Any:
     return openvino.Core()
 
 
+@needs("openvino", "openvino")
 def _openvino_run(graph: bytes, precision: Precision, threads: int) -> Run:
+    import openvino
+
     core = _openvino()
     if OPENVINO_NAMES[precision] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise EdgeseaError(f"precision {precision}: the processor does not compute in it; choose precision=float32")
@@ -87,7 +90,10 @@ def _openvino_run(graph: bytes, precision: Precision, threads: int) -> Run:
     def run(rows: Float32) -> Float32:
         request = requests.get()
         try:
-            return np.asarray(request.infer([rows])[0], np.float32)
+            # An array given to `infer` is copied to a tensor that is given its shape, which can lock up two threads
+            request.set_input_tensor(openvino.Tensor(rows, shared_memory=True))
+            request.infer()
+            return np.array(request.get_output_tensor().data, np.float32)
         finally:
             requests.put(request)
 

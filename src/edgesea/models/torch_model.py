@@ -30,7 +30,7 @@ class TorchModel(nn.Module):
     digest: str = ""
     engine: Engine = "torch"
     precision: Precision = "float32"  # of the network
-    threads = 2  # that may call `embed`: one prepares a batch while the other waits for the device
+    threads = 1  # that call `embed`
     compiled: Callable[[Tensor], Tensor] | None = None  # `embed_spectrogram`
     most = 0  # windows of a batch so far
 
@@ -84,6 +84,8 @@ def for_inference(model: Model, device: str, precision: Precision) -> Model:
         if name not in ("log_mel", "input_norm"):  # the front end
             part.to(getattr(torch, precision), memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.precision = precision
+    if device.startswith("cuda"):
+        model.threads = 2  # one prepares a batch while the other waits for the device
     # Triton needs a compiler of C
     if device.startswith("cuda") and find_spec("triton") and any(map(which, ("cc", "gcc", "clang"))):
         model.compiled = torch.compile(model.embed_spectrogram, dynamic=False)

@@ -9,6 +9,7 @@ from edgesea.artifact import PLAN_FILE, check_file, digest, plain, read_json, ve
 from edgesea.audio.framing import Framing
 from edgesea.audio.resampling import Resampling, checked_resampling
 from edgesea.errors import EdgeseaError
+from edgesea.models.engine import Engine, Precision
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
 from edgesea.tracking import origin, recording
 
@@ -39,6 +40,8 @@ def evaluate(
     batch_size: int = 64,
     workers: int | None = None,
     device: str = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "float32",
     max_skipped: float = 0.0,
 ) -> dict[str, Any]:
     """Embed the clips of a task, train a classifier on the embeddings, and score it.
@@ -89,6 +92,10 @@ def evaluate(
         Threads that decode ahead; default: OMP_NUM_THREADS, or one for each processor, but 8 at most.
     device : str
         auto, cpu, cuda, mps.
+    engine : {"auto", "torch", "onnx", "openvino"}
+        What computes the network; see edgesea embed.
+    precision : {"float32", "float16", "bfloat16"}
+        In which the network is computed; see edgesea embed.
     max_skipped : float
         Largest share of the task's clips that may be missing or unusable; the scores are those of the others. A fold, a
         class or a split of which nothing is left is an error in any case.
@@ -118,11 +125,11 @@ def evaluate(
     if predictions is not None and isinstance(source, FoldTask):
         raise EdgeseaError(f"predictions: only the task sonyc_ust can write them, not {task}")
     check_openable(source, data, max_skipped, listing, workers)
-    network, load, jobs = shared_model(load_model, model, weights, device)
+    network, load, jobs = shared_model(load_model, model, weights, device, engine, precision)
     framing = Framing(network.window or window or 1.0, hop, center, checked_resampling(resampler))
     if window not in (None, framing.window):
         raise EdgeseaError(f"{model} takes windows of {network.window} s, not of {window} s; leave window out")
-    bags, skipped = window_embeddings(load, source.paths, framing, batch_size, workers, cache, jobs)
+    bags, skipped = window_embeddings(load, source.paths, framing, batch_size, workers, cache, jobs, precision)
     id = network.id
     del network, load  # whose memory the classifier may need
     check_skipped(source, data, skipped, max_skipped, listing)
@@ -136,6 +143,7 @@ def evaluate(
         scores = source.score(bags, seed, resamples=resamples, predictions=predictions)
     made = {"data": str(data), "reduction": None if reduction is None else str(reduction), **asdict(framing)}
     given = {"task": task, "model": id, **options, **made, "seed": seed}
+    given |= {} if precision == "float32" else {"precision": precision}
     made_by = {"versions": versions(), "origin": origin()}
     result = {**given, **scores, "embedding_size": bags.rows.shape[1], "skipped": len(skipped), **made_by}
     if out is not None:

@@ -15,6 +15,7 @@ from edgesea.artifact import atomic_path, digest, file_state
 from edgesea.audio.framing import Framing
 from edgesea.cluster import results
 from edgesea.models.base import EmbeddingModel
+from edgesea.models.engine import Precision
 
 if TYPE_CHECKING:
     from edgesea.embed.engine import AudioEmbedding
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+ONCE = ("soxr", "float32")  # resampler and precision of caches that do not say it
 GROUP = 64  # clips that are embedded by one call, which returns their embeddings
 CONTEXT = ("latitude", "longitude", "hour", "day", "week")
 CODES = (range(24), range(7), range(1, 53))  # values with a one-hot code of hour, day and week
@@ -116,6 +118,7 @@ def window_embeddings(
     workers: int | None,
     cache: Path | None,
     jobs: int = 1,
+    precision: Precision = "float32",
 ) -> tuple[Bags, dict[Path, str]]:
     """Embed clips, except for those in the cache of an earlier call with the same model, clips and framing.
 
@@ -124,8 +127,8 @@ def window_embeddings(
     """
     model = load()
     files = [(path.name, file_state(path)) for path in paths]
-    resampler = [] if framing.resampler == "soxr" else [framing.resampler]  # once the only one
-    key = digest([model.id, model.digest, repr(framing.at(model.sample_rate)), files, *resampler])
+    chosen = [value for value in (framing.resampler, precision) if value not in ONCE]
+    key = digest([model.id, model.digest, repr(framing.at(model.sample_rate)), files, *chosen])
     stored = None if cache is None else Path(cache) / f"{key[:32]}.npz"
     blocks = [np.zeros((0, model.embedding_size), np.float32)] * len(paths)
     if stored is not None and stored.exists():
