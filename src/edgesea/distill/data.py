@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 
 import numpy as np
@@ -233,15 +233,19 @@ def _lane_count(source: WindowSource, batch: int, buffer_windows: int) -> int:
 def ordered_windows(source: WindowSource, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
     """All windows of a source in the table's order, for validation; each process reads every `world`-th chunk.
 
-    `batch_size` is that of one process. All have as many batches, the last of which may be empty.
+    `batch_size` is that of one process. All have as many batches, the last of which may be empty. A small source is
+    read once.
     """
     shares = [source.chunks[first::world] for first in range(world)]
     length = max(sum(-(-count // batch_size) for *_, count in share) for share in shares)
+    load = source.load
+    if source.windows * source.window_bytes <= BUFFER_BYTES // 8:
+        load = lru_cache(None)(load)
 
     def read() -> Iterator[Batch]:
         left = length
         for part, group, count in shares[rank]:
-            tensors = [torch.from_numpy(array) for array in source.load(part, group)]
+            tensors = [torch.from_numpy(array) for array in load(part, group)]
             for start in range(0, count, batch_size):
                 yield tuple(tensor[start : start + batch_size] for tensor in tensors)
                 left -= 1
