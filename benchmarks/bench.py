@@ -101,22 +101,34 @@ def table(lines: list[Line]) -> str:
     return "\n".join(rows)
 
 
+def text(value: Any, depth: int = 3, indent: str = "") -> str:
+    """JSON with what lies so deep in one line."""
+    if depth == 0 or not value or not isinstance(value, dict | list):
+        return json.dumps(value)
+    inner = indent + " "
+    named = isinstance(value, dict)
+    items = [f"{json.dumps(key)}: {text(value[key], depth - 1, inner)}" for key in value] if named else []
+    items = items or [text(item, depth - 1, inner) for item in value]
+    body = ",\n".join(inner + item for item in items)
+    return f"{'[{'[named]}\n{body}\n{indent}{']}'[named]}"
+
+
 def write(results: dict[str, Any], out: Path) -> None:
     """The JSON, and the table between the marks of the page."""
     (out / RESULTS).parent.mkdir(parents=True, exist_ok=True)
-    (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    (out / RESULTS).write_text(text(results) + "\n", "utf-8")
     place = results["machine"]
     about = f"{place['processor']}, {place['threads']} threads, {', '.join(place['has'])}; "
     about += ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     parts = [table([Line(**line) for line in lines]) for lines in results["rows"].values()]
     head = parts[0].splitlines()[:2]
-    text = "\n".join(
+    shown = "\n".join(
         [BEGIN, "", f"{about}.", "", *head, *(row for part in parts for row in part.splitlines()[2:]), "", END]
     )
     page = (ROOT / PAGE).read_text("utf-8")
     before, _, rest = page.partition(BEGIN)
     (out / PAGE).parent.mkdir(parents=True, exist_ok=True)
-    (out / PAGE).write_text(before + text + rest.partition(END)[2], "utf-8")
+    (out / PAGE).write_text(before + shown + rest.partition(END)[2], "utf-8")
 
 
 def main() -> int:
@@ -148,7 +160,7 @@ def main() -> int:
             lines = measure(name, bench, before)
         print(table(lines), flush=True)
         found += lines
-        rows[name], figures[name] = [asdict(line) for line in lines], bench.figures
+        rows[name], figures[name] = [asdict(line) for line in lines], bench.figures()
         about = {"machine": machine(given.threads), "versions": versions(given.cache)}
         about["minutes"] = round((time.perf_counter() - began) / 60, 1)
         parts = {"rows": rows, "figures": figures}

@@ -110,7 +110,7 @@ class Bench:
     threads: int
     repeats: int
     extent: int = 1  # 0: tiny, to see whether it runs; 2: large
-    figures: dict[str, Any] = field(default_factory=dict)  # of all cases so far, for the results
+    found: dict[str, Measured] = field(default_factory=dict)  # all cases so far
 
     @property
     def quick(self) -> bool:
@@ -155,10 +155,19 @@ class Bench:
         result: Run = json.loads(done["output"])
         return {**result, "process": done["seconds"]}
 
+    def figures(self) -> dict[str, Any]:
+        """Of all cases so far, for the results: all seconds, the least processor time, the largest peak of memory."""
+        kinds: dict[str, Callable[[list[float]], Any]] = {"seconds": list, "cpu": min, "windows": max, "megabytes": max}
+        runs = {label: measured.runs for label, measured in self.found.items() if measured.runs}
+        return {
+            label: {key: kind([round(run[key], 4) for run in found]) for key, kind in kinds.items() if key in found[0]}
+            for label, found in runs.items()
+        }
+
     def turns(self, cases: Mapping[str, Callable[[], Run]], repeats: int = 0) -> dict[str, Measured]:
         """Run all cases, again and again in turns; one that fails is not run again."""
         found = {label: Measured() for label in cases}
-        self.figures |= {label: measured.runs for label, measured in found.items()}
+        self.found |= found
         for _ in range(repeats or self.repeats):
             for label, run in cases.items():
                 if found[label].error:

@@ -209,10 +209,10 @@ def distillation(bench: Bench) -> Lines:
 
     def distil(student: str, windows: int) -> Run:
         shutil.rmtree(out := bench.folder / "student", ignore_errors=True)
-        options = {"student": student, "windows": windows, "epochs": bench.size(1, 3), **table}
+        options = {"student": student, "windows": windows, "epochs": bench.size(1, 4), **table}
         return bench.case("distil", out=str(out), **options)
 
-    for student, batches in {"sea-64": bench.size(1, 16), "sea-512": bench.size(1, 4)}.items():
+    for student, batches in {"sea-64": bench.size(1, 8), "sea-512": bench.size(1, 3)}.items():
         name, against = f"distill, {student}", "forward and backward alone"
         alone = partial(bench.case, "forward_backward", student=student, batches=batches)
         found = bench.turns({name: partial(distil, student, 64 * batches), f"{name}, {against}": alone})
