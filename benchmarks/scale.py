@@ -140,8 +140,8 @@ def extract(folder: Path, table: str = "begun") -> None:
 def resume(folder: Path) -> None:
     """Only the last part is missing."""
     last = max((folder / "table" / "clips").glob("part-*.parquet"))
-    saved = last.with_suffix(".saved")
-    last.rename(saved)
+    last.rename(f"{last}.saved")
+    shutil.copy(folder / "table" / "table.json", folder / "table" / "table.json.saved")
     extract(folder, "table")
 
 
@@ -212,8 +212,8 @@ def start(what: str, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-c", f"import scale; scale.STARTS[{what!r}](scale.Path({str(folder)!r}))"]
     began = time.time()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    for saved in (folder / "table" / "clips").glob("*.saved"):
-        saved.rename(saved.with_suffix(".parquet"))
+    for saved in (folder / "table").rglob("*.saved"):
+        saved.rename(saved.with_suffix(""))
     if done.returncode:
         raise SystemExit(f"{what}: {done.stderr[-3000:]}")
     found = json.loads(next(line for line in done.stdout.splitlines() if "megabytes" in line))

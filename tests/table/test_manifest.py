@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import pickle
 import unicodedata
 from itertools import product
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from edgesea.errors import EdgeseaError
+from edgesea.table.clips import cut_parts
 from edgesea.table.manifest import hash_split, manifest_digest, read_manifest
 
 
@@ -52,6 +54,15 @@ def test_the_digest_is_that_of_everything_but_labels(tmp_path):
     plain, labelled, other = (manifest_digest(read_manifest(write_csv(tmp_path, text))) for text in texts)
     entry = ("a.wav", "s", None, "train", None, -1)  # as before there were labels
     assert labelled == plain == hashlib.sha256(repr(entry).encode()).hexdigest() != other
+
+
+def test_a_manifest_is_a_sequence_that_can_be_cut_and_sent(tmp_path):
+    text = "path,time,level\n" + "".join(f"{name}.wav,2019-01-0{n}T00:00:00,{n}\n" for n, name in enumerate("cbad", 1))
+    manifest = read_manifest(write_csv(tmp_path, text))
+    entries = [*manifest]
+    assert [entry.clip[0] for entry in entries] == [*"abcd"]
+    assert entries[-1] == manifest[-1] == manifest[3] == pickle.loads(pickle.dumps(manifest[2:]))[1]
+    assert [[*part] for part in cut_parts(manifest, 3)] == [entries[:3], entries[3:]]
 
 
 def test_what_spreadsheets_write(tmp_path):

@@ -80,3 +80,17 @@ def test_what_is_not_a_table_is_refused(tmp_path):
         with pytest.raises(EdgeseaError) as caught:
             Sheet.read(path, ["name"])
         assert all(part in str(caught.value) for part in (str(path), word))
+
+
+def test_plain_and_quoted_csv_are_read_alike(tmp_path):
+    rows = [["path", " n ", "x"], ["a b", "1.0", "nan"], [" c", "2.50", ""], ["d", "3", "NA"]]
+    for separator in ",;\t":
+        texts = (
+            "\r\n".join(separator.join(row) for row in some) for some in (rows, [["path", '" n "', "x"], *rows[1:]])
+        )
+        for name, text in zip(("plain", "quoted"), texts, strict=True):
+            (tmp_path / f"{name}.csv").write_text(text)
+        plain, quoted = (Sheet.read(tmp_path / f"{name}.csv").rows for name in ("plain", "quoted"))
+        assert plain.astype(object).equals(quoted)
+        assert [*plain.index] == [2, 3, 4]
+        assert plain["n"].tolist() == ["1", "2.50", "3"]

@@ -62,8 +62,17 @@ def _period_name(day: int, period: Period) -> str:
     return f"{name:%G-W%V}" if period == "week" else name.isoformat()[: 7 if period == "month" else 10]
 
 
+def _plain_times(times: NDArray[np.object_]) -> NDArray[np.datetime64] | None:
+    """Times all at once, if all are written like 2019-05-01T13:45:00, as most are."""
+    letters = times.astype("U20").view(np.uint32).reshape(-1, 20)
+    is_plain = (letters[:, [4, 7, 10, 13, 16, 19]] == [*map(ord, "--T::\0")]).all() and letters[:, 18].all()
+    return times.astype("M8[s]") if is_plain else None
+
+
 def local_seconds(chunk: Chunk, sample_rate: int, zone: ZoneInfo | None) -> Float64:
     """Local time at which each window of a chunk starts, in seconds since 1970-01-01 00:00; NaN where unknown."""
+    if not chunk.offsets.any() and (times := _plain_times(chunk.times)) is not None:
+        return times.astype(np.float64)[chunk.clip] + chunk.start / sample_rate
     begins = []
     for name, time, offset in zip(chunk.names, chunk.times, (chunk.offsets / sample_rate).tolist(), strict=True):
         if not time:
@@ -117,7 +126,9 @@ class Grouping:
             rows, seconds, names, place = self.group(chunk)
             if len(rows):
                 sizes = dict(zip(names, np.bincount(place).tolist(), strict=True))
-                offsets = {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
+                offsets: set[timedelta | None] = {None}
+                if _plain_times(chunk.times) is None:
+                    offsets = {datetime.fromisoformat(time).utcoffset() for time in chunk.times if time}
                 yield (chunk.part, chunk.group), sizes, int(np.isnan(seconds).sum()), offsets
 
 

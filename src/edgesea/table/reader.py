@@ -39,7 +39,7 @@ SCALE = 1 / 32767  # of parts that were written before each clip had its own
 
 def part_path(table: Path, kind: str, part: int) -> Path:
     """The file of a part of ``clips`` or ``windows``."""
-    return table / kind / f"part-{part:05d}.parquet"
+    return table.joinpath(kind, f"part-{part:05d}.parquet")
 
 
 @dataclass(frozen=True)
