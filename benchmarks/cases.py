@@ -157,6 +157,31 @@ def forward_backward(student: str, batches: int, threads: int) -> Run:
     return timed(lambda: steps(batches), windows=64 * batches)
 
 
+def short_demo(folder: str, threads: int) -> Run:
+    """The demo with a smaller city and fewer epochs; the seconds of each stage."""
+    from edgesea.demo import STUDENT, TAGGING
+    from edgesea.demo.city import make_city
+    from edgesea.pipeline import checked_sections, run_stages
+
+    stages: dict[str, float] = {}
+    city = Path(folder, "city")
+    options: dict[str, dict[str, Any]] = {
+        "extract": {"source": city / "manifest.csv", "teacher": "spectral", "hop": 0.5, "part_clips": 16},
+        "sample": {"size": 500},
+        "reduce": {"method": "pca", "size": 32},
+        "distill": {**STUDENT, "epochs": 3, "precision": "auto"},
+        "evaluate": {"task": "sonyc_ust", "data": city, "hop": 1.0, "tagging": TAGGING},
+    }
+
+    def stage(name: str) -> None:
+        run_stages(checked_sections(options, "demo"), Path(folder, "run"), only=name)
+
+    stages["city"] = timed(lambda: make_city(city, sensors=4, days=1, annotated=0.8))["seconds"]
+    for name in options:
+        stages[name] = timed(lambda name=name: stage(name))["seconds"]
+    return {"stages": stages}
+
+
 # --- peers
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, timedelta
 from functools import partial
@@ -221,12 +222,13 @@ def distillation(bench: Bench) -> Lines:
 
 def demo(bench: Bench) -> Lines:
     """A short demo beside a process on each core that keeps it busy, against the demo alone."""
-    from neighbours import BUSY, measure
 
     def run(busy: int) -> Run:
-        others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]
+        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
         try:
-            return {"seconds": measure(ROOT / "src")["all"]}
+            with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+                found = bench.case("short_demo", folder=folder)
+            return {"seconds": found["process"], **found["stages"]}
         finally:
             for other in others:
                 other.kill()
@@ -234,7 +236,8 @@ def demo(bench: Bench) -> Lines:
 
     cases = {"demo beside busy processes": partial(run, os.cpu_count() or 1), "demo alone": partial(run, 0)}
     beside, alone = bench.turns(cases, bench.size(1, 2)).values()
-    measured = f"{beside.seconds:.3g} and {alone.seconds:.3g} s"
+    stages = ", ".join(f"{name} {beside[name] / alone[name]:.2g}" for name in alone.runs[0] if name != "seconds")
+    measured = f"{beside.seconds:.3g} and {alone.seconds:.3g} s ({stages})"
     yield Line(
         "a short demo, a busy process on each core", "alone", beside.seconds / alone.seconds, 2.5, True, measured
     )
