@@ -292,9 +292,7 @@ def get_embedding(
             raise EdgeseaError(f"{name} must be an array of samples, or a list of arrays, not {type(signal).__name__}")
         samples = io.as_samples(name, signal)
         if not samples.size or samples.shape[-1] > len(samples):
-            raise EdgeseaError(
-                f"{name} is empty or has more channels than samples: {samples.shape}; give its transpose"
-            )
+            raise EdgeseaError(f"{name} is empty or has more channels than samples: {samples.shape}; transpose it")
         recordings.append(Recording(name, samples, io.checked_rate("sr", rate)))
     network, embeddings = load_model(model), []
     framing = framing_of(network, hop_size, center, resampler)
