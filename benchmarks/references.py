@@ -30,7 +30,7 @@ def main() -> None:
     with np.load(DATA / "efficientat" / "mn04_reference.npz") as reference:
         error = np.abs(teacher.embed(reference["windows"]) - reference["embedding"]).max()
         print(f"| EfficientAT mn04, embedding: largest absolute error | {error:.1e} |")
-    student = edgesea.load_student(DATA / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz", engine="onnx")
+    student = edgesea.load_student(DATA / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz", engine="torch")
     with np.load(DATA / "edgel3" / "sea_emb_64_reference.npz") as reference:
         windows, expected = reference["windows"], reference["embedding"]
         decibels = np.abs(student.log_mel(torch.from_numpy(windows)).numpy() - reference["log_mel"])

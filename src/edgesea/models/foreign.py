@@ -12,6 +12,7 @@ import numpy as np
 
 from edgesea.errors import EdgeseaError, explained
 from edgesea.models.base import Float32, check_windows, file_digest, window_of
+from edgesea.models.engine import thread_count
 
 log = logging.getLogger(__name__)
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".h5", ".gz", ".npz", ".safetensors", ".onnx", ".keras")
@@ -133,9 +134,12 @@ def load_onnx(id: str, device: str = "cpu") -> FunctionModel:
         remedy = f"this onnxruntime has {', '.join(available)}; choose auto or cpu, or for cuda install onnxruntime-gpu"
         raise EdgeseaError(f"{path}: device {device!r} cannot be used: {remedy}")
     cuda = [("CUDAExecutionProvider", {"device_id": index or "0"})] if kind == "cuda" else []
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = thread_count()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others on the machine need the processor
     with explained(f"{path}: onnxruntime cannot load it"):
         providers = available if kind == "auto" else [*cuda, "CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession(str(path), providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     ends = [*session.get_inputs(), *session.get_outputs()]
     if [len(end.shape) for end in ends] != [2, 2] or len(session.get_inputs()) != 1 or ends[0].type != "tensor(float)":
         found = ", ".join(f"{end.name} {end.type} {end.shape}" for end in ends)
