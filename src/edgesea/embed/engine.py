@@ -97,8 +97,9 @@ def embed_sources(
     def finished(most: int) -> Iterator[tuple[Any, Any, Float32] | Failure[Any]]:
         """Wait until at most so many batches are being embedded; yields the pieces that are, and failed sources."""
         while len(embedding) > most:
-            works, result = embedding.popleft()
-            _store(works, result())
+            works, results = embedding.popleft()
+            for work, result in zip(works, results(), strict=True):
+                (work.errors if isinstance(result, str) else work.embeddings).append(result)  # type: ignore[arg-type]
         yield from _finished(model, pieces)
 
     listed, ahead = tee(sources)
@@ -126,14 +127,6 @@ def embed_sources(
         yield from finished(0)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _store(works: Sequence[_Work], results: Sequence[Float32 | str]) -> None:
-    for work, result in zip(works, results, strict=True):
-        if isinstance(result, str):
-            work.errors.append(result)
-        else:
-            work.embeddings.append(result)
 
 
 def _finished(model: EmbeddingModel | None, pieces: deque[_Work]) -> Iterator[tuple[Any, Any, Float32] | Failure[Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgesea.errors import EdgeseaError, explained
 from edgesea.models.base import Float32, check_windows, file_digest, window_of
-from edgesea.models.engine import thread_count
+from edgesea.parallel import thread_count
 
 log = logging.getLogger(__name__)
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".h5", ".gz", ".npz", ".safetensors", ".onnx", ".keras")
