@@ -195,8 +195,8 @@ def _read_plain(text: str, separator: str, text_of: Callable[[Any], str]) -> pd.
     import pyarrow as pa
     from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
 
-    is_odd = text.count("\r") != text.count("\r\n") or text.startswith(("\r", "\n"))
-    if is_odd or any(mark in text for mark in ('"', "\n\n", "\n\r")):
+    is_odd = "\r" in text and (text.count("\r") != text.count("\r\n") or "\n\r" in text)
+    if is_odd or text.startswith(("\r", "\n")) or '"' in text or "\n\n" in text:
         return None
     width = text.partition("\n")[0].count(separator) + 1
     names = list(map(str, range(width)))
@@ -214,7 +214,7 @@ def _read_plain(text: str, separator: str, text_of: Callable[[Any], str]) -> pd.
 
 
 def _read_csv(path: Path, text: str) -> pd.DataFrame:
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = found[0] if (found := re.search(r"\S[^\r\n]*", text)) else ""
     given = re.fullmatch(r'"?sep=(.)"?[,;\s]*', first)  # for Excel
     if given:
         text = text.replace(first, "", 1)
