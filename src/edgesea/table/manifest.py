@@ -98,7 +98,8 @@ def read_manifest(
         listing = _found(source, f"validate={validate}" if condition else columns)
     known, keys, absent = _understood(source, listing, validate)
     paths, groups = listing.columns["path"], defaultdict[Hashable, list[int]](list)  # rows that name the same recording
-    alike = np.flatnonzero(pd.Series(np.asarray(keys)).duplicated(keep=False))
+    ordered = np.sort(keys)
+    alike = np.flatnonzero(np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]]))
     for number, path in zip(alike.tolist(), paths.iloc[alike], strict=True):
         groups[locate(path, listing.root)[-1]].append(number)
     in_order = sorted(groups.values(), key=lambda rows: rows[1:])  # of the first repetition
@@ -268,9 +269,10 @@ def _unusual(clip: str) -> tuple[Any, ...]:
 
 def _divide(source: Path, entries: Manifest, share: float, wanted: bool, published: bool) -> None:
     """Divide the clips without a split by their names; EdgeseaError if none trains (published: a warning)."""
-    splits = entries.columns["split"]
+    names, splits = entries.columns["clip"], entries.columns["split"]
     free = np.flatnonzero(splits == "")
-    positions = _positions(entries.columns["clip"][free])
+    blocks = np.array_split(free, range(BLOCK, len(free), BLOCK))
+    positions = np.concatenate([_positions(names[block].tolist()) for block in blocks])
     splits[free] = "train"
     splits[free[positions < _limit(share)]] = "validate"
     if len(free) and "train" not in splits:

@@ -203,9 +203,8 @@ def _read_plain(text: str, separator: str, text_of: Callable[[Any], str]) -> pd.
     layout = ParseOptions(delimiter=separator, quote_char=False, ignore_empty_lines=False)
     as_they_are = ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     try:
-        table = read_csv(
-            pa.py_buffer(text.encode()), ReadOptions(column_names=names, use_threads=False), layout, as_they_are
-        )
+        options = ReadOptions(column_names=names, use_threads=False), layout, as_they_are
+        table = read_csv(pa.py_buffer(text.encode()), *options)
     except pa.ArrowInvalid:  # not as many values in each line
         return None
     rows = _texts(table, text_of, 1)
