@@ -26,25 +26,39 @@ ENGINES = {  # name in the page: environment, engine, precision
 Lines = Iterator[Line]
 
 
-def write_clips(bench: Bench, rate: int, clips: int) -> str:
-    """Clips of 5 s of ESC-10, or of noise where it is not there, as wav files; the folder `first` holds one of them."""
+def real_clips(bench: Bench, rate: int, clips: int) -> Iterator[np.ndarray]:
+    """Clips of 5 s, spread over the classes of ESC-10; noise where that is not there."""
     import soundfile
     import soxr
 
-    folder = bench.folder / f"clips-{rate}"
-    (folder / "first").mkdir(parents=True), (folder / "all").mkdir()
-    files = sorted((bench.data / "esc10" / "audio").glob("*.ogg"))
-    rng = np.random.default_rng(0)
-    for number, index in enumerate(np.linspace(0, max(len(files) - 1, 0), clips).astype(int)):
+    files, rng = sorted((bench.data / "esc10" / "audio").glob("*.ogg")), np.random.default_rng(0)
+    for index in np.linspace(0, max(len(files) - 1, 0), clips).astype(int):
         if files:
             audio, found = soundfile.read(files[index], dtype="float32")
             audio = soxr.resample(audio, found, rate)[: 5 * rate]
         else:
             audio = rng.standard_normal(5 * rate) * np.exp(-3 * rng.random())
-        audio = np.pad(audio, (0, 5 * rate - len(audio)))
+        yield 0.5 * np.pad(audio, (0, 5 * rate - len(audio))) / max(1, np.abs(audio).max())
+
+
+def write_clips(bench: Bench, rate: int, clips: int) -> str:
+    """Clips as wav files in the folder `all` of the one that is returned; `first` holds one of them."""
+    import soundfile
+
+    folder = bench.folder / f"clips-{rate}"
+    (folder / "first").mkdir(parents=True), (folder / "all").mkdir()
+    for number, audio in enumerate(real_clips(bench, rate, clips)):
         for part in ("first", "all") if number == 0 else ("all",):
-            soundfile.write(folder / part / f"{number:04}.wav", 0.5 * audio / max(1, np.abs(audio).max()), rate)
+            soundfile.write(folder / part / f"{number:04}.wav", audio, rate)
     return str(folder)
+
+
+def write_long(bench: Bench, path: Path, seconds: int) -> str:
+    """A recording made of clips, at 8 kHz."""
+    import soundfile
+
+    soundfile.write(path, np.concatenate(list(real_clips(bench, 8000, seconds // 5))), 8000)
+    return str(path)
 
 
 def write_recording(path: Path, seconds: float, seed: int = 0) -> str:
@@ -144,8 +158,8 @@ def efficientat(bench: Bench) -> Lines:
 def sea64(bench: Bench) -> Lines:
     """The published student with 64 outputs, a file of ten minutes, hop 0.1 s."""
     weights, source = bench.given(STUDENT), edgel3_source(bench)
-    given = {"recording": write_recording(bench.folder / "long.wav", bench.size(5, 600)), "hop": 0.1}
-    given["short"] = write_recording(bench.folder / "short.wav", bench.size(2, 20))
+    given = {"recording": write_long(bench, bench.folder / "long.wav", bench.size(10, 600)), "hop": 0.1}
+    given["short"] = write_long(bench, bench.folder / "short.wav", bench.size(5, 20))
     cases = {}
     for label, (environment, engine, precision) in {
         "onnx, the light install": ("light", "onnx", "float32"),
