@@ -64,7 +64,7 @@ def scores(out: Path) -> dict[str, Any]:
     """results.json without what may differ between two runs of the same experiment: paths and speed."""
     results = json.loads((out / "results.json").read_text())
     evaluated = {name: {**result, "model": "", "reduction": ""} for name, result in results["evaluate"].items()}
-    dropped = ("table", "subset", "reduction", "student", "windows_per_second", "hours_per_hour")
+    dropped = ("table", "subset", "reduction", "student", "windows_per_second", "hours_per_hour", "speed")
     stages = {name: results[name] for name in ("extract", "sample", "reduce", "distill")}
     kept = {name: {k: v for k, v in stage.items() if k not in dropped} for name, stage in stages.items()}
     return {**kept, "evaluate": evaluated}
