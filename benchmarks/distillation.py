@@ -28,8 +28,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "distillation.json"
 BATCH, SIZE = 64, 64
 STUDENTS: dict[str, dict[str, Any]] = {  # options of `distill`, and batches that take a few seconds on one core
     "small": {"filters": [8, 16, 32, 64], "batches": 32},
-    "sea-64": {"student": "sea-64", "batches": 6},
-    "sea-512": {"student": "sea-512", "batches": 2},
+    "sea-64": {"student": "sea-64", "batches": 4},
+    "sea-512": {"student": "sea-512", "batches": 1},
 }
 
 
