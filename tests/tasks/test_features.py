@@ -83,15 +83,15 @@ def test_clips_that_failed_are_tried_again_and_others_are_read_from_the_cache(pa
 
 def test_what_was_embedded_before_a_process_was_killed_is_stored(paths, tmp_path, monkeypatch):
     whole, model = embeddings(paths, None), load_model("spectral")
-    calls = iter([model.embed] * 2)
+    calls = iter([model.embed_log_mel] * 2)
 
-    def failing(windows: Any) -> Any:
+    def failing(rows: Any) -> Any:
         if embed := next(calls, None):
-            return embed(windows)
+            return embed(rows)
         monkeypatch.setattr("edgesea.tasks.features._write_cache", lambda *_: None)  # nothing is stored at the end
         raise KeyboardInterrupt
 
-    model.embed = failing
+    model.embed_log_mel = failing
     with pytest.raises(KeyboardInterrupt):
         embeddings(paths, tmp_path / "cache", model)
     monkeypatch.undo()

@@ -108,7 +108,7 @@ def distill(
     -------
     dict
         On the validation windows: r2 (share of the target's variance explained), mse, mae, cosine; parameters, epochs;
-        speed: windows_per_second in training, of_steps_alone, and share, below 1 where steps wait for the table.
+        speed of this call: windows_per_second, of_steps_alone, and share, below 1 where steps wait for the table.
 
     Raises
     ------
@@ -183,14 +183,14 @@ def distill(
         network = Student(config)
         scores, speed = train_student(network, options, windows, folder, save_every, hardware)
         result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
-        result |= {"speed": speed, "origin": origin()}
+        result["origin"] = origin()
         if here.rank == 0:
             provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
             save_student(network.float(), folder, provenance, model_card(config, provenance))
             write_json(folder / RESULTS_FILE, result)
             files = ("metrics.csv", RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
-            run.end(result, [folder / name for name in files])
-        return result
+            run.end({**result, "speed": speed}, [folder / name for name in files])
+        return {**result, "speed": speed}
 
 
 def epochs_done(student: Path) -> tuple[int, int, float] | None:
