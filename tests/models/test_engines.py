@@ -1,5 +1,7 @@
 """Engines: which one is chosen, what is refused, and that many calls at once give what one gives."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -82,3 +84,17 @@ def test_a_compiled_network_gets_batches_of_one_size(random_student):
     for count in (8, 40, 3):
         np.testing.assert_allclose(student.embed(NOISE[:count]), expected[:count], rtol=0, atol=1e-5)
     assert sizes == [8, 40, 40]
+
+
+def test_a_signal_is_handled_after_another_thread_dropped_a_model_of_openvino(random_student):
+    code = """if True:
+        import os, signal, sys, threading, edgesea
+        models = [edgesea.load_student(sys.argv[1], "cpu", "openvino")]
+        thread = threading.Thread(target=models.clear)
+        thread.start()
+        thread.join()
+        signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+        os.kill(os.getpid(), signal.SIGUSR1)
+    """
+    done = subprocess.run([sys.executable, "-c", code, random_student], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

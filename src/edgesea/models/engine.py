@@ -5,8 +5,11 @@ loop for others, which would slow down everything else on the machine, and the n
 are. This is also the fastest way (docs/benchmarks.md).
 """
 
-from collections.abc import Callable
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from queue import SimpleQueue
@@ -70,7 +73,24 @@ def _onnxruntime_run(graph: bytes, precision: Precision, threads: int) -> Run:
 def _openvino() -> Any:
     import openvino
 
-    return openvino.Core()
+    core = openvino.Core()
+    with _same_signal_stack():
+        core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # loads what computes on CPUs
+    return core
+
+
+@contextmanager
+def _same_signal_stack() -> Iterator[None]:
+    """Keep the stack on which this thread handles signals: OpenVINO sets one, and frees it although it is still set."""
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # more than a stack_t
+    libc.sigaltstack(None, before)
+    try:
+        yield
+    finally:
+        libc.sigaltstack(before, None)
 
 
 @needs("openvino", "openvino")
