@@ -107,7 +107,8 @@ def student(weights: str, recording: str, short: str, hop: float, threads: int, 
         return result.embedding
 
     embed(short)
-    return timed(lambda: embed(recording), windows=len(np.load(save)))
+    run = timed(lambda: embed(recording))
+    return {**run, "windows": len(np.load(save))}
 
 
 def make_table(source: str, table: str, phi: str, threads: int) -> Run:
@@ -272,7 +273,8 @@ def edgel3(source: str, recording: str, short: str, hop: float, threads: int, sa
         np.save(save, package.get_embedding(audio, rate, model, "sea", 64, hop_size=hop, verbose=0)[0])
 
     embed(short)
-    return timed(lambda: embed(recording), windows=len(np.load(save)))
+    run = timed(lambda: embed(recording))
+    return {**run, "windows": len(np.load(save))}
 
 
 def edgel3_file(source: str, recording: str, out: str, threads: int) -> Run:
