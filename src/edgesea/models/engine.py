@@ -26,7 +26,8 @@ Engine = Literal["auto", "torch", "onnx", "openvino"]
 Precision = Literal["float32", "float16", "bfloat16"]
 Run = Callable[[Float32], Float32]
 MOST, VALUES = 16, 1 << 18  # windows, and values of their spectrograms, that a thread computes at once
-OPENVINO_NAMES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
+# What OpenVINO calls them, as a capability of a processor and as an option
+OPENVINO_NAMES = {"float32": ("FP32", "f32"), "float16": ("FP16", "f16"), "bfloat16": ("BF16", "bf16")}
 
 
 def choose_engine(engine: Engine, precision: Precision, device: str, student: bool) -> Engine:
@@ -53,9 +54,9 @@ def low_precision(engine: Engine, device: str) -> Precision | None:
         return "float16" if device.startswith("cuda") else None
     if engine == "onnx":
         return None
-    capabilities = _openvino().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    _, known = _openvino()
     lower: tuple[Precision, ...] = ("bfloat16", "float16")
-    return next((precision for precision in lower if OPENVINO_NAMES[precision] in capabilities), None)
+    return next((precision for precision in lower if OPENVINO_NAMES[precision][0] in known), None)
 
 
 def _onnxruntime_run(graph: bytes, precision: Precision, threads: int) -> Run:
@@ -70,13 +71,13 @@ def _onnxruntime_run(graph: bytes, precision: Precision, threads: int) -> Run:
 
 
 @needs("openvino", "openvino")
-def _openvino() -> Any:
+def _openvino() -> tuple[Any, list[str]]:
+    """OpenVINO, and the capabilities that it has on this processor."""
     import openvino
 
     core = openvino.Core()
     with _same_signal_stack():
-        core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # loads what computes on CPUs
-    return core
+        return core, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # loads what computes on CPUs
 
 
 @contextmanager
@@ -97,11 +98,12 @@ def _same_signal_stack() -> Iterator[None]:
 def _openvino_run(graph: bytes, precision: Precision, threads: int) -> Run:
     import openvino
 
-    core = _openvino()
-    if OPENVINO_NAMES[precision] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    core, known = _openvino()
+    capability, hint = OPENVINO_NAMES[precision]
+    if capability not in known:
         raise EdgeseaError(f"precision {precision}: the processor does not compute in it; choose precision=float32")
     options: dict[str, Any] = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
-    options["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[precision]
+    options["INFERENCE_PRECISION_HINT"] = hint
     compiled = core.compile_model(core.read_model(graph), "CPU", options)
     requests: SimpleQueue[Any] = SimpleQueue()
     for _ in range(threads):
