@@ -37,7 +37,7 @@ def extract(
     root: Path | None = None,
     columns: dict[str, str] | None = None,
     validate: float | str = 0.1,
-    sample_rate: int = 8000,
+    sample_rate: int = 16000,
     window: float = 1.0,
     hop: float = 0.5,
     center: bool = False,
@@ -80,7 +80,7 @@ def extract(
         Which clips without a split validate: a share (chosen by a hash of the clip's name; subfolders `train` and
         `validate` go first; of a published data set, whole folds) or a condition on the manifest, e.g. fold=5.
     sample_rate : int
-        Rate in Hz of the stored audio: the student's.
+        Rate in Hz of the stored audio: the highest that a student can have.
     window : float
         Length of a window in seconds.
     hop : float

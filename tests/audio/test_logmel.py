@@ -32,11 +32,11 @@ def definition(audio: np.ndarray, settings: LogMelSettings, pad: tuple[int, int]
     padded, n_fft = np.pad(audio.astype(np.float64), pad), settings.n_fft
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     frames = [padded[i : i + n_fft] * hann for i in range(0, len(padded) - n_fft + 1, settings.hop_length)]
-    bands = np.abs(np.fft.rfft(frames)) ** (2 if settings.root_of_power else 1)
+    bands = np.abs(np.fft.rfft(frames)) ** (1 if settings.levels == "openl3" else 2)
     if settings.n_mels:
         rate = settings.sample_rate
         bands = bands @ mel_filters(rate, n_fft, settings.n_mels, rate / 2, settings.scale).T
-    decibels = 10 * np.log10(np.maximum(np.sqrt(bands) if settings.root_of_power else bands, 1e-10)).T
+    decibels = 10 * np.log10(np.maximum(np.sqrt(bands) if settings.levels == "sea" else bands, 1e-10)).T
     return np.maximum(decibels - decibels.max(), -80.0)
 
 

@@ -53,8 +53,8 @@ def test_shared_frames_are_those_of_each_window(hop, first):
 @pytest.mark.parametrize(
     ("settings", "window"),
     [
-        (LogMelSettings(48000, 2048, 242, 128, scale="slaney", root_of_power=False, padding="end"), 48000),
-        (LogMelSettings(48000, 512, 242, None, root_of_power=False, padding="none"), 48000),
+        (LogMelSettings(48000, 2048, 242, 128, scale="slaney", levels="openl3", padding="end"), 48000),
+        (LogMelSettings(48000, 512, 242, None, levels="openl3", padding="none"), 48000),
         (LogMelSettings(16000, 512, 200, 40, 7000.0), 15360),
         (LogMelSettings(RATE, 100, 160, 16), RATE),  # gaps between frames
         (LogMelSettings(RATE, 1024, 160, 16), 800),  # no frame fits into a window

@@ -9,7 +9,7 @@ from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings, kaldi_mel_fi
 
 
 class LogMel(nn.Module):
-    """The L3 family's log-(mel-)spectrogram in dB, relative to the maximum of each window."""
+    """The log-(mel-)spectrogram of OpenL3 and the students, in dB."""
 
     def __init__(self, settings: LogMelSettings) -> None:
         super().__init__()
@@ -22,23 +22,26 @@ class LogMel(nn.Module):
         self.register_buffer("mel", mel, persistent=False)
 
     def forward(self, windows: Tensor) -> Tensor:
-        """Log-mel spectrograms (B, bands, frames) in dB, in [-80, 0], of windows (B, samples)."""
+        """Log-mel spectrograms (B, bands, frames) of windows (B, samples); relative ones lie in [-80, 0]."""
         settings = self.settings
         _, before, after = settings.layout(windows.shape[-1])
         windows = functional.pad(windows, (before, after))
         # A band may lie 160 dB below the loudest one before it reaches the floor (the root halves the decibels), which
         # is beyond single precision: a pure tone would leave rounding noise in the bands. Apple's GPUs have no doubles.
-        precision = windows.dtype if windows.device.type == "mps" else torch.float64
+        single = settings.levels == "absolute" or windows.device.type == "mps"
+        precision = windows.dtype if single else torch.float64
         frames = windows.to(precision).unfold(-1, settings.n_fft, settings.hop_length)
         spectrum = torch.fft.rfft(frames * self.hann.to(precision))
         bands = spectrum.real.square() + spectrum.imag.square()
-        if not settings.root_of_power:
+        if settings.levels == "openl3":
             bands = bands.sqrt()
         if self.mel is not None:
             bands = bands @ self.mel.to(precision)
-        if settings.root_of_power:
+        if settings.levels == "sea":
             bands = bands.sqrt()
         decibels = 10.0 * torch.log10(bands.clamp_min(FLOOR)).transpose(-1, -2)
+        if settings.levels == "absolute":
+            return decibels
         return (decibels - decibels.amax((-2, -1), keepdim=True)).clamp_min(-DYNAMIC_RANGE).to(windows.dtype)
 
 

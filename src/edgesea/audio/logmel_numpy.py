@@ -1,6 +1,7 @@
 """Log-mel spectrograms in numpy, for windows that overlap: frames that they share are computed once."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,14 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
 BYTES_AT_ONCE = 1 << 20  # of frames; larger arrays would go back to the system, and come again, at every step
+
+
+@dataclass
+class FrameMemory:
+    """Frames of a signal that were computed last, for those who come back with more of it."""
+
+    places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # first samples, ascending
+    bands: Any = None  # (frames, 1, bands)
 
 
 class FrontEnd(ABC):
@@ -31,14 +40,30 @@ class FrontEnd(ABC):
         count, samples = windows.shape
         return self.at(np.ascontiguousarray(windows).reshape(-1), samples * np.arange(count), samples)
 
-    def at(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Float32:
+    def at(
+        self,
+        audio: Float32,
+        starts: NDArray[np.integer],
+        window: int,
+        memory: FrameMemory | None = None,
+        origin: int = 0,
+    ) -> Float32:
         """What `levels` gives, in single precision."""
-        return self.levels(audio, starts, window).astype(np.float32, "C")
+        return self.levels(audio, starts, window, memory, origin).astype(np.float32, "C")
 
-    def levels(self, audio: Float32, starts: NDArray[np.integer], window: int) -> Floats:
+    def levels(
+        self,
+        audio: Float32,
+        starts: NDArray[np.integer],
+        window: int,
+        memory: FrameMemory | None = None,
+        origin: int = 0,
+    ) -> Floats:
         """Spectrograms (N, bands, frames) of windows of a signal (samples,).
 
         `starts` (N,) are the first samples of the windows, in any order; before and after the signal there are zeros.
+        With a `memory`, the frames that the call before has computed are not computed again; `origin` is the place of
+        ``audio[0]`` in the signal that both are parts of.
         """
         if not len(starts):
             return self.levels(np.zeros(window, np.float32), np.zeros(1, np.int64), window)[:0]
@@ -57,12 +82,25 @@ class FrontEnd(ABC):
             wanted = np.zeros(rows.max() + 1, bool)
             wanted[rows] = True
             frames = sliding_window_view(audio, taps)
-            computed = self._computed(frames, begin + step * np.flatnonzero(wanted)[:, None])
+            where = begin + step * np.flatnonzero(wanted)
+            computed = self._recalled(frames, where, origin - zeros[0], memory)
             result[:, inside] = computed[(np.cumsum(wanted) - 1)[rows], 0]
         if not inside.all():
             samples, weights = self._border(offsets[~inside, None] + np.arange(taps), window)
             result[:, ~inside] = self._computed(audio, first[:, None, None] + samples, weights)
         return self._finished(result).transpose(0, 2, 1)
+
+    def _recalled(self, frames: Float32, places: NDArray[np.int64], origin: int, memory: FrameMemory | None) -> Floats:
+        """Bands (n, 1, bands) of `frames` at `places`, some from the memory, which then holds these."""
+        if memory is None:
+            return self._computed(frames, places[:, None])
+        absolute, result = places + origin, np.empty((len(places), 1, self.bands), self.hann.dtype)
+        known = np.isin(absolute, memory.places, assume_unique=True)
+        if known.any():
+            result[known] = memory.bands[np.searchsorted(memory.places, absolute[known])]
+        result[~known] = self._computed(frames, places[~known, None])
+        memory.places, memory.bands = absolute, result
+        return result
 
     def _computed(self, audio: Float32, places: NDArray[np.int64], weights: Float32 | float = 1.0) -> Floats:
         """Bands (n, k, bands) of the frames (n, k, taps) that `audio` has at `places`."""
@@ -96,30 +134,34 @@ class FrontEnd(ABC):
 
 
 class OverlappingLogMel(FrontEnd):
-    """The L3 family's front end, `logmel.LogMel`: dB below the maximum of each window, in [-80, 0].
+    """The front end of OpenL3 and the students, `logmel.LogMel`.
 
-    In double precision, as `logmel.LogMel` explains.
+    In dB below the maximum of each window, in [-80, 0], it is computed in double precision, as `logmel.LogMel`
+    explains.
     """
 
     def __init__(self, settings: LogMelSettings) -> None:
         self.settings, self.hop_length, self.bands = settings, settings.hop_length, settings.bands
-        self.hann, filters = settings.hann(), settings.filters()
-        self._mel = None if filters is None else _Filters(filters)
+        precision = np.float32 if settings.levels == "absolute" else np.float64
+        self.hann, filters = settings.hann().astype(precision), settings.filters()
+        self._mel = None if filters is None else _Filters(filters.astype(precision))
 
     def _layout(self, window: int) -> tuple[int, int]:
         return self.settings.layout(window)[:2]
 
     def _bands_of(self, frames: Floats) -> Floats:
         bands = _power(np.fft.rfft(frames))
-        if not self.settings.root_of_power:
+        if self.settings.levels == "openl3":
             bands = np.sqrt(bands, out=bands)
         if self._mel is not None:
             bands = self._mel(bands)
-        if self.settings.root_of_power:
+        if self.settings.levels == "sea":
             bands = np.sqrt(bands, out=bands)
         return np.asarray(10.0 * np.log10(np.maximum(bands, FLOOR)))
 
     def _finished(self, levels: Floats) -> Floats:
+        if self.settings.levels == "absolute":
+            return levels
         levels -= levels.max((1, 2), keepdims=True)
         return np.maximum(levels, -DYNAMIC_RANGE, out=levels)
 

@@ -10,6 +10,7 @@ from edgesea.errors import EdgeseaError
 
 Padding = Literal["same", "end", "none"]
 MelScale = Literal["htk", "slaney"]
+Levels = Literal["sea", "openl3", "absolute"]
 FLOOR = 1e-10  # smallest value of a band before the logarithm
 DYNAMIC_RANGE = 80.0  # dB below a window's maximum
 
@@ -48,10 +49,11 @@ def _triangles(bins: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray
 
 @dataclass(frozen=True)
 class LogMelSettings:
-    """Everything that fixes a log-(mel-)spectrogram of the L3 family; `logmel` and `logmel_numpy` compute it.
+    """Everything that fixes a log-(mel-)spectrogram; `logmel` and `logmel_numpy` compute it.
 
-    Frames of the windowed signal -> spectrum -> mel bands -> ``10 log10(max(., FLOOR))`` -> minus the window's maximum
-    -> not below `-DYNAMIC_RANGE`, in dB. The analysis window is a periodic Hann window of `n_fft` samples.
+    Frames of the windowed signal -> spectrum -> mel bands -> ``10 log10(max(., FLOOR))``. In the L3 family, this goes
+    on: minus the window's maximum, not below `-DYNAMIC_RANGE`. The analysis window is a periodic Hann window of `n_fft`
+    samples.
     """
 
     sample_rate: int  # Hz
@@ -60,7 +62,9 @@ class LogMelSettings:
     n_mels: int | None  # mel bands between 0 Hz and fmax; None: the FFT bins
     fmax: float | None = None  # Hz; None: half the sample rate
     scale: MelScale = "htk"
-    root_of_power: bool = True  # of mel bands of the power spectrum (SEA); False: mel bands of magnitudes (OpenL3)
+    # sea: the root of mel bands of the power, openl3: mel bands of magnitudes, both in dB below the window's maximum;
+    # absolute: mel bands of the power, in dB re a constant, so that a frame's levels do not depend on later ones
+    levels: Levels = "sea"
     padding: Padding = "same"  # zeros on both sides as in TensorFlow (the odd one at the end), at the end, or none
 
     def __post_init__(self) -> None:

@@ -19,12 +19,13 @@ def distill(
     reduction: Path,
     out: Path,
     *,
-    student: Literal["sea-512", "sea-256", "sea-128", "sea-64"] = "sea-64",
+    student: Literal["edge-3", "edge-10", "edge-25", "sea-64", "sea-128", "sea-256", "sea-512"] = "edge-10",
+    sample_rate: int | None = None,
     head: Literal["linear", "relu_max"] = "linear",
     filters: list[int] | None = None,
     n_mels: int = 64,
-    n_fft: int = 1024,
-    hop_length: int = 160,
+    n_fft: int | None = None,
+    hop_length: int | None = None,
     fmax: float | None = None,
     epochs: int = 50,
     epoch_size: int | None = None,
@@ -57,18 +58,21 @@ def distill(
         Folder of a reduction; its size is that of the student's embedding.
     out : Path
         Folder of the student: checkpoint, model card, metrics.csv, results.json.
-    student : {"sea-512", "sea-256", "sea-128", "sea-64"}
-        Architecture (the paper's Student 0 to 3).
+    student : {"edge-3", "edge-10", "edge-25", "sea-64", "sea-128", "sea-256", "sea-512"}
+        Architecture: edge-N for microcontrollers, with N million multiplications for a window; or the paper's Student 3
+        to 0, with 122 to 637 million.
+    sample_rate : int, optional
+        Rate in Hz of the student's audio, up to the table's; default: 16000, and 8000 of sea.
     head : {"linear", "relu_max"}
         linear: a linear layer on maximum and mean of the last feature map. relu_max: as published.
     filters : list of int, optional
-        Filters of each block, instead of the architecture's.
+        Filters of each block of sea, or the first and last of edge, instead of the architecture's.
     n_mels : int
         Mel bands.
-    n_fft : int
-        FFT length in samples at the table's rate.
-    hop_length : int
-        Samples between two frames.
+    n_fft : int, optional
+        FFT length in samples; default: 32 ms, and 1024 of sea.
+    hop_length : int, optional
+        Samples between two frames; default: 10 ms, and 160 of sea.
     fmax : float, optional
         Upper edge of the mel bands in Hz; default: half the rate.
     epochs : int
@@ -146,7 +150,11 @@ def distill(
     if phi.input_size != source.embedding_size:
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
     shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
-    audio = {"sample_rate": source.sample_rate, "window": source.framing.window}
+    rate = sample_rate or min(StudentConfig.named(student).sample_rate, source.sample_rate)
+    if rate > source.sample_rate:
+        remedy = f"make it by extract with sample_rate={rate}"
+        raise EdgeseaError(f"sample_rate={rate}: more than the {source.sample_rate} Hz that {table} has; {remedy}")
+    audio = {"sample_rate": rate, "window": source.framing.window}
     mels = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "fmax": fmax}
     config = StudentConfig.named(student, **shape, **audio, **mels)
     settings = config.front_end()

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgesea.audio import io
 from edgesea.audio.framing import Framing, Piece, PieceCutter, SampleFraming, piece_starts, piece_windows
+from edgesea.audio.logmel_numpy import FrameMemory
 from edgesea.audio.resampling import Resampler, Resampling, checked_resampling, resample_stream
 from edgesea.errors import EdgeseaError, EdgeseaWarning
 from edgesea.models import ModelOrName, load_model
@@ -35,10 +36,14 @@ PIECE = 64  # windows of one recording that are cut together, and share their fr
 UNUSABLE = (EdgeseaError, OSError, MemoryError)  # errors that end one source, not the others
 
 
-def cut_rows(model: EmbeddingModel, piece: Piece, framing: SampleFraming) -> Float32:
-    """Rows for the network, one a window: windows, or spectrograms whose frames overlapping windows share."""
+def cut_rows(model: EmbeddingModel, piece: Piece, framing: SampleFraming, memory: FrameMemory | None = None) -> Float32:
+    """Rows for the network, one a window: windows, or spectrograms whose frames overlapping windows share.
+
+    With a memory, windows share frames with those of the piece before.
+    """
     if isinstance(model, LogMelModel):
-        return model.front_end.at(piece.audio, piece_starts(piece, framing), framing.window)
+        begin = max(0, framing.start(piece.first))
+        return model.front_end.at(piece.audio, piece_starts(piece, framing), framing.window, memory, begin)
     return piece_windows(piece, framing)
 
 
@@ -336,6 +341,7 @@ class Stream:
         """Forget what was fed, and begin another signal."""
         self._resampler = Resampler(self.sample_rate, self.model.sample_rate)
         self._cutter = PieceCutter(self._framing.at(self.model.sample_rate), self._batch_size, eager=True)
+        self._memory = FrameMemory()
         self._channels = self._samples = self._windows = 0  # so far; 0 channels: not known yet
         self._ended = False
 
@@ -384,7 +390,8 @@ class Stream:
         embeddings = [np.zeros((0, self.model.embedding_size), np.float32)]
         pieces = (piece for block in blocks for piece in self._cutter.feed(self._resampler.feed(block, last)))
         for piece in chain(pieces, self._cutter.finish() if last else ()):
-            embeddings.append(embed_rows(self.model, cut_rows(self.model, piece, self._cutter.framing)))
+            rows = cut_rows(self.model, piece, self._cutter.framing, self._memory)
+            embeddings.append(embed_rows(self.model, rows))
             if not np.isfinite(embeddings[-1]).all():
                 raise EdgeseaError(f"{self.model.id} gave NaN or Inf after {piece.first * self._framing.hop:.1f} s")
         embedding, first = np.concatenate(embeddings), self._windows

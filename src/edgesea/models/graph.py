@@ -61,13 +61,21 @@ def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
     graph = Graph()
     # Not folded into the first convolution: its padding is zeros after this normalisation, not before.
     now = graph.scaled(*_scale_and_shift(arrays, "input_norm"))
-    for index, (name, norm, _, _) in enumerate(convolutions(config)):
-        if index and index % 2 == 0:
+    given = []  # what goes into each convolution
+    for layer in convolutions(config):
+        if layer.pool:
             now = graph.add("MaxPool", now, kernel_shape=[2, 2], strides=[2, 2])
-        scale, shift = _scale_and_shift(arrays, norm)  # folded into the convolution, in double precision
-        kernel = (arrays[f"{name}.weight"] * scale[:, None, None, None]).astype(np.float32)
-        bias = (arrays[f"{name}.bias"] * scale + shift).astype(np.float32)
-        now = graph.add("Relu", graph.add("Conv", now, kernel, bias, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+        given.append(now)
+        scale, shift = _scale_and_shift(arrays, layer.norm)  # folded into the convolution, in double precision
+        kernel = (arrays[f"{layer.name}.weight"] * scale[:, None, None, None]).astype(np.float32)
+        bias = (arrays.get(f"{layer.name}.bias", 0.0) * scale + shift).astype(np.float32)
+        size = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2, "group": layer.groups}
+        now = graph.add("Conv", now, kernel, bias, pads=[layer.kernel // 2] * 4, **size)
+        if layer.back:
+            now = graph.add("Add", given[-layer.back], now)
+        if layer.relu:
+            now = graph.add("Relu", now)
+    now = graph.add("Relu", now)
     if config.head == "relu_max":
         graph.add("Flatten", graph.add("GlobalMaxPool", now), result=OUTPUT)
     else:

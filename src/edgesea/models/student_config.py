@@ -1,8 +1,9 @@
 """What fixes a student's architecture, and what follows from it: names and shapes of its arrays, size, cost."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
@@ -20,16 +21,40 @@ FILTERS: dict[str, tuple[int, ...]] = {
 }
 
 
+class Stage(NamedTuple):
+    """Inverted residual blocks of the same size, the first of which may have a stride."""
+
+    channels: int
+    expansion: int  # channels inside a block, for each that comes in
+    blocks: int
+    stride: int
+    kernel: int = 3
+
+
+# First and last filters, and stages, of the students for microcontrollers, which are named by their millions of
+# multiplications for a window
+EDGE: dict[str, tuple[tuple[int, int], tuple[Stage, ...]]] = {
+    "edge-3": ((8, 192), (Stage(12, 3, 1, 2), Stage(24, 3, 3, 2), Stage(40, 4, 3, 2))),
+    "edge-10": ((16, 256), (Stage(16, 1, 1, 1), Stage(24, 3, 2, 2), Stage(40, 3, 3, 2), Stage(72, 4, 3, 2))),
+    "edge-25": ((24, 256), (Stage(24, 1, 1, 1), Stage(32, 4, 2, 2), Stage(56, 4, 3, 2), Stage(88, 4, 3, 2))),
+}
+
+
 @dataclass(frozen=True)
 class StudentConfig:
     """Everything that fixes a student's architecture; stored in its checkpoint.
+
+    Without `stages` it is one of the L3 family (sea-64 ...), whose spectrograms are relative to the window's maximum.
+    With stages, it is one for microcontrollers (edge-10 ...): a 3x3 convolution with stride 2 and ``filters[0]``
+    channels, inverted residual blocks, and a 1x1 convolution with ``filters[1]``; its spectrograms know nothing of
+    later frames.
 
     Head ``linear`` is a linear layer on the maximum and the mean of the last feature map. ``relu_max`` is the maximum
     of the last feature map after its ReLU, as in the published SEA students (its outputs cannot be negative).
     """
 
     embedding_size: int = 64
-    filters: tuple[int, ...] = FILTERS["sea-64"]  # of each block of two 3x3 convolutions; 2x2 max pools between blocks
+    filters: tuple[int, ...] = FILTERS["sea-64"]  # L3: of each block of two 3x3 convolutions; 2x2 max pools in between
     head: Head = "linear"
     sample_rate: int = 8000  # Hz
     n_mels: int = 64
@@ -37,44 +62,103 @@ class StudentConfig:
     hop_length: int = 160  # samples
     fmax: float | None = None  # upper edge of the mel bands in Hz; None: half the sample rate
     window: float = 1.0  # s
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filters", tuple(self.filters))  # a list, if they come from JSON
+        object.__setattr__(self, "filters", tuple(self.filters))  # lists, if they come from JSON
+        object.__setattr__(self, "stages", tuple(Stage(*stage) for stage in self.stages))
         if self.head not in HEADS:
             raise EdgeseaError(f"unknown head {self.head!r}; known: {', '.join(HEADS)}")
         if self.head == "relu_max" and self.filters[-1] != self.embedding_size:
             sizes = f"{self.filters[-1]} dimensions, as many as the last filters, not {self.embedding_size}"
             raise EdgeseaError(f"head relu_max gives {sizes}; choose head=linear or other filters")
-        if min(self.embedding_size, *self.filters) < 1:
-            raise EdgeseaError(f"embedding_size and filters must be positive: {self.embedding_size}, {self.filters}")
-        shape, pools = (self.n_mels, self.frames()), len(self.filters) - 1
+        if min(self.embedding_size, *self.filters, *(min(stage) for stage in self.stages)) < 1:
+            sizes = f"{self.embedding_size}, {self.filters}{f', {self.stages}' if self.stages else ''}"
+            raise EdgeseaError(f"embedding_size, filters and stages must be positive: {sizes}")
+        if self.stages and len(self.filters) != 2:
+            raise EdgeseaError(f"filters of a student with stages are those of the first and last, not {self.filters}")
+        shape, pools = (self.n_mels, self.frames()), 0 if self.stages else len(self.filters) - 1
         if min(shape) < 2**pools:
             raise EdgeseaError(f"the spectrogram of {shape} bands and frames is too small for {pools} 2x2 pools")
 
     def front_end(self) -> LogMelSettings:
-        return LogMelSettings(self.sample_rate, self.n_fft, self.hop_length, self.n_mels, self.fmax)
+        settings = LogMelSettings(self.sample_rate, self.n_fft, self.hop_length, self.n_mels, self.fmax)
+        return replace(settings, levels="absolute", padding="none") if self.stages else settings
 
     def frames(self) -> int:
         return self.front_end().layout(round(self.window * self.sample_rate))[0]
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> "StudentConfig":
-        """The configuration of a published student, with changes; None means no change."""
-        if name not in FILTERS:
-            raise EdgeseaError(f"unknown student {name!r}; known: {', '.join(FILTERS)}")
-        config = cls(embedding_size=FILTERS[name][-1], filters=FILTERS[name])
-        return replace(config, **{key: value for key, value in changes.items() if value is not None})
+        """The configuration of a student, with changes; None means no change."""
+        changes = {key: value for key, value in changes.items() if value is not None}
+        if name in FILTERS:
+            return replace(cls(embedding_size=FILTERS[name][-1], filters=FILTERS[name]), **changes)
+        if name not in EDGE:
+            raise EdgeseaError(f"unknown student {name!r}; known: {', '.join([*EDGE, *FILTERS])}")
+        rate = changes.setdefault("sample_rate", 16000)
+        changes = {"n_fft": 2 ** round(0.032 * rate - 1).bit_length(), "hop_length": rate // 100, **changes}
+        filters, stages = EDGE[name]
+        return cls(**{"filters": filters, "stages": stages, **changes})
 
 
-def convolutions(config: StudentConfig) -> list[tuple[str, str, int, int]]:
-    """Of each convolution: its name, that of its batch normalisation, and the channels in and out; two make a block."""
-    found = []
+class Convolution(NamedTuple):
+    """A convolution of a student with its batch normalisation."""
+
+    name: str  # of its arrays
+    norm: str  # of those of its batch normalisation
+    inputs: int  # channels
+    outputs: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    bias: bool = False
+    relu: bool = True  # behind it; not behind a projection, nor the last, whose ReLU belongs to the head
+    pool: bool = False  # 2x2 max pool before it
+    back: int = 0  # what comes out is added to what went into the convolution so many before it, which may be itself
+
+
+def convolutions(config: StudentConfig) -> list[Convolution]:
+    """A student's convolutions in their order; with the head, they are the whole network."""
+    found = list(_edge_convolutions(config) if config.stages else _l3_convolutions(config))
+    return [*found[:-1], found[-1]._replace(relu=False)]
+
+
+def _l3_convolutions(config: StudentConfig) -> Iterator[Convolution]:
     channels = 1
     for block, outputs in enumerate(config.filters):
         for index in (7 * block, 7 * block + 3):  # convolution, normalisation and ReLU, twice, and the max pool
-            found.append((f"features.{index}", f"features.{index + 1}", channels, outputs))
+            names, pool = (f"features.{index}", f"features.{index + 1}"), bool(block) and index == 7 * block
+            yield Convolution(*names, channels, outputs, bias=True, pool=pool)
             channels = outputs
-    return found
+
+
+def _edge_convolutions(config: StudentConfig) -> Iterator[Convolution]:
+    first, last = config.filters
+    yield Convolution("features.0.0", "features.0.1", 1, first, stride=2)
+    channels, block = first, 0
+    for outputs, expansion, blocks, stride, kernel in config.stages:
+        for step in (stride, *[1] * (blocks - 1)):
+            block += 1
+            names = [(f"features.{block}.block.{i}.0", f"features.{block}.block.{i}.1") for i in range(3)]
+            inside, is_residual = channels * expansion, step == 1 and channels == outputs
+            if expansion > 1:
+                yield Convolution(*names.pop(0), channels, inside, 1)
+            yield Convolution(*names.pop(0), inside, inside, kernel, step, inside)
+            back = (2 + (expansion > 1)) * is_residual
+            yield Convolution(*names.pop(0), inside, outputs, 1, relu=False, back=back)
+            channels = outputs
+    yield Convolution(f"features.{block + 1}.0", f"features.{block + 1}.1", channels, last, 1)
+
+
+def feature_maps(config: StudentConfig) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Bands and frames of what goes into each convolution (behind its pool), and of what comes out."""
+    sizes, now = [], (config.n_mels, config.frames())
+    for layer in convolutions(config):
+        given = (now[0] // 2, now[1] // 2) if layer.pool else now
+        now = (-(-given[0] // layer.stride), -(-given[1] // layer.stride))
+        sizes.append((given, now))
+    return sizes
 
 
 def array_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
@@ -85,8 +169,9 @@ def array_shapes(config: StudentConfig) -> dict[str, tuple[int, ...]]:
         return {**{f"{name}.{key}": (channels,) for key in keys}, f"{name}.{COUNTER}": ()}
 
     shapes = norm_shapes("input_norm", 1)
-    for name, norm, inputs, outputs in convolutions(config):
-        shapes |= {f"{name}.weight": (outputs, inputs, 3, 3), f"{name}.bias": (outputs,), **norm_shapes(norm, outputs)}
+    for name, norm, inputs, outputs, kernel, _, groups, bias, *_ in convolutions(config):
+        shapes |= {f"{name}.weight": (outputs, inputs // groups, kernel, kernel), **norm_shapes(norm, outputs)}
+        shapes |= {f"{name}.bias": (outputs,)} if bias else {}
     if config.head == "linear":
         size = config.embedding_size
         shapes |= {"head.linear.weight": (size, 2 * config.filters[-1]), "head.linear.bias": (size,)}
@@ -102,7 +187,21 @@ def parameter_count(config: StudentConfig) -> int:
 def macs(config: StudentConfig) -> int:
     """Multiplications (with addition) that the convolutions and the head take for one window, without the front end."""
     total = 2 * config.filters[-1] * config.embedding_size if config.head == "linear" else 0
-    for index, (_, _, inputs, outputs) in enumerate(convolutions(config)):
-        pooled = 2 ** (index // 2)
-        total += 9 * inputs * outputs * (config.n_mels // pooled) * (config.frames() // pooled)
+    for layer, (_, made) in zip(convolutions(config), feature_maps(config), strict=True):
+        total += layer.kernel**2 * layer.inputs // layer.groups * layer.outputs * prod(made)
     return total
+
+
+def activation_bytes(config: StudentConfig) -> int:
+    """Memory of the feature maps in int8 where it is largest: of what a convolution takes, makes, and others wait for.
+
+    An interpreter that computes one layer after the other needs so much; weights and spectrogram's frames come on top.
+    """
+    layers, sizes = convolutions(config), feature_maps(config)
+    given = [layer.inputs * prod(size) for layer, (size, _) in zip(layers, sizes, strict=True)]
+    made = [layer.outputs * prod(size) for layer, (_, size) in zip(layers, sizes, strict=True)]
+    waiting = [0] * len(layers)  # what is added later
+    for index, layer in enumerate(layers):
+        for between in range(index - layer.back + 2, index + 1) if layer.back else ():
+            waiting[between] = given[index - layer.back + 1]
+    return max(map(sum, zip(given, made, waiting, strict=True)))

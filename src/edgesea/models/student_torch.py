@@ -1,4 +1,4 @@
-"""The students in torch: small L3 audio networks with a configurable input representation, filters and head."""
+"""The students in torch, with a configurable input representation, filters and head."""
 
 from collections.abc import Callable
 from typing import cast
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from edgesea.audio.logmel import LogMel
 from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import StudentFile
-from edgesea.models.torch_model import TorchModel, l3_blocks, load_arrays
+from edgesea.models.torch_model import InvertedResidual, TorchModel, conv_norm, l3_blocks, load_arrays
 
 
 class ReluMax(nn.Module):
@@ -38,8 +38,8 @@ HEADS: dict[str, Callable[[int, int], nn.Module]] = {"linear": LinearHead, "relu
 class Student(TorchModel):
     """A student f_S: windows (B, W) at ``config.sample_rate`` -> embeddings (B, D).
 
-    Log-mel spectrogram, batch normalisation, blocks of two 3x3 convolutions (bias, batch normalisation, ReLU) with 2x2
-    max pools between them, and a head that takes the last batch normalisation's output.
+    Log-mel spectrogram, batch normalisation, the convolutions that `student_config` describes, and a head that takes
+    the last batch normalisation's output.
     """
 
     def __init__(self, config: StudentConfig) -> None:
@@ -48,12 +48,14 @@ class Student(TorchModel):
         self.sample_rate, self.window, self.embedding_size = config.sample_rate, config.window, config.embedding_size
         self.log_mel = LogMel(config.front_end())
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
-        self.features = nn.Sequential(*l3_blocks(config.filters)[:-1])  # the last ReLU belongs to the head
+        # the last ReLU belongs to the head
+        self.features = nn.Sequential(*(_edge_blocks(config) if config.stages else l3_blocks(config.filters)[:-1]))
         self.head = HEADS[config.head](config.filters[-1], config.embedding_size)
-        for module in self.features:
+        for module in self.features.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs and GPUs
 
     def spectrogram(self, windows: Tensor) -> Tensor:
@@ -63,6 +65,16 @@ class Student(TorchModel):
     def embed_spectrogram(self, spectrogram: Tensor) -> Tensor:
         """Embeddings (B, D) of what `spectrogram` gives."""
         return cast(Tensor, self.head(self.features(spectrogram)))
+
+
+def _edge_blocks(config: StudentConfig) -> list[nn.Module]:
+    channels, last = config.filters
+    blocks: list[nn.Module] = [conv_norm(1, channels, 3, 2, 1, nn.ReLU())]
+    for outputs, expansion, count, stride, kernel in config.stages:
+        for step in (stride, *[1] * (count - 1)):
+            blocks.append(InvertedResidual(channels, kernel, channels * expansion, outputs, step))
+            channels = outputs
+    return [*blocks, conv_norm(channels, last, 1, 1, 1)]
 
 
 def torch_student(file: StudentFile) -> Student:

@@ -20,7 +20,7 @@ from edgesea.models.base import Float32
 from edgesea.models.engine import Engine, EngineModel, Precision
 from edgesea.models.graph import OUTPUT, Graph
 from edgesea.models.published import GIT_BLOBS, OPENL3_URL, fetch, keras_to_torch, read_keras_h5
-from edgesea.models.torch_model import TorchModel, fold, l3_blocks, load_arrays
+from edgesea.models.torch_model import InvertedResidual, TorchModel, conv_norm, fold, l3_blocks, load_arrays
 
 BANDS = 64  # of the spectral teacher
 MODULATIONS = ((1.5, 4.0), (4.0, 8.0), (8.0, 16.0), (16.0, 32.0))  # Hz
@@ -109,10 +109,10 @@ class OpenL3(TorchModel):
         _, bands, size = variant.split("-")
         self.embedding_size = int(size)
         if bands == "linear":
-            settings = LogMelSettings(48000, 512, 242, None, root_of_power=False, padding="none")
+            settings = LogMelSettings(48000, 512, 242, None, levels="openl3", padding="none")
         else:
             n_mels = int(bands.removeprefix("mel"))
-            settings = LogMelSettings(48000, 2048, 242, n_mels, scale="slaney", root_of_power=False, padding="end")
+            settings = LogMelSettings(48000, 2048, 242, n_mels, scale="slaney", levels="openl3", padding="end")
         self.log_mel = LogMel(settings)
         self.input_norm = nn.BatchNorm2d(1, eps=1e-3)
         # The last convolution is the embedding layer: no normalisation and no ReLU follow it
@@ -148,11 +148,6 @@ def _round_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *act: nn.Module) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01), *act)
-
-
 class _SqueezeExcite(nn.Module):
     """Channel gates from the mean of the feature map."""
 
@@ -167,22 +162,6 @@ class _SqueezeExcite(nn.Module):
         return x * gates[:, :, None, None]
 
 
-class _InvertedResidual(nn.Module):
-    def __init__(
-        self, inputs: int, kernel: int, expanded: int, outputs: int, gated: bool, stride: int, act: type[nn.Module]
-    ) -> None:
-        super().__init__()
-        layers = [_conv_norm(inputs, expanded, 1, 1, 1, act())] if expanded != inputs else []
-        layers.append(_conv_norm(expanded, expanded, kernel, stride, expanded, act()))
-        gates = [_SqueezeExcite(expanded)] if gated else []
-        self.block = nn.Sequential(*layers, *gates, _conv_norm(expanded, outputs, 1, 1, 1))
-        self.residual = stride == 1 and inputs == outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.block(x)
-        return x + y if self.residual else y
-
-
 class EfficientAT(TorchModel):
     """An ``efficientat/mn*`` teacher: windows of any length at 32 kHz -> the globally averaged last feature map."""
 
@@ -193,14 +172,14 @@ class EfficientAT(TorchModel):
         super().__init__()
         width = EFFICIENTAT[variant][0]
         channels = _round_channels(16 * width)
-        layers: list[nn.Module] = [_conv_norm(1, channels, 3, 2, 1, nn.Hardswish())]
+        layers: list[nn.Module] = [conv_norm(1, channels, 3, 2, 1, nn.Hardswish())]
         for kernel, size, gated, stride, act, expansions in STAGES:
             outputs = _round_channels(size * width)
             for index, expanded in enumerate(_round_channels(size * width) for size in expansions):
-                step = 1 if index else stride
-                layers.append(_InvertedResidual(channels, kernel, expanded, outputs, gated, step, act))
+                step, gates = 1 if index else stride, [_SqueezeExcite(expanded)] if gated else []
+                layers.append(InvertedResidual(channels, kernel, expanded, outputs, step, act, gates))
                 channels = outputs
-        layers.append(_conv_norm(channels, 6 * channels, 1, 1, 1, nn.Hardswish()))
+        layers.append(conv_norm(channels, 6 * channels, 1, 1, 1, nn.Hardswish()))
         self.id = f"efficientat/{variant}"
         self.embedding_size = 6 * channels
         self.log_mel = KaldiLogMel()
@@ -257,7 +236,7 @@ def _add(graph: Graph, module: nn.Module, now: str) -> str:
             squeezed = conv(graph.add("GlobalAveragePool", now), fc1.weight[:, :, None, None], fc1.bias)
             gates = conv(graph.add("Relu", squeezed), fc2.weight[:, :, None, None], fc2.bias)
             now = graph.add("Mul", now, graph.add("Sigmoid", gates))
-        case _InvertedResidual():
+        case InvertedResidual():
             inside = _add(graph, module.block, now)
             now = graph.add("Add", now, inside) if module.residual else inside
     return now

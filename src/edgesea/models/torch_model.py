@@ -1,4 +1,4 @@
-"""What models written in torch share: `embed`, the convolutions of the L3 family, and loading weights safely."""
+"""What models written in torch share: `embed`, blocks of convolutions, and loading weights safely."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -106,6 +106,39 @@ def l3_blocks(filters: Sequence[int]) -> list[nn.Module]:
             layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU()]
             channels = outputs
     return layers
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *act: nn.Module) -> nn.Sequential:
+    """A convolution without bias, its batch normalisation, and what follows."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=1e-3), *act)
+
+
+class InvertedResidual(nn.Module):
+    """Expand by a 1x1 convolution, convolve each channel, project by a 1x1 convolution (MobileNetV2).
+
+    Where the input has the shape of the result, it is added. `gates` go before the projection.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        kernel: int,
+        expanded: int,
+        outputs: int,
+        stride: int,
+        act: type[nn.Module] = nn.ReLU,
+        gates: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        layers = [conv_norm(inputs, expanded, 1, 1, 1, act())] if expanded != inputs else []
+        layers.append(conv_norm(expanded, expanded, kernel, stride, expanded, act()))
+        self.block = nn.Sequential(*layers, *gates, conv_norm(expanded, outputs, 1, 1, 1))
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x)
+        return x + y if self.residual else y
 
 
 def load_arrays(model: Model, arrays: Mapping[str, Tensor | NDArray[Any]], path: Path) -> Model:

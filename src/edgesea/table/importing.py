@@ -42,7 +42,7 @@ def import_table(
     root: Path | None = None,
     columns: dict[str, str] | None = None,
     validate: float | str = 0.1,
-    sample_rate: int = 8000,
+    sample_rate: int = 16000,
     level_rate: float = 1.0,
     dtype: Literal["float16", "float32"] = "float16",
     part_clips: int = 1024,
