@@ -149,7 +149,8 @@ def main() -> int:
         parser.error("--quick measures nothing; choose another folder for its results with --out")
     last = committed()
     before = {(line["what"], line["against"]): line["ratio"] for rows in last.get("rows", {}).values() for line in rows}
-    rows, figures = ({} if given.only == list(ROWS) else dict(last.get(key, {})) for key in ("rows", "figures"))
+    there = json.loads((given.out / RESULTS).read_text()) if (given.out / RESULTS).exists() else last
+    rows, figures = ({} if given.only == list(ROWS) else dict(there.get(key, {})) for key in ("rows", "figures"))
     began, found = time.perf_counter(), []
     for name in given.only:
         print(name, file=sys.stderr, flush=True)
