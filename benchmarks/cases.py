@@ -117,7 +117,7 @@ def make_table(source: str, table: str, phi: str, threads: int) -> Run:
     from edgesea.reduction import reduce
 
     result: dict[str, Any] = {}
-    run = timed(lambda: result.update(extract(Path(source), Path(table))))
+    run = timed(lambda: result.update(extract(Path(source), Path(table), sample_rate=8000)))
     reduce(Path(table), Path(phi), size=64)
     return {**run, "windows": result["windows"]}
 

@@ -31,7 +31,8 @@ import soundfile
 
 RESULTS = Path(__file__).parent / "results" / "ddp.json"
 CLIPS, BUFFER = 320, 200  # clips of the table, windows of the buffer
-OPTIONS = ["--filters=[8,8,16,16]", "--n-mels=32", "--epochs=4", "--batch-size=32", "--mask=0.1", "--device=cpu"]
+OPTIONS = ["--student=sea-64", "--filters=[8,8,16,16]", "--n-mels=32"]
+OPTIONS += ["--epochs=4", "--batch-size=32", "--mask=0.1", "--device=cpu"]
 READY = "ready"  # name of a file that says that training has begun
 
 
@@ -141,7 +142,7 @@ def make_table(folder: Path) -> Path:
         samples = 0.1 * wave + 0.05 * rng.standard_normal(12000)
         soundfile.write(folder / "audio" / f"{index:03d}.wav", samples.astype(np.float32), 8000)
     writer.FLUSH_BYTES = 1
-    extract(folder / "audio", folder / "table", hop=0.25, part_clips=20, workers=1, validate=0.1)
+    extract(folder / "audio", folder / "table", sample_rate=8000, hop=0.25, part_clips=20, workers=1, validate=0.1)
     reduce(folder / "table", folder / "phi", size=8, whiten=True)
     return folder / "table"
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "distillation.json"
 BATCH, SIZE = 64, 64
 STUDENTS: dict[str, dict[str, Any]] = {  # options of `distill`, and batches that take a few seconds on one core
-    "small": {"filters": [8, 16, 32, 64], "batches": 32},
+    "small": {"student": "sea-64", "filters": [8, 16, 32, 64], "batches": 32},
     "sea-64": {"student": "sea-64", "batches": 4},
     "sea-512": {"student": "sea-512", "batches": 1},
 }
@@ -45,7 +45,7 @@ def prepare(folder: Path) -> None:
         soundfile.write(folder / f"{number:03}.wav", 0.1 * rng.standard_normal(20 * 8000), 8000)
         rows.append(f"{number:03}.wav,{'train' if number else 'validate'}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    extract(folder / "manifest.csv", folder / "table", hop=1.0)
+    extract(folder / "manifest.csv", folder / "table", sample_rate=8000, hop=1.0)
     reduce(folder / "table", folder / "reduction", size=SIZE)
 
 
@@ -69,8 +69,7 @@ def alone(name: str, bfloat16: bool) -> Callable[[], None]:
     from edgesea.models.student_torch import Student
 
     filters = STUDENTS[name].get("filters")
-    base = STUDENTS[name].get("student", "sea-64")
-    student = Student(StudentConfig.named(base, filters=filters, embedding_size=SIZE))
+    student = Student(StudentConfig.named(STUDENTS[name]["student"], filters=filters, embedding_size=SIZE))
     for module in student.train().features:
         if isinstance(module, torch.nn.Conv2d):
             module.bias.requires_grad_(False)  # as in training: a normalisation follows

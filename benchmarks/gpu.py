@@ -150,6 +150,7 @@ def main() -> None:
         for jobs, threads in ((1, cores), (8, max(1, cores // 8))):
             source, out = place / "audio", place / f"table-{jobs}"
             options = {"teacher": "openl3/env-mel256-512", "weights": weights, "part_clips": 16, "precision": "auto"}
+            options["sample_rate"] = 8000
             began = time.perf_counter()
             with using(Cluster(max_jobs=jobs)):
                 result = extract(source, out, **options, batch_size=BATCH, workers=threads, device="cuda")

@@ -16,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from edgesea import load_student
 from edgesea.artifact import write_json
 from edgesea.distill import distill
 from edgesea.models import student_config as architecture
@@ -62,8 +63,9 @@ def measure(run: Path, out: Path, head: str, epochs: int) -> dict[str, Any]:
     options = {**config["distill"], "head": head, "epochs": epochs}
     fitted = distill(table=run / "table", reduction=run / "reduction", out=out / head, **options)
     judged = evaluate(**{**config["evaluate"], "data": Path(config["evaluate"]["data"])}, model=str(out / head))
-    keys = ("r2", "cosine", "mse", "parameters")
-    return {"head": head, **{key: fitted[key] for key in keys}, "accuracy": judged["accuracy"]}
+    count = sum(array.numel() for array in load_student(out / head, engine="torch").parameters())
+    scores = {**{key: fitted[key] for key in ("r2", "cosine", "mse")}, "parameters": count}
+    return {"head": head, **scores, "accuracy": judged["accuracy"]}
 
 
 def main() -> None:

@@ -35,11 +35,12 @@ from edgesea.distill import distill, trainer  # noqa: F401
 from edgesea.extract import extract  # noqa: F401
 
 RESULTS = Path(__file__).parent / "results" / "kill_and_race.json"
-TABLE = ["--part_clips=2", "--validate=0.5", "--workers=1"]
-TINY = {"filters": [2, 2, 2, 4], "n_mels": 16, "epochs": 6, "epoch_size": 48, "batch_size": 8, "patience": 0}
+TABLE = ["--sample_rate=8000", "--part_clips=2", "--validate=0.5", "--workers=1"]
+TINY = {"student": "sea-64", "filters": [2, 2, 2, 4], "n_mels": 16}
+TINY |= {"epochs": 6, "epoch_size": 48, "batch_size": 8, "patience": 0}
 STUDENT = ["--filters", "2", "2", "2", "4", *(f"--{name}={value}" for name, value in TINY.items() if name != "filters")]
 EXPERIMENT = f"""
-extract: {{source: ../rec, part_clips: 2, validate: 0.5, workers: 1}}
+extract: {{source: ../rec, sample_rate: 8000, part_clips: 2, validate: 0.5, workers: 1}}
 sample: {{size: 40}}
 reduce: {{size: 4}}
 distill: {json.dumps(TINY)}

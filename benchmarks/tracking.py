@@ -155,9 +155,10 @@ def main() -> None:
         (folder / "audio").mkdir()
         for index in range(12):
             soundfile.write(folder / "audio" / f"{index}.wav", 0.1 * rng.standard_normal(80000), 8000)
-        extract(folder / "audio", folder / "table", validate=0.2, workers=1)
+        extract(folder / "audio", folder / "table", sample_rate=8000, validate=0.2, workers=1)
         reduce(folder / "table", folder / "phi", size=4)
-        options: Any = {"filters": [4, 4, 8, 8], "n_mels": 16, "batch_size": 8, "patience": 0, "epoch_size": 40}
+        options: Any = {"student": "sea-64", "filters": [4, 4, 8, 8], "n_mels": 16}
+        options |= {"batch_size": 8, "patience": 0, "epoch_size": 40}
         options |= {"epochs": given.epochs, "device": "cpu"}
         for number in range(-1, given.runs):
             meter.begin(is_real=number < 0)

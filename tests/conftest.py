@@ -119,14 +119,15 @@ def peak_memory(function: Callable[[], T]) -> tuple[T, int]:
         tracemalloc.stop()
 
 
-def make_student(folder: Path, seed: int = 0, provenance: Mapping[str, object] = {}) -> Path:
-    """Save a small student with random weights."""
+def make_student(folder: Path, seed: int = 0, provenance: Mapping[str, object] = {}, name: str = "") -> Path:
+    """Save a student with random weights, a small one or that of the name."""
     from edgesea.models.student_config import StudentConfig
     from edgesea.models.student_files import save_student
     from edgesea.models.student_torch import Student
 
     torch.manual_seed(seed)
-    save_student(Student(StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)), folder, provenance, "card")
+    small = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
+    save_student(Student(StudentConfig.named(name) if name else small), folder, provenance, "card")
     return folder
 
 
@@ -162,7 +163,8 @@ def small_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgesea.table.writer.FLUSH_BYTES", 100_000)  # two clips or so
-        extract(folder / "manifest.csv", folder / "table", part_clips=5, dtype="float32", workers=1)
+        options: dict[str, Any] = {"sample_rate": 8000, "dtype": "float32", "workers": 1}
+        extract(folder / "manifest.csv", folder / "table", part_clips=5, **options)
     return folder / "table"
 
 
@@ -220,7 +222,8 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clips.append(f"audio/{number:02d}.wav,{('<s1>', '2')[number // 6]},{time},{split},{kind}")
     (folder / "manifest.csv").write_text("\n".join(clips) + "\n", "utf-8")
     source = {"source": str(folder / "manifest.csv"), "columns": {"label": "kind"}, "hop": 0.25, "device": "cpu"}
-    training = {"filters": [2, 2, 2, 4], "epochs": 2, "batch_size": 16, "device": "cpu"}
+    source["sample_rate"] = 8000
+    training = {"student": "sea-64", "filters": [2, 2, 2, 4], "epochs": 2, "batch_size": 16, "device": "cpu"}
     sections = {"extract": source, "sample": {"size": 20}, "reduce": {"size": 4}, "distill": training}
     sections["evaluate"] = {"task": "esc50", "data": str(folder), "device": "cpu", "workers": 1, "resamples": 20}
     run_stages(checked_sections(sections, "test"), folder.parent / "run")
@@ -259,7 +262,8 @@ def kill_when(command: list[str], ready: Callable[[], bool], sent: int = signal.
 # A student that trains in seconds. With patience=0 its learning rate falls after epoch 14, with the rate and order of
 # `small_table`; onecycle sweeps the rate over all epochs.
 TINY = {
-    "filters": [4, 4, 8, 8], "n_mels": 16, "epochs": 18, "epoch_size": 16, "batch_size": 8, "lr": 0.03, "patience": 0,
+    "student": "sea-64", "filters": [4, 4, 8, 8], "n_mels": 16,
+    "epochs": 18, "epoch_size": 16, "batch_size": 8, "lr": 0.03, "patience": 0,
 }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def test_help_lists_the_commands_with_their_purpose(words, capsys):
 
 def test_stages_print_their_result(small_table, tmp_path, capsys):
     phi, student = tmp_path / "phi", tmp_path / "student"
-    options = "--filters 4 4 8 8 --n-mels=16 --epochs=1 --epoch_size=16 --batch-size 8"
+    options = "--student sea-64 --filters 4 4 8 8 --n-mels=16 --epochs=1 --epoch_size=16 --batch-size 8"
     for words, name, value in (
         (f"reduce {small_table} {phi} --size=3 --whiten", "output_size", 3),
         (f"distill {small_table} {phi} {student} {options}", "epochs", 1),
@@ -122,8 +122,9 @@ def test_names_of_files_need_not_be_utf_8(noise_folder, random_student, tmp_path
     noise_folder.rename(place)
     (place / "clip00.wav").rename(place / os.fsdecode(b"\xe9.wav"))
     student, config = shutil.copytree(random_student, place / "student"), place / os.fsdecode(b"\xe9.yaml")
-    training = "{filters: [2, 2, 2, 4], n_mels: 16, epochs: 1, epoch_size: 16, device: cpu}"
-    text = b"extract: {source: PLACE/\xe9.csv, validate: fold=1}\nreduce: {size: 3}\ndistill: " + training.encode()
+    training = "{student: sea-64, filters: [2, 2, 2, 4], n_mels: 16, epochs: 1, epoch_size: 16, device: cpu}"
+    text = b"extract: {source: PLACE/\xe9.csv, validate: fold=1, sample_rate: 8000}\nreduce: {size: 3}\n"
+    text += b"distill: " + training.encode()
     config.write_bytes(text.replace(b"PLACE", os.fsencode(place)))
     (place / os.fsdecode(b"\xe9.csv")).write_text("path,fold\nclip01.wav,1\nclip02.wav,0\nclip03.wav,0\n")
     for words, code in (

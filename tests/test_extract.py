@@ -66,7 +66,7 @@ def audio_folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("center", "dtype"), [(False, "float16"), (True, "float32")])
 def test_a_table_holds_audio_levels_and_embeddings_of_all_windows(audio_folder, tmp_path, center, dtype):
     table, framing, teacher = tmp_path / "table", Framing(1.0, 0.4, center), load_teacher("spectral")
-    extract(audio_folder, table, hop=0.4, center=center, dtype=dtype, part_clips=2, batch_size=5)
+    extract(audio_folder, table, sample_rate=8000, hop=0.4, center=center, dtype=dtype, part_clips=2, batch_size=5)
     found = windows_of(table)
     assert sorted(found) == sorted(p.relative_to(audio_folder).as_posix() for p in audio_folder.rglob("*.*"))
     for clip, (starts, levels, embeddings, audio) in found.items():
@@ -94,7 +94,7 @@ def test_audio_may_be_resampled_as_openl3_does(tmp_path):
     path = write_noise(tmp_path / "in" / "a.wav", 3.0, 44100)
     found: dict[str, np.ndarray] = {}
     for resampler in ("soxr", "resampy"):
-        extract(tmp_path / "in", tmp_path / resampler, resampler=resampler, dtype="float32")
+        extract(tmp_path / "in", tmp_path / resampler, sample_rate=8000, resampler=resampler, dtype="float32")
         _, _, found[resampler], audio = windows_of(tmp_path / resampler)["a.wav"]
         info = json.loads((tmp_path / resampler / "table.json").read_text())
         assert info["framing"].get("resampler", "soxr") == resampler

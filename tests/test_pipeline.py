@@ -27,12 +27,13 @@ extract:
   root: ${EDGESEA_DATA}/audio
   columns: {path: filename}
   validate: fold=2
+  sample_rate: 8000
   part_clips: 6
   workers: 1
   device: cpu
 sample: {size: 15}
 reduce: {size: 3}
-distill: {filters: [4, 4, 8, 8], n_mels: 16, epochs: 6, epoch_size: 8, batch_size: 4, device: cpu}
+distill: {student: sea-64, filters: [4, 4, 8, 8], n_mels: 16, epochs: 6, epoch_size: 8, batch_size: 4, device: cpu}
 evaluate: {task: esc50, data: "${EDGESEA_DATA}", workers: 1, device: cpu}
 """
 

@@ -37,7 +37,7 @@ def definition(audio: np.ndarray, settings: LogMelSettings, pad: tuple[int, int]
         rate = settings.sample_rate
         bands = bands @ mel_filters(rate, n_fft, settings.n_mels, rate / 2, settings.scale).T
     decibels = 10 * np.log10(np.maximum(np.sqrt(bands) if settings.levels == "sea" else bands, 1e-10)).T
-    return np.maximum(decibels - decibels.max(), -80.0)
+    return decibels if settings.levels == "absolute" else np.maximum(decibels - decibels.max(), -80.0)
 
 
 def signals(rate: int) -> list[np.ndarray]:
@@ -52,8 +52,8 @@ def signals(rate: int) -> list[np.ndarray]:
     ("settings", "pad"),
     [
         (LogMelSettings(8000, 1024, 160, 64), (432, 432)),  # the students'
-        (LogMelSettings(48000, 2048, 242, 128, None, "slaney", False, "end"), (0, 199 * 242 - 242 + 2048 - 48000)),
-        (LogMelSettings(48000, 512, 242, None, None, "slaney", False, "none"), (0, 0)),
+        (LogMelSettings(48000, 2048, 242, 128, None, "slaney", "openl3", "end"), (0, 199 * 242 - 242 + 2048 - 48000)),
+        (LogMelSettings(48000, 512, 242, None, None, "slaney", "openl3", "none"), (0, 0)),
     ],
 )
 def test_l3_front_ends_are_their_definition(settings, pad):
@@ -63,6 +63,18 @@ def test_l3_front_ends_are_their_definition(settings, pad):
     assert result.dtype == torch.float32
     for found, signal in zip(result, [*windows, 1e-3 * windows[0]], strict=True):
         np.testing.assert_allclose(found.numpy(), definition(signal, settings, pad), atol=1e-4)
+
+
+def test_absolute_levels_are_their_definition():
+    """Down to where single precision ends, 110 dB below the loudest band."""
+    settings, windows = LogMelSettings(16000, 512, 160, 64, levels="absolute", padding="none"), signals(16000)
+    found = LogMel(settings)(torch.from_numpy(np.stack([*windows, 1e-3 * windows[0]]))).numpy()
+    assert found.shape == (4, 64, 97)
+    for decibels, signal in zip(found, [*windows, 1e-3 * windows[0]], strict=True):
+        expected = definition(signal, settings, (0, 0))
+        floor = max(expected.max() - 110, -100.0)
+        np.testing.assert_allclose(decibels.clip(floor), expected.clip(floor), atol=0.01)
+    np.testing.assert_allclose(found[0] - found[3], 60.0, atol=1e-3)
 
 
 def test_efficientat_front_end_is_its_definition():

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from conftest import REPOSITORY, cut_windows, load_audio, peak_memory
+from conftest import REPOSITORY, cut_windows, load_audio, make_student, peak_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick_model import BY_NAME, QUICK, moments, of_file
 
-from edgesea import Stream, load_student
+from edgesea import Stream, get_embedding, load_student
 from edgesea.audio.framing import Framing
 from edgesea.errors import EdgeseaError
 from edgesea.models.foreign import FunctionModel
@@ -49,6 +49,21 @@ def test_chunks_of_any_size_give_what_the_file_gives(shared_data, engine, tmp_pa
         # torch rounds otherwise for one window
         np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
         np.testing.assert_array_equal(timestamps, 0.1 * np.arange(12))
+
+
+def test_a_student_for_microcontrollers_gives_the_same_bits_and_computes_each_frame_once(tmp_path, monkeypatch):
+    """The first window has 97 frames, each further one ten more."""
+    student = load_student(make_student(tmp_path / "student", name="edge-3"), "cpu", "onnx")
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * 16000).astype(np.float32)
+    transformed, rfft = [], np.fft.rfft
+    monkeypatch.setattr(np.fft, "rfft", lambda frames: transformed.append(len(frames)) or rfft(frames))
+    expected, _ = get_embedding(audio, 16000, student)
+    for size in (100, 1600, 3333):
+        transformed.clear()
+        stream = Stream(student)
+        found, _ = feed_all(stream, np.split(audio, range(size, len(audio), size)))
+        np.testing.assert_array_equal(found, expected)
+        assert sum(transformed) == 97 + 10 * (len(expected) - 1)
 
 
 @settings(derandomize=True, deadline=None, max_examples=40)

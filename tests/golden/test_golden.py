@@ -6,6 +6,7 @@ Elsewhere, whole numbers must be equal and others nearly so: the last bits diffe
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from edgesea.sampling import sample
 FILE = Path(__file__).with_name("golden.npz")
 MODE = os.environ.get("EDGESEA_GOLDEN", "near")
 RATES = (8000, 16000, 44100, 8000, 8000, 16000, 8000, 22050)
+EXTRACT: dict[str, Any] = {"sample_rate": 8000, "hop": 0.25, "part_clips": 3, "dtype": "float32"}
 SUBSETS = ("random", "spl", "dpp", "dpp_div", "kmeans")
 REDUCTIONS = {"pca": {"whiten": True}, "kernel_pca": {}, "random_projection": {}, "identity": {}}
 
@@ -65,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(folder: Path) -> Path:
-    extract(folder / "manifest.csv", folder / "table", hop=0.25, part_clips=3, dtype="float32", workers=1)
+    extract(folder / "manifest.csv", folder / "table", **EXTRACT, workers=1)
     return folder / "table"
 
 
@@ -73,8 +75,8 @@ def table(folder: Path) -> Path:
 def student(folder: Path, table: Path) -> Path:
     """A student after two epochs."""
     reduce(table, folder / "phi", size=4, whiten=True)
-    sizes = {"filters": [4, 4, 8, 8], "n_mels": 16, "epochs": 2, "epoch_size": 32, "batch_size": 8}
-    distill(table, folder / "phi", folder / "student", **sizes)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"student": "sea-64", "filters": [4, 4, 8, 8], "n_mels": 16}
+    distill(table, folder / "phi", folder / "student", **sizes, epochs=2, epoch_size=32, batch_size=8)
     return folder / "student"
 
 
@@ -103,7 +105,7 @@ def test_table(table: Path) -> None:
 @pytest.mark.parametrize("workers", [2, 4])
 def test_parts_have_the_same_bytes_with_any_number_of_workers(folder: Path, table: Path, workers: int) -> None:
     other = folder / f"table{workers}"
-    extract(folder / "manifest.csv", other, hop=0.25, part_clips=3, dtype="float32", workers=workers)
+    extract(folder / "manifest.csv", other, **EXTRACT, workers=workers)
     for kind in ("clips", "windows"):
         assert [path.read_bytes() for path in parts(other, kind)] == [path.read_bytes() for path in parts(table, kind)]
 

@@ -23,8 +23,8 @@ from edgesea.errors import EdgeseaError
 from edgesea.hub import push_to_hub, student_card
 from edgesea.models import load_model
 from edgesea.models.published import is_hub_id
-from edgesea.models.student_config import parameter_count
-from edgesea.models.student_files import read_student, without_folders
+from edgesea.models.student_config import StudentConfig, sizes
+from edgesea.models.student_files import model_card, read_student, without_folders
 
 PROVENANCE = {
     "teacher": {"id": "efficientat/mn04", "embedding_size": 384},
@@ -65,12 +65,13 @@ def test_the_card_says_what_the_student_is(run):
     card = student_card(run / "student", "owner/name", license="cc-by-4.0")
     front, _, body = card.removeprefix("---\n").partition("\n---\n")
     assert yaml.safe_load(front)["license"] == "cc-by-4.0"
-    parameters = parameter_count(read_student(run / "student").config)
+    parameters, _, memory = sizes(read_student(run / "student").config).values()
     expected = {
         "trained on": "`esc50.csv`, 400 clips, 7201 windows",
         "reduction": "pca, to 5 dimensions",
         "parameters": str(parameters),
         "weights as float32 / int8": f"{parameters * 4 / 1024:.0f} KiB / {parameters / 1024:.0f} KiB",
+        "feature maps in int8": f"{memory / 1024:.0f} KiB at a time",
         "R2 on validation clips": "0.471 (share of the target's variance explained)",
         "cosine similarity on validation clips": "0.682",
         "teacher": "0.963 (0.912 to 1.000)",
@@ -80,6 +81,12 @@ def test_the_card_says_what_the_student_is(run):
     assert "| teacher | `efficientat/mn04`, 384 dimensions |" in body
     assert 'edgesea.load_student("owner/name")' in body
     assert "someone" not in card
+
+
+def test_the_card_of_a_student_for_microcontrollers_names_it_and_its_front_end():
+    shown = facts(model_card(StudentConfig.named("edge-10"), {}))
+    assert shown["input"] == "log-mel spectrogram, 64 bands, 32 ms frames every 10 ms, levels absolute"
+    assert shown["architecture, head"] == "edge-10, linear"
 
 
 def test_what_is_not_known_is_left_out_and_the_code_in_the_card_runs(random_student):

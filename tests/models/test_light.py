@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_noise
+from conftest import make_student, write_noise
 
 from edgesea.cluster.elsewhere import may_have_gpu
 
@@ -49,9 +49,11 @@ def test_the_command_embeds_without_torch(shared_data, sound):
 
 
 @pytest.mark.skipif(may_have_gpu(), reason="torch is asked for GPUs")
-def test_embedding_on_a_cpu_loads_what_it_needs(sound, random_student):
+@pytest.mark.parametrize("name", ["", "edge-3"])
+def test_embedding_on_a_cpu_loads_what_it_needs(sound, tmp_path, name):
+    student = make_student(tmp_path / "student", name=name)
     code = "import sys; from edgesea import cli; cli.main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
-    command = [sys.executable, "-c", code, "embed", sound, random_student, "--quiet"]
+    command = [sys.executable, "-c", code, "embed", sound, student, "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "pyarrow", "lightning", "scipy", "pooch", "h5py"} & set(done.stderr.split())
     assert "onnxruntime" in done.stderr.split()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,9 +19,10 @@ from edgesea.artifact import read_json, write_json
 from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import LogMelModel, file_digest
-from edgesea.models.student_config import StudentConfig, array_shapes, macs, parameter_count
+from edgesea.models.student_config import EDGE, FILTERS, StudentConfig, array_shapes, sizes
 from edgesea.models.student_files import read_student, save_student
 from edgesea.models.student_torch import Student
+from edgesea.models.torch_model import InvertedResidual
 
 SMALL = StudentConfig(embedding_size=5, filters=(4, 6), n_mels=16)
 OTHER = StudentConfig(7, (3, 4, 5), "linear", 16000, 40, 512, 200, 7000.0, 0.96)
@@ -31,6 +33,9 @@ CONFIGS = [
     OTHER,
     StudentConfig(4, (3, 4, 5, 4, 4), "relu_max", 8000, 33, 256, 100, None, 0.5),  # sizes that 2 does not divide
     StudentConfig(3, (8,), "linear", 8000, 4, 64, 320, None, 0.04),  # one block, one frame
+    *(StudentConfig.named(name) for name in EDGE),
+    StudentConfig.named("edge-3", head="relu_max", embedding_size=192, sample_rate=8000, n_mels=33),
+    StudentConfig.named("edge-10", sample_rate=32000, window=0.5, stages=((12, 2, 2, 2, 5), (12, 1, 2, 1, 3))),
 ]
 ENGINES = ("torch", "onnx", "openvino")
 
@@ -86,22 +91,61 @@ def test_a_published_student_gives_the_reference(shared_data, engine):
 )
 def test_sizes_of_the_published_students(size, parameters, millions):
     config = StudentConfig.named(f"sea-{size}", head="relu_max")
-    assert (config.embedding_size, parameter_count(config)) == (size, parameters)
-    assert macs(config) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert (config.embedding_size, sizes(config)["parameters"]) == (size, parameters)
+    assert sizes(config)["macs"] / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize(("name", "most"), [("edge-3", 1e5), ("edge-10", 3e5), ("edge-25", 4e5)])
+def test_students_for_microcontrollers_are_as_large_as_their_names_say(name, most):
+    config, size = StudentConfig.named(name), sizes(StudentConfig.named(name))
+    assert size["parameters"] <= most
+    assert size["macs"] / 1e6 == pytest.approx(int(name.removeprefix("edge-")), rel=0.2)
+    assert (config.name(), config.frames(), config.front_end().levels) == (name, 97, "absolute")
+
+
+def test_the_page_on_students_shows_their_sizes():
+    text = (REPOSITORY / "docs" / "students.md").read_text()
+    for name in (*EDGE, *FILTERS):
+        config, size = StudentConfig.named(name, embedding_size=64), sizes(StudentConfig.named(name, embedding_size=64))
+        shape = f"{config.sample_rate // 1000} kHz | {config.n_mels} x {config.frames()}"
+        parameters, kib = f"{size['parameters']:,}".replace(",", " "), size["activation_bytes"] / 1024
+        assert f"| `{name}` | {shape} | {size['macs'] / 1e6:.1f} M | {parameters} | {kib:.0f} KiB |" in text
 
 
 # --- engines
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.head}-{len(config.filters)}")
+def held(student: Student, spectrogram: torch.Tensor) -> int:
+    """Values of a window's feature maps that convolutions take, make and leave for later, where they are most."""
+    waiting: list[torch.Tensor] = []
+    counts: list[int] = []
+
+    def count(module: torch.nn.Module, given: tuple[torch.Tensor], made: torch.Tensor) -> None:
+        counts.append(sum({id(values): values[0].numel() for values in (*waiting, *given, made)}.values()))
+
+    for module in student.features.modules():
+        if isinstance(module, InvertedResidual) and module.residual:
+            module.register_forward_pre_hook(lambda _, given: waiting.extend(given))
+            module.register_forward_hook(lambda *_: waiting.clear())
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    student.embed_spectrogram(spectrogram)
+    return max(counts)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=StudentConfig.name)
 def test_a_saved_student_gives_the_same_numbers_on_all_engines(tmp_path, config):
     student, windows = make_student(config), noise(config)
     assert array_shapes(config) == {name: tuple(value.shape) for name, value in student.state_dict().items()}
-    assert parameter_count(config) == sum(map(torch.numel, student.parameters()))
-    spectrogram = student.spectrogram(torch.from_numpy(windows)).detach()
+    student.train()(torch.from_numpy(windows))  # the statistics follow
+    spectrogram = student.eval().spectrogram(torch.from_numpy(windows)).detach()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         student.embed_spectrogram(spectrogram)
-    assert counter.get_total_flops() == 2 * len(windows) * macs(config)
+    assert sizes(config) == {
+        "parameters": sum(map(torch.numel, student.parameters())),
+        "macs": counter.get_total_flops() / 2 / len(windows),
+        "activation_bytes": held(make_student(config), spectrogram),
+    }
     save_student(student, tmp_path / "a" / "b", {}, "card")
     with torch.no_grad():
         expected = student(torch.from_numpy(windows)).numpy()
@@ -169,8 +213,12 @@ def test_threads_are_those_of_openmp_also_after_pickling(saved, monkeypatch, set
         ("sea-64", {"filters": (32, 0)}, "32, 0"),
         ("sea-64", {"hop_length": -1}, "hop_length.*-1"),
         ("sea-64", {"fmax": float("nan")}, "fmax.*nan"),
-        ("sea-64", {"n_mels": 7}, "7.* 3 2x2"),
-        ("sea-64", {"window": 0.1}, "5.* 3 2x2"),
+        ("sea-64", {"n_mels": 7}, r"\(7, 50\).* 8 "),
+        ("sea-64", {"window": 0.1}, r"\(64, 5\).* 8 "),
+        ("edge-4", {}, "edge-4.*edge-3, edge-10, edge-25"),
+        ("edge-3", {"filters": (4, 4, 8, 8)}, r"first and last.*\(4, 4, 8, 8\)"),
+        ("edge-3", {"stages": ((8, 0, 1, 1),)}, "expansion=0"),
+        ("edge-3", {"window": 0.03}, r"\(64, 0\).* 1 "),
     ],
 )
 def test_configurations_that_cannot_work_are_refused(name, changes, words):
@@ -185,6 +233,7 @@ def test_a_saved_student_carries_its_provenance_and_has_the_same_bytes(saved):
     config = read_json(saved / "config.json")
     assert config["provenance"] == {"teacher": {"id": "spectral"}}
     assert StudentConfig(**config["architecture"]) == SMALL
+    assert "stages" not in config["architecture"]  # an earlier edgesea can read it
     assert (saved / "README.md").read_text() == "# A card"
     assert len(list(saved.iterdir())) == 3
     with safe_open(saved / "model.safetensors", "numpy") as file:

@@ -29,8 +29,10 @@ def experiment(tmp_path: Path) -> Callable[..., Path]:
 
     def write(extract: dict[str, Any] | None = None, **cluster: Any) -> Path:
         source = {"source": str(data / "meta/esc50.csv"), "root": str(data / "audio"), "validate": "fold=2"}
-        source |= {"columns": {"path": "filename"}, "part_clips": 2, "workers": 1, "device": "cpu", **(extract or {})}
-        training = {"filters": [4, 4, 8, 8], "n_mels": 16, "epochs": 4, "epoch_size": 8, "batch_size": 4}
+        source |= {"columns": {"path": "filename"}, "sample_rate": 8000, "part_clips": 2, "workers": 1, "device": "cpu"}
+        source |= extract or {}
+        training: dict[str, Any] = {"student": "sea-64", "filters": [4, 4, 8, 8], "n_mels": 16}
+        training |= {"epochs": 4, "epoch_size": 8, "batch_size": 4}
         sections = {"extract": source, "sample": {"size": 15}, "reduce": {"size": 3}, "distill": training}
         sections["evaluate"] = {"task": "esc50", "data": str(data), "workers": 1}
         sections["cluster"] = {"time": "10", "memory": "1G", **cluster}

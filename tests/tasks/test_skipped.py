@@ -156,12 +156,13 @@ def test_a_selection_misses_them_too(esc, small_table, tmp_path, refuses):
 def test_a_run_misses_them_before_anything_is_made_and_its_report_shows_them(esc, tmp_path, refuses):
     (esc / "audio" / "12.wav").unlink()
     out, experiment = tmp_path / "run", tmp_path / "experiment.yaml"
-    quick = {"distill": {"filters": [2, 2], "n_mels": 16, "epochs": 1, "device": "cpu"}, "reduce": {"size": 3}}
+    training = {"student": "sea-64", "filters": [2, 2], "n_mels": 16, "epochs": 1, "device": "cpu"}
     task = {"task": "esc50", "data": str(esc), "resamples": 0, "workers": 1}
     for allowed in (0, 0.05):
         sections = {
-            "extract": {"source": str(esc / "audio"), "validate": 0.4},
-            **quick,
+            "extract": {"source": str(esc / "audio"), "validate": 0.4, "sample_rate": 8000},
+            "reduce": {"size": 3},
+            "distill": training,
             "evaluate": {**task, "max_skipped": allowed},
         }
         experiment.write_text(yaml.safe_dump(sections))

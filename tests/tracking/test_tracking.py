@@ -35,10 +35,12 @@ def test_a_run_is_one_run_of_mlflow_and_rows_of_a_sheet(server, tmp_path):
     (tmp_path / "ust" / "dcase-ust-taxonomy.yaml").write_text(TAXONOMY)
     tagging = {"num_hidden_layers": 0, "num_epochs": 2, "members": 1}
     track = {"track": ["csv", "mlflow", "sheets"], "sheet": "https://docs.google.com/spreadsheets/d/book/edit"}
+    source = {"source": str(tmp_path / "ust/audio"), "sample_rate": 8000, "validate": 0.3}
+    student = {"student": "sea-64", "filters": [2, 2, 2, 4], "n_mels": 16}
     config = {
-        "extract": {"source": str(tmp_path / "ust/audio"), "workers": 1, "device": "cpu", "validate": 0.3},
+        "extract": {**source, "workers": 1, "device": "cpu"},
         "reduce": {"size": 3},
-        "distill": {"filters": [2, 2, 2, 4], "n_mels": 16, "epochs": 2, "batch_size": 4, "device": "cpu"},
+        "distill": {**student, "epochs": 2, "batch_size": 4, "device": "cpu"},
         "evaluate": {"task": "sonyc_ust", "data": str(tmp_path / "ust"), "tagging": tagging, "resamples": 0},
         "track": {**track, "credentials": str(server.credentials(tmp_path))},
     }

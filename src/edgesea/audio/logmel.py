@@ -40,9 +40,9 @@ class LogMel(nn.Module):
         if settings.levels == "sea":
             bands = bands.sqrt()
         decibels = 10.0 * torch.log10(bands.clamp_min(FLOOR)).transpose(-1, -2)
-        if settings.levels == "absolute":
-            return decibels
-        return (decibels - decibels.amax((-2, -1), keepdim=True)).clamp_min(-DYNAMIC_RANGE).to(windows.dtype)
+        if settings.levels != "absolute":
+            decibels = (decibels - decibels.amax((-2, -1), keepdim=True)).clamp_min(-DYNAMIC_RANGE)
+        return decibels.to(windows.dtype)
 
 
 class KaldiLogMel(nn.Module):

@@ -18,9 +18,10 @@ BYTES_AT_ONCE = 1 << 20  # of frames; larger arrays would go back to the system,
 
 @dataclass
 class FrameMemory:
-    """Frames of a signal that were computed last, for those who come back with more of it."""
+    """The frames of a signal that were computed last, for who comes back with more of it."""
 
-    places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # first samples, ascending
+    origin: int = 0  # place in the signal of the audio that comes next
+    places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # of frames, ascending
     bands: Any = None  # (frames, 1, bands)
 
 
@@ -41,29 +42,18 @@ class FrontEnd(ABC):
         return self.at(np.ascontiguousarray(windows).reshape(-1), samples * np.arange(count), samples)
 
     def at(
-        self,
-        audio: Float32,
-        starts: NDArray[np.integer],
-        window: int,
-        memory: FrameMemory | None = None,
-        origin: int = 0,
+        self, audio: Float32, starts: NDArray[np.integer], window: int, memory: FrameMemory | None = None
     ) -> Float32:
         """What `levels` gives, in single precision."""
-        return self.levels(audio, starts, window, memory, origin).astype(np.float32, "C")
+        return self.levels(audio, starts, window, memory).astype(np.float32, "C")
 
     def levels(
-        self,
-        audio: Float32,
-        starts: NDArray[np.integer],
-        window: int,
-        memory: FrameMemory | None = None,
-        origin: int = 0,
+        self, audio: Float32, starts: NDArray[np.integer], window: int, memory: FrameMemory | None = None
     ) -> Floats:
         """Spectrograms (N, bands, frames) of windows of a signal (samples,).
 
         `starts` (N,) are the first samples of the windows, in any order; before and after the signal there are zeros.
-        With a `memory`, the frames that the call before has computed are not computed again; `origin` is the place of
-        ``audio[0]`` in the signal that both are parts of.
+        With a `memory`, frames that the call before had are not computed again.
         """
         if not len(starts):
             return self.levels(np.zeros(window, np.float32), np.zeros(1, np.int64), window)[:0]
@@ -82,24 +72,23 @@ class FrontEnd(ABC):
             wanted = np.zeros(rows.max() + 1, bool)
             wanted[rows] = True
             frames = sliding_window_view(audio, taps)
-            where = begin + step * np.flatnonzero(wanted)
-            computed = self._recalled(frames, where, origin - zeros[0], memory)
+            computed = self._recalled(frames, begin + step * np.flatnonzero(wanted), zeros[0], memory)
             result[:, inside] = computed[(np.cumsum(wanted) - 1)[rows], 0]
         if not inside.all():
             samples, weights = self._border(offsets[~inside, None] + np.arange(taps), window)
             result[:, ~inside] = self._computed(audio, first[:, None, None] + samples, weights)
         return self._finished(result).transpose(0, 2, 1)
 
-    def _recalled(self, frames: Float32, places: NDArray[np.int64], origin: int, memory: FrameMemory | None) -> Floats:
-        """Bands (n, 1, bands) of `frames` at `places`, some from the memory, which then holds these."""
+    def _recalled(self, frames: Float32, places: NDArray[np.int64], zeros: int, memory: FrameMemory | None) -> Floats:
+        """Bands (n, 1, bands) of `frames` at `places`, some from the memory, which then holds these and no others."""
         if memory is None:
             return self._computed(frames, places[:, None])
-        absolute, result = places + origin, np.empty((len(places), 1, self.bands), self.hann.dtype)
-        known = np.isin(absolute, memory.places, assume_unique=True)
+        in_signal, result = places - zeros + memory.origin, np.empty((len(places), 1, self.bands), self.hann.dtype)
+        known = np.isin(in_signal, memory.places, assume_unique=True)
         if known.any():
-            result[known] = memory.bands[np.searchsorted(memory.places, absolute[known])]
+            result[known] = memory.bands[np.searchsorted(memory.places, in_signal[known])]
         result[~known] = self._computed(frames, places[~known, None])
-        memory.places, memory.bands = absolute, result
+        memory.places, memory.bands = in_signal, result
         return result
 
     def _computed(self, audio: Float32, places: NDArray[np.int64], weights: Float32 | float = 1.0) -> Floats:
@@ -134,11 +123,7 @@ class FrontEnd(ABC):
 
 
 class OverlappingLogMel(FrontEnd):
-    """The front end of OpenL3 and the students, `logmel.LogMel`.
-
-    In dB below the maximum of each window, in [-80, 0], it is computed in double precision, as `logmel.LogMel`
-    explains.
-    """
+    """The front end of OpenL3 and the students, `logmel.LogMel`, which says why some levels need double precision."""
 
     def __init__(self, settings: LogMelSettings) -> None:
         self.settings, self.hop_length, self.bands = settings, settings.hop_length, settings.bands
@@ -212,7 +197,9 @@ class _Filters:
             self._products.append((slice(first, first + len(group)), bins, group[:, bins].T.copy()))
 
     def __call__(self, spectra: Floats) -> Floats:
-        """The bands (n, bands) of spectra (n, bins)."""
+        """The bands (n, bands) of spectra (n, bins), each the same to the last bit whatever n is."""
+        if len(spectra) == 1:  # BLAS has another product for a vector, which adds up in another order
+            return self(spectra.repeat(2, 0))[:1]
         result = np.empty((len(spectra), self._bands), spectra.dtype)
         for bands, bins, weights in self._products:
             result[:, bands] = spectra[:, bins] @ weights

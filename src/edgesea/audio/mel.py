@@ -51,9 +51,8 @@ def _triangles(bins: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray
 class LogMelSettings:
     """Everything that fixes a log-(mel-)spectrogram; `logmel` and `logmel_numpy` compute it.
 
-    Frames of the windowed signal -> spectrum -> mel bands -> ``10 log10(max(., FLOOR))``. In the L3 family, this goes
-    on: minus the window's maximum, not below `-DYNAMIC_RANGE`. The analysis window is a periodic Hann window of `n_fft`
-    samples.
+    Frames of the windowed signal -> spectrum -> mel bands -> ``10 log10(max(., FLOOR))``; in the L3 family minus the
+    window's maximum, and not below `-DYNAMIC_RANGE`. The analysis window is a periodic Hann window of `n_fft` samples.
     """
 
     sample_rate: int  # Hz

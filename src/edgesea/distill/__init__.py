@@ -62,7 +62,7 @@ def distill(
         Architecture: edge-N for microcontrollers, with N million multiplications for a window; or the paper's Student 3
         to 0, with 122 to 637 million.
     sample_rate : int, optional
-        Rate in Hz of the student's audio, up to the table's; default: 16000, and 8000 of sea.
+        Rate in Hz of the student's audio, up to the table's; default: 16000, of sea 8000.
     head : {"linear", "relu_max"}
         linear: a linear layer on maximum and mean of the last feature map. relu_max: as published.
     filters : list of int, optional
@@ -70,9 +70,9 @@ def distill(
     n_mels : int
         Mel bands.
     n_fft : int, optional
-        FFT length in samples; default: 32 ms, and 1024 of sea.
+        FFT length in samples; default: the power of two from 32 ms on, of sea 1024.
     hop_length : int, optional
-        Samples between two frames; default: 10 ms, and 160 of sea.
+        Samples between two frames; default: 10 ms, of sea 160.
     fmax : float, optional
         Upper edge of the mel bands in Hz; default: half the rate.
     epochs : int
@@ -111,8 +111,9 @@ def distill(
     Returns
     -------
     dict
-        On the validation windows: r2 (share of the target's variance explained), mse, mae, cosine; parameters, epochs;
-        speed of this call: windows_per_second, of_steps_alone, and share, below 1 where steps wait for the table.
+        On the validation windows: r2 (share of the target's variance explained), mse, mae, cosine; parameters, macs of
+        a window, activation_bytes (of feature maps in int8), epochs; speed of this call: windows_per_second,
+        of_steps_alone, and share, below 1 where steps wait for the table.
 
     Raises
     ------
@@ -127,7 +128,7 @@ def distill(
     from edgesea.distill.trainer import Hardware, resolve_precision, train_student
     from edgesea.models import resolve_device
     from edgesea.models.base import file_digest
-    from edgesea.models.student_config import StudentConfig
+    from edgesea.models.student_config import StudentConfig, sizes
     from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_card, save_student
     from edgesea.models.student_torch import Student
     from edgesea.reduction import load_reduction
@@ -168,7 +169,7 @@ def distill(
         "table": {key: source.info[key] for key in ("manifest_sha256", "framing", "dtype")},
         "teacher": source.info["teacher"],
         "reduction": {**recorded, "sha256": file_digest(Path(reduction, ARRAYS_FILE))},
-        "architecture": asdict(config),
+        "architecture": config.stored(),
         "training": asdict(options),
     }
     facts = {**plan, "student": student, "data": str(source.path.absolute()), "devices": hardware.world}
@@ -190,8 +191,7 @@ def distill(
         seed_everything(seed, workers=True, verbose=False)
         network = Student(config)
         scores, speed = train_student(network, options, windows, folder, save_every, hardware)
-        result = {"student": str(out), "parameters": sum(p.numel() for p in network.parameters()), **scores}
-        result["origin"] = origin()
+        result = {"student": str(out), **sizes(config), **scores, "origin": origin()}
         if here.rank == 0:
             provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
             save_student(network.float(), folder, provenance, model_card(config, provenance))

@@ -42,8 +42,9 @@ def cut_rows(model: EmbeddingModel, piece: Piece, framing: SampleFraming, memory
     With a memory, windows share frames with those of the piece before.
     """
     if isinstance(model, LogMelModel):
-        begin = max(0, framing.start(piece.first))
-        return model.front_end.at(piece.audio, piece_starts(piece, framing), framing.window, memory, begin)
+        if memory:
+            memory.origin = max(0, framing.start(piece.first))
+        return model.front_end.at(piece.audio, piece_starts(piece, framing), framing.window, memory)
     return piece_windows(piece, framing)
 
 

@@ -69,10 +69,10 @@ def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
         scale, shift = _scale_and_shift(arrays, layer.norm)  # folded into the convolution, in double precision
         kernel = (arrays[f"{layer.name}.weight"] * scale[:, None, None, None]).astype(np.float32)
         bias = (arrays.get(f"{layer.name}.bias", 0.0) * scale + shift).astype(np.float32)
-        size = {"kernel_shape": [layer.kernel] * 2, "strides": [layer.stride] * 2, "group": layer.groups}
-        now = graph.add("Conv", now, kernel, bias, pads=[layer.kernel // 2] * 4, **size)
-        if layer.back:
-            now = graph.add("Add", given[-layer.back], now)
+        strides, pads = [layer.stride] * 2, [layer.kernel // 2] * 4
+        now = graph.add("Conv", now, kernel, bias, strides=strides, pads=pads, group=layer.groups)
+        if layer.residual:
+            now = graph.add("Add", given[-layer.residual], now)
         if layer.relu:
             now = graph.add("Relu", now)
     now = graph.add("Relu", now)

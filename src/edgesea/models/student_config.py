@@ -1,7 +1,7 @@
 """What fixes a student's architecture, and what follows from it: names and shapes of its arrays, size, cost."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -31,8 +31,8 @@ class Stage(NamedTuple):
     kernel: int = 3
 
 
-# First and last filters, and stages, of the students for microcontrollers, which are named by their millions of
-# multiplications for a window
+# First and last filters, and stages, of the students for microcontrollers, which are named by the millions of
+# multiplications that a window takes
 EDGE: dict[str, tuple[tuple[int, int], tuple[Stage, ...]]] = {
     "edge-3": ((8, 192), (Stage(12, 3, 1, 2), Stage(24, 3, 3, 2), Stage(40, 4, 3, 2))),
     "edge-10": ((16, 256), (Stage(16, 1, 1, 1), Stage(24, 3, 2, 2), Stage(40, 3, 3, 2), Stage(72, 4, 3, 2))),
@@ -44,17 +44,17 @@ EDGE: dict[str, tuple[tuple[int, int], tuple[Stage, ...]]] = {
 class StudentConfig:
     """Everything that fixes a student's architecture; stored in its checkpoint.
 
-    Without `stages` it is one of the L3 family (sea-64 ...), whose spectrograms are relative to the window's maximum.
-    With stages, it is one for microcontrollers (edge-10 ...): a 3x3 convolution with stride 2 and ``filters[0]``
-    channels, inverted residual blocks, and a 1x1 convolution with ``filters[1]``; its spectrograms know nothing of
-    later frames.
+    Without `stages` it is one of the L3 family (sea-64 ...): blocks of two 3x3 convolutions, with ``filters`` channels
+    each and 2x2 max pools in between; its spectrograms are relative to the window's maximum. With stages, it is one for
+    microcontrollers (edge-10 ...): a 3x3 convolution with stride 2 and ``filters[0]`` channels, inverted residual
+    blocks, and a 1x1 convolution with ``filters[1]``; a frame of its spectrograms does not depend on the others.
 
     Head ``linear`` is a linear layer on the maximum and the mean of the last feature map. ``relu_max`` is the maximum
     of the last feature map after its ReLU, as in the published SEA students (its outputs cannot be negative).
     """
 
     embedding_size: int = 64
-    filters: tuple[int, ...] = FILTERS["sea-64"]  # L3: of each block of two 3x3 convolutions; 2x2 max pools in between
+    filters: tuple[int, ...] = FILTERS["sea-64"]
     head: Head = "linear"
     sample_rate: int = 8000  # Hz
     n_mels: int = 64
@@ -77,9 +77,9 @@ class StudentConfig:
             raise EdgeseaError(f"embedding_size, filters and stages must be positive: {sizes}")
         if self.stages and len(self.filters) != 2:
             raise EdgeseaError(f"filters of a student with stages are those of the first and last, not {self.filters}")
-        shape, pools = (self.n_mels, self.frames()), 0 if self.stages else len(self.filters) - 1
-        if min(shape) < 2**pools:
-            raise EdgeseaError(f"the spectrogram of {shape} bands and frames is too small for {pools} 2x2 pools")
+        shape, least = (self.n_mels, self.frames()), 1 if self.stages else 2 ** (len(self.filters) - 1)
+        if min(shape) < least:
+            raise EdgeseaError(f"the spectrogram of {shape} bands and frames is too small; {least} of each are needed")
 
     def front_end(self) -> LogMelSettings:
         settings = LogMelSettings(self.sample_rate, self.n_fft, self.hop_length, self.n_mels, self.fmax)
@@ -87,6 +87,16 @@ class StudentConfig:
 
     def frames(self) -> int:
         return self.front_end().layout(round(self.window * self.sample_rate))[0]
+
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint stores; of the L3 family no stages, of which earlier versions know nothing."""
+        return {name: value for name, value in asdict(self).items() if value != ()}
+
+    def name(self) -> str:
+        """By which `named` knows it: edge-10, sea-64 ...; of others the filters."""
+        known = [name for name in EDGE if EDGE[name] == (self.filters, self.stages)]
+        known += [name for name in FILTERS if (FILTERS[name], ()) == (self.filters, self.stages)]
+        return known[0] if known else f"filters {'-'.join(map(str, self.filters))}"
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> "StudentConfig":
@@ -96,10 +106,10 @@ class StudentConfig:
             return replace(cls(embedding_size=FILTERS[name][-1], filters=FILTERS[name]), **changes)
         if name not in EDGE:
             raise EdgeseaError(f"unknown student {name!r}; known: {', '.join([*EDGE, *FILTERS])}")
-        rate = changes.setdefault("sample_rate", 16000)
-        changes = {"n_fft": 2 ** round(0.032 * rate - 1).bit_length(), "hop_length": rate // 100, **changes}
         filters, stages = EDGE[name]
-        return cls(**{"filters": filters, "stages": stages, **changes})
+        rate = changes.setdefault("sample_rate", 16000)
+        frames = {"n_fft": 2 ** round(0.032 * rate - 1).bit_length(), "hop_length": rate // 100}
+        return cls(**{"filters": filters, "stages": stages, **frames, **changes})
 
 
 class Convolution(NamedTuple):
@@ -115,7 +125,7 @@ class Convolution(NamedTuple):
     bias: bool = False
     relu: bool = True  # behind it; not behind a projection, nor the last, whose ReLU belongs to the head
     pool: bool = False  # 2x2 max pool before it
-    back: int = 0  # what comes out is added to what went into the convolution so many before it, which may be itself
+    residual: int = 0  # convolutions of a block that ends here, if what goes into the block is added to what comes out
 
 
 def convolutions(config: StudentConfig) -> list[Convolution]:
@@ -134,21 +144,22 @@ def _l3_convolutions(config: StudentConfig) -> Iterator[Convolution]:
 
 
 def _edge_convolutions(config: StudentConfig) -> Iterator[Convolution]:
-    first, last = config.filters
-    yield Convolution("features.0.0", "features.0.1", 1, first, stride=2)
-    channels, block = first, 0
+    def layer(name: str, *sizes: Any, **more: Any) -> Convolution:
+        return Convolution(f"features.{name}.0", f"features.{name}.1", *sizes, **more)
+
+    channels, last = config.filters
+    yield layer("0", 1, channels, 3, 2)
+    index = 1
     for outputs, expansion, blocks, stride, kernel in config.stages:
         for step in (stride, *[1] * (blocks - 1)):
-            block += 1
-            names = [(f"features.{block}.block.{i}.0", f"features.{block}.block.{i}.1") for i in range(3)]
-            inside, is_residual = channels * expansion, step == 1 and channels == outputs
-            if expansion > 1:
-                yield Convolution(*names.pop(0), channels, inside, 1)
-            yield Convolution(*names.pop(0), inside, inside, kernel, step, inside)
-            back = (2 + (expansion > 1)) * is_residual
-            yield Convolution(*names.pop(0), inside, outputs, 1, relu=False, back=back)
-            channels = outputs
-    yield Convolution(f"features.{block + 1}.0", f"features.{block + 1}.1", channels, last, 1)
+            inside, expands = channels * expansion, expansion > 1
+            if expands:
+                yield layer(f"{index}.block.0", channels, inside, 1)
+            yield layer(f"{index}.block.{0 + expands}", inside, inside, kernel, step, inside)
+            residual = (2 + expands) * (step == 1 and channels == outputs)
+            yield layer(f"{index}.block.{1 + expands}", inside, outputs, 1, relu=False, residual=residual)
+            channels, index = outputs, index + 1
+    yield layer(f"{index}", channels, last, 1)
 
 
 def feature_maps(config: StudentConfig) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -193,15 +204,21 @@ def macs(config: StudentConfig) -> int:
 
 
 def activation_bytes(config: StudentConfig) -> int:
-    """Memory of the feature maps in int8 where it is largest: of what a convolution takes, makes, and others wait for.
+    """Memory of the feature maps in int8, where it is largest.
 
-    An interpreter that computes one layer after the other needs so much; weights and spectrogram's frames come on top.
+    An interpreter that computes one layer after the other needs so much: for what a convolution takes, what it makes,
+    and what is added later. The weights come on top.
     """
     layers, sizes = convolutions(config), feature_maps(config)
     given = [layer.inputs * prod(size) for layer, (size, _) in zip(layers, sizes, strict=True)]
-    made = [layer.outputs * prod(size) for layer, (_, size) in zip(layers, sizes, strict=True)]
-    waiting = [0] * len(layers)  # what is added later
-    for index, layer in enumerate(layers):
-        for between in range(index - layer.back + 2, index + 1) if layer.back else ():
-            waiting[between] = given[index - layer.back + 1]
-    return max(map(sum, zip(given, made, waiting, strict=True)))
+    needed = [size + layer.outputs * prod(made) for size, layer, (_, made) in zip(given, layers, sizes, strict=True)]
+    for end, layer in enumerate(layers, 1):
+        for inside in range(end - layer.residual + 1, end):
+            needed[inside] += given[end - layer.residual]
+    return max(needed)
+
+
+def sizes(config: StudentConfig) -> dict[str, int]:
+    """What of a student decides which device can run it."""
+    memory = activation_bytes(config)
+    return {"parameters": parameter_count(config), "macs": macs(config), "activation_bytes": memory}

@@ -13,7 +13,7 @@ from edgesea.artifact import atomic_path, read_json, write_json
 from edgesea.errors import EdgeseaError, explained
 from edgesea.models.base import check_shapes
 from edgesea.models.published import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id, keras_to_torch, read_keras_h5
-from edgesea.models.student_config import FILTERS, Head, StudentConfig, array_shapes, macs, parameter_count
+from edgesea.models.student_config import FILTERS, Head, StudentConfig, array_shapes, sizes
 
 if TYPE_CHECKING:
     from edgesea.models.student_torch import Student
@@ -42,7 +42,7 @@ def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any]
     from safetensors.numpy import save
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in student.state_dict().items()}
-    architecture = asdict(student.config)  # in the weights, too, so that their digest covers it
+    architecture = student.config.stored()  # in the weights, too, so that their digest covers it
     weights = save(arrays, metadata={ARCHITECTURE: json.dumps(architecture)})
     for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.encode())):  # save_file lets nobody else read it
         with atomic_path(folder / name) as temporary:
@@ -67,7 +67,7 @@ def model_card(
     provenance = without_folders(provenance)
     teacher, reduction, fit = (provenance.get(key) or {} for key in ("teacher", "reduction", "scores"))
     purpose = " that approximate the reduced embedding of the teacher\n`{id}` on the recordings it was trained on"
-    parameters = parameter_count(config)
+    size = sizes(config)
     template = Path(__file__).with_name("card.md").read_text("utf-8")
     card = template.format(
         config=config,
@@ -77,10 +77,12 @@ def model_card(
         teacher=f"`{teacher['id']}`, {teacher['embedding_size']} dimensions" if teacher else "",
         domain=domain,
         reduction=f"{reduction['method']}, to {config.embedding_size} dimensions" if reduction else "",
-        parameters=f"{parameters:,}".replace(",", " "),
-        kib=(parameters * 4 / 1024, parameters / 1024),
-        millions=macs(config) / 1e6,
-        filters="-".join(map(str, config.filters)),
+        parameters=f"{size['parameters']:,}".replace(",", " "),
+        kib=[count / 1024 for count in (4 * size["parameters"], size["parameters"], size["activation_bytes"])],
+        millions=size["macs"] / 1e6,
+        milliseconds=(1e3 * config.n_fft / config.sample_rate, 1e3 * config.hop_length / config.sample_rate),
+        name=config.name(),
+        levels="absolute" if config.stages else "relative to the window's maximum",
         r2="" if fit.get("r2") is None else f"{fit['r2']:.3f} (share of the target's variance explained)",
         cosine="" if fit.get("cosine") is None else f"{fit['cosine']:.3f}",
         scores=scores,

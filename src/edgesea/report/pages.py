@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 from edgesea.artifact import atomic_path, read_json
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import file_digest
-from edgesea.models.student_config import StudentConfig, macs
+from edgesea.models.student_config import StudentConfig, sizes
 from edgesea.reduction.base import REDUCTION_FILE, load_reduction
 from edgesea.report import data, plots
 from edgesea.report.data import SELECTION, Counts, Metric, optional_csv, optional_json
@@ -63,7 +63,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "results": results,
         "scores": scores,
         "coarse": {system: item["coarse"] for system, item in scores.items() if item.get("coarse")},
-        "macs": macs(StudentConfig(**student["architecture"])) if student else None,
+        "sizes": sizes(StudentConfig(**student["architecture"])) if student else {},
         "table": table,
         "subset": subset,
         "counts": counts,

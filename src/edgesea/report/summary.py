@@ -23,6 +23,7 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
     facts = {
         "R2 (validation clips)": "-" if r2 is None else f"{r2:.3f}",
         "student's parameters": f"{parameters:,} ({size} KiB int8)",
+        **({"multiplications": f"{fitted['macs'] / 1e6:.1f} million a window"} if "macs" in fitted else {}),
         "student": out / "student",
         "scores": out / "results.json",
         "report": out / "report.html",
