@@ -23,7 +23,7 @@ STUDENTS = {f"sea-{512 >> number}": f"Student {number}" for number in range(4)}
 COMMON = ("engine", "human-voice", "alert-signal", "machinery-impact", "non-machinery-impact")
 AUPRC = ("micro_auprc", "macro_auprc", "macro_auprc_5_common")
 OFFICIAL = {SONYC: "micro_auprc", "urbansound8k": "fold_accuracy"}  # scores of table 3; of other tasks the accuracy
-ARCHITECTURE = {"filters": None, "n_mels": 64, "n_fft": 1024, "hop_length": 160, "fmax": None}
+ARCHITECTURE = {"sample_rate": 8000, "filters": None, "n_mels": 64, "n_fft": 1024, "hop_length": 160, "fmax": None}
 PROTOCOL = ("classifier", "label_mode", "data", "window", "hop", "center", "clips")  # of what stands with scores
 LEFT_OUT = {  # options that do not decide a score, or are shown otherwise: as a row, a column or by their seeds
     "extract": ("source", "root", "weights", "columns", "workers", "device", "batch_size", "part_clips", "max_skipped"),
