@@ -131,6 +131,19 @@ def test_what_depends_on_a_change_is_done_again(again, data, tmp_path, changes, 
     assert redone(before, again) == expected
 
 
+def test_a_changed_further_table_trains_again(again, data, tmp_path, train_only_table):
+    other = shutil.copytree(train_only_table, tmp_path / "other")
+    also = experiment(tmp_path / "tiny.yaml", data, {"distill": {"also": [str(other)], "epochs": 1}})
+    before = times(again)
+    run(also, out=again)
+    assert redone(before, again) == ["student", "evaluate"]
+    assert run(also, out=again, dry_run=True)["distill"] == "up to date"
+    (other / "table.json").write_text((other / "table.json").read_text() + "\n")
+    found = run(also, out=again, dry_run=True)
+    assert "table.json" in found["distill"], found
+    assert found["reduce"] == "up to date"
+
+
 @pytest.mark.parametrize("source", ["manifest", "folder"])
 def test_a_changed_recording_is_extracted_again_and_a_copied_one_is_not(data, tmp_path, source, caplog):
     """Nor is anything for the sake of a run that lies below its source."""

@@ -180,7 +180,7 @@ def tidy(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
             if argument.hint is int and FLOAT.match(token.value) and not float(token.value).is_integer():
                 raise EdgeseaError(f"{argument.name} must be a whole number, not {token.value}")
             value = HOME.sub(lambda found: found[1] + os.path.expanduser("~"), token.value)  # noqa: PTH111
-            if "$" in value and argument.hint in (Path, list[Path]) and not os.path.lexists(value):
+            if "$" in value and argument.hint in (Path, list[Path], list[Path] | None) and not os.path.lexists(value):
                 value = os.path.expandvars(value)
             value = SWITCH.get(value.lower(), value) if argument.hint is bool else value
             if value != token.value:

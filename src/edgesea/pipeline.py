@@ -362,6 +362,8 @@ def _content(value: Any, out: Path, contents: Digests) -> Any:
         value = asdict(value)
     if isinstance(value, Mapping):
         return {key: _content(item, out, contents) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_content(item, out, contents) for item in value]
     if not isinstance(value, Path):
         return value
     run, folder = out.resolve(), value.resolve()

@@ -6,7 +6,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from conftest import TINY, kill_when
+from conftest import TINY, kill_when, write_noise
 from safetensors.numpy import load_file
 from stored import embeddings_of
 
@@ -15,6 +15,7 @@ from edgesea import cli
 from edgesea.artifact import atomic_path
 from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
+from edgesea.extract import extract
 from edgesea.models.student_config import sizes
 from edgesea.reduction import load_reduction, reduce
 from edgesea.reduction.pca import PCA
@@ -180,6 +181,47 @@ def test_input_that_does_not_fit_together(
     assert not (tmp_path / "s").exists()
     reduce(small_table, tmp_path / "phi", size=4, whiten=False)
     refuses("distill", small_table, tmp_path / "phi", small_student, *options, words=["reduction.whiten", True, False])
+
+
+def test_a_student_of_two_tables(train, small_table, train_only_table, tmp_path, refuses):
+    options = {"epochs": 3, "also": [train_only_table], "shares": [0.25]}
+    train("s", **options)
+    train("t", **options)
+    assert same(tmp_path / "s", tmp_path / "t")
+    alone = train("alone", epochs=3)
+    assert history(tmp_path / "s") != history(tmp_path / "alone")
+    assert alone["epochs"] == 3
+    plan = json.loads((tmp_path / "s" / "plan.json").read_text())
+    assert plan["also"]["batch"] == [6, 2]
+    assert "also" not in json.loads((tmp_path / "alone" / "plan.json").read_text())
+    with pytest.raises(EdgeseaError, match="also"):
+        train("s", **{**options, "also": [small_table]})
+    with pytest.raises(EdgeseaError, match="also"):
+        train("s", **{**options, "shares": [0.5]})
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "words"),
+    [
+        ({}, ["--shares=0.5", "--shares=0.2"], ["shares", 0.2]),
+        ({}, ["--shares=1.0"], ["shares", 1.0]),
+        ({}, ["--shares=0.9"], ["other", "7 of its 3"]),
+        ({"window": 0.5}, [], ["other: window 0.5, not 1.0"]),
+        ({"sample_rate": 4000}, [], ["other", 4000, 8000]),
+        (
+            {"teacher": "callable:quick_model:moments@8000"},
+            [],
+            ["other: teacher callable:quick_model:moments@8000, not spectral"],
+        ),
+    ],
+)
+def test_further_tables_that_do_not_fit(small_table, small_reduction, tmp_path, refuses, made, options, words):
+    write_noise(tmp_path / "audio" / "a.wav", 3.0)
+    extract(tmp_path / "audio", tmp_path / "other", validate=0.0, hop=1.0, workers=1, **made)
+    tiny = [f"--{name}={value}" for name, value in TINY.items()]
+    command = ["distill", small_table, small_reduction, tmp_path / "s", "--also", tmp_path / "other"]
+    refuses(*command, *options, *tiny, words=words)
+    assert not (tmp_path / "s").exists()
 
 
 # Plateau: five epochs have passed without improvement at epoch 14; killed at 11 the count must survive.

@@ -2,11 +2,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from conftest import peak_memory, write_noise
+from conftest import cut_windows, load_audio, peak_memory, write_noise
 from stored import embeddings_of
 
-from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
+from edgesea.audio.logmel_numpy import OverlappingLogMel
+from edgesea.distill.data import ShuffledWindows, WindowSource, batch_sizes, ordered_windows
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.models.student_config import StudentConfig
@@ -36,7 +38,7 @@ def order(batches, places):
 
 def shuffled(source, epoch_size=None, seed=5, buffer=14):
     """Batches of eight from buffers of so many windows (14: about five buffers a pass)."""
-    return ShuffledWindows(source, 8, epoch_size, seed, buffer_bytes=buffer * source.window_bytes)
+    return ShuffledWindows([source], [8], epoch_size, seed, buffer_bytes=buffer * source.window_bytes)
 
 
 @pytest.mark.parametrize("buffer", [1, 14, 30, 1000])
@@ -50,7 +52,7 @@ def test_an_epoch_has_every_window_once_but_for_the_incomplete_batch(source, pla
         assert len(set(positions)) == 56
         seen |= set(positions)
     assert len(seen) == 60  # it is not always the same four that are left out
-    assert [len(audio) for audio, *_ in ShuffledWindows(source, 1000, None, 0).epoch(0)] == [60]  # a larger batch
+    assert batch_sizes([source], 1000, None, 1) == [60]  # a larger batch
 
 
 def test_targets_stay_with_their_audio(source, places):
@@ -68,6 +70,51 @@ def test_spectrograms_are_those_that_the_student_computes(source):
     ):
         assert torch.equal(targets, same)
         torch.testing.assert_close(log_mel.transpose(1, 2), student.log_mel(pcm * scales), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025])
+def test_windows_of_a_lower_rate_begin_when_those_of_the_table_do(tmp_path, rate):
+    """In a long clip, which has several rows, at a rate and a hop for which no number of samples is whole."""
+
+    def wave(time):
+        return 0.5 * np.sin(2 * np.pi * (20 + 5 * time) * time)
+
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "a.wav", wave(np.arange(20 * 16000) / 16000), 16000)
+    extract(tmp_path / "audio", tmp_path / "table", validate=0.0, hop=0.0799, center=True, workers=1)
+    table = Table(tmp_path / "table")
+    chunks = list(table.chunks())
+    for chunk in chunks:
+        rows = chunk.select(None)[:-20]  # the last reach over the end
+        pcm, scales = table.audio(chunk, rows, rate)
+        time = chunk.start[rows, None] / 16000 + np.arange(rate) / rate
+        inside = time > 0.01
+        off = np.abs(pcm * scales - wave(time))[inside]
+        assert pcm.shape == (len(rows), rate)
+        # But for a millisecond at the ends of a row, where the filter sees zeros.
+        assert np.quantile(off, 0.999) < 0.5 * 2 * np.pi * 220 / rate  # the sine's slope, times a sample
+    assert sum(len(chunk.offsets) for chunk in chunks) > 3
+
+
+@pytest.mark.parametrize(("student", "device"), [("sea-64", "cpu"), ("sea-64", "cuda"), ("edge-10", "cpu")])
+def test_spectrograms_of_a_lower_rate_are_close_to_those_of_the_recording(shared_data, tmp_path, student, device):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for path in sorted((shared_data / "esc10" / "audio").glob("*.ogg"))[::100]:
+        (audio / path.name).symlink_to(path)
+    extract(audio, tmp_path / "table", validate=0.0, hop=0.25, workers=1)
+    table, identity = Table(tmp_path / "table"), SimpleNamespace(output_size=512, transform=lambda rows: rows)
+    settings = StudentConfig.named(student, sample_rate=8000).front_end()
+    source = WindowSource(table, identity, "train", settings, device)
+    loaded = zip(*(source.load(*place[:2]) for place in source.chunks), strict=True)
+    found, front_end = [np.concatenate(arrays) for arrays in loaded], OverlappingLogMel(settings)
+    wanted = [cut_windows(table.framing.at(8000), load_audio(path, 8000)) for path in sorted(audio.iterdir())]
+    wanted = front_end(np.concatenate(wanted)).transpose(0, 2, 1)
+    got = found[0] if device == "cpu" else front_end(found[0] * found[1]).transpose(0, 2, 1)
+    off = np.abs(got - wanted)
+    assert (len(off), found[-1].dtype) == (72, np.float16)
+    assert np.median(off) < 0.005  # dB
+    assert off.mean() < 0.1  # more where a recording is silent but for the rounding to 16 bits
 
 
 @pytest.mark.parametrize("buffer", [14, 1000])
@@ -101,9 +148,20 @@ def many(tmp_path_factory):
         write_noise(folder / "audio" / f"{index:02d}.wav", 1.5, seed=index)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgesea.table.writer.FLUSH_BYTES", 1)
-        extract(folder / "audio", folder / "table", validate=0.0, workers=1, part_clips=8, hop=0.25)
+        extract(folder / "audio", folder / "table", validate=0.0, workers=1, part_clips=8, hop=0.25, sample_rate=8000)
     first_four = SimpleNamespace(output_size=4, transform=lambda x: x[:, :4].astype(np.float32))
     return WindowSource(Table(folder / "table"), first_four, "train")
+
+
+def assert_same(ranks, accumulate, whole):
+    """That pieces of several processes are together the whole batches, in the same order."""
+    for index, batch in enumerate(whole):
+        for each, wanted in enumerate(batch):
+            pieces = [
+                torch.stack([share[index * accumulate + piece][each] for share in ranks], 1).flatten(0, 1)
+                for piece in range(accumulate)
+            ]
+            assert torch.equal(torch.cat(pieces), wanted)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -116,8 +174,8 @@ def test_processes_share_each_batch_and_the_reading(many, lanes, world, accumula
         many.table = Table(many.table.path)  # which has no file open
         opened.clear()
         size = (13 if lanes == 4 else 1000) * many.window_bytes
-        windows = ShuffledWindows(many, 24, 72, 3, rank, world, accumulate, size)
-        assert len(windows.lanes) == lanes
+        windows = ShuffledWindows([many], [24], 72, 3, rank, world, accumulate, size)
+        assert len(windows.tables[0].lanes) == lanes
         pieces = list(windows.epoch(2))
         assert len(pieces) == len(windows.epoch(2)) == 3 * accumulate
         for left, right in zip(pieces[accumulate:], windows.epoch(2, first=1), strict=True):
@@ -126,34 +184,68 @@ def test_processes_share_each_batch_and_the_reading(many, lanes, world, accumula
 
     whole, every = batches(0, 1, 1)
     ranks, files = zip(*(batches(rank, world, accumulate) for rank in range(world)), strict=True)
-    for index, batch in enumerate(whole):
-        for each, wanted in enumerate(batch):
-            pieces = [
-                torch.stack([share[index * accumulate + piece][each] for share in ranks], 1).flatten(0, 1)
-                for piece in range(accumulate)
-            ]
-            assert torch.equal(torch.cat(pieces), wanted)  # in the same order
+    assert_same(ranks, accumulate, whole)
     assert len(every) == 8
     shared = len(every) if lanes == 1 or world == 3 else len(every) // world  # 3: every lane has windows for each
     assert [len(share) for share in files] == [shared] * world
 
 
 def test_lanes_leave_out_few_windows(many):
-    windows = ShuffledWindows(many, 24, None, 3, buffer_bytes=13 * many.window_bytes)
-    assert sorted(lane.windows for lane in windows.lanes) == [45, 48, 48, 48]
+    windows = ShuffledWindows([many], [24], None, 3, buffer_bytes=13 * many.window_bytes)
+    assert sorted(lane.windows for lane in windows.tables[0].lanes) == [45, 48, 48, 48]
     rows = [row.numpy().tobytes() for audio, *_ in windows.epoch(5) for row in audio]
     assert len(rows) == len(set(rows)) == 168
 
 
-def test_too_few_windows_for_the_processes(many):
-    with pytest.raises(EdgeseaError, match="189"):
-        ShuffledWindows(many, 256, None, 0, world=128, accumulate=2)
+@pytest.mark.parametrize(
+    ("size", "shares", "pieces", "expected"),
+    [
+        (64, None, 1, [49, 15]),
+        (64, None, 4, [48, 16]),
+        (64, [0.5], 4, [32, 32]),
+        (64, [0.001], 4, [60, 4]),
+        (256, None, 256, "many.*0 of"),
+        (8, [0.95], 1, "many.*0 of"),
+        (189, [0.5], 1, "small.*94 .* 60"),
+    ],
+)
+def test_shares_of_a_batch(many, source, size, shares, pieces, expected):
+    if isinstance(expected, list):
+        assert batch_sizes([many, source], size, shares, pieces) == expected
+        return
+    with pytest.raises(EdgeseaError, match=expected):
+        batch_sizes([many, source], size, shares, pieces)
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 2), (2, 1), (4, 2)])
+def test_every_batch_has_its_share_of_each_table(many, source, world, accumulate):
+    def batches(rank, world, accumulate, epochs=range(1)):
+        size = 25 * many.window_bytes  # of which the smaller table has a half, and the larger one lanes
+        windows = ShuffledWindows([many, source], [16, 8], None, 3, rank, world, accumulate, size)
+        assert (len(windows.tables[0].lanes), len(windows.tables[1].lanes)) == (4, 1)
+        assert windows.batches == (176 + 56) // 24
+        found = [piece for epoch in epochs for piece in windows.epoch(epoch)]
+        for left, right in zip(found[-accumulate:], windows.epoch(epochs[-1], windows.batches - 1), strict=True):
+            assert torch.equal(left[0], right[0])
+        return found
+
+    assert_same([batches(rank, world, accumulate) for rank in range(world)], 1, batches(0, 1, accumulate))
+    first, second = (
+        {row.tobytes() for place in table.chunks for row in table.load(*place[:2])[0]} for table in (many, source)
+    )
+    rows = [[row.numpy().tobytes() for row in audio] for audio, *_ in batches(0, 1, accumulate, range(2))]
+    part = 16 // accumulate
+    assert all(first.issuperset(row[:part]) and second.issuperset(row[part:]) for row in rows)
+    # Each has its passes, of eleven and of seven batches.
+    assert len({name for row in rows[: 11 * accumulate] for name in row[:part]}) == 176
+    for begin in (0, 7 * accumulate):
+        assert len({name for row in rows[begin:][: 7 * accumulate] for name in row[part:]}) == 56
 
 
 def test_no_more_is_read_than_needed(source, monkeypatch):
     loads = []
     monkeypatch.setattr(source, "load", lambda *place: loads.append(place) or WindowSource.load(source, *place))
-    windows = ShuffledWindows(source, 8, None, 0)
+    windows = ShuffledWindows([source], [8], None, 0)
     for epoch in range(3):
         list(windows.epoch(epoch))
     assert len(loads) == len(source.chunks)  # a table that fits in the buffer is read once

@@ -17,14 +17,14 @@ from edgesea.distill.module import Distiller
 from edgesea.distill.ranks import Place, place
 
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
-# With few bytes for its buffer, the training windows of `small_table` come from lanes.
+# With few bytes for its buffer, those of 20 windows, `small_table` has lanes; the other six are of `train_only_table`.
 RUN = """
 import os, sys
 import edgesea.distill.data, edgesea.distill.module
-edgesea.distill.data.BUFFER_BYTES, edgesea.distill.data.LANE_CHUNKS = 20 * 16016, 3
+edgesea.distill.data.BUFFER_BYTES, edgesea.distill.data.LANE_CHUNKS = 26 * 16016, 3
 step = edgesea.distill.module.Distiller.training_step
 def training_step(self, *batch):
-    assert len(self.train_windows.lanes) == 2
+    assert [len(table.lanes) for table in self.train_windows.tables] == [2, 1]
     if os.environ.get("STOP") == f"{self.train_windows.rank} {self.global_step}":
         os.kill(os.getpid(), 10)
     return step(self, *batch)
@@ -32,7 +32,7 @@ edgesea.distill.module.Distiller.training_step = training_step
 from edgesea import cli
 sys.exit(cli.main())
 """
-MANY = {"mask": 0.1, "lr": 0.001, "epochs": 3, "epoch_size": 48}
+MANY = {"mask": 0.1, "lr": 0.001, "epochs": 3, "epoch_size": 48, "shares": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def two_nodes(command, **variables):
 
 
 @pytest.fixture(scope="module")
-def torchrun_student(small_table, small_reduction, file, tmp_path_factory):
+def torchrun_student(small_table, small_reduction, train_only_table, file, tmp_path_factory):
     """Trained by two processes that torchrun has started."""
     folder = tmp_path_factory.mktemp("torchrun") / "s"
-    options = [f"--{name}={value}" for name, value in {**TINY, **MANY}.items()]
+    options = [f"--{name}={value}" for name, value in {**TINY, **MANY, "also": train_only_table}.items()]
     launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port()}", str(file)]
     with run([sys.executable, *launch, "distill", str(small_table), str(small_reduction), str(folder), *options]) as p:
         out, error = p.communicate(timeout=200)
@@ -103,8 +103,8 @@ def torchrun_student(small_table, small_reduction, file, tmp_path_factory):
     return folder
 
 
-def test_two_processes_train_as_one(torchrun_student, words, file, tmp_path):  # noqa: F811
-    with run([sys.executable, str(file), *words("one", **MANY)]) as process:
+def test_two_processes_train_as_one(torchrun_student, words, train_only_table, file, tmp_path):  # noqa: F811
+    with run([sys.executable, str(file), *words("one", **MANY, also=train_only_table)]) as process:
         assert process.wait(200) == 0
     one, two = history(tmp_path / "one"), history(torchrun_student)
     assert [row["train_mse"] for row in two] == pytest.approx([row["train_mse"] for row in one], abs=1e-5)
@@ -112,8 +112,9 @@ def test_two_processes_train_as_one(torchrun_student, words, file, tmp_path):  #
     assert (torchrun_student / "plan.json").read_bytes() == (tmp_path / "one" / "plan.json").read_bytes()
 
 
-def test_a_signal_to_one_process_stops_all_of_them_within_an_epoch(torchrun_student, words, file, tmp_path):  # noqa: F811
-    command = [sys.executable, str(file), *words("killed", **MANY)]
+def test_a_signal_to_one_process_stops_all_of_them_within_an_epoch(torchrun_student, words, request, file, tmp_path):  # noqa: F811
+    also = request.getfixturevalue("train_only_table")
+    command = [sys.executable, str(file), *words("killed", **MANY, also=also)]
     codes, printed = two_nodes(command, STOP="1 9")
     assert codes == [128 + signal.SIGUSR1, 0], printed
     assert "4 of 6 batches of epoch 2" in printed[0][1]
@@ -141,8 +142,9 @@ def test_processes_that_are_not_to_train_together(words, tmp_path):  # noqa: F81
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_signals_at_any_batch_and_in_validation(train, tmp_path, monkeypatch, accumulate):  # noqa: F811
+def test_signals_at_any_batch_and_in_validation(train, train_only_table, tmp_path, monkeypatch, accumulate):  # noqa: F811
     options = {"mask": 0.1, "epochs": 4, "epoch_size": 48, "schedule": "onecycle", "accumulate": accumulate}
+    options |= {"also": [train_only_table]} if accumulate > 1 else {}
     train("whole", **options)
     points = [
         (0, "training", 0),

@@ -4,11 +4,14 @@ import logging
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from edgesea.artifact import PLAN_FILE, claimed, digest, plain, read_json, versions, write_json
+from edgesea.artifact import PLAN_FILE, VERSIONS, claimed, digest, plain, read_json, versions, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.tracking import origin, recording
+
+if TYPE_CHECKING:
+    from edgesea.table.reader import Table
 
 log = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
@@ -19,6 +22,8 @@ def distill(
     reduction: Path,
     out: Path,
     *,
+    also: list[Path] | None = None,
+    shares: list[float] | None = None,
     student: Literal["edge-3", "edge-10", "edge-25", "sea-64", "sea-128", "sea-256", "sea-512"] = "edge-10",
     sample_rate: int | None = None,
     head: Literal["linear", "relu_max"] = "linear",
@@ -58,6 +63,11 @@ def distill(
         Folder of a reduction; its size is that of the student's embedding.
     out : Path
         Folder of the student: checkpoint, model card, metrics.csv, results.json.
+    also : list of Path, optional
+        Folders of further tables by the same teacher, of whatever sounds, whose training windows train, too.
+    shares : list of float, optional
+        Share of each of `also` in every batch, at least a window; default: by the numbers of windows. `table` has the
+        rest.
     student : {"edge-3", "edge-10", "edge-25", "sea-64", "sea-128", "sea-256", "sea-512"}
         Architecture: edge-N for microcontrollers, with N million multiplications for a window; or the paper's Student 3
         to 0, with 122 to 637 million.
@@ -76,9 +86,9 @@ def distill(
     fmax : float, optional
         Upper edge of the mel bands in Hz; default: half the rate.
     epochs : int
-        Passes over the training windows at most.
+        Epochs at most.
     epoch_size : int, optional
-        Windows in an epoch, for tables so large that a pass is too long; default: all.
+        Windows in an epoch, for tables so large that all are too many; default: as many as all tables have to train on.
     batch_size : int
         Windows in a batch, of all devices together; a multiple of devices and `accumulate`.
     lr : float
@@ -118,11 +128,11 @@ def distill(
     Raises
     ------
     EdgeseaError
-        If table, reduction and options do not fit together, `out` holds another student, or training diverges.
+        If tables, reduction and options do not fit together, `out` holds another student, or training diverges.
     """
     from lightning import seed_everything
 
-    from edgesea.distill.data import WindowSource
+    from edgesea.distill.data import ShuffledWindows, WindowSource, batch_sizes
     from edgesea.distill.module import Training
     from edgesea.distill.ranks import place
     from edgesea.distill.trainer import Hardware, resolve_precision, train_student
@@ -139,27 +149,38 @@ def distill(
     for name, value in {**numbers, "devices": devices, "accumulate": accumulate}.items():
         if value is not None and not value > 0:
             raise EdgeseaError(f"{name} must be positive, not {value}")
+    if shares is not None and (len(shares) != len(also or ()) or min(shares, default=1) <= 0 or sum(shares) >= 1):
+        raise EdgeseaError(f"shares must be above 0, below 1 in sum, and one for each table of also, not {shares}")
     if not 0 <= mask <= 1:
         raise EdgeseaError(f"mask must lie between 0 and 1, not {mask}")
     target = resolve_device(device)
     actual, here = resolve_precision(precision, target), place()
     hardware = Hardware(actual, target, devices, here)
     if batch_size % (hardware.world * accumulate):
-        parts = f"{hardware.world} devices x {accumulate} pieces (accumulate)"
-        raise EdgeseaError(f"batch_size must be a multiple of {parts}, not {batch_size}")
+        pieces = f"{hardware.world} devices x {accumulate} pieces (accumulate)"
+        raise EdgeseaError(f"batch_size must be a multiple of {pieces}, not {batch_size}")
     source, phi, folder = Table(table), load_reduction(reduction), Path(out)
     if phi.input_size != source.embedding_size:
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
     shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
     rate = sample_rate or min(StudentConfig.named(student).sample_rate, source.sample_rate)
-    if rate > source.sample_rate:
-        remedy = f"make it by extract with sample_rate={rate}"
-        raise EdgeseaError(f"sample_rate={rate}: more than the {source.sample_rate} Hz that {table} has; {remedy}")
+    tables, wanted = [source, *map(Table, also or ())], _comparable(source)
+    for one in tables:
+        has = _comparable(one)
+        if differ := [f"{key} {has[key]}, not {wanted[key]}" for key in wanted if has[key] != wanted[key]]:
+            rule = "tables that train together have the same teacher and window"
+            raise EdgeseaError(f"{one.path}: {', '.join(differ)} as {table}; {rule}")
+        if rate > one.sample_rate:
+            remedy = f"make it by extract with sample_rate={rate}"
+            raise EdgeseaError(f"sample_rate={rate}: more than the {one.sample_rate} Hz that {one.path} has; {remedy}")
     audio = {"sample_rate": rate, "window": source.framing.window}
     mels = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "fmax": fmax}
     config = StudentConfig.named(student, **shape, **audio, **mels)
     settings = config.front_end()
-    windows = [WindowSource(source, phi, split, settings, target) for split in ("train", "validate")]
+    validation = WindowSource(source, phi, "validate", settings, target)
+    training = [WindowSource(one, phi, "train", settings, target) for one in tables]
+    parts = batch_sizes(training, batch_size, shares, hardware.world * accumulate)
+    train = ShuffledWindows(training, parts, epoch_size, seed, here.rank, hardware.world, accumulate)
     options = Training(
         epochs, epoch_size, batch_size, lr, weight_decay, mask, schedule, patience, keep, precision, seed, accumulate
     )
@@ -172,8 +193,12 @@ def distill(
         "architecture": config.stored(),
         "training": asdict(options),
     }
+    if also:  # what they are, and how many windows a batch has of each
+        infos = [{key: value for key, value in one.info.items() if key not in VERSIONS} for one in tables[1:]]
+        plan["also"] = {"tables": [digest(info) for info in infos], "batch": parts}
     facts = {**plan, "student": student, "data": str(source.path.absolute()), "devices": hardware.world}
-    facts |= {"epoch_windows": epoch_size or windows[0].windows, "validation_windows": windows[1].windows}
+    epoch_windows = epoch_size or sum(one.windows for one in training)
+    facts |= {"epoch_windows": epoch_windows, "validation_windows": validation.windows}
     with ExitStack() as stack:
 
         def begin() -> dict[str, Any] | None:
@@ -190,7 +215,7 @@ def distill(
         run = stack.enter_context(recording("distill", {**facts, "save_every": save_every}, folder))
         seed_everything(seed, workers=True, verbose=False)
         network = Student(config)
-        scores, speed = train_student(network, options, windows, folder, save_every, hardware)
+        scores, speed = train_student(network, options, train, validation, folder, save_every, hardware)
         result = {"student": str(out), **sizes(config), **scores, "origin": origin()}
         if here.rank == 0:
             provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
@@ -199,6 +224,17 @@ def distill(
             files = ("metrics.csv", RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
             run.end({**result, "speed": speed}, [folder / name for name in files])
         return {**result, "speed": speed}
+
+
+def _comparable(table: "Table") -> dict[str, Any]:
+    """What tables have in common from which one student is trained."""
+    teacher = table.info["teacher"]
+    return {
+        "teacher": teacher["id"],
+        "sha256 of its weights": teacher["sha256"],
+        "embedding size": teacher["embedding_size"],
+        "window": table.framing.window,
+    }
 
 
 def epochs_done(student: Path) -> tuple[int, int, float] | None:

@@ -1,6 +1,6 @@
-"""Batches of windows and targets from a table: shuffled over its parts, resumable at any epoch, in flat memory."""
+"""Batches of windows and targets from tables: shuffled over their parts, resumable at any batch, in flat memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -29,7 +29,7 @@ AT_ONCE = 16  # windows whose spectrograms a thread computes; the arrays of more
 
 
 class WindowSource:
-    """The windows of one split with their targets phi(teacher embedding).
+    """The windows of one split, at the rate of the student's front end, with their targets phi(teacher embedding).
 
     With a `front_end`, the threads that read also compute the spectrograms, so that a window that stays in memory is
     transformed once and not in every epoch. Without, a GPU does that.
@@ -39,11 +39,12 @@ class WindowSource:
         self, table: Table, phi: Reduction, split: str, settings: LogMelSettings | None = None, device: str = "cpu"
     ) -> None:
         self.table, self.phi, self.split = table, phi, split
+        self.rate = settings.sample_rate if settings else table.sample_rate
         self.front_end = OverlappingLogMel(settings) if settings and device == "cpu" else None
         counts = ((part, group, splits.get(split, 0)) for part, group, splits in table.windows_by_split())
         self.chunks = [chunk for chunk in counts if chunk[2]]
         self.windows = sum(count for *_, count in self.chunks)
-        samples = table.sample_framing.window
+        samples = table.framing.at(self.rate).window
         spectrogram = 4 * settings.bands * settings.layout(samples)[0] if settings else 0
         self.window_bytes = max(2 * samples, spectrogram) + 4 * phi.output_size  # on every device, as the order
         if not self.windows:
@@ -58,7 +59,7 @@ class WindowSource:
         chunk = self.table.chunk(part, group)
         rows = chunk.select(self.split)
         targets = self.phi.transform(self.table.embeddings(part, group)[rows])
-        audio = self.table.audio(chunk, rows)
+        audio = self.table.audio(chunk, rows, self.rate)
         return (*audio, targets) if self.front_end is None else (self._spectrograms(self.front_end, *audio), targets)
 
     def _spectrograms(self, front_end: OverlappingLogMel, pcm: Int16, scales: Float32) -> Float32:
@@ -154,58 +155,40 @@ class Lane:
             buffer[first : first + len(array)] = array
 
 
-class ShuffledWindows:
-    """The training batches of one epoch, as a function of (seed, epoch) alone.
+class Passes:
+    """The training windows of a table, `size` of them in every batch, as a function of `key` and the batch's number.
 
     A table that does not fit in the buffer is divided into lanes, neighbouring chunks of about as many windows each;
     with L lanes, position p of a batch is taken from lane p % L, and each lane has its share of the buffer. How many
     there are does not depend on `world`, the number of processes; one of these takes positions `rank`, `rank + world`
-    ... and reads only the lanes that these are in. The windows that fill no batch are left out of a pass. An epoch of
-    `epoch_size` windows (None: one pass) begins where the last one ended. `batch_size` is that of all processes; a
-    batch comes in `accumulate` pieces.
+    ... and reads only the lanes that these are in. The windows that fill no batch are left out of a pass. `size` is
+    that of all processes; a batch comes in `accumulate` pieces.
     """
 
     def __init__(
-        self,
-        source: WindowSource,
-        batch_size: int,
-        epoch_size: int | None,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        accumulate: int = 1,
-        buffer_bytes: int | None = None,
+        self, source: WindowSource, size: int, key: tuple[int, ...], place: tuple[int, int, int], buffer_bytes: int
     ) -> None:
-        self.source, self.rank, self.world, self.accumulate = source, rank, world, accumulate
-        pieces = world * accumulate
-        if source.windows < pieces:
-            raise EdgeseaError(f"{source.table.path}: {source.windows} windows to train on are too few for {pieces}")
-        self.global_batch = min(batch_size, source.windows // pieces * pieces)
-        buffer_windows = max(1, (buffer_bytes or BUFFER_BYTES) // source.window_bytes)
-        count = _lane_count(source, self.global_batch, buffer_windows)
+        self.source, self.size, (self.rank, self.world, self.accumulate) = source, size, place
+        buffer_windows = max(1, buffer_bytes // source.window_bytes)
+        count = _lane_count(source, size, buffer_windows)
         first = np.cumsum([0, *(windows for *_, windows in source.chunks)])  # window of each chunk
         of_chunk = (first[:-1] + first[1:]) * count // (2 * first[-1])  # by its middle
         shares = [[source.chunks[i] for i in np.flatnonzero(of_chunk == lane)] for lane in range(count)]
-        keys = [(seed, lane) for lane in range(count)] if count > 1 else [(seed,)]
+        keys = [(*key, lane) for lane in range(count)] if count > 1 else [key]
         self.lanes = [Lane(source, *lane, buffer_windows // count) for lane in zip(shares, keys, strict=True)]
-        self.pass_batches = min(lane.windows for lane in self.lanes) // (self.global_batch // count)
-        self.batches = self.pass_batches if epoch_size is None else max(1, epoch_size // self.global_batch)
+        self.batches = min(lane.windows for lane in self.lanes) // (size // count)  # in a pass
 
-    def epoch(self, epoch: int, first: int = 0) -> Batches:
-        """The batches of an epoch, in their pieces, from batch `first` on."""
-        return Batches((self.batches - first) * self.accumulate, partial(self._read, epoch, first))
-
-    def _read(self, epoch: int, first: int) -> Iterator[Batch]:
-        batch, end = epoch * self.batches + first, (epoch + 1) * self.batches
+    def read(self, batch: int, end: int) -> Iterator[Batch]:
+        """The batches `batch` ... `end` (exclusive), in their pieces."""
         while batch < end:
-            number, begin = divmod(batch, self.pass_batches)
-            last = min(self.pass_batches, begin + end - batch)
+            number, begin = divmod(batch, self.batches)
+            last = min(self.batches, begin + end - batch)
             yield from self._pass(number, begin, last)
             batch += last - begin
 
     def _pass(self, number: int, begin: int, end: int) -> Iterator[Batch]:
         """The batches `begin` ... `end` (exclusive) of pass `number`."""
-        positions = np.arange(self.global_batch).reshape(-1, len(self.lanes)).T  # of each lane in a batch
+        positions = np.arange(self.size).reshape(-1, len(self.lanes)).T  # of each lane in a batch
         mine = [(lane, taken) for lane, taken in zip(self.lanes, positions % self.world == self.rank, strict=True)]
         each = positions.shape[1]
         streams = [lane.read(number, begin * each, end * each, taken) for lane, taken in mine if taken.any()]
@@ -216,6 +199,66 @@ class ShuffledWindows:
                 arrays = tuple(np.concatenate(some)[back] for some in zip(*shares, strict=True))
             for rows in np.split(np.arange(len(back)), self.accumulate):
                 yield tuple(torch.from_numpy(array[rows[0] : rows[-1] + 1]) for array in arrays)
+
+
+class ShuffledWindows:
+    """The training batches of one epoch, as a function of (seed, epoch) alone.
+
+    Every batch has so many windows of each table, in `sizes`, those of the first before those of the others; each table
+    has its passes. An epoch of `epoch_size` windows (None: as many as the tables have) begins where the last one ended.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[WindowSource],
+        sizes: Sequence[int],
+        epoch_size: int | None,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        buffer_bytes: int | None = None,
+    ) -> None:
+        self.rank, self.world, self.accumulate, self.global_batch = rank, world, accumulate, sum(sizes)
+        needs = [source.windows * source.window_bytes for source in sources]
+        buffers, left = dict[int, int](), buffer_bytes or BUFFER_BYTES
+        for index in sorted(range(len(needs)), key=needs.__getitem__):  # what fits leaves the rest to larger ones
+            buffers[index] = min(needs[index], left // (len(needs) - len(buffers)))
+            left -= buffers[index]
+        keys = [(seed, LANES + number) if number else (seed,) for number in range(len(needs))]
+        place, each = (rank, world, accumulate), zip(sources, sizes, keys, strict=True)
+        self.tables = [Passes(*one, place, buffers[number]) for number, one in enumerate(each)]
+        windows = epoch_size or sum(table.batches * table.size for table in self.tables)
+        self.batches = max(1, windows // self.global_batch)
+
+    def epoch(self, epoch: int, first: int = 0) -> Batches:
+        """The batches of an epoch, in their pieces, from batch `first` on."""
+        return Batches((self.batches - first) * self.accumulate, partial(self._read, epoch, first))
+
+    def _read(self, epoch: int, first: int) -> Iterator[Batch]:
+        span = epoch * self.batches + first, (epoch + 1) * self.batches
+        for pieces in zip(*(table.read(*span) for table in self.tables), strict=True):
+            yield pieces[0] if len(pieces) == 1 else tuple(map(torch.cat, zip(*pieces, strict=True)))
+
+
+def batch_sizes(
+    sources: Sequence[WindowSource], batch_size: int, shares: Sequence[float] | None, pieces: int
+) -> list[int]:
+    """How many windows of each table a batch has: multiples of `pieces`.
+
+    `shares` are those of all tables but the first, which has the rest; None: by their windows.
+    """
+    total = sum(source.windows for source in sources)
+    batch = min(batch_size, max(pieces, total // pieces * pieces))
+    wanted = [source.windows / total for source in sources[1:]] if shares is None else shares
+    sizes = [pieces * max(1, round(share * batch / pieces)) for share in wanted]
+    sizes = [batch - sum(sizes), *sizes]
+    for source, size in zip(sources, sizes, strict=True):
+        if not pieces <= size <= source.windows:
+            problem = f"a batch of {batch} would have {size} of its {source.windows} windows to train on"
+            remedy = f"it must have some, in {pieces} equal pieces; change shares, batch_size, devices or accumulate"
+            raise EdgeseaError(f"{source.table.path}: {problem}; {remedy}")
+    return sizes
 
 
 def _lane_count(source: WindowSource, batch: int, buffer_windows: int) -> int:

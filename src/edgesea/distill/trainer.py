@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -233,12 +232,13 @@ def _trainer(options: Training, folder: Path, save_every: int, hardware: Hardwar
 def train_student(
     network: Student,
     options: Training,
-    sources: Sequence[WindowSource],
+    train: ShuffledWindows,
+    validation: WindowSource,
     folder: Path,
     save_every: int,
     hardware: Hardware,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Train a student on the first and validate it on the second of `sources`, or resume; its scores and the speed."""
+    """Train a student, or resume; its scores on the validation windows, and the speed."""
     path, checkpoint = _last_checkpoint(folder / CHECKPOINTS)
     with warnings.catch_warnings():
         for name in ("lightning.pytorch", "lightning.fabric"):  # tips, and reports of the environment
@@ -246,10 +246,9 @@ def train_student(
         warnings.filterwarnings("ignore", module="lightning.*")
         warnings.filterwarnings("ignore", message=".*(num_workers|isinstance\\(treespec|litlogger).*")
         trainer = _trainer(options, folder, save_every, hardware)
-        place = hardware.place.rank, hardware.world
-        size, pieces = options.batch_size // hardware.world // options.accumulate, options.accumulate
-        train = ShuffledWindows(sources[0], options.batch_size, options.epoch_size, options.seed, *place, pieces)
-        module = Distiller(network, options, train, ordered_windows(sources[1], size, *place))
+        size = options.batch_size // hardware.world // options.accumulate
+        windows = ordered_windows(validation, size, hardware.place.rank, hardware.world)
+        module = Distiller(network, options, train, windows)
         try:
             if checkpoint.get("edgesea", {}).get("stopped"):
                 module.on_load_checkpoint(checkpoint)  # stopped early, then killed: trainer.fit would add an epoch

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import PLAN_FILE, read_json
 from edgesea.audio.framing import Framing
+from edgesea.audio.resampling import Resampler
 from edgesea.errors import EdgeseaError
 from edgesea.parallel import prefetch
+from edgesea.table.clips import to_pcm
 
 Float32 = NDArray[np.float32]
 
@@ -164,18 +166,25 @@ class Table:
         values: NDArray[np.floating] = column.flatten().to_numpy(zero_copy_only=False)
         return values.reshape(-1, self.embedding_size)
 
-    def audio(self, chunk: Chunk, rows: NDArray[np.int64]) -> tuple[NDArray[np.int16], Float32]:
+    def audio(
+        self, chunk: Chunk, rows: NDArray[np.int64], sample_rate: int | None = None
+    ) -> tuple[NDArray[np.int16], Float32]:
         """The windows `rows` (n, W) of a chunk and the scales (n, 1) that their samples are to be multiplied by.
 
-        Zero where a window reaches over the beginning of its clip.
+        Zero where a window reaches over the beginning of its clip. At another `sample_rate` (Hz) than the table's, what
+        is stored of a clip is resampled as a whole, and a window begins with the last sample that is not later.
         """
         clips = self._read(CLIPS, chunk.part, chunk.group, ["pcm", "scale"])
         pcm = [np.frombuffer(value.as_buffer(), "<i2") for value in clips["pcm"]]
-        scales = clips["scale"].to_numpy() if "scale" in clips.column_names else np.full(len(pcm), SCALE, np.float32)
-        result = np.zeros((len(rows), self.sample_framing.window), np.int16)
+        has_scales, rate = "scale" in clips.column_names, sample_rate or self.sample_rate
+        scales = clips["scale"].to_numpy().copy() if has_scales else np.full(len(pcm), SCALE, np.float32)
+        for clip in np.unique(chunk.clip[rows]) if rate != self.sample_rate else ():
+            resampler = Resampler(self.sample_rate, rate, self.framing.resampler)
+            pcm[clip], scales[clip] = to_pcm(resampler.feed(pcm[clip] * scales[clip], last=True))
+        result = np.zeros((len(rows), self.framing.at(rate).window), np.int16)
         for out, row in zip(result, rows, strict=True):
             clip = chunk.clip[row]
-            begin = chunk.start[row] - chunk.offsets[clip]
+            begin = int(chunk.start[row] - chunk.offsets[clip]) * rate // self.sample_rate
             audio = pcm[clip][max(0, begin) : begin + len(out)]
             out[max(0, -begin) : max(0, -begin) + len(audio)] = audio
         return result, scales[chunk.clip[rows], None]
