@@ -66,8 +66,8 @@ def distill(
     also : list of Path, optional
         Folders of further tables by the same teacher, of whatever sounds, whose training windows train, too.
     shares : list of float, optional
-        Share of each of `also` in every batch, at least a window; default: by the numbers of windows. `table` has the
-        rest.
+        Share of each of `also` in every batch, to a multiple of devices and `accumulate`; default: by the numbers of
+        windows. `table` has the rest.
     student : {"edge-3", "edge-10", "edge-25", "sea-64", "sea-128", "sea-256", "sea-512"}
         Architecture: edge-N for microcontrollers, with N million multiplications for a window; or the paper's Student 3
         to 0, with 122 to 637 million.

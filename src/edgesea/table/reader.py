@@ -22,7 +22,7 @@ from edgesea.artifact import PLAN_FILE, read_json
 from edgesea.audio.framing import Framing
 from edgesea.audio.resampling import Resampler
 from edgesea.errors import EdgeseaError
-from edgesea.parallel import prefetch
+from edgesea.parallel import prefetch, thread_count
 from edgesea.table.clips import to_pcm
 
 Float32 = NDArray[np.float32]
@@ -178,9 +178,15 @@ class Table:
         pcm = [np.frombuffer(value.as_buffer(), "<i2") for value in clips["pcm"]]
         has_scales, rate = "scale" in clips.column_names, sample_rate or self.sample_rate
         scales = clips["scale"].to_numpy().copy() if has_scales else np.full(len(pcm), SCALE, np.float32)
-        for clip in np.unique(chunk.clip[rows]) if rate != self.sample_rate else ():
+        used = np.unique(chunk.clip[rows]) if rate != self.sample_rate else ()
+
+        def resampled(clip: int) -> tuple[NDArray[np.int16], float]:
             resampler = Resampler(self.sample_rate, rate, self.framing.resampler)
-            pcm[clip], scales[clip] = to_pcm(resampler.feed(pcm[clip] * scales[clip], last=True))
+            return to_pcm(resampler.feed(pcm[clip] * scales[clip], last=True))
+
+        with ThreadPoolExecutor(thread_count()) as pool:
+            for clip, found in zip(used, pool.map(resampled, used), strict=True):
+                pcm[clip], scales[clip] = found
         result = np.zeros((len(rows), self.framing.at(rate).window), np.int16)
         for out, row in zip(result, rows, strict=True):
             clip = chunk.clip[row]
