@@ -18,7 +18,8 @@ from edgesea.errors import EdgeseaError
 from edgesea.models import has_network, resolve_device
 from edgesea.models.engine import Engine, Precision, low_precision
 from edgesea.table.clips import check_options, clip_pieces, cut_parts
-from edgesea.table.manifest import manifest_digest, read_manifest
+from edgesea.table.manifest import manifest_digest, read_manifest, sha256
+from edgesea.table.mixtures import RECIPE, cut_mixtures, embed_mixtures
 from edgesea.table.reader import parts_done
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def extract(
     window: float = 1.0,
     hop: float = 0.5,
     center: bool = False,
+    mixtures: int | None = None,
+    seed: int = 0,
     resampler: Resampling = "soxr",
     level_rate: float = 1.0,
     dtype: Literal["float16", "float32"] = "float16",
@@ -87,6 +90,12 @@ def extract(
         Distance between the starts of two windows in seconds.
     center : bool
         Precede each clip by half a window of zeros.
+    mixtures : int, optional
+        Instead of the clips' windows, store so many mixtures of one to three windows of different training clips, at
+        random places (whatever `hop`) and levels; a pool to train a student on beside the table of the clips. Every
+        clip is used equally often; of one that is longer than 16 s, excerpts are read, and nothing else is checked.
+    seed : int
+        Of the mixtures.
     resampler : {"soxr", "resampy"}
         What brings recordings to the rates of student and teacher; resampy (edgesea[compat]) as edgel3 and openl3 do.
     level_rate : float
@@ -126,13 +135,20 @@ def extract(
         had to be skipped.
     """
     counts = {"part_clips": part_clips, "batch_size": batch_size, "workers": 1 if workers is None else workers}
-    check_options(sample_rate, level_rate, max_skipped, **counts)
+    check_options(sample_rate, level_rate, max_skipped, **counts, mixtures=1 if mixtures is None else mixtures)
+    if seed < 0:
+        raise EdgeseaError(f"seed must be at least 0, not {seed}")
     from edgesea.models import load_teacher, shared_model
     from edgesea.table.writer import write_table
 
     framing = Framing(window, hop, center, checked_resampling(resampler))
     framing.at(sample_rate)
     entries = read_manifest(Path(source), root and Path(root), columns, validate)
+    if mixtures is None:
+        parts: Any = cut_parts(entries, part_clips)
+    else:
+        entries = entries[entries.columns["split"] == "train"]
+        parts, framing = cut_mixtures(entries, mixtures, part_clips, seed), Framing(window, window, False, resampler)
     weights = weights and Path(weights)
     read = partial(clip_pieces, framing=framing, sample_rate=sample_rate, truncated=truncated)
     if (made := _teacher_of(Path(out))) or not has_network(teacher):
@@ -147,8 +163,7 @@ def extract(
         choose, every = partial(_choose, load, given, precision, read), -(-len(entries) // CHECKED)
         ((engine, precision),) = results(choose, [(entries[::every],)], jobs)
         model, load, jobs = shared_model(*given, engine, precision)
-    parts = cut_parts(entries, part_clips)
-    rate = level_rate if any(entries.columns["level"]) else None  # of measured levels
+    rate = level_rate if any(entries.columns["level"]) and not mixtures else None  # of measured levels
     made_by = {"id": model.id, "sha256": model.digest, "sample_rate": model.sample_rate}
     about = {**made_by, "embedding_size": model.embedding_size}
     if (engine, precision) != ("torch", "float32"):  # as tables were made before there was a choice
@@ -156,16 +171,19 @@ def extract(
     level = {"unit": "dB SPL" if rate else "dB(A) re full scale", "rate": level_rate}
     cut = {"parts": len(parts), "part_clips": part_clips, "batch_size": batch_size}
     stored = {"sample_rate": sample_rate, "framing": framing.plan(), "dtype": dtype, **cut, "level": level}
-    plan = {"teacher": about, **stored, "manifest_sha256": manifest_digest(entries)}
+    plan: dict[str, Any] = {"teacher": about, **stored, "manifest_sha256": manifest_digest(entries)}
     if truncated != "skip":  # a key that tables do not have which were made before there was a choice
         plan["truncated"] = truncated
-
-    read = partial(read, teacher_rate=model.sample_rate, level_rate=rate)
-    embed = partial(_embed, load, read, {"batch_size": batch_size, "workers": workers})
+    batches = {"batch_size": batch_size, "workers": workers}
+    embed = partial(_embed, load, partial(read, teacher_rate=model.sample_rate, level_rate=rate), batches)
+    if mixtures:
+        made_of = sha256([plan["manifest_sha256"], f"{mixtures} mixtures, seed {seed}"])  # by which students know it
+        plan |= {"manifest_sha256": made_of, "mixtures": {"count": mixtures, "seed": seed, **RECIPE}}
+        embed = partial(embed_mixtures, load, {**read.keywords, "seed": seed}, batches)
     result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
     if speed := result["windows_per_second"]:
-        log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * hop)
-    return {**result, "hours_per_hour": speed * hop}
+        log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * framing.hop)
+    return {**result, "hours_per_hour": speed * framing.hop}
 
 
 def _embed(

@@ -66,6 +66,13 @@ class Decoder:
             raise ValueError(str(error)) from error
         return out[:filled]
 
+    def seek(self, frames: int) -> int:
+        """Pass over the first samples, by decoding them; returns how many there were."""
+        block, left = np.empty((self.samplerate, self.channels), np.float32), frames
+        while left and (count := len(self.read(block[:left]))):
+            left -= count
+        return frames - left
+
     def close(self) -> None:
         self._container.close()
         self._file.close()

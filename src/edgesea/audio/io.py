@@ -121,8 +121,10 @@ class AudioFile:
                     reason = str(problem) if known else reason
             raise EdgeseaError(f"{self.path}: cannot be decoded: {reason}") from error
 
-    def chunks(self) -> Iterator[Float32]:
+    def chunks(self, begin: int = 0) -> Iterator[Float32]:
         """Yield the channels' average in chunks of about a second, (samples,) float32.
+
+        From sample `begin` on; where a decoder cannot go there, from the first.
 
         EdgeseaError if the file is empty, truncated or damaged, has an implausible rate, or holds NaN or Inf.
         """
@@ -130,8 +132,8 @@ class AudioFile:
         for place, stream in enumerate(self._streams):
             if place:
                 self._decoder.close()
-                self._decoder = self._open(stream)
-            for mono in resample_stream(self._decode(stream), self._decoder.samplerate, self.sample_rate):
+                self._decoder, begin = self._open(stream), 0
+            for mono in resample_stream(self._decode(stream, begin), self._decoder.samplerate, self.sample_rate):
                 if first_invalid(mono) is not None:
                     raise EdgeseaError(f"{self.path}: holds NaN or Inf samples")
                 total += len(mono)
@@ -140,9 +142,14 @@ class AudioFile:
         if total == 0:
             raise EdgeseaError(f"{self.path}: holds no samples")
 
-    def _decode(self, stream: container.Stream) -> Iterator[Float32]:
+    def _decode(self, stream: container.Stream, begin: int) -> Iterator[Float32]:
         """Decode one stream to its end, and hold what is there against what was announced."""
-        rate, decoded, problem = self._decoder.samplerate, 0, ""
+        try:
+            decoded = self._decoder.seek(begin) if begin else 0
+        except (soundfile.LibsndfileError, ValueError):
+            self._decoder.close()
+            self._decoder, decoded = self._open(stream), 0
+        rate, problem = self._decoder.samplerate, ""
         size = round(CHUNK_SECONDS * rate)
         while True:
             sized = stream.plain and self._decoder.format == "FLAC"  # it is read to its end, to see what is left there

@@ -23,6 +23,7 @@ from edgesea.cluster import is_here, results
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Piece
+from edgesea.table.mixtures import BLOCK
 from edgesea.table.reader import (
     CLIPS,
     PART_KEY,
@@ -196,7 +197,8 @@ def _write_missing(
         (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
     began, windows, loud = time.perf_counter(), 0, set[str]()
     total, todo = (sum(len(parts[part]) for part in some) for some in (range(len(parts)), missing))
-    with tqdm(total=total, initial=total - todo, unit="clip", desc=task, disable=None, smoothing=0.05) as bar:
+    unit = {"unit": "mixture", "unit_scale": BLOCK} if "mixtures" in plan else {"unit": "clip"}
+    with tqdm(total=total, initial=total - todo, desc=task, disable=None, smoothing=0.05, **unit) as bar:
         write = partial(make_part, out, plan, embed, bar=bar if is_here(jobs) else None)
         done = results(write, ((part, parts[part]) for part in missing), jobs)
         for part, (count, loud_clips) in zip(missing, done, strict=True):
@@ -268,7 +270,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Write skipped.csv and, last of all, table.json, unless a former call has done it; returns what they say."""
     finished = (out / TABLE_FILE).exists()
-    skipped = [row for info in infos if info for row in info.skipped]
+    skipped = [*dict.fromkeys(row for info in infos if info for row in info.skipped)]  # parts of mixtures share clips
     if not finished:
         write_skipped(out / SKIPPED_FILE, skipped)
     if len(skipped) == clips:  # nothing binds; with other options or repaired clips, the same folder will do
@@ -283,7 +285,9 @@ def _finish(
             by_split.update(counts)
         if not by_split["train"]:
             log.warning("%s: no window is in the split train: %s", out, dict(by_split))
-        numbers = {"clips": clips - len(skipped), "skipped": len(skipped), "windows": by_split.total()}
+        windows = by_split.total()
+        stored = windows if "mixtures" in plan else clips - len(skipped)
+        numbers = {"clips": stored, "skipped": len(skipped), "windows": windows}
         splits = {"windows_by_split": dict(sorted(by_split.items()))}
         write_json(out / TABLE_FILE, {**plan, **numbers, **splits, "versions": versions()})
     info = Table(out).info

@@ -1,0 +1,149 @@
+"""Mixtures: clips of one window each, made of windows of training clips; teacher and student hear the same."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.audio.framing import Framing, SampleFraming
+from edgesea.audio.framing import Piece as AudioPiece
+from edgesea.audio.io import AudioFile, Truncated
+from edgesea.audio.level import a_weighted_level
+from edgesea.audio.resampling import Resampler
+from edgesea.embed.engine import PIECE, UNUSABLE, cut_rows, embed_sources
+from edgesea.errors import EdgeseaError
+from edgesea.models.base import EmbeddingModel
+from edgesea.table.clips import ClipEntry, Manifest, Piece, to_pcm
+
+Float32 = NDArray[np.float32]
+BLOCK_CLIPS, BLOCK = 16, 128  # clips that are decoded for a block, and mixtures that are made of them
+EXCERPT = 16.0  # seconds of a clip that are heard at once, but two windows at least
+RECIPE: dict[str, Any] = {  # of a mixture; recorded with the table
+    "shares": [0.2, 0.5, 0.3],  # of mixtures of one, two, three windows
+    "snr": [0.0, 12.0],  # dB of the first window over each other
+    "gain": [-10.0, 4.0],  # dB of the whole, or less, so that it does not exceed full scale
+}
+SILENT, MOST_BOOST = 1e-6, 10.0**1.5  # power of a window that sets no level; amplification of a window at most
+
+
+class Block(NamedTuple):
+    """Mixtures of the same few clips, which are decoded once."""
+
+    clip: str  # name of the first mixture
+    first: int
+    size: int
+    entries: Manifest
+    path: str = ""
+
+
+def cut_mixtures(entries: Manifest, count: int, part_clips: int, seed: int) -> list[list[Block]]:
+    """The parts of a table of `count` mixtures: blocks of clips, of which none comes again before all have come."""
+    if len(entries) < 2:
+        raise EdgeseaError(f"mixtures are made of at least two clips of the split train, not of {len(entries)}")
+    starts, size = range(0, count, BLOCK), max(1, part_clips // BLOCK_CLIPS)
+    rounds = range(-(-len(starts) * BLOCK_CLIPS // len(entries)))
+    drawn = np.concatenate([np.random.default_rng((seed, number)).permutation(len(entries)) for number in rounds])
+    clips = np.resize(drawn, (len(starts), BLOCK_CLIPS))
+    blocks = [
+        Block(_name(first), first, min(BLOCK, count - first), entries[np.unique(some)])
+        for first, some in zip(starts, clips, strict=True)
+    ]
+    return [blocks[first : first + size] for first in range(0, len(blocks), size)]
+
+
+def _name(number: int) -> str:
+    return f"mixture-{number:07d}"
+
+
+def embed_mixtures(
+    load: Callable[[], EmbeddingModel], options: dict[str, Any], batches: dict[str, Any], blocks: Iterator[Block]
+) -> Iterator[Any]:
+    """Embed the mixtures of some blocks, as `embed_sources` does; then come the clips that could not be used."""
+    model, failed, last = load(), dict[str, str](), None
+
+    def read(block: Block) -> Iterator[tuple[Piece, Float32]]:
+        return _mixtures(block, model, failed, **options)
+
+    for result in embed_sources(model, blocks, read, depth=PIECE, **batches):
+        yield result
+        last = result[0]
+    if last is None:
+        named = "".join(f" (first: {clip}: {failed[clip]})" for clip in sorted(failed)[:1])
+        raise EdgeseaError(f"mixtures need two training clips that can be used{named}; repair them or choose others")
+    yield from ((last, item, None) for item in failed.items())
+
+
+def _mixtures(
+    block: Block,
+    model: EmbeddingModel,
+    failed: dict[str, str],
+    *,
+    framing: Framing,
+    sample_rate: int,
+    truncated: Truncated,
+    seed: int,
+) -> Iterator[tuple[Piece, Float32]]:
+    """The mixtures of a block and the rows that the model takes of them; clips that cannot be used join `failed`."""
+    rng, rates, heard = np.random.default_rng((seed, block.first, 1)), (sample_rate, model.sample_rate), []
+    for entry in block.entries:
+        try:
+            heard.append(_heard(entry, framing, rates, truncated, rng))
+        except UNUSABLE as error:
+            failed[entry.clip] = (str(error) or repr(error)).removeprefix(f"{entry.path}: ")
+    student, teacher = (framing.at(rate) for rate in rates)
+    steps = [rate // math.gcd(*rates) for rate in rates]  # at every step, both rates have a sample
+    numbers = range(block.first, block.first + block.size if len(heard) > 1 else block.first)
+    for some in (numbers[first : first + PIECE] for first in range(0, len(numbers), PIECE)):
+        mixed = [_mix(heard, (student, teacher), steps, rng) for _ in some]
+        windows = np.stack([of_teacher for _, of_teacher in mixed])
+        levels, starts = a_weighted_level(windows, rates[1]), np.zeros(1, np.int64)
+        side_by_side = SampleFraming(teacher.window, teacher.window, 0)
+        rows = cut_rows(model, AudioPiece(0, len(some), windows.ravel()), side_by_side)
+        for row, (number, (audio, _)) in enumerate(zip(some, mixed, strict=True)):
+            pcm, scale = to_pcm(audio)
+            own = slice(row, row + 1)
+            yield Piece(ClipEntry(_name(number), "", split="train"), 0, pcm, starts, levels[own], scale), rows[own]
+
+
+def _heard(
+    entry: ClipEntry, framing: Framing, rates: Sequence[int], truncated: Truncated, rng: np.random.Generator
+) -> list[Float32]:
+    """A clip, or an excerpt of a long one, at each rate."""
+    with AudioFile(entry.path, truncated) as file:
+        most = round(max(EXCERPT, 2 * framing.window) * file.sample_rate)
+        chunks, length = list[Float32](), 0
+        for chunk in file.chunks(int(rng.integers(max(0, file.frames - most) + 1))):
+            chunks.append(chunk)
+            if (length := length + len(chunk)) > most:
+                break
+        samples = np.concatenate(chunks)[:most]
+        return [Resampler(file.sample_rate, rate, framing.resampler).feed(samples, last=True) for rate in rates]
+
+
+def _mix(
+    heard: Sequence[Sequence[Float32]],
+    framings: Sequence[SampleFraming],
+    steps: Sequence[int],
+    rng: np.random.Generator,
+) -> list[Float32]:
+    """Random windows of one to three clips, mixed at random levels: the same at each rate."""
+    parts = []
+    for number in rng.permutation(len(heard))[: 1 + rng.choice(3, p=RECIPE["shares"])]:
+        found = list(zip(heard[number], framings, steps, strict=True))
+        last = min((len(audio) - at.window) // step for audio, at, step in found)
+        place = int(rng.integers(max(0, last) + 1))
+        cut = (audio[place * step :][: at.window] for audio, at, step in found)
+        parts.append([np.pad(audio, (0, at.window - len(audio))) for audio, at in zip(cut, framings, strict=True)])
+    power = np.maximum([np.square(audio).mean() for *_, audio in parts], np.finfo(np.float32).tiny)
+    loud = power > SILENT
+    first = int(loud.argmax() if loud.any() else power.argmax())
+    low, high = RECIPE["snr"]
+    weights = np.sqrt(power[first] / power) * 10 ** (-rng.uniform(low, high, len(parts)) / 20)
+    weights[first] = 1.0
+    weights = np.minimum(weights, MOST_BOOST).astype(np.float32)
+    mixed = [np.einsum("i,ij->j", weights, np.stack(audio)) for audio in zip(*parts, strict=True)]
+    peak = max(float(np.abs(audio).max()) for audio in mixed)
+    gain = min(10 ** (rng.uniform(*RECIPE["gain"]) / 20), 1 / max(peak, 1e-9))
+    return [audio * np.float32(gain) for audio in mixed]
