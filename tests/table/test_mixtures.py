@@ -48,7 +48,7 @@ def test_mixtures_are_of_training_clips_and_the_same_for_teacher_and_student(ton
     assert clips_of(tmp_path / "table")["clip"].tolist() == [f"mixture-{number:07d}" for number in range(600)]
     assert skipped(tmp_path / "table").keys() == {"400.flac"}
     info = Table(tmp_path / "table").info
-    assert (info["parts"], info["skipped"], info["mixtures"]["count"], info["mixtures"]["seed"]) == (3, 1, 600, 3)
+    assert (info["parts"], info["skipped"], info["mixtures"]["count"], info["mixtures"]["seed"]) == (2, 1, 600, 3)
     found = [np.concatenate(column) for column in zip(*windows_of(tmp_path / "table").values(), strict=True)]
     starts, levels, heard, audio = found
     assert not starts.any()

@@ -18,7 +18,7 @@ from edgesea.models.base import EmbeddingModel
 from edgesea.table.clips import ClipEntry, Manifest, Piece, to_pcm
 
 Float32 = NDArray[np.float32]
-BLOCK_CLIPS, BLOCK = 16, 128  # clips that are decoded for a block, and mixtures that are made of them
+BLOCK_CLIPS, LEAST, MOST = 16, 4, 16  # clips that are decoded for a block, and mixtures of it for each
 EXCERPT = 16.0  # seconds of a clip that are heard at once, but two windows at least
 RECIPE: dict[str, Any] = {  # of a mixture; recorded with the table
     "shares": [0.2, 0.5, 0.3],  # of mixtures of one, two, three windows
@@ -42,12 +42,13 @@ def cut_mixtures(entries: Manifest, count: int, part_clips: int, seed: int) -> l
     """The parts of a table of `count` mixtures: blocks of clips, of which none comes again before all have come."""
     if len(entries) < 2:
         raise EdgeseaError(f"mixtures are made of at least two clips of the split train, not of {len(entries)}")
-    starts, size = range(0, count, BLOCK), max(1, part_clips // BLOCK_CLIPS)
+    step = BLOCK_CLIPS * min(MOST, max(LEAST, -(-count // len(entries))))  # as few as use all clips
+    starts, size = range(0, count, step), max(1, part_clips // BLOCK_CLIPS)
     rounds = range(-(-len(starts) * BLOCK_CLIPS // len(entries)))
     drawn = np.concatenate([np.random.default_rng((seed, number)).permutation(len(entries)) for number in rounds])
     clips = np.resize(drawn, (len(starts), BLOCK_CLIPS))
     blocks = [
-        Block(_name(first), first, min(BLOCK, count - first), entries[np.unique(some)])
+        Block(_name(first), first, min(step, count - first), entries[np.unique(some)])
         for first, some in zip(starts, clips, strict=True)
     ]
     return [blocks[first : first + size] for first in range(0, len(blocks), size)]
@@ -93,10 +94,10 @@ def _mixtures(
         except UNUSABLE as error:
             failed[entry.clip] = (str(error) or repr(error)).removeprefix(f"{entry.path}: ")
     student, teacher = (framing.at(rate) for rate in rates)
-    steps = [rate // math.gcd(*rates) for rate in rates]  # at every step, both rates have a sample
+    sizes = [(at.window, rate // math.gcd(*rates)) for at, rate in zip((student, teacher), rates, strict=True)]
     numbers = range(block.first, block.first + block.size if len(heard) > 1 else block.first)
     for some in (numbers[first : first + PIECE] for first in range(0, len(numbers), PIECE)):
-        mixed = [_mix(heard, (student, teacher), steps, rng) for _ in some]
+        mixed = [_mix(heard, sizes, rng) for _ in some]
         windows = np.stack([of_teacher for _, of_teacher in mixed])
         levels, starts = a_weighted_level(windows, rates[1]), np.zeros(1, np.int64)
         side_by_side = SampleFraming(teacher.window, teacher.window, 0)
@@ -123,27 +124,28 @@ def _heard(
 
 
 def _mix(
-    heard: Sequence[Sequence[Float32]],
-    framings: Sequence[SampleFraming],
-    steps: Sequence[int],
-    rng: np.random.Generator,
+    heard: Sequence[Sequence[Float32]], sizes: Sequence[tuple[int, int]], rng: np.random.Generator
 ) -> list[Float32]:
-    """Random windows of one to three clips, mixed at random levels: the same at each rate."""
-    parts = []
-    for number in rng.permutation(len(heard))[: 1 + rng.choice(3, p=RECIPE["shares"])]:
-        found = list(zip(heard[number], framings, steps, strict=True))
-        last = min((len(audio) - at.window) // step for audio, at, step in found)
+    """Random windows of one to three clips, mixed at random levels: the same at each rate.
+
+    `sizes` are, at each rate, the samples of a window, and of the steps at which both have a sample.
+    """
+    chosen = rng.permutation(len(heard))[: 1 + rng.choice(3, p=RECIPE["shares"])]
+    parts = [np.zeros((len(chosen), window), np.float32) for window, _ in sizes]
+    for row, clip in enumerate(heard[number] for number in chosen):
+        last = min((len(audio) - window) // step for audio, (window, step) in zip(clip, sizes, strict=True))
         place = int(rng.integers(max(0, last) + 1))
-        cut = (audio[place * step :][: at.window] for audio, at, step in found)
-        parts.append([np.pad(audio, (0, at.window - len(audio))) for audio, at in zip(cut, framings, strict=True)])
-    power = np.maximum([np.square(audio).mean() for *_, audio in parts], np.finfo(np.float32).tiny)
+        for windows, audio, (window, step) in zip(parts, clip, sizes, strict=True):
+            some = audio[place * step :][:window]
+            windows[row, : len(some)] = some
+    power = np.maximum(np.square(parts[-1]).mean(1), np.finfo(np.float32).tiny)
     loud = power > SILENT
     first = int(loud.argmax() if loud.any() else power.argmax())
     low, high = RECIPE["snr"]
-    weights = np.sqrt(power[first] / power) * 10 ** (-rng.uniform(low, high, len(parts)) / 20)
+    weights = np.sqrt(power[first] / power) * 10 ** (-rng.uniform(low, high, len(power)) / 20)
     weights[first] = 1.0
     weights = np.minimum(weights, MOST_BOOST).astype(np.float32)
-    mixed = [np.einsum("i,ij->j", weights, np.stack(audio)) for audio in zip(*parts, strict=True)]
+    mixed = [np.einsum("i,ij->j", weights, windows) for windows in parts]
     peak = max(float(np.abs(audio).max()) for audio in mixed)
     gain = min(10 ** (rng.uniform(*RECIPE["gain"]) / 20), 1 / max(peak, 1e-9))
     return [audio * np.float32(gain) for audio in mixed]

@@ -23,7 +23,6 @@ from edgesea.cluster import is_here, results
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
 from edgesea.table.clips import Piece
-from edgesea.table.mixtures import BLOCK
 from edgesea.table.reader import (
     CLIPS,
     PART_KEY,
@@ -197,7 +196,8 @@ def _write_missing(
         (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
     began, windows, loud = time.perf_counter(), 0, set[str]()
     total, todo = (sum(len(parts[part]) for part in some) for some in (range(len(parts)), missing))
-    unit = {"unit": "mixture", "unit_scale": BLOCK} if "mixtures" in plan else {"unit": "clip"}
+    mixtures = plan.get("mixtures")
+    unit = {"unit": "mixture", "unit_scale": mixtures["count"] / total} if mixtures else {"unit": "clip"}
     with tqdm(total=total, initial=total - todo, desc=task, disable=None, smoothing=0.05, **unit) as bar:
         write = partial(make_part, out, plan, embed, bar=bar if is_here(jobs) else None)
         done = results(write, ((part, parts[part]) for part in missing), jobs)
