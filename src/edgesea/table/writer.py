@@ -270,7 +270,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Write skipped.csv and, last of all, table.json, unless a former call has done it; returns what they say."""
     finished = (out / TABLE_FILE).exists()
-    skipped = [*dict.fromkeys(row for info in infos if info for row in info.skipped)]  # parts of mixtures share clips
+    skipped = [*dict(row for info in infos if info for row in info.skipped).items()]  # parts of mixtures share clips
     if not finished:
         write_skipped(out / SKIPPED_FILE, skipped)
     if len(skipped) == clips:  # nothing binds; with other options or repaired clips, the same folder will do
