@@ -179,7 +179,7 @@ def extract(
     if mixtures:
         made_of = sha256([plan["manifest_sha256"], f"{mixtures} mixtures, seed {seed}"])  # by which students know it
         plan |= {"manifest_sha256": made_of, "mixtures": {"count": mixtures, "seed": seed, **RECIPE}}
-        embed = partial(embed_mixtures, load, {**read.keywords, "seed": seed}, batches)
+        embed = partial(embed_mixtures, load, read.keywords, batches)
     result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
     if speed := result["windows_per_second"]:
         log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * framing.hop)

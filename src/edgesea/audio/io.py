@@ -124,8 +124,7 @@ class AudioFile:
     def chunks(self, begin: int = 0) -> Iterator[Float32]:
         """Yield the channels' average in chunks of about a second, (samples,) float32.
 
-        From sample `begin` on; where a decoder cannot go there, from the first.
-
+        From sample `begin` on, or from the first if the decoder cannot go there.
         EdgeseaError if the file is empty, truncated or damaged, has an implausible rate, or holds NaN or Inf.
         """
         total = 0

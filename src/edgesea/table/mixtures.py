@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,9 +33,9 @@ class Block(NamedTuple):
     """Mixtures of the same few clips, which are decoded once."""
 
     clip: str  # name of the first mixture
-    first: int
-    size: int
+    numbers: range  # of the mixtures
     entries: Manifest
+    seed: int
     path: str = ""
 
 
@@ -42,16 +43,15 @@ def cut_mixtures(entries: Manifest, count: int, part_clips: int, seed: int) -> l
     """The parts of a table of `count` mixtures: blocks of clips, of which none comes again before all have come."""
     if len(entries) < 2:
         raise EdgeseaError(f"mixtures are made of at least two clips of the split train, not of {len(entries)}")
-    step = BLOCK_CLIPS * min(MOST, max(LEAST, -(-count // len(entries))))  # as few as use all clips
-    starts, size = range(0, count, step), max(1, part_clips // BLOCK_CLIPS)
+    size = BLOCK_CLIPS * min(MOST, max(LEAST, -(-count // len(entries))))  # the most of which all clips are used
+    starts, in_part = range(0, count, size), max(1, part_clips // BLOCK_CLIPS)
     rounds = range(-(-len(starts) * BLOCK_CLIPS // len(entries)))
     drawn = np.concatenate([np.random.default_rng((seed, number)).permutation(len(entries)) for number in rounds])
-    clips = np.resize(drawn, (len(starts), BLOCK_CLIPS))
     blocks = [
-        Block(_name(first), first, min(step, count - first), entries[np.unique(some)])
-        for first, some in zip(starts, clips, strict=True)
+        Block(_name(first), range(first, min(first + size, count)), entries[np.unique(clips)], seed)
+        for first, clips in zip(starts, np.resize(drawn, (len(starts), BLOCK_CLIPS)), strict=True)
     ]
-    return [blocks[first : first + size] for first in range(0, len(blocks), size)]
+    return [blocks[first : first + in_part] for first in range(0, len(blocks), in_part)]
 
 
 def _name(number: int) -> str:
@@ -63,10 +63,7 @@ def embed_mixtures(
 ) -> Iterator[Any]:
     """Embed the mixtures of some blocks, as `embed_sources` does; then come the clips that could not be used."""
     model, failed, last = load(), dict[str, str](), None
-
-    def read(block: Block) -> Iterator[tuple[Piece, Float32]]:
-        return _mixtures(block, model, failed, **options)
-
+    read = partial(_mixtures, model=model, failed=failed, **options)
     for result in embed_sources(model, blocks, read, depth=PIECE, **batches):
         yield result
         last = result[0]
@@ -78,34 +75,31 @@ def embed_mixtures(
 
 def _mixtures(
     block: Block,
-    model: EmbeddingModel,
-    failed: dict[str, str],
-    *,
     framing: Framing,
     sample_rate: int,
     truncated: Truncated,
-    seed: int,
+    model: EmbeddingModel,
+    failed: dict[str, str],
 ) -> Iterator[tuple[Piece, Float32]]:
     """The mixtures of a block and the rows that the model takes of them; clips that cannot be used join `failed`."""
-    rng, rates, heard = np.random.default_rng((seed, block.first, 1)), (sample_rate, model.sample_rate), []
+    rng, rates, heard = np.random.default_rng((block.seed, block.numbers[0], 1)), (sample_rate, model.sample_rate), []
     for entry in block.entries:
         try:
             heard.append(_heard(entry, framing, rates, truncated, rng))
         except UNUSABLE as error:
             failed[entry.clip] = (str(error) or repr(error)).removeprefix(f"{entry.path}: ")
-    student, teacher = (framing.at(rate) for rate in rates)
-    sizes = [(at.window, rate // math.gcd(*rates)) for at, rate in zip((student, teacher), rates, strict=True)]
-    numbers = range(block.first, block.first + block.size if len(heard) > 1 else block.first)
-    for some in (numbers[first : first + PIECE] for first in range(0, len(numbers), PIECE)):
-        mixed = [_mix(heard, sizes, rng) for _ in some]
-        windows = np.stack([of_teacher for _, of_teacher in mixed])
-        levels, starts = a_weighted_level(windows, rates[1]), np.zeros(1, np.int64)
-        side_by_side = SampleFraming(teacher.window, teacher.window, 0)
-        rows = cut_rows(model, AudioPiece(0, len(some), windows.ravel()), side_by_side)
-        for row, (number, (audio, _)) in enumerate(zip(some, mixed, strict=True)):
+    sizes = [(framing.at(rate).window, rate // math.gcd(*rates)) for rate in rates]
+    side_by_side, starts = SampleFraming(sizes[1][0], sizes[1][0], 0), np.zeros(1, np.int64)
+    for first in range(0, len(block.numbers) if len(heard) > 1 else 0, PIECE):
+        numbers = block.numbers[first : first + PIECE]
+        pairs = [_mix(heard, sizes, rng) for _ in numbers]
+        windows = np.stack([of_teacher for _, of_teacher in pairs])
+        rows = cut_rows(model, AudioPiece(0, len(windows), windows.ravel()), side_by_side)
+        levels = a_weighted_level(windows, rates[1])
+        for number, (audio, _), row, level in zip(numbers, pairs, rows, levels, strict=True):
             pcm, scale = to_pcm(audio)
-            own = slice(row, row + 1)
-            yield Piece(ClipEntry(_name(number), "", split="train"), 0, pcm, starts, levels[own], scale), rows[own]
+            entry = ClipEntry(_name(number), "", split="train")
+            yield Piece(entry, 0, pcm, starts, level[None], scale), row[None]
 
 
 def _heard(
