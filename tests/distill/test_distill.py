@@ -14,6 +14,7 @@ import edgesea
 from edgesea import cli
 from edgesea.artifact import atomic_path
 from edgesea.distill import distill
+from edgesea.distill.module import Distiller
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.models.student_config import sizes
@@ -120,7 +121,7 @@ def test_bfloat16_training_is_validated_in_single_precision(train, tmp_path):
 
 
 def test_a_student_for_microcontrollers_resumes(train, tmp_path):
-    options = {"student": "edge-3", "filters": [4, 8], "epochs": 2}
+    options = {"student": "edge-3", "filters": [4, 8], "epochs": 2, "gain": 6.0}
     for name in ("whole", "resumed"):
         train(name, **options)
     for name in ("results.json", "model.safetensors"):
@@ -129,6 +130,32 @@ def test_a_student_for_microcontrollers_resumes(train, tmp_path):
     assert same(tmp_path / "whole", tmp_path / "resumed")
     config = edgesea.load_student(tmp_path / "whole", engine="torch").config
     assert (config.sample_rate, config.n_fft, config.hop_length) == (8000, 256, 80)  # the table's, and 32 and 10 ms
+
+
+def test_the_student_is_the_average_of_the_weights_without_the_projector(train, tmp_path, monkeypatch):
+    seen = []
+
+    def watch(hook):
+        def watched(self, *batch):
+            original(self, *batch)
+            seen.append({name: value.double().clone() for name, value in self.student.state_dict().items()})
+
+        original = getattr(Distiller, hook)
+        monkeypatch.setattr(Distiller, hook, watched)
+
+    watch("on_train_start")
+    watch("on_train_batch_end")
+    result = train(epochs=2, ema=0.2, projector=6, keep="last")
+    average, saved = seen[0], load_file(tmp_path / "s" / "model.safetensors")
+    for number, weights in enumerate(seen[1:], 1):
+        rate = max(0.8, 9 / (9 + number))
+        average = {name: value + rate * (weights[name] - value) for name, value in average.items()}
+    assert saved.keys() == average.keys()
+    for name in [name for name in saved if "num_batches" not in name]:
+        assert saved[name] == pytest.approx(average[name].numpy(), rel=1e-4, abs=1e-6)
+    assert result["projector"] == 6
+    assert "behind the projector" in (tmp_path / "s" / "README.md").read_text()
+    assert result["mse"] == pytest.approx(history(tmp_path / "s")[-1]["val_mse"], rel=1e-6)
 
 
 def test_a_finished_folder_is_returned_as_it_is(small_table, small_reduction, small_student):
@@ -157,6 +184,7 @@ def test_diverging_training_says_so(train, tmp_path, lr, schedule):
         ("lr", -1, ["lr", -1]),
         ("devices", 0, ["devices", 0]),
         ("mask", 1.5, ["mask", 1.5]),
+        ("gain", 6.0, ["gain", 6.0, "sea-64"]),
         ("head", "relu_max", [8, 4, "head=linear"]),
         ("student", "edge-3", ["first and last", "(4, 4, 8, 8)"]),
         ("sample_rate", 16000, ["sample_rate=16000", 8000]),

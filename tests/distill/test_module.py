@@ -1,10 +1,16 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from stored import embeddings_of
 
-from edgesea.distill.module import FitMeasure, mask_spectrogram
+from edgesea.distill import module
+from edgesea.distill.data import WindowSource
+from edgesea.distill.module import FitMeasure, objective, target_scale
+from edgesea.reduction import load_reduction
+from edgesea.table.reader import Table
 
 
 def measured(outputs, targets, batch):
@@ -50,9 +56,28 @@ def test_outputs_in_low_precision_are_measured_in_double():
     assert measured(outputs, targets, 32)["mse"] == pytest.approx(error, rel=1e-12)
 
 
-def test_masks_hide_at_most_their_share_and_differ_between_windows():
-    hidden = mask_spectrogram(torch.ones(200, 1, 64, 50), 0.125, torch.Generator().manual_seed(0)) == 0
-    bands, frames = hidden.all(3)[:, 0].sum(1), hidden.all(2)[:, 0].sum(1)
-    assert 8 < int(bands.max()) <= 16  # two masks of up to 8 bands
-    assert 6 < int(frames.max()) <= 12
-    assert len({tuple(row.tolist()) for row in hidden.flatten(1)}) > 190
+@pytest.mark.parametrize("scale", [None, torch.tensor([2.0, 0.5, 1.0])])
+def test_objectives_equal_their_formulas(scale):
+    rng = np.random.default_rng(0)
+    y, t = rng.standard_normal((2, 20, 3))
+    by = np.ones(3) if scale is None else scale.numpy()
+    squared = np.square((y - t) / by).mean()
+    lengths = np.linalg.norm(y / by, axis=1) * np.linalg.norm(t / by, axis=1)
+    cosine = 1 - np.mean((y * t) @ by**-2.0 / lengths)
+    for loss, expected in {"mse": squared, "cosine": cosine, "both": squared + cosine}.items():
+        value = objective(torch.from_numpy(y), torch.from_numpy(t), loss, scale)
+        assert float(value) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("most", [10**6, 30])
+def test_targets_are_scaled_by_their_deviation(small_table, small_reduction, monkeypatch, most):
+    monkeypatch.setattr(module, "SCALE_WINDOWS", most)
+    source = WindowSource(Table(small_table), load_reduction(small_reduction), "train")
+    targets = source.phi.transform(embeddings_of(source.table, "train"))
+    each, both = (
+        target_scale(source, SimpleNamespace(**o))
+        for o in ({"standardize": True}, {"standardize": False, "loss": "both"})
+    )
+    assert target_scale(source, SimpleNamespace(standardize=False, loss="cosine")) is None
+    assert each.numpy() == pytest.approx(targets.std(0), rel=1e-5 if most > len(targets) else 0.5)
+    assert float(both) == pytest.approx(float(each.square().mean().sqrt()), rel=1e-6)

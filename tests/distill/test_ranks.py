@@ -32,7 +32,8 @@ edgesea.distill.module.Distiller.training_step = training_step
 from edgesea import cli
 sys.exit(cli.main())
 """
-MANY = {"mask": 0.1, "lr": 0.001, "epochs": 3, "epoch_size": 48, "shares": 0.25}
+RECIPE = {"loss": "both", "standardize": True, "projector": 8, "mask": 0.1, "shift": 0.1, "ema": 0.9}
+MANY = {**RECIPE, "lr": 0.001, "epochs": 3, "epoch_size": 48, "shares": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_processes_that_are_not_to_train_together(words, tmp_path):  # noqa: F81
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_signals_at_any_batch_and_in_validation(train, train_only_table, tmp_path, monkeypatch, accumulate):  # noqa: F811
-    options = {"mask": 0.1, "epochs": 4, "epoch_size": 48, "schedule": "onecycle", "accumulate": accumulate}
+    options = {**RECIPE, "epochs": 4, "epoch_size": 48, "schedule": "onecycle", "accumulate": accumulate}
     options |= {"also": [train_only_table]} if accumulate > 1 else {}
     train("whole", **options)
     points = [

@@ -37,7 +37,13 @@ def distill(
     batch_size: int = 64,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
+    loss: Literal["mse", "cosine", "both"] = "mse",
+    standardize: bool = False,
+    projector: int = 0,
     mask: float = 0.0,
+    shift: float = 0.0,
+    gain: float = 0.0,
+    ema: float = 0.0,
     schedule: Literal["plateau", "onecycle"] = "plateau",
     patience: int = 10,
     keep: Literal["auto", "best", "last"] = "auto",
@@ -95,9 +101,24 @@ def distill(
         Learning rate of Adam (the highest one, if one-cycle).
     weight_decay : float
         Decoupled weight decay.
+    loss : {"mse", "cosine", "both"}
+        What is minimised between the student's embedding and its target: mean squared error; cosine: mean of 1 - cosine
+        similarity, which leaves the embedding's length open, so that R2 says nothing; both: the sum of this and of the
+        MSE's share in the variance of the targets. `keep`, `patience` and the plateau schedule look at the same.
+    standardize : bool
+        Divide each dimension by the standard deviation of its target, so that the loss weighs all of them alike.
+    projector : int
+        Hidden units of a small network (linear, ReLU, linear) between embedding and target while training, which is no
+        part of the student; scores are those behind it. 0: none.
     mask : float
         Hide up to this share of the mel bands, and of the frames, of a training window behind each of two random masks
         (SpecAugment). 0.125 helps where recordings are few; 0: none.
+    shift : float
+        Move the spectrogram of a training window by up to so many seconds; the frame at the edge is repeated.
+    gain : float
+        Change the level of a training window by up to so many dB, of edge students (sea ignores levels).
+    ema : float
+        Decay of an exponential average of the weights over the steps, which becomes the student, e.g. 0.999; 0: none.
     schedule : {"plateau", "onecycle"}
         plateau: a tenth of the rate after 5 epochs without improvement. onecycle: one rise and fall over all epochs.
     patience : int
@@ -121,9 +142,9 @@ def distill(
     Returns
     -------
     dict
-        On the validation windows: r2 (share of the target's variance explained), mse, mae, cosine; parameters, macs of
-        a window, activation_bytes (of feature maps in int8), epochs; speed of this call: windows_per_second,
-        of_steps_alone, and share, below 1 where steps wait for the table.
+        On the validation windows: r2 (share of the target's variance explained), mse, mae, cosine, behind the projector
+        if there is one (`projector`); parameters, macs of a window, activation_bytes (of feature maps in int8), epochs;
+        speed of this call: windows_per_second, of_steps_alone, and share, below 1 where steps wait for the table.
 
     Raises
     ------
@@ -151,8 +172,10 @@ def distill(
             raise EdgeseaError(f"{name} must be positive, not {value}")
     if shares is not None and (len(shares) != len(also or ()) or min(shares, default=1) <= 0 or sum(shares) >= 1):
         raise EdgeseaError(f"shares must be above 0, below 1 in sum, and one for each table of also, not {shares}")
-    if not 0 <= mask <= 1:
-        raise EdgeseaError(f"mask must lie between 0 and 1, not {mask}")
+    most = {"mask": 1, "shift": 10, "gain": 60, "ema": 1, "projector": 65536}
+    for name, value in zip(most, (mask, shift, gain, ema, projector), strict=True):
+        if not 0 <= value <= most[name]:
+            raise EdgeseaError(f"{name} must lie between 0 and {most[name]}, not {value}")
     target = resolve_device(device)
     actual, here = resolve_precision(precision, target), place()
     hardware = Hardware(actual, target, devices, here)
@@ -177,13 +200,16 @@ def distill(
     mels = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "fmax": fmax}
     config = StudentConfig.named(student, **shape, **audio, **mels)
     settings = config.front_end()
+    if gain and settings.levels != "absolute":
+        raise EdgeseaError(f"gain={gain}: does nothing for {student}, whose spectrograms are relative to their maximum")
     validation = WindowSource(source, phi, "validate", settings, target)
     training = [WindowSource(one, phi, "train", settings, target) for one in tables]
     parts = batch_sizes(training, batch_size, shares, hardware.world * accumulate)
     train = ShuffledWindows(training, parts, epoch_size, seed, here.rank, hardware.world, accumulate)
     options = Training(
-        epochs, epoch_size, batch_size, lr, weight_decay, mask, schedule, patience, keep, precision, seed, accumulate
-    )
+        epochs, epoch_size, batch_size, lr, weight_decay, mask, schedule, patience, keep, precision, seed, accumulate,
+        loss, standardize, projector, shift, gain, ema,
+    )  # fmt: skip
     info = read_json(Path(reduction, REDUCTION_FILE))
     recorded = {key: info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")}
     plan = {
@@ -217,6 +243,7 @@ def distill(
         network = Student(config)
         scores, speed = train_student(network, options, train, validation, folder, save_every, hardware)
         result = {"student": str(out), **sizes(config), **scores, "origin": origin()}
+        result |= {"projector": projector} if projector else {}
         if here.rank == 0:
             provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
             save_student(network.float(), folder, provenance, model_card(config, provenance))

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from edgesea.artifact import atomic_path
 from edgesea.cluster import Stopped
 from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
-from edgesea.distill.module import Distiller, Training
+from edgesea.distill.module import Distiller, Training, target_scale
 from edgesea.distill.norm import SyncBatchNorm
 from edgesea.distill.ranks import Place
 from edgesea.errors import EdgeseaError
@@ -209,9 +209,9 @@ def _trainer(options: Training, folder: Path, save_every: int, hardware: Hardwar
     """A trainer with early stopping that writes the checkpoints best, last and of every `save_every`-th epoch."""
     save = partial(ModelCheckpoint, folder / CHECKPOINTS, save_on_train_epoch_end=True, enable_version_counter=False)
     stop = StopInOrder(folder / CHECKPOINTS / LAST)
-    callbacks = [stop, HistoryFile(folder / "metrics.csv"), ProgressBar(), save("best", "val_mse")]
+    callbacks = [stop, HistoryFile(folder / "metrics.csv"), ProgressBar(), save("best", "val_loss")]
     if options.patience:
-        callbacks.append(EarlyStopping("val_mse", 1e-4, options.patience, check_on_train_epoch_end=False))
+        callbacks.append(EarlyStopping("val_loss", 1e-4, options.patience, check_on_train_epoch_end=False))
     if save_every:
         # Lightning tells callbacks apart by what they monitor, and counts epochs from 0.
         every: dict[str, Any] = {"save_top_k": -1, "every_n_epochs": save_every, "auto_insert_metric_name": False}
@@ -248,7 +248,7 @@ def train_student(
         trainer = _trainer(options, folder, save_every, hardware)
         size = options.batch_size // hardware.world // options.accumulate
         windows = ordered_windows(validation, size, hardware.place.rank, hardware.world)
-        module = Distiller(network, options, train, windows)
+        module = Distiller(network, options, train, windows, target_scale(train.tables[0].source, options))
         try:
             if checkpoint.get("edgesea", {}).get("stopped"):
                 module.on_load_checkpoint(checkpoint)  # stopped early, then killed: trainer.fit would add an epoch
@@ -258,6 +258,8 @@ def train_student(
                 kept = torch.load(folder / CHECKPOINTS / f"{options.keep}.ckpt", map_location="cpu", weights_only=True)
                 module.load_state_dict(kept["state_dict"])
             trainer.validate(module, verbose=False)
+            if module.averaged:
+                network.load_state_dict(module.averaged[0].state_dict())
         except FloatingPointError as error:
             raise EdgeseaError(f"distill: {error}; lower lr ({options.lr})") from error
         except RuntimeError as error:

@@ -67,7 +67,9 @@ def model_card(
     provenance = without_folders(provenance)
     teacher, reduction, fit = (provenance.get(key) or {} for key in ("teacher", "reduction", "scores"))
     purpose = " that approximate the reduced embedding of the teacher\n`{id}` on the recordings it was trained on"
-    size = sizes(config)
+    size, behind = sizes(config), ""
+    if provenance.get("training", {}).get("projector"):
+        behind = ", behind the projector that it was trained with"
     template = Path(__file__).with_name("card.md").read_text("utf-8")
     card = template.format(
         config=config,
@@ -83,8 +85,8 @@ def model_card(
         milliseconds=(1e3 * config.n_fft / config.sample_rate, 1e3 * config.hop_length / config.sample_rate),
         name=config.name(),
         levels="absolute" if config.stages else "relative to the window's maximum",
-        r2="" if fit.get("r2") is None else f"{fit['r2']:.3f} (share of the target's variance explained)",
-        cosine="" if fit.get("cosine") is None else f"{fit['cosine']:.3f}",
+        r2="" if fit.get("r2") is None else f"{fit['r2']:.3f} (share of the target's variance explained{behind})",
+        cosine="" if fit.get("cosine") is None else f"{fit['cosine']:.3f}{behind}",
         scores=scores,
         source=source,
         samples=round(config.window * config.sample_rate),

@@ -54,7 +54,9 @@ def _run(folder: Path) -> dict[str, Any]:
     counts = data.summarise(table, subset) if table else None
     history, epoch = optional_csv(folder / "student" / "metrics.csv", dtype=float), None
     if len(history):
-        chosen = history.index[-1] if trained.get("keep") == "last" else history.val_mse.idxmin()
+        chosen = (
+            history.index[-1] if trained.get("keep") == "last" else history.get("val_loss", history.val_mse).idxmin()
+        )
         epoch = int(history.epoch[chosen])
     weights = sorted(folder.glob("*/*.safetensors"))  # of the reduction and of the student
     listed = [optional_csv(folder / "evaluate" / f"{system}.skipped.csv", **TEXT) for system in SYSTEMS]
