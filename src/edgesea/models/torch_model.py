@@ -108,9 +108,20 @@ def l3_blocks(filters: Sequence[int]) -> list[nn.Module]:
     return layers
 
 
+class StridedDepthwise(nn.Conv2d):
+    """A depthwise convolution with a stride, whose gradient CPUs compute ten times as fast in single precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float()).to(input.dtype)
+
+
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int, *act: nn.Module) -> nn.Sequential:
     """A convolution without bias, its batch normalisation, and what follows."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+    kind = StridedDepthwise if groups > 1 and stride > 1 else nn.Conv2d
+    conv = kind(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=1e-3), *act)
 
 
