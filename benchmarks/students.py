@@ -1,0 +1,262 @@
+"""What makes a student good? Levers one by one, then sizes over five folds, then another data set.
+
+    EDGESEA_DATA=path/to/data python benchmarks/students.py levers folds urbansound targets --out runs/students
+
+The teacher is EfficientAT mn04, reduced to 64 dimensions; needs esc10/, urbansound8k/ and
+efficientat/mn04_as_mAP_432.pt below the data folder. ESC-10: each student is blind to a fold: neither tables, mixtures
+nor reduction have heard it. R2 is measured on the windows of that fold, accuracy is that of a logistic probe on clip
+means, trained on the other folds.
+
+levers      the recommended recipe with one thing changed, two seeds, fold 5
+folds       the sizes, sea-64, the reduced teacher and raw mel bands, all five folds
+urbansound  UrbanSound8K, distilled and trained on one fold, tested on the other, both ways
+targets     UMAP against PCA as what the student learns, five folds
+
+`--only WORD` measures those whose names contain the word; `--longer 2` trains all twice as long. What is there is not
+trained again. Each training has one thread; `--workers` of them run at once. Prints Markdown, and writes
+benchmarks/results/students.json.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "students.json"
+DATA = Path(os.environ.get("EDGESEA_DATA", "data"))
+TEACHER = {"teacher": "efficientat/mn04", "weights": DATA / "efficientat" / "mn04_as_mAP_432.pt"}
+SIZE, HOP, MIXTURES, EPOCH = 64, 0.25, 40_000, 8192
+Job = dict[str, Any]
+
+# What `distill` is given, besides the tables; `epochs` are of EPOCH windows
+RECIPE: Job = {"student": "edge-10", "epochs": 60, "lr": 3e-3, "mask": 0.1, "schedule": "onecycle"}
+MIXED = ["mixtures"]  # further tables
+LEVERS: dict[str, Job] = {
+    "recipe": {},
+    "no mixtures": {"also": []},
+    "audio of elsewhere": {"also": ["mixtures", "elsewhere", "elsewhere mixtures"]},
+    "no masks": {"mask": 0.0},
+    "shift": {"shift": 0.05},
+    "gain": {"gain": 6.0},
+    "standardized": {"standardize": True},
+    "cosine": {"loss": "cosine"},
+    "both": {"loss": "both"},
+    "projector": {"projector": 256},
+    "average of weights": {"ema": 0.999},
+    "half as long": {"epochs": 30},
+    "twice as long": {"epochs": 120},
+    "batches of 128": {"batch_size": 128},
+    "8 kHz": {"sample_rate": 8000},
+    "single precision": {"precision": "32-true"},
+}
+TASKS = {"esc10": "esc50"}
+SIZES = ("edge-3", "edge-10", "edge-25", "sea-64")
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """The metadata of a data set."""
+    with next((DATA / name).glob("meta*/*.csv")).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tables(out: Path, domain: str, fold: int) -> tuple[Path, Path]:
+    """The table of all folds of a data set but one, which validates, and its reduction; and a pool of mixtures."""
+    from edgesea.extract import extract
+    from edgesea.reduction import reduce
+    from edgesea.sampling import sample
+
+    folder = out / f"{domain}-{fold}"
+    options: dict[str, Any] = {**TEACHER, "hop": HOP, "validate": f"fold={fold}"}
+    if domain == "esc10":
+        places = {"source": DATA / "esc10" / "meta" / "esc50.csv", "root": DATA / "esc10" / "audio"}
+        options |= {**places, "columns": {"path": "filename", "label": "category"}}
+    else:
+        options["source"] = DATA / domain
+    extract(out=folder / "table", **options)
+    extract(out=folder / "mixtures", mixtures=MIXTURES, seed=fold, **options)
+    sample(folder / "table", folder / "subset.parquet", size=4000)
+    reduce(folder / "table", folder / "pca", subset=folder / "subset.parquet", size=SIZE)
+    return folder / "table", folder / "pca"
+
+
+def elsewhere(out: Path) -> None:
+    """Tables of UrbanSound8K without the clips whose recordings are in ESC-10."""
+    from edgesea.extract import extract
+
+    known = {row["src_file"] for row in rows_of("esc10")}
+    clips = [row for row in rows_of("urbansound8k") if row["fsID"] not in known]
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "split"])
+        writer.writerows((f"fold{row['fold']}/{row['slice_file_name']}", "train") for row in clips)
+    root = {"source": out / "manifest.csv", "root": DATA / "urbansound8k" / "audio", "hop": HOP}
+    for name, count in (("elsewhere", 0), ("elsewhere mixtures", MIXTURES)):
+        extract(out=out / name, mixtures=count, **TEACHER, **root)
+
+
+def train(job: Job, out: Path) -> Job:
+    """Distill and evaluate one student; the result is stored beside it."""
+    from edgesea.distill import distill
+    from edgesea.tasks.evaluate import evaluate
+
+    done = out / "students" / job["name"].replace(" ", "-") / "scores.json"
+    if done.exists():
+        return dict(json.loads(done.read_text()))
+    domain, fold, options = out / f"{job['domain']}-{job['fold']}", job["fold"], dict(job["options"])
+    places = {"mixtures": domain / "mixtures", **{name: out / name for name in ("elsewhere", "elsewhere mixtures")}}
+    options["also"] = [places[name] for name in options["also"]]
+    reduction = domain / options.pop("reduction", "pca")
+    fitted = distill(domain / "table", reduction, done.parent / "student", epoch_size=EPOCH, device="cpu", **options)
+    where = {"task": TASKS.get(job["domain"], job["domain"]), "data": DATA / job["domain"]}
+    scores = evaluate(**where, model=str(done.parent / "student"), folds=[fold], hop=HOP, device="cpu")
+    keys = ("r2", "cosine", "parameters", "macs", "activation_bytes", "speed")
+    result = {**job, **{key: fitted[key] for key in keys}, "accuracy": scores["accuracy"], **counted(scores)}
+    done.write_text(json.dumps(result))
+    return result
+
+
+def references(domain: str, folds: list[int], out: Path) -> list[Job]:
+    """The teacher, the reduced teacher and raw mel bands, with the same windows and probe."""
+    from edgesea.audio.framing import Framing
+    from edgesea.audio.logmel_numpy import OverlappingLogMel
+    from edgesea.models import load_teacher
+    from edgesea.models.student_config import StudentConfig
+    from edgesea.reduction.base import load_reduction, transform_all
+    from edgesea.tasks.features import window_embeddings
+    from edgesea.tasks.folds import FoldTask
+
+    class MelBands:
+        """The mean of each mel band of a student's spectrogram."""
+
+        id, sample_rate, window, embedding_size, digest = "mel", 16000, 1.0, 64, ""
+        front_end = OverlappingLogMel(StudentConfig.named("edge-10").front_end())
+
+        def embed(self, windows: np.ndarray) -> np.ndarray:
+            return self.front_end(windows).mean(2)
+
+    task, found = FoldTask.load(TASKS.get(domain, domain), DATA / domain), []
+    models = load_teacher(TEACHER["teacher"], TEACHER["weights"]), MelBands()
+    teacher, bands = (
+        window_embeddings(partial(pass_on, model), task.paths, Framing(1.0, HOP), 64, None, out / "cache")[0]
+        for model in models
+    )
+    for fold in folds:
+        reduction = load_reduction(out / f"{domain}-{fold}" / "pca")
+        reduced = teacher.with_rows(transform_all(reduction, teacher.rows))
+        for name, bags in {"teacher": teacher, "reduced teacher": reduced, "raw mel bands": bands}.items():
+            job = {"name": f"{domain} {name} {fold}", "domain": domain, "fold": fold, "system": name}
+            found.append({**job, **counted(task.score(bags, folds=[fold], resamples=0))})
+    return found
+
+
+def pass_on(value: Any) -> Any:
+    return value
+
+
+def counted(scores: Job) -> Job:
+    """How many clips there are, and of how many the class was found."""
+    counts = np.array(scores["confusion"]["counts"])
+    return {"correct": int(np.trace(counts)), "clips": int(counts.sum())}
+
+
+def jobs(part: str, longer: float) -> list[Job]:
+    """The students of a part."""
+
+    def job(system: str, domain: str, fold: int, seed: int, changes: Job) -> Job:
+        options: Job = {"also": MIXED, **RECIPE, **changes, "seed": seed}
+        options["epochs"] = max(1, round(options["epochs"] * longer))
+        names = {"name": f"{part} {system} {fold} {seed}", "part": part, "system": system}
+        return {**names, "domain": domain, "fold": fold, "seed": seed, "options": options}
+
+    if part == "levers":
+        return [job(name, "esc10", 5, seed, changes) for name, changes in LEVERS.items() for seed in (0, 1)]
+    if part == "targets":
+        return [
+            job(f"{kind}", "esc10", fold, 0, {"reduction": kind}) for kind in ("pca", "umap") for fold in range(1, 6)
+        ]
+    if part == "urbansound":
+        return [job(name, "urbansound8k", fold, 0, {"student": name}) for name in SIZES for fold in (1, 2)]
+    wide = {"also": ["mixtures", "elsewhere", "elsewhere mixtures"]}
+    kinds = {"": {}, ", with audio of elsewhere": wide}
+    found = [(name + more, {"student": name, **change}) for name in SIZES for more, change in kinds.items()]
+    return [job(name, "esc10", fold, 0, changes) for name, changes in found for fold in range(1, 6)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=("levers", "folds", "urbansound", "targets"))
+    parser.add_argument("--out", type=Path, default=Path("runs/students"))
+    parser.add_argument("--only", default="", help="students whose names contain this")
+    parser.add_argument("--longer", type=float, default=1.0, help="so many times as many epochs")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    out = given.out.resolve()
+    if given.job:
+        print(json.dumps(train(json.loads(given.job), out)))
+        return
+    todo = [job for part in given.parts for job in jobs(part, given.longer) if given.only in job["name"]]
+    for domain, fold in sorted({(job["domain"], job["fold"]) for job in todo}):
+        tables(out, domain, fold)
+    if any("elsewhere" in job["options"]["also"] for job in todo):
+        elsewhere(out)
+    for job in todo:
+        if job["options"].get("reduction") == "umap":
+            from edgesea.reduction import reduce
+
+            folder = out / f"{job['domain']}-{job['fold']}"
+            reduce(folder / "table", folder / "umap", subset=folder / "subset.parquet", method="umap", size=SIZE)
+
+    def call(job: Job) -> Job:
+        command = [sys.executable, __file__, *given.parts, "--out", str(out), "--job", json.dumps(job)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+        found: Job = json.loads(done.stdout.splitlines()[-1])
+        print(f"{job['name']}: R2 {found['r2']:.3f}, accuracy {found['accuracy']:.4f}", file=sys.stderr, flush=True)
+        return found
+
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for domain in {job["domain"] for job in todo}:
+        folds = sorted({job["fold"] for job in todo if job["domain"] == domain})
+        results |= {row["name"]: row for row in references(domain, folds, out)}
+    with ThreadPoolExecutor(given.workers) as pool:
+        for row in pool.map(call, todo):
+            results[row["name"]] = row
+            RESULTS.write_text(
+                "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in results.items()) + "\n}\n"
+            )
+    print(table(list(results.values())))
+
+
+def table(rows: list[Job]) -> str:
+    """Markdown: each system of each part, over its folds and seeds."""
+    from scipy.stats import binomtest
+
+    lines = [
+        "| part | system | students | R2 | accuracy | 95 % | MACs, M | parameters |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for part, system in dict.fromkeys((row.get("part", row["domain"]), row["system"]) for row in rows):
+        some = [row for row in rows if (row.get("part", row["domain"]), row["system"]) == (part, system)]
+        correct, clips = (sum(row[key] for row in some) for key in ("correct", "clips"))
+        low, high = binomtest(correct, clips).proportion_ci(method="wilson")
+        cells = [part, system, len(some), "", f"{correct / clips:.4f}", f"{low:.3f} ... {high:.3f}", "", ""]
+        if "r2" in some[0]:
+            cells[3] = f"{np.mean([row['r2'] for row in some]):.3f}"
+            cells[6:] = [f"{some[0]['macs'] / 1e6:.1f}", some[0]["parameters"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
