@@ -39,11 +39,10 @@ Job = dict[str, Any]
 
 # What `distill` is given, besides the tables; `epochs` are of EPOCH windows
 RECIPE: Job = {"student": "edge-10", "epochs": 60, "lr": 3e-3, "mask": 0.1, "schedule": "onecycle"}
-MIXED = ["mixtures"]  # further tables
 LEVERS: dict[str, Job] = {
     "recipe": {},
-    "no mixtures": {"also": []},
-    "audio of elsewhere": {"also": ["mixtures", "elsewhere", "elsewhere mixtures"]},
+    "no mixtures": {"table": "plain"},
+    "audio of elsewhere": {"also": ["elsewhere"]},
     "no masks": {"mask": 0.0},
     "shift": {"shift": 0.05},
     "gain": {"gain": 6.0},
@@ -68,7 +67,7 @@ def rows_of(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def tables(out: Path, domain: str, fold: int) -> tuple[Path, Path]:
+def tables(out: Path, domain: str, fold: int) -> None:
     """The table of all folds of a data set but one, which validates, and its reduction; and a pool of mixtures."""
     from edgesea.extract import extract
     from edgesea.reduction import reduce
@@ -81,15 +80,14 @@ def tables(out: Path, domain: str, fold: int) -> tuple[Path, Path]:
         options |= {**places, "columns": {"path": "filename", "label": "category"}}
     else:
         options["source"] = DATA / domain
-    extract(out=folder / "table", **options)
-    extract(out=folder / "mixtures", mixtures=MIXTURES, seed=fold, **options)
+    extract(out=folder / "plain", **options)
+    extract(out=folder / "table", mixtures=MIXTURES, **options)
     sample(folder / "table", folder / "subset.parquet", size=4000)
     reduce(folder / "table", folder / "pca", subset=folder / "subset.parquet", size=SIZE)
-    return folder / "table", folder / "pca"
 
 
 def elsewhere(out: Path) -> None:
-    """Tables of UrbanSound8K without the clips whose recordings are in ESC-10."""
+    """A table of UrbanSound8K without the clips whose recordings are in ESC-10."""
     from edgesea.extract import extract
 
     known = {row["src_file"] for row in rows_of("esc10")}
@@ -100,8 +98,7 @@ def elsewhere(out: Path) -> None:
         writer.writerow(["path", "split"])
         writer.writerows((f"fold{row['fold']}/{row['slice_file_name']}", "train") for row in clips)
     root = {"source": out / "manifest.csv", "root": DATA / "urbansound8k" / "audio", "hop": HOP}
-    for name, count in (("elsewhere", 0), ("elsewhere mixtures", MIXTURES)):
-        extract(out=out / name, mixtures=count, **TEACHER, **root)
+    extract(out=out / "elsewhere", mixtures=MIXTURES, **TEACHER, **root)
 
 
 def train(job: Job, out: Path) -> Job:
@@ -113,10 +110,9 @@ def train(job: Job, out: Path) -> Job:
     if done.exists():
         return dict(json.loads(done.read_text()))
     domain, fold, options = out / f"{job['domain']}-{job['fold']}", job["fold"], dict(job["options"])
-    places = {"mixtures": domain / "mixtures", **{name: out / name for name in ("elsewhere", "elsewhere mixtures")}}
-    options["also"] = [places[name] for name in options["also"]]
-    reduction = domain / options.pop("reduction", "pca")
-    fitted = distill(domain / "table", reduction, done.parent / "student", epoch_size=EPOCH, device="cpu", **options)
+    options["also"] = [out / name for name in options.get("also", [])]
+    table, reduction = domain / options.pop("table", "table"), domain / options.pop("reduction", "pca")
+    fitted = distill(table, reduction, done.parent / "student", epoch_size=EPOCH, device="cpu", **options)
     where = {"task": TASKS.get(job["domain"], job["domain"]), "data": DATA / job["domain"]}
     scores = evaluate(**where, model=str(done.parent / "student"), folds=[fold], hop=HOP, device="cpu")
     keys = ("r2", "cosine", "parameters", "macs", "activation_bytes", "speed")
@@ -173,7 +169,7 @@ def jobs(part: str, longer: float) -> list[Job]:
     """The students of a part."""
 
     def job(system: str, domain: str, fold: int, seed: int, changes: Job) -> Job:
-        options: Job = {"also": MIXED, **RECIPE, **changes, "seed": seed}
+        options: Job = {**RECIPE, **changes, "seed": seed}
         options["epochs"] = max(1, round(options["epochs"] * longer))
         names = {"name": f"{part} {system} {fold} {seed}", "part": part, "system": system}
         return {**names, "domain": domain, "fold": fold, "seed": seed, "options": options}
@@ -186,7 +182,7 @@ def jobs(part: str, longer: float) -> list[Job]:
         ]
     if part == "urbansound":
         return [job(name, "urbansound8k", fold, 0, {"student": name}) for name in SIZES for fold in (1, 2)]
-    wide = {"also": ["mixtures", "elsewhere", "elsewhere mixtures"]}
+    wide = {"also": ["elsewhere"]}
     kinds = {"": {}, ", with audio of elsewhere": wide}
     found = [(name + more, {"student": name, **change}) for name in SIZES for more, change in kinds.items()]
     return [job(name, "esc10", fold, 0, changes) for name, changes in found for fold in range(1, 6)]
@@ -208,7 +204,7 @@ def main() -> None:
     todo = [job for part in given.parts for job in jobs(part, given.longer) if given.only in job["name"]]
     for domain, fold in sorted({(job["domain"], job["fold"]) for job in todo}):
         tables(out, domain, fold)
-    if any("elsewhere" in job["options"]["also"] for job in todo):
+    if any("also" in job["options"] for job in todo):
         elsewhere(out)
     for job in todo:
         if job["options"].get("reduction") == "umap":

@@ -20,12 +20,13 @@ from edgesea.models.engine import Engine, Precision, low_precision
 from edgesea.table.clips import check_options, clip_pieces, cut_parts
 from edgesea.table.manifest import manifest_digest, read_manifest, sha256
 from edgesea.table.mixtures import RECIPE, cut_mixtures, embed_mixtures
-from edgesea.table.reader import parts_done
+from edgesea.table.reader import MIXTURES, parts_done
 
 if TYPE_CHECKING:
     from edgesea.models.base import EmbeddingModel
 
 log = logging.getLogger(__name__)
+FULL_SCALE = "dB(A) re full scale"
 CHECKED, ENOUGH = 32, 0.999  # windows by which a precision is chosen, and the cosine that it must reach
 
 
@@ -42,7 +43,7 @@ def extract(
     window: float = 1.0,
     hop: float = 0.5,
     center: bool = False,
-    mixtures: int | None = None,
+    mixtures: int = 0,
     seed: int = 0,
     resampler: Resampling = "soxr",
     level_rate: float = 1.0,
@@ -90,10 +91,10 @@ def extract(
         Distance between the starts of two windows in seconds.
     center : bool
         Precede each clip by half a window of zeros.
-    mixtures : int, optional
-        Instead of the clips' windows, store so many mixtures of one to three windows of different training clips, at
-        random places (whatever `hop`) and levels; a pool to train a student on beside the table of the clips. Every
-        clip is used equally often; of one that is longer than 16 s, excerpts are read, and nothing else is checked.
+    mixtures : int
+        Also store so many mixtures of one to three windows of different training clips, at random places (whatever
+        `hop`) and levels, as a table in the folder `mixtures` of this one: `distill` trains on both. Every clip is used
+        equally often; of one that is longer than 16 s, excerpts are read.
     seed : int
         Of the mixtures.
     resampler : {"soxr", "resampy"}
@@ -126,7 +127,7 @@ def extract(
     Returns
     -------
     dict
-        clips, windows, skipped; windows_per_second and hours_per_hour of this call.
+        clips, windows, skipped, mixtures; windows_per_second and hours_per_hour of this call.
 
     Raises
     ------
@@ -135,20 +136,17 @@ def extract(
         had to be skipped.
     """
     counts = {"part_clips": part_clips, "batch_size": batch_size, "workers": 1 if workers is None else workers}
-    check_options(sample_rate, level_rate, max_skipped, **counts, mixtures=1 if mixtures is None else mixtures)
-    if seed < 0:
-        raise EdgeseaError(f"seed must be at least 0, not {seed}")
+    check_options(sample_rate, level_rate, max_skipped, **counts)
+    if min(mixtures, seed) < 0:
+        raise EdgeseaError(f"mixtures and seed must be at least 0, not {mixtures} and {seed}")
     from edgesea.models import load_teacher, shared_model
     from edgesea.table.writer import write_table
 
     framing = Framing(window, hop, center, checked_resampling(resampler))
     framing.at(sample_rate)
     entries = read_manifest(Path(source), root and Path(root), columns, validate)
-    if mixtures is None:
-        parts: Any = cut_parts(entries, part_clips)
-    else:
-        entries = entries[entries.columns["split"] == "train"]
-        parts, framing = cut_mixtures(entries, mixtures, part_clips, seed), Framing(window, window, False, resampler)
+    mixed = entries[entries.columns["split"] == "train"]
+    blocks = cut_mixtures(mixed, mixtures, part_clips, seed) if mixtures else []
     weights = weights and Path(weights)
     read = partial(clip_pieces, framing=framing, sample_rate=sample_rate, truncated=truncated)
     if (made := _teacher_of(Path(out))) or not has_network(teacher):
@@ -163,12 +161,13 @@ def extract(
         choose, every = partial(_choose, load, given, precision, read), -(-len(entries) // CHECKED)
         ((engine, precision),) = results(choose, [(entries[::every],)], jobs)
         model, load, jobs = shared_model(*given, engine, precision)
-    rate = level_rate if any(entries.columns["level"]) and not mixtures else None  # of measured levels
+    parts = cut_parts(entries, part_clips)
+    rate = level_rate if any(entries.columns["level"]) else None  # of measured levels
     made_by = {"id": model.id, "sha256": model.digest, "sample_rate": model.sample_rate}
     about = {**made_by, "embedding_size": model.embedding_size}
     if (engine, precision) != ("torch", "float32"):  # as tables were made before there was a choice
         about |= {"engine": engine, "precision": precision}
-    level = {"unit": "dB SPL" if rate else "dB(A) re full scale", "rate": level_rate}
+    level = {"unit": "dB SPL" if rate else FULL_SCALE, "rate": level_rate}
     cut = {"parts": len(parts), "part_clips": part_clips, "batch_size": batch_size}
     stored = {"sample_rate": sample_rate, "framing": framing.plan(), "dtype": dtype, **cut, "level": level}
     plan: dict[str, Any] = {"teacher": about, **stored, "manifest_sha256": manifest_digest(entries)}
@@ -176,14 +175,18 @@ def extract(
         plan["truncated"] = truncated
     batches = {"batch_size": batch_size, "workers": workers}
     embed = partial(_embed, load, partial(read, teacher_rate=model.sample_rate, level_rate=rate), batches)
-    if mixtures:
-        made_of = sha256([plan["manifest_sha256"], f"{mixtures} mixtures, seed {seed}"])  # by which students know it
-        plan |= {"manifest_sha256": made_of, "mixtures": {"count": mixtures, "seed": seed, **RECIPE}}
-        embed = partial(embed_mixtures, load, read.keywords, batches)
     result = write_table(Path(out), plan, parts, embed, len(entries), max_skipped, "extract", jobs)
+    if mixtures:
+        alone = Framing(window, window, False, resampler)
+        made_of = sha256([manifest_digest(mixed), f"{mixtures} mixtures, seed {seed}"])  # by which students know them
+        plan |= {"framing": alone.plan(), "parts": len(blocks), "level": {"unit": FULL_SCALE, "rate": level_rate}}
+        plan |= {"manifest_sha256": made_of, "mixtures": {"count": mixtures, "seed": seed, **RECIPE}}
+        embed = partial(embed_mixtures, load, {**read.keywords, "framing": alone}, batches)
+        write_table(Path(out, MIXTURES), plan, blocks, embed, len(mixed), max_skipped, "mix", jobs)
+        result["mixtures"] = mixtures
     if speed := result["windows_per_second"]:
-        log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * framing.hop)
-    return {**result, "hours_per_hour": speed * framing.hop}
+        log.info("%.1f windows/s, %.1f hours of audio per hour", speed, speed * hop)
+    return {**result, "hours_per_hour": speed * hop}
 
 
 def _embed(

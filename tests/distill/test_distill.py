@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -220,6 +221,14 @@ def test_a_student_of_two_tables(train, small_table, train_only_table, tmp_path)
     for change in ({"also": [small_table]}, {"shares": [0.5]}):
         with pytest.raises(EdgeseaError, match="also"):
             train("s", **{**options, **change})
+
+
+def test_mixtures_of_a_table_train_with_it(train, small_table, small_reduction, train_only_table, tmp_path):
+    train("s", epochs=1, also=[train_only_table])
+    table = shutil.copytree(small_table, tmp_path / "table")
+    shutil.copytree(train_only_table, table / "mixtures")
+    distill(table, small_reduction, tmp_path / "t", **{**TINY, "epochs": 1})
+    assert same(tmp_path / "s", tmp_path / "t")
 
 
 @pytest.mark.parametrize(

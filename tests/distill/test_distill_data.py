@@ -52,7 +52,7 @@ def test_an_epoch_has_every_window_once_but_for_the_incomplete_batch(source, pla
         assert len(set(positions)) == 56
         seen |= set(positions)
     assert len(seen) == 60  # it is not always the same four that are left out
-    assert batch_sizes([source], 1000, None, 1) == [60]  # a larger batch
+    assert batch_sizes([source], 1000, None, [1], 1) == [60]  # a larger batch
 
 
 def test_targets_stay_with_their_audio(source, places):
@@ -211,10 +211,10 @@ def test_lanes_leave_out_few_windows(many):
 )
 def test_shares_of_a_batch(many, source, size, shares, pieces, expected):
     if isinstance(expected, list):
-        assert batch_sizes([many, source], size, shares, pieces) == expected
+        assert batch_sizes([many, source], size, shares, [1, 1], pieces) == expected
         return
     with pytest.raises(EdgeseaError, match=expected):
-        batch_sizes([many, source], size, shares, pieces)
+        batch_sizes([many, source], size, shares, [1, 1], pieces)
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 2), (2, 1), (4, 2)])

@@ -14,7 +14,7 @@ from edgesea.audio.level import a_weighted_level
 from edgesea.cluster import Cluster, using
 from edgesea.extract import extract
 from edgesea.sampling import sample
-from edgesea.table.reader import Table
+from edgesea.table.reader import Table, parts_done
 
 PITCHES = np.arange(400, 3600, 100)  # Hz; a clip is a tone
 TONES = "callable:test_mixtures:tones@16000"
@@ -43,11 +43,14 @@ def tone_clips(tmp_path) -> Path:
 
 def test_mixtures_are_of_training_clips_and_the_same_for_teacher_and_student(tone_clips, tmp_path):
     options = {"sample_rate": 8000, "teacher": TONES, "dtype": "float32", "part_clips": 32, "seed": 3}
-    result = extract(tone_clips, tmp_path / "table", mixtures=600, **options)
-    assert (result["clips"], result["windows"], result["windows_by_split"]) == (600, 600, {"train": 600})
+    result = extract(tone_clips, tmp_path / "domain", mixtures=600, **options)
+    assert (result["clips"], result["mixtures"]) == (len(PITCHES) - 1, 600)
+    (tmp_path / "table").symlink_to(tmp_path / "domain" / "mixtures")
     assert clips_of(tmp_path / "table")["clip"].tolist() == [f"mixture-{number:07d}" for number in range(600)]
     assert skipped(tmp_path / "table").keys() == {"400.flac"}
     info = Table(tmp_path / "table").info
+    assert info["windows_by_split"] == {"train": 600}
+    assert parts_done(tmp_path / "domain")[:2] == (3, 3)
     assert (info["parts"], info["skipped"], info["mixtures"]["count"], info["mixtures"]["seed"]) == (2, 1, 600, 3)
     found = [np.concatenate(column) for column in zip(*windows_of(tmp_path / "table").values(), strict=True)]
     starts, levels, heard, audio = found
@@ -75,11 +78,11 @@ def test_not_a_byte_depends_on_where_and_when_mixtures_are_made(tmp_path):
         extract(tmp_path / "audio", tmp_path / "two", workers=2, **options)
     whole = content(tmp_path / "one")
     assert content(tmp_path / "two") == whole
-    (tmp_path / "one" / "clips" / "part-00001.parquet").unlink()
+    (tmp_path / "one" / "mixtures" / "clips" / "part-00001.parquet").unlink()
     extract(tmp_path / "audio", tmp_path / "one", **options)
     assert content(tmp_path / "one") == whole
     extract(tmp_path / "audio", tmp_path / "other", **options, seed=1)
-    tables = [Table(tmp_path / name) for name in ("one", "other")]
+    tables = [Table(tmp_path / name / "mixtures") for name in ("one", "other")]
     assert tables[0].info["manifest_sha256"] != tables[1].info["manifest_sha256"]
     assert not np.isin(*(table.embeddings(0, 0)[:, 1] for table in tables)).all()
 
@@ -90,7 +93,7 @@ def test_two_clips_are_needed(tmp_path, refuses):
     refuses("extract", *arguments, "--mixtures=10", words=["train", 1])
     (tmp_path / "audio" / "b.wav").write_text("no audio")
     refuses("extract", *arguments, "--mixtures=10", words=["b.wav"])
-    refuses("extract", *arguments, "--mixtures=0", words=["mixtures", 0])
+    refuses("extract", *arguments, "--mixtures=-2", words=["mixtures", -2])
     refuses("extract", *arguments, "--mixtures=10", "--seed=-1", words=["seed", -1])
 
 

@@ -3,6 +3,7 @@
 import logging
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,16 +65,17 @@ def distill(
     Parameters
     ----------
     table : Path
-        Folder of a table; its training windows train, its validation windows validate.
+        Folder of a table; its training windows, and its mixtures if it has any, train, its validation windows validate.
     reduction : Path
         Folder of a reduction; its size is that of the student's embedding.
     out : Path
         Folder of the student: checkpoint, model card, metrics.csv, results.json.
     also : list of Path, optional
-        Folders of further tables by the same teacher, of whatever sounds, whose training windows train, too.
+        Folders of further tables by the same teacher, of whatever sounds, whose training windows and mixtures train,
+        too.
     shares : list of float, optional
-        Share of each of `also` in every batch, to a multiple of devices and `accumulate`; default: by the numbers of
-        windows. `table` has the rest.
+        Share of each of `also`, with its mixtures, in every batch, to a multiple of devices and `accumulate`; default:
+        by the numbers of windows. `table` has the rest.
     student : {"edge-3", "edge-10", "edge-25", "sea-64", "sea-128", "sea-256", "sea-512"}
         Architecture: edge-N for microcontrollers, with N million multiplications for a window; or the paper's Student 3
         to 0, with 122 to 637 million.
@@ -187,7 +189,8 @@ def distill(
         raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
     shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
     rate = sample_rate or min(StudentConfig.named(student).sample_rate, source.sample_rate)
-    tables, wanted = [source, *map(Table, also or ())], _comparable(source)
+    groups = [_with_mixtures(one) for one in (source, *map(Table, also or ()))]
+    tables, wanted = [*chain(*groups)], _comparable(source)
     for one in tables:
         has = _comparable(one)
         if differ := [f"{key} {has[key]}, not {wanted[key]}" for key in wanted if has[key] != wanted[key]]:
@@ -204,7 +207,7 @@ def distill(
         raise EdgeseaError(f"gain={gain}: does nothing for {student}, whose spectrograms are relative to their maximum")
     validation = WindowSource(source, phi, "validate", settings, target)
     training = [WindowSource(one, phi, "train", settings, target) for one in tables]
-    parts = batch_sizes(training, batch_size, shares, hardware.world * accumulate)
+    parts = batch_sizes(training, batch_size, shares, [*map(len, groups)], hardware.world * accumulate)
     train = ShuffledWindows(training, parts, epoch_size, seed, here.rank, hardware.world, accumulate)
     options = Training(
         epochs, epoch_size, batch_size, lr, weight_decay, mask, schedule, patience, keep, precision, seed, accumulate,
@@ -219,7 +222,7 @@ def distill(
         "architecture": config.stored(),
         "training": asdict(options),
     }
-    if also:  # what they are, and how many windows a batch has of each
+    if len(tables) > 1:  # what they are, and how many windows a batch has of each
         infos = [{key: value for key, value in one.info.items() if key not in VERSIONS} for one in tables[1:]]
         plan["also"] = {"tables": [digest(info) for info in infos], "batch": parts}
     facts = {**plan, "student": student, "data": str(source.path.absolute()), "devices": hardware.world}
@@ -251,6 +254,13 @@ def distill(
             files = ("metrics.csv", RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
             run.end({**result, "speed": speed}, [folder / name for name in files])
         return {**result, "speed": speed}
+
+
+def _with_mixtures(table: "Table") -> "list[Table]":
+    """A table and that of its mixtures, if it has any."""
+    from edgesea.table.reader import MIXTURES, Table
+
+    return [table, Table(table.path / MIXTURES)] if (table.path / MIXTURES).exists() else [table]
 
 
 def _comparable(table: "Table") -> dict[str, Any]:

@@ -242,15 +242,22 @@ class ShuffledWindows:
 
 
 def batch_sizes(
-    sources: Sequence[WindowSource], batch_size: int, shares: Sequence[float] | None, pieces: int
+    sources: Sequence[WindowSource],
+    batch_size: int,
+    shares: Sequence[float] | None,
+    groups: Sequence[int],
+    pieces: int,
 ) -> list[int]:
     """How many windows of each table a batch has: multiples of `pieces`.
 
-    `shares` are those of all tables but the first, which has the rest; None: by their windows.
+    `shares` are those of all groups of tables (a table and its mixtures) but the first, which has the rest; None: by
+    their windows. `groups` are the numbers of tables in each; in a group, all have a share by their windows.
     """
-    total = sum(source.windows for source in sources)
-    batch = min(batch_size, max(pieces, total // pieces * pieces))
-    wanted = [source.windows / total for source in sources[1:]] if shares is None else shares
+    windows = np.array([source.windows for source in sources])
+    batch = min(batch_size, max(pieces, int(windows.sum()) // pieces * pieces))
+    of_group = np.add.reduceat(windows, np.cumsum([0, *groups[:-1]]))
+    given = of_group / of_group.sum() if shares is None else np.array([1 - sum(shares), *shares])
+    wanted = (windows * np.repeat(given / of_group, groups))[1:].tolist()
     sizes = [pieces * max(1, round(share * batch / pieces)) for share in wanted]
     sizes = [batch - sum(sizes), *sizes]
     for source, size in zip(sources, sizes, strict=True):

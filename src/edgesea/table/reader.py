@@ -28,6 +28,7 @@ from edgesea.table.clips import to_pcm
 Float32 = NDArray[np.float32]
 
 CLIPS, WINDOWS = "clips", "windows"
+MIXTURES = "mixtures"  # folder of a table of mixtures of the clips, if there is one
 TABLE_FILE = "table.json"
 SKIPPED_FILE = "skipped.csv"
 SKIPPED_KEY = b"edgesea.skipped"  # schema metadata of a clips part: JSON list of [clip, reason]
@@ -220,7 +221,9 @@ def parts_done(table: Path) -> tuple[int, int, float] | None:
     total, folder = int(read_json(table / PLAN_FILE)["parts"]), table / CLIPS
     if not folder.is_dir():
         return 0, total, 0.0
-    return sum(path.name.startswith("part-") for path in folder.iterdir()), total, folder.stat().st_mtime
+    done, last = sum(path.name.startswith("part-") for path in folder.iterdir()), folder.stat().st_mtime
+    mixed = parts_done(table / MIXTURES) or (0, 0, 0.0)
+    return done + mixed[0], total + mixed[1], max(last, mixed[2])
 
 
 class PartInfo(NamedTuple):
