@@ -154,7 +154,8 @@ def test_embeddings_of_openl3_are_imported_with_their_framing(tmp_path, hop, cen
         rate, name = int(rng.choice([8000, 16000, 22050, 44100])), f"clip{index}"
         samples = int(rng.integers(0.2 * rate, 5 * rate))
         expected[f"{name}.wav"] = write_pair(tmp_path / "in", name, samples, hop, center, rate)
-    assert import_table(tmp_path / "in", tmp_path / "table", center=center, part_clips=4)["skipped"] == 0
+    result = import_table(tmp_path / "in", tmp_path / "table", center=center, sample_rate=8000, part_clips=4)
+    assert result["skipped"] == 0
     assert Table(tmp_path / "table").framing == framing
     found = windows_of(tmp_path / "table")
     assert found.keys() == expected.keys()
@@ -209,7 +210,7 @@ def test_windows_do_not_drift_where_the_hop_is_not_a_whole_number_of_samples(tmp
     write_noise(tmp_path / "in" / "long.wav", 600.0)
     count = Framing(0.1, hop, True).at(8000).count(600 * 8000)
     store(tmp_path / "in" / "long.npz", rows_for("long", count), timestamps=(np.arange(count) * hop).astype(kind))
-    assert import_table(tmp_path / "in", tmp_path / "table", window=0.1)["windows"] == count
+    assert import_table(tmp_path / "in", tmp_path / "table", window=0.1, sample_rate=8000)["windows"] == count
     late = windows_of(tmp_path / "table")["long.wav"][0] + 400 - np.arange(count) * hop * 8000
     # Stamps in single precision do not tell a hop that is neither simple nor has six digits to the last sample.
     tolerance = 1.0 if kind == np.float64 or hop != 1024 / 22050 else 1.5
@@ -243,7 +244,7 @@ def test_where_the_numbers_differ_by_one_the_smaller_counts(tmp_path, seconds):
     """At 33 s the last of three rows of the clip has a single window, which may fall away."""
     for name, more in (("equal", 0), ("fewer", -1), ("more", 1)):
         write_pair(tmp_path / "in", name, seconds * 8000 - 4000, hop=0.5, more=more)
-    assert import_table(tmp_path / "in", tmp_path / "table", center=True)["skipped"] == 0
+    assert import_table(tmp_path / "in", tmp_path / "table", center=True, sample_rate=8000)["skipped"] == 0
     count = openl3_count(seconds * 8000 - 4000, 8000, 0.5, True)
     for clip, (*_, embeddings, audio) in windows_of(tmp_path / "table").items():
         assert len(audio) == (count - 1 if clip == "fewer.wav" else count)
