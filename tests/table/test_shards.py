@@ -27,7 +27,7 @@ def test_rows_of_any_dtype_and_shape_become_clips_of_one_window(tmp_path, kind, 
     for name, rows in zip(names, (slice(0, 5), slice(5, 10)), strict=True):
         data = np.expand_dims(given[rows], place), np.expand_dims(embedding[rows], place)
         write_shard(tmp_path / "in" / name, *data)
-    result = import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000)
+    result = import_table(tmp_path / "in", tmp_path / "table", audio_rate=8000, sample_rate=8000)
     assert (result["clips"], result["windows"], result["skipped"]) == (10, 10, 0)
     assert list(windows_of(tmp_path / "table")) == [f"{name}#{row:06d}" for name in names for row in range(5)]
     levels, embeddings, found = stored(tmp_path / "table")
@@ -44,7 +44,7 @@ def test_audio_is_resampled_and_its_level_that_of_before(tmp_path):
     times = np.arange(48000) / 48000
     tones = [scale * np.sin(2 * np.pi * hertz * times) for hertz, scale in ((1000, 0.5), (5000, 0.5), (50, 2))]
     write_shard(tmp_path / "a.h5", np.array(tones, np.float32), embedding_rows(3))
-    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=48000)
+    import_table(tmp_path / "a.h5", tmp_path / "table", audio_rate=48000, sample_rate=8000)
     levels, _, audio = stored(tmp_path / "table")
     assert np.argmax(np.abs(np.fft.rfft(audio[0] * np.hanning(8000)))) == 1000
     assert np.sqrt(2 * np.mean(audio[0, 500:-500] ** 2)) == pytest.approx(0.5, rel=0.01)
@@ -97,7 +97,7 @@ def test_rows_that_cannot_be_used_are_skipped(tmp_path):
         raw.seek(offset)
         raw.write(bytes(2000))
     columns = {name: name for name in ("level", "split", "time")}
-    import_table(path, tmp_path / "table", audio_rate=8000, columns=columns)
+    import_table(path, tmp_path / "table", audio_rate=8000, sample_rate=8000, columns=columns)
     lost = skipped(tmp_path / "table")
     assert list(lost) == [f"a.h5#{row:06d}" for row in (*range(1, 7), *range(64, 128))]
     words = ["audio", "audio", "embedding", "level", "'eval'", "'yesterday'", *["cannot be read"] * 64]
@@ -129,7 +129,7 @@ def test_shards_that_cannot_be_used_are_listed(tmp_path):
     for name, (data, _) in BAD.items():
         with h5py.File(folder / f"{name}.h5", "w") as file:
             file.update(data)
-    result = import_table(folder, tmp_path / "table", audio_rate=8000)
+    result = import_table(folder, tmp_path / "table", audio_rate=8000, sample_rate=8000)
     assert (result["clips"], result["skipped"]) == (30, 9)
     found = skipped(tmp_path / "table")
     expected = {name: words for name, (_, words) in BAD.items()} | {"text": ["cannot"], "cut": ["cannot"]}
