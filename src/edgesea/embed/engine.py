@@ -37,10 +37,7 @@ UNUSABLE = (EdgeseaError, OSError, MemoryError)  # errors that end one source, n
 
 
 def cut_rows(model: EmbeddingModel, piece: Piece, framing: SampleFraming, memory: FrameMemory | None = None) -> Float32:
-    """Rows for the network, one a window: windows, or spectrograms whose frames overlapping windows share.
-
-    With a memory, windows share frames with those of the piece before.
-    """
+    """Rows for the network: windows, or spectrograms that share frames; with a memory, also with the piece before."""
     if isinstance(model, LogMelModel):
         if memory:
             memory.origin = max(0, framing.start(piece.first))
