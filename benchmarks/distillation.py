@@ -30,6 +30,9 @@ STUDENTS: dict[str, dict[str, Any]] = {  # options of `distill`, and batches tha
     "small": {"student": "sea-64", "filters": [8, 16, 32, 64], "batches": 32},
     "sea-64": {"student": "sea-64", "batches": 4},
     "sea-512": {"student": "sea-512", "batches": 1},
+    "edge-3": {"student": "edge-3", "batches": 16},
+    "edge-10": {"student": "edge-10", "batches": 8},
+    "edge-25": {"student": "edge-25", "batches": 4},
 }
 
 
@@ -42,10 +45,10 @@ def prepare(folder: Path) -> None:
 
     rng, rows = np.random.default_rng(0), ["path,split"]
     for number in range(104):
-        soundfile.write(folder / f"{number:03}.wav", 0.1 * rng.standard_normal(20 * 8000), 8000)
+        soundfile.write(folder / f"{number:03}.wav", 0.1 * rng.standard_normal(20 * 16000), 16000)
         rows.append(f"{number:03}.wav,{'train' if number else 'validate'}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
-    extract(folder / "manifest.csv", folder / "table", sample_rate=8000, hop=1.0)
+    extract(folder / "manifest.csv", folder / "table", hop=1.0)
     reduce(folder / "table", folder / "reduction", size=SIZE)
 
 
@@ -73,7 +76,8 @@ def alone(name: str, bfloat16: bool) -> Callable[[], None]:
     for module in student.train().features:
         if isinstance(module, torch.nn.Conv2d):
             module.bias.requires_grad_(False)  # as in training: a normalisation follows
-    batches = [(student.log_mel(0.1 * torch.randn(BATCH, 8000)), torch.randn(BATCH, SIZE)) for _ in range(4)]
+    noise = 0.1 * torch.randn(4, BATCH, student.config.sample_rate)
+    batches = [(student.log_mel(windows), torch.randn(BATCH, SIZE)) for windows in noise]
 
     def work() -> None:
         for step in range(STUDENTS[name]["batches"]):
