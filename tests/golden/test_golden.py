@@ -75,7 +75,7 @@ def table(folder: Path) -> Path:
 def student(folder: Path, table: Path) -> Path:
     """A student after two epochs."""
     reduce(table, folder / "phi", size=4, whiten=True)
-    sizes: dict[str, Any] = {"student": "sea-64", "filters": [4, 4, 8, 8], "n_mels": 16}
+    sizes: dict[str, Any] = {"student": "sea-64", "filters": [4, 4, 8, 8], "n_mels": 16, "precision": "32-true"}
     distill(table, folder / "phi", folder / "student", **sizes, epochs=2, epoch_size=32, batch_size=8)
     return folder / "student"
 
