@@ -61,10 +61,10 @@ def test_extract_resumes(noise_folder, small_disk, tmp_path, refuses, part_clips
 @pytest.mark.parametrize(
     ("command", "options", "left", "file"),
     [
-        ("extract", [], 0, "out/"),
+        ("extract", ["--sample_rate=8000"], 0, "out/"),
         ("sample", ["--size=2000"], 0, "out"),
         ("reduce", ["--size=4"], 8192, "out/reduction.safetensors"),
-        ("import", [], 8192, "out/"),
+        ("import", ["--sample_rate=8000"], 8192, "out/"),
     ],
 )
 def test_the_file_is_named(tmp_path, small_table, small_disk, refuses, command, options, left, file):

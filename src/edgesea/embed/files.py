@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -367,12 +366,12 @@ def stream(
     embedder = Stream(load_model(model, weights, device, engine, precision), hop, center, sample_rate, batch_size)
     if lines == "csv":
         print("timestamp", *(f"e{index}" for index in range(embedder.model.embedding_size)), sep=",", flush=True)
-    stopped = threading.Event()
+    stopped = list[int]()  # an Event's lock would wait for itself if a second signal came while it is set
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and shells in the background, ignore some
-            signal.signal(number, lambda *_: stopped.set())
+            signal.signal(number, lambda number, _: stopped.append(number))
     data, begun = b"", False  # what is left of a sample; whether there was any
-    while not stopped.is_set():
+    while not stopped:
         if os.name != "nt" and not select.select([sys.stdin], [], [], 0.1)[0]:  # Windows cannot wait for a pipe
             continue
         if not (more := os.read(sys.stdin.fileno(), 1 << 16)):
@@ -383,7 +382,7 @@ def stream(
         samples = np.frombuffer(data, dtype, len(data) // (channels * dtype.itemsize) * channels)
         data = data[samples.nbytes :]
         _print(*embedder.feed(samples.reshape(-1, channels)), lines)
-    if not (begun or stopped.is_set()):
+    if not (begun or stopped):
         raise EdgeseaError("standard input holds no samples")
     _print(*embedder.finish(), lines)
 
