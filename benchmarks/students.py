@@ -38,7 +38,7 @@ SIZE, HOP, MIXTURES, EPOCH = 64, 0.25, 40_000, 8192
 Job = dict[str, Any]
 
 # What `distill` is given, besides the tables; `epochs` are of EPOCH windows
-RECIPE: Job = {"student": "edge-10", "epochs": 60, "lr": 3e-3, "mask": 0.1, "schedule": "onecycle"}
+RECIPE: Job = {"student": "edge-10", "epochs": 60, "lr": 3e-3, "mask": 0.1, "schedule": "onecycle", "precision": "auto"}
 LEVERS: dict[str, Job] = {
     "recipe": {},
     "no mixtures": {"table": "plain"},
@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=("levers", "folds", "urbansound", "targets"))
     parser.add_argument("--out", type=Path, default=Path("runs/students"))
-    parser.add_argument("--only", default="", help="students whose names contain this")
+    parser.add_argument("--only", nargs="+", default=[""], help="students whose names contain one of these")
     parser.add_argument("--longer", type=float, default=1.0, help="so many times as many epochs")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--job", help=argparse.SUPPRESS)
@@ -201,7 +201,12 @@ def main() -> None:
     if given.job:
         print(json.dumps(train(json.loads(given.job), out)))
         return
-    todo = [job for part in given.parts for job in jobs(part, given.longer) if given.only in job["name"]]
+    todo = [
+        job
+        for part in given.parts
+        for job in jobs(part, given.longer)
+        if any(some in job["name"] for some in given.only)
+    ]
     for domain, fold in sorted({(job["domain"], job["fold"]) for job in todo}):
         tables(out, domain, fold)
     if any("also" in job["options"] for job in todo):

@@ -145,8 +145,10 @@ def extract(
     framing = Framing(window, hop, center, checked_resampling(resampler))
     framing.at(sample_rate)
     entries = read_manifest(Path(source), root and Path(root), columns, validate)
-    mixed = entries[entries.columns["split"] == "train"]
-    blocks = cut_mixtures(mixed, mixtures, part_clips, seed) if mixtures else []
+    blocks: list[Any] = []
+    if mixtures:
+        mixed = entries[entries.columns["split"] == "train"]
+        blocks = cut_mixtures(mixed, mixtures, part_clips, seed)
     weights = weights and Path(weights)
     read = partial(clip_pieces, framing=framing, sample_rate=sample_rate, truncated=truncated)
     if (made := _teacher_of(Path(out))) or not has_network(teacher):
