@@ -17,6 +17,7 @@ LEVELS = (  # a room imports only rooms of the lines above its own, or of its ow
     ("extract", "sampling"),
     ("reduction",),
     ("distill", "tasks"),
+    ("export",),
     ("report",),
     ("pipeline", "hub"),
     ("select", "submit"),

@@ -1,13 +1,15 @@
 """Networks as ONNX graphs, from log-mel spectrograms to embeddings, written without torch."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.models.student_config import StudentConfig, convolutions
+from edgesea.models.student_config import Convolution, StudentConfig, convolutions
 from edgesea.models.student_files import Arrays
 
+Float32 = NDArray[np.float32]
 EPSILON = 1e-3  # of all batch normalisations of students
 OPSET, IR_VERSION = 17, 8  # old enough for every onnxruntime since 1.15
 INPUT, OUTPUT = "log_mel", "embedding"
@@ -44,37 +46,49 @@ class Graph:
         product = self.add("Mul", self.channel(), scale.astype(np.float32))
         return self.add("Add", product, shift.astype(np.float32))
 
-    def model(self, bands: int, frames: int | str, size: int) -> bytes:
-        """The model, whose last node has the result `OUTPUT`."""
+    def model(self, bands: int, frames: int | str, size: int, also: Sequence[str] = ()) -> bytes:
+        """The model, whose last node has the result `OUTPUT`, and which gives other results `also`."""
         from onnx import TensorProto, helper
 
         given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", bands, frames])
         wanted = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", size])
-        made = helper.make_graph(self._nodes, "network", [given], [wanted], self._constants)
+        others = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in also]
+        made = helper.make_graph(self._nodes, "network", [given], [wanted, *others], self._constants)
         opset = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(made, opset_imports=opset, ir_version=IR_VERSION, producer_name="edgesea")
         return bytes(model.SerializeToString())
 
 
-def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
-    """The network of a student, its batch normalisations folded into the convolutions before them."""
+def folded(config: StudentConfig, arrays: Arrays) -> Iterator[tuple[Convolution, Float32, Float32]]:
+    """Each convolution of a student with its kernel (outputs, inputs, k, k) and bias, normalisations folded in."""
+    for layer in convolutions(config):
+        scale, shift = scale_and_shift(arrays, layer.norm)  # in double precision
+        kernel = (arrays[f"{layer.name}.weight"] * scale[:, None, None, None]).astype(np.float32)
+        yield layer, kernel, (arrays.get(f"{layer.name}.bias", 0.0) * scale + shift).astype(np.float32)
+
+
+def student_graph(config: StudentConfig, arrays: Arrays, every: bool = False) -> bytes:
+    """The network of a student.
+
+    With `every` it also gives what `export.quantize` measures: the normalised spectrogram, and behind each convolution
+    its result, with the addition if it has one, without the last ReLU.
+    """
     graph = Graph()
     # Not folded into the first convolution: its padding is zeros after this normalisation, not before.
-    now = graph.scaled(*_scale_and_shift(arrays, "input_norm"))
-    given = []  # what goes into each convolution
-    for layer in convolutions(config):
+    now = graph.scaled(*scale_and_shift(arrays, "input_norm"))
+    given, results = [], [now]  # what goes into each convolution
+    for layer, kernel, bias in folded(config, arrays):
         if layer.pool:
             now = graph.add("MaxPool", now, kernel_shape=[2, 2], strides=[2, 2])
         given.append(now)
-        scale, shift = _scale_and_shift(arrays, layer.norm)  # folded into the convolution, in double precision
-        kernel = (arrays[f"{layer.name}.weight"] * scale[:, None, None, None]).astype(np.float32)
-        bias = (arrays.get(f"{layer.name}.bias", 0.0) * scale + shift).astype(np.float32)
         strides, pads = [layer.stride] * 2, [layer.kernel // 2] * 4
         now = graph.add("Conv", now, kernel, bias, strides=strides, pads=pads, group=layer.groups)
         if layer.residual:
+            results.append(now)
             now = graph.add("Add", given[-layer.residual], now)
         if layer.relu:
             now = graph.add("Relu", now)
+        results.append(now)
     now = graph.add("Relu", now)
     if config.head == "relu_max":
         graph.add("Flatten", graph.add("GlobalMaxPool", now), result=OUTPUT)
@@ -82,10 +96,10 @@ def student_graph(config: StudentConfig, arrays: Arrays) -> bytes:
         pooled = [graph.add("Flatten", graph.add(kind, now)) for kind in ("GlobalMaxPool", "GlobalAveragePool")]
         weight, bias = (arrays[f"head.linear.{key}"].astype(np.float32) for key in ("weight", "bias"))
         graph.add("Gemm", graph.add("Concat", *pooled, axis=1), weight, bias, transB=1, result=OUTPUT)
-    return graph.model(config.n_mels, config.frames(), config.embedding_size)
+    return graph.model(config.n_mels, config.frames(), config.embedding_size, results if every else ())
 
 
-def _scale_and_shift(arrays: Arrays, norm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def scale_and_shift(arrays: Arrays, norm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     weight, bias, mean, variance = (
         np.asarray(arrays[f"{norm}.{key}"], np.float64) for key in ("weight", "bias", "running_mean", "running_var")
     )

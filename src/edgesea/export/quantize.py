@@ -1,0 +1,159 @@
+"""A student in int8, as TensorFlow Lite defines it: real = scale * (q - zero), weights symmetric and by channel.
+
+Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018.
+What is rounded how is the specification of https://ai.google.dev/edge/litert/conversion/tensorflow/quantization.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.models.graph import INPUT, folded, scale_and_shift, student_graph
+from edgesea.models.student_config import Convolution, StudentConfig, convolutions
+from edgesea.models.student_files import Arrays
+
+Float32 = NDArray[np.float32]
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+VALUES = 1 << 20  # of each feature map that its scale is chosen by
+CLIPS = np.geomspace(1.0, 0.2, 25)  # shares of the largest value at which to cut
+
+
+class Scale(NamedTuple):
+    """Of an int8 tensor: real = scale * (q - zero)."""
+
+    scale: float
+    zero: int
+
+    def quantize(self, values: NDArray[np.floating]) -> Int8:
+        """The nearest int8 values."""
+        return np.asarray(np.clip(np.rint(values / self.scale) + self.zero, -128, 127), np.int8)
+
+    def real(self, values: Int8) -> Float32:
+        """What int8 values stand for."""
+        return (np.float32(self.scale) * (values.astype(np.int32) - self.zero)).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """A layer with weights in int8: a convolution, or the linear layer of the head.
+
+    ``q_out = zero_out + M * (sum((q_in - zero_in) * weight) + bias)``, rounded and clipped to ``least ... 127``, with
+    ``M = scale_in * weight_scale / scale_out`` for each output channel.
+    """
+
+    weight: Int8  # (outputs, inputs of a group, k, k), or (D, 2 C)
+    bias: Int32  # (outputs,)
+    weight_scale: Float32  # (outputs,)
+    given: Scale
+    made: Scale
+    least: int = -128  # zero_out behind a ReLU
+
+    @property
+    def multipliers(self) -> NDArray[np.float64]:
+        """M, (outputs,)."""
+        return np.float64(self.given.scale) * self.weight_scale.astype(np.float64) / np.float64(self.made.scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedConvolution(Quantized):
+    """A convolution of the description, which pads with `zero_in`."""
+
+    layer: Convolution
+    total: Scale | None = None  # of the sum, where what goes into the block is added
+
+
+@dataclass(frozen=True)
+class QuantizedStudent:
+    """A student in int8: from spectrograms to embeddings, by integers alone.
+
+    Spectrograms in dB become ``input.quantize(gain * dB + offset)``. Behind the last convolution: the maximum and the
+    (rounded) mean of each channel, in this order, and the linear layer; or of head relu_max the maximum alone. The
+    embedding is ``units * scale * (q - zero)`` of what comes out.
+    """
+
+    config: StudentConfig
+    gain: float
+    offset: float
+    input: Scale
+    convolutions: tuple[QuantizedConvolution, ...]
+    head: Quantized | None
+    units: Float32  # (D,) of the embedding's dimensions
+
+    @property
+    def output(self) -> Scale:
+        return self.convolutions[-1].made if self.head is None else self.head.made
+
+
+def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Iterable[Float32]) -> QuantizedStudent:
+    """Quantize a student, with scales by what it makes of batches of log-mel spectrograms (B, bands, frames) in dB."""
+    values, embeddings = _measure(config, arrays, spectrograms)
+    gain, offset = (float(value[0]) for value in scale_and_shift(arrays, "input_norm"))
+    measured = iter(values)
+    first = now = best_scale(next(measured), False)
+    layers: list[QuantizedConvolution] = []
+    into: list[Scale] = []
+    for layer, kernel, bias in folded(config, arrays):
+        into.append(now)
+        relu = layer.relu or len(into) == len(convolutions(config))
+        made = best_scale(next(measured), relu)
+        total = best_scale(next(measured), relu) if layer.residual else None
+        parts = _integers(kernel, bias, now, made, relu)
+        layers.append(QuantizedConvolution(**parts, layer=layer, total=total))
+        now = total or made
+    if config.head == "relu_max":
+        return QuantizedStudent(config, gain, offset, first, tuple(layers), None, np.ones(config.embedding_size, "f4"))
+    weight, bias = (arrays[f"head.linear.{key}"] for key in ("weight", "bias"))
+    units = np.maximum(embeddings.std(0), 1e-6)  # so that one scale serves all dimensions
+    made = best_scale((embeddings / units).ravel(), False)
+    parts = _integers(weight / units[:, None], bias / units, now, made, False)
+    return QuantizedStudent(config, gain, offset, first, tuple(layers), Quantized(**parts), units.astype(np.float32))
+
+
+def _integers(
+    kernel: NDArray[np.floating], bias: NDArray[np.floating], given: Scale, made: Scale, relu: bool
+) -> dict[str, Any]:
+    """Weights (outputs, ...) and biases as integers."""
+    largest = np.abs(kernel).reshape(len(kernel), -1).max(1)
+    scale = np.maximum(largest / 127.0, 1e-9).astype(np.float32)
+    steps = np.rint(bias / (scale.astype(np.float64) * given.scale))
+    return {
+        "weight": np.rint(kernel / scale.reshape(-1, *[1] * (kernel.ndim - 1))).astype(np.int8),
+        "bias": np.clip(steps, -(2**30), 2**30).astype(np.int32),
+        "weight_scale": scale,
+        "given": given,
+        "made": made,
+        "least": made.zero if relu else -128,
+    }
+
+
+def _measure(config: StudentConfig, arrays: Arrays, spectrograms: Iterable[Float32]) -> tuple[list[Float32], Float32]:
+    """Values of the spectrogram, and of what each convolution makes (see `student_graph`); and the embeddings."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(student_graph(config, arrays, every=True))
+    embeddings, *maps = zip(*(session.run(None, {INPUT: batch}) for batch in spectrograms), strict=True)
+    found = []
+    for batches in maps:
+        step = -(-sum(batch.size for batch in batches) // VALUES)
+        ends = [extreme(batch) for batch in batches for extreme in (np.min, np.max)]
+        found.append(np.concatenate([*(batch.ravel()[::step] for batch in batches), np.array(ends, np.float32)]))
+    return found, np.concatenate(embeddings)
+
+
+def best_scale(values: Float32, relu: bool) -> Scale:
+    """The scale with the least squared error of values, of which it may cut the largest."""
+    values = np.maximum(values, 0) if relu else values
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    best, least = Scale(1.0, 0), np.inf
+    for share in CLIPS:
+        scale = max((high - low) * share / 255.0, 1e-9)
+        zero = int(np.clip(np.rint(-128 - low * share / scale), -128, 127))
+        tried = Scale(float(np.float32(scale)), zero)
+        error = float(np.square(tried.real(tried.quantize(values)) - values, dtype=np.float64).mean())
+        if error < least:
+            best, least = tried, error
+    return best
