@@ -43,6 +43,7 @@ COMMANDS = {
     "submit": "edgesea.submit:submit",
     "status": "edgesea.submit.status:status",
     "cancel": "edgesea.submit:cancel",
+    "profile": "edgesea.export.profile:profile",
     "report": "edgesea.report:report",
     "tables": "edgesea.report.paper_tables:tables",
     "demo": "edgesea.demo:demo",

@@ -196,7 +196,13 @@ class EfficientAT(TorchModel):
 def on_engine(model: TorchModel, engine: Engine, precision: Precision) -> EngineModel:
     """A teacher on an engine of the CPU."""
     about = model.id, model.digest, model.sample_rate, model.window, model.embedding_size
-    count, graph = sum(array.numel() for array in model.parameters()), Graph()
+    count = sum(array.numel() for array in model.parameters())
+    return EngineModel(*about, count, *teacher_graph(model), engine, precision)
+
+
+def teacher_graph(model: TorchModel) -> tuple[FrontEnd, bytes]:
+    """Front end and graph (see `graph.Graph.model`) of a teacher, whose normalisations are folded in place."""
+    graph = Graph()
     fold(model)
     if isinstance(model, OpenL3):
         front_end: FrontEnd = OverlappingLogMel(model.log_mel.settings)
@@ -212,8 +218,7 @@ def on_engine(model: TorchModel, engine: Engine, precision: Precision) -> Engine
         front_end, frames = OverlappingKaldi(), "frames"
         end = graph.add("GlobalAveragePool", _add(graph, cast(EfficientAT, model).features, graph.channel()))
     graph.add("Flatten", end, result=OUTPUT)
-    made = graph.model(front_end.bands, frames, model.embedding_size)
-    return EngineModel(*about, count, front_end, made, engine, precision)
+    return front_end, graph.model(front_end.bands, frames, model.embedding_size)
 
 
 def _add(graph: Graph, module: nn.Module, now: str) -> str:
@@ -256,12 +261,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def load_network(id: str, weights: Path | None) -> TorchModel:
     """One of these teachers on the CPU; without `weights`, with the published ones."""
-    family, _, variant = id.partition("/")
+    family, variant = checked_id(id)
     if family == "spectral":
         return Spectral()
-    known = OPENL3 if family == "openl3" else list(EFFICIENTAT)
-    if variant not in known:
-        raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(known)}")
     if family == "openl3":
         return load_openl3(variant, weights)
     name = f"{variant}_as_mAP_{EFFICIENTAT[variant][1]}.pt"
@@ -269,3 +271,18 @@ def load_network(id: str, weights: Path | None) -> TorchModel:
     state = read_state_dict(path).items()
     arrays = {k.replace(".conc_se_layers.0.", "."): v for k, v in state if not k.startswith("classifier.")}
     return load_arrays(EfficientAT(variant), arrays, path)
+
+
+def untrained(id: str) -> TorchModel:
+    """The network of an ``openl3/*`` or ``efficientat/*`` teacher with random weights."""
+    family, variant = checked_id(id)
+    return OpenL3(variant) if family == "openl3" else EfficientAT(variant)
+
+
+def checked_id(id: str) -> tuple[str, str]:
+    """Family and variant of one of these teachers."""
+    family, _, variant = id.partition("/")
+    known = {"spectral": [""], "openl3": OPENL3, "efficientat": list(EFFICIENTAT)}[family]
+    if variant not in known:
+        raise EdgeseaError(f"unknown teacher {id!r}; known: {', '.join(known)}")
+    return family, variant

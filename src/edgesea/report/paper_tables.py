@@ -10,6 +10,7 @@ import yaml
 
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
+from edgesea.export.profile import of_student
 from edgesea.models import is_teacher
 from edgesea.models.student_config import StudentConfig, parameter_count
 from edgesea.report.data import EVERYTHING, RESULTS, SELECTION, Frame, damaged, optional_json, read_results
@@ -115,10 +116,13 @@ def _models() -> Frame:
     """What table 1 shows of the four students: parameters, weights and the largest activation, in float32."""
     rows = []
     for key, name in STUDENTS.items():
-        config = StudentConfig.named(key, head="relu_max")
-        parameters, activations = parameter_count(config), config.n_mels * config.frames() * config.filters[0]
-        values = {"parameters_M": parameters / 1e6, "size_MB": parameters * 4e-6, "activation_MB": activations * 4e-6}
-        system = {"key": key, "system": f"{name} ({key})", "input": f"{config.n_mels}x{config.frames()}", "options": {}}
+        found = of_student(StudentConfig.named(key, head="relu_max"))
+        values = {
+            "parameters_M": found.parameters / 1e6,
+            "size_MB": found.stored_float32 / 1e6,
+            "activation_MB": 4e-6 * found.largest_activation,
+        }
+        system = {"key": key, "system": f"{name} ({key})", "input": f"{found.bands}x{found.frames}", "options": {}}
         rows += [{**system, "column": column, "value": value} for column, value in values.items()]
     return pd.DataFrame(rows).assign(table="Table 1", rank=2)
 

@@ -1,0 +1,356 @@
+"""``profile``: what a model costs on a device, and which boards have room for it, from its architecture alone.
+
+Networks are read as the ONNX graphs that engines compute, with normalisations folded in.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from math import log2, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgesea.artifact import write_json
+from edgesea.audio.logmel_numpy import FrontEnd, OverlappingLogMel
+from edgesea.audio.mel import kaldi_mel_filters
+from edgesea.errors import EdgeseaError, needs
+from edgesea.models import TEACHERS, has_network, is_teacher
+from edgesea.models.base import COUNTER
+from edgesea.models.graph import student_graph
+from edgesea.models.student_config import EDGE, FILTERS, StudentConfig, array_shapes, parameter_count
+from edgesea.models.student_files import PUBLISHED, read_student
+
+STUDENTS = [*EDGE, *FILTERS]
+IN_PLACE = ("Relu", "HardSwish", "Sigmoid", "Add", "Mul", "Unsqueeze", "Flatten")  # may overwrite what they take
+BY_CHANNEL = 9  # bytes in int8 of each output channel beside its weights: bias, multiplier and shift
+PROGRAM = {"flash": 24 * 1024, "ram": 8 * 1024}  # bytes of code with the C library; of stack and state
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operator of a network, with the activation behind it."""
+
+    operator: str
+    made: tuple[int, ...]  # channels, bands, frames
+    live: int  # values in memory meanwhile: what it takes, what it makes, and what waits for later
+    weights: int = 0
+    biases: int = 0
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class FrontEndCost:
+    """What the spectrogram of a window takes, by a real FFT of radix 2 and filters without their zeros."""
+
+    multiplications: int
+    flash: int  # bytes: analysis window, twiddle factors, filters
+    ram: int  # bytes: audio, FFT, spectrogram
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a model takes for a window: numbers and bytes."""
+
+    model: str
+    audio: str
+    bands: int
+    frames: int
+    embedding_size: int
+    seconds: float
+    parameters: int  # that are trained
+    macs: int  # multiplications, with additions, of the network
+    stored_float32: int  # bytes of a checkpoint, with the statistics of normalisations: the paper's size
+    flash_float32: int  # bytes with normalisations folded in
+    flash_int8: int  # bytes: weights in int8, and bias, multiplier and shift of each channel
+    activations: int  # bytes in int8, layer by layer: what an operator takes, makes, and what waits for later
+    largest_activation: int  # bytes in int8 by the paper's rule: the largest result of an operator, alone
+    front_end: FrontEndCost
+    layers: list[Layer]
+
+    @property
+    def need(self) -> dict[str, int]:
+        """Bytes on a device, program included."""
+        flash, ram = self.flash_int8 + self.front_end.flash, self.activations + self.front_end.ram
+        return {"flash": flash + PROGRAM["flash"], "ram": ram + PROGRAM["ram"]}
+
+
+@dataclass(frozen=True)
+class Board:
+    """A microcontroller, or a board with one, of `boards.csv`."""
+
+    name: str
+    core: str
+    mhz: int
+    flash: int  # KiB
+    ram: int  # KiB
+    block: int  # KiB of it side by side
+    source: str  # of these numbers
+
+    def lacks(self, profile: Profile) -> list[str]:
+        """Of what it has too little for a model; RAM, too, if no piece of it holds the activations."""
+        lacking = [kind for kind, size in profile.need.items() if size > KIB * getattr(self, kind)]
+        return lacking or ["ram"] * (profile.activations > KIB * self.block)
+
+    def load(self, profile: Profile) -> float:
+        """Share of the clock, at one multiplication a cycle and a hop of one window."""
+        return (profile.macs + profile.front_end.multiplications) / (1e6 * self.mhz * profile.seconds)
+
+
+@cache
+def boards() -> list[Board]:
+    with Path(__file__).with_name("boards.csv").open(encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    return [Board(**row | {key: int(row[key]) for key in ("mhz", "flash", "ram", "block")}) for row in rows]
+
+
+def find_board(name: str) -> Board:
+    """A board by its name, or by how its name begins, if that of no other does."""
+    found = [board for board in boards() if board.name.startswith(name.lower())]
+    if len(found) != 1:
+        raise EdgeseaError(f"unknown board {name!r}; known: {', '.join(board.name for board in boards())}")
+    return found[0]
+
+
+def measure(model: str | Path) -> Profile:
+    """The profile of a student or teacher; no published weights are downloaded for it."""
+    name = str(model)
+    if is_teacher(name):
+        return _of_teacher(name)
+    if name in STUDENTS:
+        config = StudentConfig.named(name)
+    elif name in PUBLISHED:
+        config = StudentConfig.named(name.removeprefix("edgel3/"), head="relu_max")
+    else:
+        config = read_student(model).config
+    return of_student(config, name)
+
+
+@cache
+def of_student(config: StudentConfig, name: str = "") -> Profile:
+    """The profile of an architecture."""
+    shapes = {key: shape for key, shape in array_shapes(config).items() if not key.endswith(COUNTER)}
+    graph = student_graph(config, {key: np.zeros(shape, np.float32) for key, shape in shapes.items()})
+    counts = parameter_count(config), sum(map(prod, shapes.values()))
+    front_end = OverlappingLogMel(config.front_end())
+    return _profile(name or config.name(), config.sample_rate, config.window, counts, front_end, graph)
+
+
+@needs("torch", "train")
+def _of_teacher(id: str) -> Profile:
+    if not has_network(id):
+        known = ", ".join(filter(has_network, TEACHERS))
+        raise EdgeseaError(f"{id}: has no network that can be looked into; give a student, or one of {known}")
+    from edgesea.models.teachers import teacher_graph, untrained
+
+    model = untrained(id)
+    stored = sum(array.numel() for name, array in model.state_dict().items() if not name.endswith(COUNTER))
+    counts = sum(array.numel() for array in model.parameters()), stored
+    return _profile(id, model.sample_rate, model.window or 1.0, counts, *teacher_graph(model))
+
+
+def _profile(
+    name: str, rate: int, seconds: float, counts: tuple[int, int], front_end: FrontEnd, graph: bytes
+) -> Profile:
+    bands, frames = front_end(np.zeros((1, round(rate * seconds)), np.float32)).shape[1:]
+    layers = trace(graph, frames)
+    weights, biases = sum(layer.weights for layer in layers), sum(layer.biases for layer in layers)
+    return Profile(
+        model=name,
+        audio=f"{seconds:g} s at {rate / 1000:g} kHz",
+        bands=bands,
+        frames=frames,
+        embedding_size=layers[-1].made[0],
+        seconds=seconds,
+        parameters=counts[0],
+        macs=sum(layer.macs for layer in layers),
+        stored_float32=4 * counts[1],
+        flash_float32=4 * (weights + biases),
+        flash_int8=weights + BY_CHANNEL * biases,
+        activations=max(layer.live for layer in layers),
+        largest_activation=max(prod(layer.made) for layer in layers),
+        front_end=_front_end(front_end, bands, frames),
+        layers=layers,
+    )
+
+
+def trace(graph: bytes, frames: int) -> list[Layer]:
+    """The operators of a graph for one window, each computed as a whole and after the other."""
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim:
+        if dimension.dim_param:
+            dimension.dim_value = {"B": 1}.get(dimension.dim_param, frames)
+    found = onnx.shape_inference.infer_shapes(model).graph
+    constants = {item.name: tuple(item.dims) for item in found.initializer}
+    known = [*found.input, *found.value_info, *found.output]
+    shapes = {item.name: tuple(size.dim_value for size in item.type.tensor_type.shape.dim)[1:] for item in known}
+    uses = Counter(name for node in found.node for name in node.input)
+    start = found.input[0].name
+    place, held, layers = {start: start}, {start: prod(shapes[start])}, []  # buffers of results; values of buffers
+    for node in found.node:
+        (result,), given = node.output, [name for name in node.input if name not in constants]
+        uses.subtract(given)
+        over = {place[name] for name in given if not uses[name]}  # buffers that nobody needs any more
+        size = prod(shapes[result])
+        same = [name for name in over if node.op_type in IN_PLACE and held[name] == size]
+        place[result] = same[0] if same else result
+        held[place[result]] = size
+        live = sum(held.values())
+        for name in over - {place[result]}:
+            del held[name]
+        weights = [constants[name] for name in node.input if name in constants]
+        counts = (0, 0, 0)
+        if node.op_type in ("Conv", "Gemm"):
+            counts = (prod(weights[0]), prod(weights[1]), prod(weights[0][1:]) * size)
+        layers.append(Layer(_operator(node, weights), shapes[result], live, *counts))
+    return layers
+
+
+def _operator(node: Any, weights: list[tuple[int, ...]]) -> str:
+    """What an operator is called in tables: Conv 3x3 /2 depthwise."""
+    from onnx.helper import get_attribute_value
+
+    known = {item.name: get_attribute_value(item) for item in node.attribute}
+    size = weights[0][2:] if node.op_type == "Conv" else known.get("kernel_shape", ())
+    step = known.get("strides", [1])[0] if node.op_type == "Conv" else 1
+    words = [node.op_type, "x".join(map(str, size)), f"/{step}" * (step > 1), "depthwise" * (known.get("group", 1) > 1)]
+    return " ".join(filter(None, words))
+
+
+def _front_end(front_end: FrontEnd, bands: int, frames: int) -> FrontEndCost:
+    relative = False
+    if isinstance(front_end, OverlappingLogMel):
+        taps, filters = front_end.settings.n_fft, front_end.settings.filters()
+        relative = front_end.settings.levels != "absolute"
+    else:
+        taps, filters = 1024, kaldi_mel_filters(32000, 1024, bands, 0.0, 15000.0)
+    weights = 0 if filters is None else int(np.count_nonzero(filters))
+    # Analysis window; N/4 log2(N/2) complex products, and N/2 more for the spectrum of a real signal; its squares
+    products = taps + int(taps * log2(taps / 2)) + 2 * taps + taps + weights
+    return FrontEndCost(
+        multiplications=frames * products,
+        flash=4 * (2 * taps + weights + bands),  # float32
+        # int16 audio and a float32 FFT; levels in int8, or in int16 if the window's maximum is to be subtracted
+        ram=2 * taps + 4 * (taps + 2) + (1 + relative) * bands * frames,
+    )
+
+
+def profile(models: list[str] | None = None, *, board: str | None = None, out: Path | None = None) -> dict[str, Any]:
+    """Print what models cost on a device: parameters, multiplications, flash, RAM, and which boards have room for them.
+
+    Of one model also its layers. All of it follows from the architecture: nothing is run, and no published weights are
+    downloaded.
+
+    Parameters
+    ----------
+    models : list of str, optional
+        Students: edge-10, sea-64 ..., a student's folder, a published .h5 file, edgel3/sea-64 ... Teachers: openl3/...,
+        efficientat/... Default: all students that have names.
+    board : str, optional
+        A microcontroller, or how its name begins, such as stm32h743, stm32u5, nrf52840, esp32s3, rp2040, audiomoth: say
+        whether it has room for the models, and if not, what would fit.
+    out : Path, optional
+        JSON file for all numbers.
+
+    Returns
+    -------
+    dict
+        models: what each takes; boards: what each has (flash, ram and block in KiB), and of each model what it lacks
+        and the load; text: Markdown.
+
+    EdgeseaError: there is no such model or board.
+    """
+    chosen = boards() if board is None else [find_board(board)]
+    found = [measure(name) for name in models or STUDENTS]
+    rooms = [{"lacks": [each.lacks(item) for item in found], "load": [*map(each.load, found)]} for each in chosen]
+    result = {
+        "models": [asdict(item) for item in found],
+        "boards": [{**asdict(each), **room} for each, room in zip(chosen, rooms, strict=True)],
+    }
+    if out is not None:
+        write_json(Path(out), result)
+    parts = [_costs(found), *(_layers(item) for item in found if len(found) == 1), _room(found, chosen)]
+    parts += [_instead(item, chosen[0]) for item in found if board is not None and chosen[0].lacks(item)]
+    return {**result, "text": "\n\n".join(parts)}
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def _kib(size: float) -> str:
+    return f"{size / KIB:,.1f} KiB".replace(",", " ")
+
+
+def _costs(found: list[Profile]) -> str:
+    """The table of what models take for a window, a column each."""
+    rows: dict[str, Callable[[Profile], str]] = {
+        "audio": lambda it: it.audio,
+        "spectrogram, bands x frames": lambda it: f"{it.bands} x {it.frames}",
+        "dimensions": lambda it: str(it.embedding_size),
+        "parameters": lambda it: f"{it.parameters:,}".replace(",", " "),
+        "checkpoint, float32 (the paper's size)": lambda it: f"{it.stored_float32 / 1e6:.2f} MB",
+        "weights in flash, float32": lambda it: _kib(it.flash_float32),
+        "weights in flash, int8": lambda it: _kib(it.flash_int8),
+        "activations, int8, layer by layer": lambda it: _kib(it.activations),
+        "activations, int8, the largest (the paper's rule; understates)": lambda it: _kib(it.largest_activation),
+        "the same in float32 (the paper's figure)": lambda it: f"{4e-6 * it.largest_activation:.2f} MB",
+        "multiplications, network": lambda it: f"{it.macs / 1e6:.1f} M",
+        "multiplications, front end": lambda it: f"{it.front_end.multiplications / 1e6:.2f} M",
+        "front end, flash": lambda it: _kib(it.front_end.flash),
+        "front end, RAM": lambda it: _kib(it.front_end.ram),
+        "all with program, flash": lambda it: _kib(it.need["flash"]),
+        "all with program, RAM": lambda it: _kib(it.need["ram"]),
+    }
+    head = ["a window", *(item.model for item in found)]
+    return _table(head, [[name, *map(shown, found)] for name, shown in rows.items()])
+
+
+def _layers(item: Profile) -> str:
+    head = ["operator", "makes, channels x bands x frames", "weights", "multiplications", "in memory, int8"]
+    rows = [
+        [
+            layer.operator,
+            " x ".join(map(str, layer.made)),
+            str(layer.weights),
+            f"{layer.macs / 1e6:.3f} M",
+            _kib(layer.live),
+        ]
+        for layer in item.layers
+        if layer.macs or "Pool" in layer.operator
+    ]
+    return _table(head, rows)
+
+
+def _room(found: list[Profile], chosen: list[Board]) -> str:
+    """The table of boards and models: the share of the clock, or what is lacking."""
+
+    def cell(board: Board, item: Profile) -> str:
+        lacking = " and ".join(board.lacks(item)).replace("ram", "RAM")
+        return f"no: {lacking}" if lacking else f"fits, {100 * board.load(item):.0f} %"
+
+    head = ["board", "core", "clock", "flash", "RAM", *(item.model for item in found)]
+    rows = [
+        [board.name, board.core, f"{board.mhz} MHz", f"{board.flash} KiB", f"{board.ram} KiB"]
+        + [cell(board, item) for item in found]
+        for board in chosen
+    ]
+    note = "Share of the clock at one multiplication a cycle and a hop of one window; above 100 %, take a longer hop."
+    return f"{_table(head, rows)}\n\n{note}"
+
+
+def _instead(item: Profile, board: Board) -> str:
+    """What fits if a model does not."""
+    students = [name for name in STUDENTS if not board.lacks(measure(name))]
+    others = [each.name for each in boards() if not each.lacks(item)]
+    return (
+        f"{item.model} does not fit on {board.name}. Students that do: {', '.join(students) or 'none'}. "
+        f"Boards on which {item.model} fits: {', '.join(others) or 'none'}."
+    )

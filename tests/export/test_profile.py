@@ -1,0 +1,103 @@
+"""Profiles: the paper's table 1, torch's counts, and which boards have room."""
+
+import csv
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgesea.artifact import read_json
+from edgesea.export.profile import STUDENTS, boards, find_board, measure, of_student, profile
+from edgesea.models.student_config import StudentConfig, sizes
+from edgesea.models.student_files import save_student
+from edgesea.models.student_torch import Student
+from edgesea.models.teachers import untrained
+from edgesea.report.paper_tables import PUBLISHED
+
+ODD = StudentConfig(4, (3, 4, 5, 4, 4), "relu_max", 8000, 33, 256, 100, None, 0.5)
+
+
+def test_table_1_of_the_paper():
+    with PUBLISHED.open() as file:
+        rows = [(row["row"], row["column"], row["value"]) for row in csv.DictReader(file) if row["table"] == "1"]
+    assert len(rows) == 20
+    for name in {row: None for row, *_ in rows}:
+        found = measure("openl3/env-mel256-512" if name == "teacher" else f"edgel3/{name}")
+        ours = {
+            "input": f"{found.bands}x{found.frames}",
+            "parameters_M": found.parameters / 1e6,
+            "size_MB": found.stored_float32 / 1e6,
+            "activation_MB": 4 * found.largest_activation / 1e6,
+        }
+        for column, value in [rest for row, *rest in rows if row == name]:
+            if (name, column) == ("teacher", "activation_MB"):  # 256 x 199 x 64 floats are 13.04 MB, or 12.44 MiB
+                assert ours[column] == pytest.approx(float(value), rel=0.025)
+            elif column == "input":
+                assert ours[column] == value
+            else:  # all published digits
+                assert round(ours[column], len(value.partition(".")[2])) == float(value), (name, column)
+
+
+@pytest.mark.parametrize("config", [*map(StudentConfig.named, STUDENTS), ODD], ids=StudentConfig.name)
+def test_graphs_cost_what_descriptions_say(config):
+    found = of_student(config)
+    assert sizes(config) == {
+        "parameters": found.parameters,
+        "macs": found.macs,
+        "activation_bytes": found.activations,
+    }
+    assert sum(layer.macs for layer in found.layers) == found.macs
+    assert found.largest_activation < found.activations
+
+
+@pytest.mark.parametrize("id", ["efficientat/mn04", "openl3/env-linear-6144"])
+def test_teachers_cost_what_torch_counts(id):
+    found, model, most = measure(id), untrained(id).eval(), [0]
+
+    def count(module: torch.nn.Module, given: object, made: torch.Tensor) -> None:
+        most.append(made.numel())
+
+    for module in model.features.modules():
+        module.register_forward_hook(count)
+    with FlopCounterMode(display=False) as counter, torch.device("meta"), torch.no_grad():
+        model.to("meta").embed_spectrogram(torch.empty(1, 1, found.bands, found.frames))
+    assert found.macs == counter.get_total_flops() / 2
+    assert found.largest_activation == max(most)
+    assert found.parameters == sum(array.numel() for array in model.parameters())
+
+
+def test_a_folder_and_a_file_have_the_profile_of_their_architecture(tmp_path, shared_data):
+    config = StudentConfig.named("edge-3", embedding_size=5)
+    save_student(Student(config), tmp_path / "student", {}, "card")
+    assert replace(measure(tmp_path / "student"), model="") == replace(of_student(config), model="")
+    weights = shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz"
+    assert replace(measure(weights), model="") == replace(measure("edgel3/sea-64"), model="")
+
+
+def test_boards_have_room_or_not():
+    known = boards()
+    assert len({board.name for board in known}) == len(known) >= 8
+    assert all(0 < board.block <= board.ram and board.source for board in known)
+    found = measure("edge-10")
+    assert find_board("stm32u5").lacks(found) == []
+    small = replace(find_board("nrf52840"), flash=200, ram=90)
+    assert small.lacks(found) == ["flash", "ram"]
+    assert replace(small, flash=1024, ram=1024, block=97).lacks(found) == ["ram"]  # in pieces
+
+
+def test_the_command_says_what_fits_instead(tmp_path, refuses):
+    result = profile(["sea-512"], board="stm32l4r")
+    assert result["boards"][0]["lacks"] == [["flash"]]
+    last = result["text"].splitlines()[-1]
+    assert last.startswith("sea-512 does not fit on stm32l4r5. Students that do: edge-3, edge-10")
+    assert last.endswith("Boards on which sea-512 fits: teensy41.")
+    both = profile(["edge-3", "edge-10"], out=tmp_path / "costs.json")
+    stored = read_json(tmp_path / "costs.json")
+    assert [item["macs"] for item in stored["models"]] == [measure(name).macs for name in ("edge-3", "edge-10")]
+    assert "| nrf52840 | Cortex-M4F | 64 MHz | 1024 KiB | 256 KiB | fits, " in both["text"]
+    refuses("profile", "edge-3", "--board", "z80", words=["z80", "stm32h743", "nrf52840"])
+    refuses("profile", "edge-3", "--board", "stm32", words=["stm32", "stm32h743"])
+    refuses("profile", "spectral", words=["spectral", "openl3/"])
+    refuses("profile", "openl3/env", words=["openl3/env", "env-mel256-512"])
+    refuses("profile", tmp_path / "nothing", words=[tmp_path / "nothing"])
