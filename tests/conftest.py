@@ -263,7 +263,8 @@ def kill_when(command: list[str], ready: Callable[[], bool], sent: int = signal.
 # `small_table`; onecycle sweeps the rate over all epochs.
 TINY = {
     "student": "sea-64", "filters": [4, 4, 8, 8], "n_mels": 16,
-    "epochs": 18, "epoch_size": 16, "batch_size": 8, "lr": 0.03, "patience": 0, "precision": "32-true",
+    "epochs": 18, "epoch_size": 16, "batch_size": 8, "lr": 0.03, "mask": 0.0, "schedule": "plateau", "patience": 0,
+    "precision": "32-true",
 }  # fmt: skip
 
 

@@ -93,8 +93,8 @@ def extract(
         Precede each clip by half a window of zeros.
     mixtures : int
         Also store so many mixtures of one to three windows of different training clips, at random places (whatever
-        `hop`) and levels, as a table in the folder `mixtures` of this one: `distill` trains on both. Every clip is used
-        equally often; of one that is longer than 16 s, excerpts are read.
+        `hop`), speeds and levels, as a table in the folder `mixtures` of this one: `distill` trains on both. Every clip
+        is used equally often; of one that is longer than 16 s, excerpts are read.
     seed : int
         Of the mixtures.
     resampler : {"soxr", "resampy"}

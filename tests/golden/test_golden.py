@@ -76,7 +76,8 @@ def student(folder: Path, table: Path) -> Path:
     """A student after two epochs."""
     reduce(table, folder / "phi", size=4, whiten=True)
     sizes: dict[str, Any] = {"student": "sea-64", "filters": [4, 4, 8, 8], "n_mels": 16, "precision": "32-true"}
-    distill(table, folder / "phi", folder / "student", **sizes, epochs=2, epoch_size=32, batch_size=8)
+    recipe: dict[str, Any] = {"schedule": "plateau", "lr": 1e-3, "mask": 0.0}
+    distill(table, folder / "phi", folder / "student", **sizes, **recipe, epochs=2, epoch_size=32, batch_size=8)
     return folder / "student"
 
 

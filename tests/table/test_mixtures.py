@@ -14,6 +14,7 @@ from edgesea.audio.level import a_weighted_level
 from edgesea.cluster import Cluster, using
 from edgesea.extract import extract
 from edgesea.sampling import sample
+from edgesea.table.mixtures import RECIPE
 from edgesea.table.reader import Table, parts_done
 
 PITCHES = np.arange(400, 3600, 100)  # Hz; a clip is a tone
@@ -41,7 +42,8 @@ def tone_clips(tmp_path) -> Path:
     return tmp_path / "clips.csv"
 
 
-def test_mixtures_are_of_training_clips_and_the_same_for_teacher_and_student(tone_clips, tmp_path):
+def test_mixtures_are_of_training_clips_and_the_same_for_teacher_and_student(tone_clips, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPE, "speed", [1.0, 1.0])
     options = {"sample_rate": 8000, "teacher": TONES, "dtype": "float32", "part_clips": 32, "seed": 3}
     result = extract(tone_clips, tmp_path / "domain", mixtures=600, **options)
     assert (result["clips"], result["mixtures"]) == (len(PITCHES) - 1, 600)
@@ -67,6 +69,18 @@ def test_mixtures_are_of_training_clips_and_the_same_for_teacher_and_student(ton
     assert 11 < spread.max() < 12.1
     assert len(np.unique(heard.round(5), axis=0)) > 590  # a tone as loud as can be may come again
     sample(tmp_path / "table", tmp_path / "subset.parquet", size=100)
+
+
+def test_two_of_three_clips_are_played_slower_or_faster(tmp_path):
+    for name in range(48):
+        tone = np.sin(2 * np.pi * 1000 * np.arange(2 * 16000) / 16000)
+        soundfile.write(tmp_path / f"{name}.wav", tone, 16000)
+    extract(tmp_path, tmp_path / "table", teacher=QUICK, mixtures=480, validate=0)
+    audio = np.concatenate([audio for *_, audio in windows_of(tmp_path / "table" / "mixtures").values()])
+    spectra = np.abs(np.fft.rfft(audio * np.hanning(audio.shape[1])))
+    pitches = spectra.argmax(1)
+    assert 700 <= pitches.min() < 750 < 1350 < pitches.max() <= 1400
+    assert 0.2 < (pitches == 1000).mean() < 0.5
 
 
 def test_not_a_byte_depends_on_where_and_when_mixtures_are_made(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 from edgesea.pipeline import checked_sections, run_stages
 from edgesea.tasks.options import TaggingOptions, check_seed
 
-STUDENT = {"student": "edge-3", "epochs": 16, "lr": 5e-3, "schedule": "onecycle"}
+STUDENT = {"student": "edge-3", "epochs": 16, "lr": 5e-3, "mask": 0.0, "precision": "32-true"}
 # A hundred clips are too few to hold some of them out for early stopping.
 TAGGING = {"batch_size": 16, "l2_reg": 1e-3, "num_epochs": 50, "patience": 0}
 

@@ -33,23 +33,23 @@ def distill(
     n_fft: int | None = None,
     hop_length: int | None = None,
     fmax: float | None = None,
-    epochs: int = 50,
+    epochs: int = 20,
     epoch_size: int | None = None,
     batch_size: int = 64,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     weight_decay: float = 0.0,
     loss: Literal["mse", "cosine", "both"] = "mse",
     standardize: bool = False,
     projector: int = 0,
-    mask: float = 0.0,
+    mask: float = 0.1,
     shift: float = 0.0,
     gain: float = 0.0,
     ema: float = 0.0,
-    schedule: Literal["plateau", "onecycle"] = "plateau",
+    schedule: Literal["onecycle", "plateau"] = "onecycle",
     patience: int = 10,
     keep: Literal["auto", "best", "last"] = "auto",
     save_every: int = 0,
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true",
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     devices: int = 1,
     accumulate: int = 1,
@@ -94,13 +94,13 @@ def distill(
     fmax : float, optional
         Upper edge of the mel bands in Hz; default: half the rate.
     epochs : int
-        Epochs at most.
+        Epochs; of plateau at most. What a training takes follows from epochs x windows.
     epoch_size : int, optional
         Windows in an epoch, for tables so large that all are too many; default: as many as all tables have to train on.
     batch_size : int
         Windows in a batch, of all devices together; a multiple of devices and `accumulate`.
     lr : float
-        Learning rate of Adam (the highest one, if one-cycle).
+        Learning rate of Adam; of one-cycle the highest.
     weight_decay : float
         Decoupled weight decay.
     loss : {"mse", "cosine", "both"}
@@ -114,17 +114,17 @@ def distill(
         part of the student; scores are those behind it. 0: none.
     mask : float
         Hide up to this share of the mel bands, and of the frames, of a training window behind each of two random masks
-        (SpecAugment). 0.125 helps where recordings are few; 0: none.
+        (SpecAugment), so that few recordings are not learned by heart. 0: none.
     shift : float
         Move the spectrogram of a training window by up to so many seconds; the frame at the edge is repeated.
     gain : float
         Change the level of a training window by up to so many dB, of edge students (sea ignores levels).
     ema : float
         Decay of an exponential average of the weights over the steps, which becomes the student, e.g. 0.999; 0: none.
-    schedule : {"plateau", "onecycle"}
-        plateau: a tenth of the rate after 5 epochs without improvement. onecycle: one rise and fall over all epochs.
+    schedule : {"onecycle", "plateau"}
+        onecycle: one rise and fall of the rate. plateau: a tenth of it after 5 epochs without improvement.
     patience : int
-        Stop after so many epochs without an improvement by 1e-4; 0: never. One-cycle always runs to its end.
+        Of plateau: stop after so many epochs without an improvement by 1e-4; 0: never.
     keep : {"auto", "best", "last"}
         Which epoch's weights are the student; auto: best on the validation windows, or last if one-cycle.
     save_every : int

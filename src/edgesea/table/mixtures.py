@@ -24,6 +24,7 @@ EXCERPT = 16.0  # seconds of a clip that are heard at once, but two windows at l
 RECIPE: dict[str, Any] = {  # of a mixture; recorded with the table
     "shares": [0.2, 0.5, 0.3],  # of mixtures of one, two, three windows
     "snr": [0.0, 12.0],  # dB of the first window over each other
+    "speed": [0.7, 1.4],  # at which two of three clips are played
     "gain": [-10.0, 4.0],  # dB of the whole, or less, so that it does not exceed full scale
 }
 SILENT, MOST_BOOST = 1e-6, 10.0**1.5  # power of a window that sets no level; amplification of a window at most
@@ -114,7 +115,10 @@ def _heard(
             if (length := length + len(chunk)) > most:
                 break
         samples = np.concatenate(chunks)[:most]
-        return [Resampler(file.sample_rate, rate, framing.resampler).feed(samples, last=True) for rate in rates]
+        slowest, fastest = RECIPE["speed"]
+        speed = 1.0 if rng.random() < 1 / 3 else slowest * (fastest / slowest) ** rng.random()
+        played = round(file.sample_rate * speed)
+        return [Resampler(played, rate, framing.resampler).feed(samples, last=True) for rate in rates]
 
 
 def _mix(
