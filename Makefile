@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "edgesea needs Python 3.11 or newer; call: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,openvino,umap,cluster,track,hub,codecs,compat,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,openvino,umap,cluster,track,hub,codecs,compat,export,dev]'
 	@touch $@
 
 slurm:  ## install a real SLURM for its tests (Debian; root or sudo), which otherwise are skipped

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgesea.embed.files import process_files as process_files
     from edgesea.hub import from_pretrained as from_pretrained
     from edgesea.hub import push_to_hub as push_to_hub
+    from edgesea.models import load_model as load_model
     from edgesea.models import load_student as load_student
     from edgesea.models import load_teacher as load_teacher
 
@@ -19,6 +20,7 @@ _LAZY = {
     "Stream": "edgesea.embed.engine",
     "from_pretrained": "edgesea.hub",
     "get_embedding": "edgesea.embed.engine",
+    "load_model": "edgesea.models",
     "load_student": "edgesea.models",
     "load_teacher": "edgesea.models",
     "process_file": "edgesea.embed.files",

@@ -39,6 +39,7 @@ COMMANDS = {
     "stream": "edgesea.embed.files:stream",
     "evaluate": "edgesea.tasks.evaluate:evaluate",
     "score": "edgesea.tasks.score:score",
+    "export": "edgesea.export:export",
     "run": "edgesea.pipeline:run",
     "submit": "edgesea.submit:submit",
     "status": "edgesea.submit.status:status",

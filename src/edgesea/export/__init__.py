@@ -1,1 +1,198 @@
-"""Students for other programs and for devices."""
+"""``export``: a student for other programs and for devices, checked against the student itself."""
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesea.artifact import atomic_path, check_vacant, delete, locked, read_json, versions, write_json
+from edgesea.errors import EdgeseaError
+
+if TYPE_CHECKING:
+    from edgesea.export.quantize import QuantizedStudent
+    from edgesea.models.student_files import StudentFile
+
+log = logging.getLogger(__name__)
+REPORT_FILE, TFLITE_FILE, ONNX_FILE = "report.json", "student.tflite", "student.onnx"
+ALIKE = 0.9999  # mean-centred cosine that an export in float32 reaches, whatever is asked for
+BATCH = 32  # windows computed at once
+
+
+def export(
+    student: str,
+    out: Path,
+    *,
+    format: Literal["onnx", "tflite"] = "tflite",
+    int8: bool | None = None,
+    calibration: Path | None = None,
+    subset: Path | None = None,
+    windows: int = 512,
+    least: float = 0.99,
+    any_table: bool = False,
+) -> dict[str, Any]:
+    """Export a student, and check on windows that it was not calibrated on that it is still the same.
+
+    Parameters
+    ----------
+    student : str
+        A student's folder, a published .h5 file, edgel3/sea-64 ..., or owner/name of the Hugging Face Hub.
+    out : Path
+        Folder of the export: new, empty, or with an earlier export, which is replaced.
+    format : {"onnx", "tflite"}
+        onnx: student.onnx, from audio to embeddings, in float32. tflite: student.tflite, from spectrograms to
+        embeddings; `embed`, `evaluate` and `stream` take it as a model (edgesea[export]).
+    int8 : bool, optional
+        Weights and feature maps in int8; default: yes, but for onnx, which is in float32.
+    calibration : Path, optional
+        Table that the student was trained on, from whose windows the scales of int8 are derived.
+    subset : Path, optional
+        Calibrate on windows of this subset of the table, from `edgesea sample`; default: on training windows.
+    windows : int
+        Windows at most to calibrate on, evenly spread, and as many to check on: of the split validate, or others for
+        training. In float32 and without a table, noise is what is checked on.
+    least : float
+        The mean-centred cosine of the embeddings in float32 and in int8 below which nothing is written.
+    any_table : bool
+        Take a table that the student was not trained on.
+
+    Returns
+    -------
+    dict
+        ``report.json``: files; int8 and what is not in int8, in bytes; agreement with the student: mean, 5th percentile
+        and least of the mean-centred cosine, r2, and the largest difference in standard deviations; bytes of `flash`
+        (of the file) and of `ram` (of feature maps, layer by layer); macs of a window.
+
+    EdgeseaError: the student or the table cannot be used, or do not belong together, there are too few windows, a
+    package or tool is missing, the embeddings differ too much, or `out` holds something else.
+    """
+    is_int8 = format != "onnx" if int8 is None else int8
+    if is_int8 and format == "onnx":
+        raise EdgeseaError("format=onnx is in float32; choose format=tflite for int8")
+    if not 0 < least <= 1 or windows < 1:
+        raise EdgeseaError(f"least must lie in (0, 1], and windows be positive, not {least} and {windows}")
+    if is_int8 and calibration is None:
+        raise EdgeseaError("int8 needs calibration: the table that the student was trained on; or choose int8=false")
+    if subset is not None and calibration is None:
+        raise EdgeseaError(f"subset={subset}: the table that it was chosen from is needed, too, as calibration")
+    from edgesea.export.profile import of_student
+    from edgesea.export.tflite import others_than_int8
+    from edgesea.models.base import file_digest
+    from edgesea.models.student_config import Head
+    from edgesea.models.student_files import read_student, without_folders
+
+    folder, before = Path(out), []
+    if (folder / REPORT_FILE).is_file():
+        before = list(read_json(folder / REPORT_FILE).get("files", {}))
+    else:
+        check_vacant(folder, "no export", besides=(TFLITE_FILE, ONNX_FILE))
+    file = read_student(student)
+    if file.config.head not in get_args(Head):
+        raise EdgeseaError(f"{student}: head {file.config.head} cannot be exported; {', '.join(get_args(Head))} can")
+    audio, source = _windows(file, calibration, subset, windows, any_table)
+    about = {
+        "student": without_folders(file.id),
+        "weights_sha256": file_digest(file.path),
+        "edgesea": versions()["edgesea"],
+    }
+    quantized = _quantized(file, audio["calibrate"]) if is_int8 else None
+    content, found = _content(file, quantized, format, about, audio["check"])
+    agreement = _agreement(_embed(file, audio["check"]), found)
+    wanted = least if is_int8 else max(least, ALIKE)
+    if not agreement["cosine"] >= wanted:
+        text = f"{student}: mean-centred cosine of {agreement['cosine']:.4f} to the student on {len(found)} windows"
+        remedy = "calibrate on more windows, or on more typical ones, or accept it by a smaller least"
+        raise EdgeseaError(f"{text}, less than {wanted}; {remedy}")
+    cost = of_student(file.config)
+    name = ONNX_FILE if format == "onnx" else TFLITE_FILE
+    report: dict[str, Any] = {"export": str(out), "format": format, "int8": is_int8, **about, **source}
+    report |= {"agreement": agreement, "flash": len(content), "ram": cost.activations * (1 if is_int8 else 4)}
+    report |= {"macs": cost.macs, "not_int8": others_than_int8(content) if is_int8 else "all"}
+    with locked(folder):
+        for old in before:
+            delete(folder / old)
+        with atomic_path(folder / name) as temporary:
+            temporary.write_bytes(content)
+        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in [folder / name]}
+        report |= {"files": files, "versions": versions()}
+        write_json(folder / REPORT_FILE, report)
+    return report
+
+
+def _windows(
+    file: "StudentFile", calibration: Path | None, subset: Path | None, count: int, any_table: bool
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """Windows to `calibrate` and to `check` on, and what the report says of them."""
+    config = file.config
+    if calibration is None:
+        rng = np.random.default_rng(0)
+        loudness = 10 ** rng.uniform(-4, -1, (64, 1))
+        noise = loudness * rng.standard_normal((64, round(config.window * config.sample_rate)))
+        return {"check": noise.astype(np.float32)}, {"checked_on": "noise"}
+    from edgesea.export.windows import choose_windows, open_table
+    from edgesea.models.student_files import CONFIG_FILE
+    from edgesea.reduction.windows import open_subset
+
+    stored = file.path.with_name(CONFIG_FILE)
+    provenance = read_json(stored).get("provenance") or {} if stored.is_file() else {}
+    table = open_table(Path(calibration), config, provenance, file.id, any_table)
+    chosen = None if subset is None else open_subset(Path(subset), table)
+    found = choose_windows(table, chosen, count, config.sample_rate)
+    about: dict[str, Any] = {"calibrated_on": len(found.calibrate), "subset": None if chosen is None else chosen.info}
+    about |= {"table": table.info["manifest_sha256"], "checked_on": f"{len(found.check)} windows: {found.held_out}"}
+    return {"calibrate": found.calibrate, "check": found.check}, about
+
+
+def _quantized(file: "StudentFile", audio: NDArray[np.float32]) -> "QuantizedStudent":
+    from edgesea.audio.logmel_numpy import OverlappingLogMel
+    from edgesea.export.quantize import quantize
+
+    spectrograms = OverlappingLogMel(file.config.front_end())(audio)
+    return quantize(file.config, file.arrays, [*np.split(spectrograms, range(BATCH, len(audio), BATCH))])
+
+
+def _content(
+    file: "StudentFile", quantized: "QuantizedStudent | None", format: str, about: dict[str, Any], audio: Any
+) -> tuple[bytes, NDArray[np.float32]]:
+    """The exported file, and its embeddings of windows of audio."""
+    if format != "onnx":
+        from edgesea.export.tflite import float_tflite, quantized_tflite
+        from edgesea.models import tflite_student
+
+        if quantized is None:
+            content = float_tflite(file.config, file.arrays, about)
+        else:
+            content = quantized_tflite(quantized, about)
+        return content, tflite_student(content, TFLITE_FILE).embed(audio)
+    import onnx
+    import onnxruntime
+
+    from edgesea.models.graph import AUDIO, student_graph
+
+    model = onnx.load_from_string(student_graph(file.config, file.arrays, audio=True))
+    facts = {"sample_rate": str(file.config.sample_rate), "edgesea": json.dumps(about)}  # the rate for `onnx:FILE`
+    onnx.helper.set_model_props(model, facts)
+    content = model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    parts = np.split(audio, range(BATCH, len(audio), BATCH))
+    return content, np.concatenate([session.run(None, {AUDIO: part})[0] for part in parts])
+
+
+def _embed(file: "StudentFile", audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Embeddings by the student itself."""
+    from edgesea.models import student_model
+
+    return student_model(file).embed(audio)
+
+
+def _agreement(exact: NDArray[np.float32], found: NDArray[np.float32]) -> dict[str, float]:
+    one, other = (np.float64(rows) - exact.mean(0, dtype=np.float64) for rows in (exact, found))
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    cosine = (one * other).sum(1) / np.maximum(lengths, 1e-12)
+    error = one - other
+    measures = {"cosine": cosine.mean(), "cosine_5th_percentile": np.quantile(cosine, 0.05), "least": cosine.min()}
+    measures |= {"r2": 1 - np.square(error).sum() / max(np.square(one).sum(), 1e-12)}
+    measures |= {"largest_difference": np.abs(error).max() / max(one.std(), 1e-12)}
+    return {key: float(value) for key, value in measures.items()}

@@ -4,7 +4,7 @@ Jacob et al., "Quantization and training of neural networks for efficient intege
 What is rounded how is the specification of https://ai.google.dev/edge/litert/conversion/tensorflow/quantization.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -88,7 +88,7 @@ class QuantizedStudent:
         return self.convolutions[-1].made if self.head is None else self.head.made
 
 
-def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Iterable[Float32]) -> QuantizedStudent:
+def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]) -> QuantizedStudent:
     """Quantize a student, with scales by what it makes of batches of log-mel spectrograms (B, bands, frames) in dB."""
     values, embeddings = _measure(config, arrays, spectrograms)
     gain, offset = (float(value[0]) for value in scale_and_shift(arrays, "input_norm"))
@@ -130,18 +130,20 @@ def _integers(
     }
 
 
-def _measure(config: StudentConfig, arrays: Arrays, spectrograms: Iterable[Float32]) -> tuple[list[Float32], Float32]:
+def _measure(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]) -> tuple[list[Float32], Float32]:
     """Values of the spectrogram, and of what each convolution makes (see `student_graph`); and the embeddings."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(student_graph(config, arrays, every=True))
-    embeddings, *maps = zip(*(session.run(None, {INPUT: batch}) for batch in spectrograms), strict=True)
-    found = []
-    for batches in maps:
-        step = -(-sum(batch.size for batch in batches) // VALUES)
-        ends = [extreme(batch) for batch in batches for extreme in (np.min, np.max)]
-        found.append(np.concatenate([*(batch.ravel()[::step] for batch in batches), np.array(ends, np.float32)]))
-    return found, np.concatenate(embeddings)
+    embeddings, found = [], list[list[Float32]]()
+    for batch in spectrograms:
+        embedding, *maps = session.run(None, {INPUT: batch})
+        embeddings.append(embedding)
+        found = found or [[] for _ in maps]
+        for values, some in zip(maps, found, strict=True):
+            step = -(-values.size * len(spectrograms) // VALUES) | 1  # odd, so that it meets all bands and frames
+            some += [values.ravel()[::step], np.array([values.min(), values.max()])]
+    return [np.concatenate(some) for some in found], np.concatenate(embeddings)
 
 
 def best_scale(values: Float32, relu: bool) -> Scale:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
@@ -9,10 +10,11 @@ from edgesea.cluster import is_here
 from edgesea.cluster.elsewhere import count_gpus, may_have_gpu
 from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import EmbeddingModel, file_digest
-from edgesea.models.engine import ENGINES, Engine, EngineModel, Precision, choose_engine
+from edgesea.models.engine import ENGINES, LITERT, Engine, EngineModel, Precision, choose_engine
 from edgesea.parallel import thread_count
 
 if TYPE_CHECKING:
+    from edgesea.models.student_files import StudentFile
     from edgesea.models.student_torch import Student
 
 ModelOrName: TypeAlias = EmbeddingModel | Path | str
@@ -24,6 +26,7 @@ TEACHERS = (
     "onnx:file.onnx[@rate]",
     "callable:package.module:function@rate",
 )
+TFLITE = ".tflite"  # how names of exported students end
 
 
 def is_teacher(name: str) -> bool:
@@ -139,8 +142,9 @@ def load_student(
     ----------
     path_or_id : path or str
         A folder with ``config.json`` and ``model.safetensors``; ``owner/name`` or ``owner/name@revision`` of the
-        Hugging Face Hub; a published ``edgel3_sea_*.h5`` or ``.h5.gz`` file; or ``edgel3/sea-512``, ``edgel3/sea-256``,
-        ``edgel3/sea-128``, ``edgel3/sea-64``, downloaded once and verified.
+        Hugging Face Hub; a ``.tflite`` file of `edgesea export` (needs edgesea[export]); a published
+        ``edgel3_sea_*.h5`` or ``.h5.gz`` file; or ``edgel3/sea-512``, ``edgel3/sea-256``, ``edgel3/sea-128``,
+        ``edgel3/sea-64``, downloaded once and verified.
     device : str
         Where it runs: cpu, cuda, cuda:1, mps, or auto.
     engine, precision
@@ -157,9 +161,13 @@ def load_student(
     EdgeseaError: there is no student, its files are damaged or do not fit together, the engine cannot be used, or torch
     or huggingface-hub is missing where it is needed.
     """
-    from edgesea.models.student_config import Head, parameter_count
+    from edgesea.models.student_config import Head
     from edgesea.models.student_files import read_student
 
+    if str(path_or_id).endswith(TFLITE):
+        if device not in ("auto", "cpu") or engine != "auto" or precision != "float32":
+            raise EdgeseaError(f"{path_or_id}: LiteRT computes it, on the CPU; leave device, engine and precision out")
+        return _load_tflite(Path(path_or_id), threads or thread_count())
     place, chosen = place_and_engine("", device, engine, precision)
     file = read_student(path_or_id)
     if chosen == "torch" or (engine == "auto" and file.config.head not in get_args(Head)):
@@ -167,13 +175,40 @@ def load_student(
         from edgesea.models.torch_model import for_inference
 
         return for_inference(torch_student(file), place, precision)
+    return student_model(file, chosen, precision, threads)
+
+
+def student_model(
+    file: "StudentFile", engine: Engine = "onnx", precision: Precision = "float32", threads: int | None = None
+) -> EngineModel:
+    """A student that was read, on an engine."""
     from edgesea.audio.logmel_numpy import OverlappingLogMel
     from edgesea.models.graph import student_graph
+    from edgesea.models.student_config import parameter_count
 
     config, digest = file.config, file_digest(file.path)
     about = file.id, digest, config.sample_rate, config.window, config.embedding_size, parameter_count(config)
     front_end, graph = OverlappingLogMel(config.front_end()), student_graph(config, file.arrays)
-    return EngineModel(*about, front_end, graph, chosen, precision, threads or thread_count())
+    return EngineModel(*about, front_end, graph, engine, precision, threads or thread_count())
+
+
+def _load_tflite(path: Path, threads: int) -> EngineModel:
+    if not path.is_file():
+        raise EdgeseaError(f"{path}: no such file; write one: edgesea export")
+    return tflite_student(path.read_bytes(), str(path), threads)
+
+
+def tflite_student(content: bytes, id: str, threads: int | None = None) -> EngineModel:
+    """The student of a .tflite file, which has its exact integers if it is in int8."""
+    from edgesea.audio.logmel_numpy import OverlappingLogMel
+    from edgesea.models.litert import read_facts
+    from edgesea.models.student_config import StudentConfig, parameter_count
+
+    config = StudentConfig(**read_facts(content, id)["architecture"])
+    about = id, sha256(content).hexdigest(), config.sample_rate, config.window, config.embedding_size
+    front_end = OverlappingLogMel(config.front_end())
+    count, threads = parameter_count(config), threads or thread_count()
+    return EngineModel(*about, count, front_end, content, LITERT, threads=threads)
 
 
 def load_model(
@@ -187,7 +222,7 @@ def load_model(
     if isinstance(model, str):
         if is_teacher(model):
             return load_teacher(model, weights, device, engine, precision)
-        if not any(sign in model for sign in ("/", "\\", ".h5")) and not Path(model).exists():
+        if not any(sign in model for sign in ("/", "\\", ".h5", TFLITE)) and not Path(model).exists():
             raise EdgeseaError(f"{model!r}: neither a student's folder nor a teacher; known: {', '.join(TEACHERS)}")
     if isinstance(model, Path | str):
         if weights is not None:

@@ -20,6 +20,7 @@ import numpy as np
 from edgesea.audio.logmel_numpy import FrontEnd
 from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import Float32, check_windows
+from edgesea.models.litert import litert_run
 from edgesea.parallel import thread_count
 
 Engine = Literal["auto", "torch", "onnx", "openvino"]
@@ -123,6 +124,7 @@ def _openvino_run(graph: bytes, precision: Precision, threads: int) -> Run:
 
 
 ENGINES: dict[str, Callable[[bytes, Precision, int], Run]] = {"onnx": _onnxruntime_run, "openvino": _openvino_run}
+LITERT = "litert"  # computes .tflite files, and nothing else
 
 
 @dataclass
@@ -139,13 +141,16 @@ class EngineModel:
     embedding_size: int  # dimensions D
     parameter_count: int
     front_end: FrontEnd
-    graph: bytes = field(repr=False)  # ONNX, from spectrograms to embeddings
-    engine: Engine
+    graph: bytes = field(repr=False)  # from spectrograms to embeddings; ONNX, or of `LITERT` the .tflite file
+    engine: str
     precision: Precision = "float32"
     threads: int = field(default_factory=thread_count)
 
     def __post_init__(self) -> None:
-        self._run = ENGINES[self.engine](self.graph, self.precision, self.threads)
+        if self.engine == LITERT:
+            self._run = litert_run(self.graph, self.id, self.threads)
+        else:
+            self._run = ENGINES[self.engine](self.graph, self.precision, self.threads)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="edgesea-engine")
 
     def __getstate__(self) -> dict[str, Any]:

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings
 from edgesea.models.student_config import Convolution, StudentConfig, convolutions
 from edgesea.models.student_files import Arrays
 
 Float32 = NDArray[np.float32]
 EPSILON = 1e-3  # of all batch normalisations of students
 OPSET, IR_VERSION = 17, 8  # old enough for every onnxruntime since 1.15
-INPUT, OUTPUT = "log_mel", "embedding"
+AUDIO, INPUT, OUTPUT = "audio", "log_mel", "embedding"
+FLOAT, DOUBLE = 1, 11  # onnx.TensorProto.FLOAT and DOUBLE
 
 
 class Graph:
@@ -30,7 +32,7 @@ class Graph:
         for value in inputs:
             if not isinstance(value, str):
                 name = f"constant{len(self._constants)}"
-                self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+                self._constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
                 value = name
             names.append(value)
         result = result or f"{kind.lower()}{len(self._nodes)}"
@@ -46,11 +48,38 @@ class Graph:
         product = self.add("Mul", self.channel(), scale.astype(np.float32))
         return self.add("Add", product, shift.astype(np.float32))
 
-    def model(self, bands: int, frames: int | str, size: int, also: Sequence[str] = ()) -> bytes:
-        """The model, whose last node has the result `OUTPUT`, and which gives other results `also`."""
+    def log_mel(self, settings: LogMelSettings, samples: int) -> None:
+        """The spectrogram `INPUT` of windows `AUDIO` (B, samples); see `audio.logmel.LogMel`."""
+        dtype = np.float32 if settings.levels == "absolute" else np.float64
+        floor, filters = np.array(FLOOR, dtype), settings.filters()
+        _, *around = settings.layout(samples)
+        now = self.add("Cast", AUDIO, to=FLOAT if dtype == np.float32 else DOUBLE)
+        if any(around):
+            now = self.add("Pad", now, np.array([0, around[0], 0, around[1]]))
+        step, length = np.array(settings.hop_length), np.array(settings.n_fft)
+        now = self.add("Unsqueeze", now, np.array([2]))
+        now = self.add("STFT", now, step, settings.hann().astype(dtype), length, onesided=1)
+        now = self.add("ReduceSumSquare", now, axes=[3], keepdims=0)  # (B, frames, bins)
+        if filters is not None:
+            now = self.add("MatMul", now, filters.T.astype(dtype))
+        now = self.add("Sqrt", now) if settings.levels == "sea" else now
+        now = self.add("Mul", self.add("Log", self.add("Max", now, floor)), np.array(10.0 / np.log(10.0), dtype))
+        if settings.levels != "absolute":
+            now = self.add("Sub", now, self.add("ReduceMax", now, axes=[1, 2]))
+            now = self.add("Max", now, np.array(-DYNAMIC_RANGE, dtype))
+        self.add("Cast", self.add("Transpose", now, perm=[0, 2, 1]), to=FLOAT, result=INPUT)
+
+    def model(
+        self, bands: int, frames: int | str, size: int, also: Sequence[str] = (), audio: Sequence[int] = ()
+    ) -> bytes:
+        """The model, whose last node has the result `OUTPUT`, and which gives other results `also`.
+
+        It takes spectrograms, or windows of so many samples of `audio`.
+        """
         from onnx import TensorProto, helper
 
-        given = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["B", bands, frames])
+        name, shape = (AUDIO, audio) if audio else (INPUT, (bands, frames))
+        given = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", *shape])
         wanted = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", size])
         others = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in also]
         made = helper.make_graph(self._nodes, "network", [given], [wanted, *others], self._constants)
@@ -67,13 +96,16 @@ def folded(config: StudentConfig, arrays: Arrays) -> Iterator[tuple[Convolution,
         yield layer, kernel, (arrays.get(f"{layer.name}.bias", 0.0) * scale + shift).astype(np.float32)
 
 
-def student_graph(config: StudentConfig, arrays: Arrays, every: bool = False) -> bytes:
-    """The network of a student.
+def student_graph(config: StudentConfig, arrays: Arrays, every: bool = False, audio: bool = False) -> bytes:
+    """The network of a student; with its front end, if it is to take `audio`.
 
     With `every` it also gives what `export.quantize` measures: the normalised spectrogram, and behind each convolution
     its result, with the addition if it has one, without the last ReLU.
     """
     graph = Graph()
+    samples = [round(config.window * config.sample_rate)] if audio else []
+    if samples:
+        graph.log_mel(config.front_end(), *samples)
     # Not folded into the first convolution: its padding is zeros after this normalisation, not before.
     now = graph.scaled(*scale_and_shift(arrays, "input_norm"))
     given, results = [], [now]  # what goes into each convolution
@@ -96,7 +128,8 @@ def student_graph(config: StudentConfig, arrays: Arrays, every: bool = False) ->
         pooled = [graph.add("Flatten", graph.add(kind, now)) for kind in ("GlobalMaxPool", "GlobalAveragePool")]
         weight, bias = (arrays[f"head.linear.{key}"].astype(np.float32) for key in ("weight", "bias"))
         graph.add("Gemm", graph.add("Concat", *pooled, axis=1), weight, bias, transB=1, result=OUTPUT)
-    return graph.model(config.n_mels, config.frames(), config.embedding_size, results if every else ())
+    also = results if every else ()
+    return graph.model(config.n_mels, config.frames(), config.embedding_size, also, samples)
 
 
 def scale_and_shift(arrays: Arrays, norm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

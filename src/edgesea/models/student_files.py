@@ -95,9 +95,9 @@ def model_card(
 
 
 def is_student(path: Path) -> bool:
-    """Whether there is a student here: a checkpoint folder or a Keras file, which is not looked into."""
+    """Whether there is a student here: a checkpoint folder, or a Keras or .tflite file, which is not looked into."""
     if not path.is_dir():
-        return path.is_file() and path.name.endswith((".h5", ".h5.gz"))
+        return path.is_file() and path.name.endswith((".h5", ".h5.gz", ".tflite"))
     try:
         return bool(read_json(path / CONFIG_FILE)["model"] == KIND)
     except (EdgeseaError, OSError, KeyError, TypeError):

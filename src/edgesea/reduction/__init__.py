@@ -87,14 +87,11 @@ def reduce(
     if not (Path(out) / REDUCTION_FILE).is_file():  # the arrays alone are what a reduction killed at its end leaves
         check_vacant(Path(out), "no reduction", besides=(ARRAYS_FILE,))
     from edgesea.reduction.quality import held_out_quality
-    from edgesea.reduction.windows import find_windows
-    from edgesea.sampling.subset import Subset, table_key
+    from edgesea.reduction.windows import find_windows, open_subset
     from edgesea.table.reader import Table
 
     source = Table(table)
-    chosen = None if subset is None else Subset.load(Path(subset))
-    if chosen is not None and chosen.info["table"] != table_key(source.info):
-        raise EdgeseaError(f"{subset}: was chosen from another table than {table}; choose again: edgesea sample")
+    chosen = None if subset is None else open_subset(Path(subset), source)
     windows = find_windows(source, chosen)
     if not len(windows["fitted"]):
         raise EdgeseaError(f"{table}: no windows in the split train; it has {source.counts}")

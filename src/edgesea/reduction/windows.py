@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from edgesea.cluster import is_here, results
 from edgesea.errors import EdgeseaError
 from edgesea.reduction.base import Batches, Float32
-from edgesea.sampling.subset import Subset
+from edgesea.sampling.subset import Subset, table_key
 from edgesea.table.reader import Chunk, Table
 
 T = TypeVar("T")
@@ -64,6 +65,14 @@ class Windows(Batches):
     def draw(self, size: int, rng: np.random.Generator) -> Float32:
         """Draw windows uniformly without replacement, all if there are fewer; (k, n), in the order of the table."""
         return self.take(np.sort(rng.choice(len(self), min(size, len(self)), replace=False)))
+
+
+def open_subset(path: Path, table: Table) -> Subset:
+    """A subset of a table; EdgeseaError if it is one of another table."""
+    chosen = Subset.load(path)
+    if chosen.info["table"] != table_key(table.info):
+        raise EdgeseaError(f"{path}: was chosen from another table than {table.path}; choose again: edgesea sample")
+    return chosen
 
 
 def find_windows(table: Table, subset: Subset | None = None) -> dict[str, Windows]:

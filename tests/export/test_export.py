@@ -1,0 +1,81 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import load_audio, make_student, write_noise
+
+import edgesea
+from edgesea.artifact import read_json
+from edgesea.errors import EdgeseaError
+from edgesea.export import export
+from edgesea.export.windows import choose_windows
+from edgesea.sampling import sample
+from edgesea.table.reader import Table
+
+
+@pytest.fixture(scope="module")
+def student(small_table, tmp_path_factory) -> Path:
+    """A student that says it was trained on `small_table`."""
+    manifest = {"manifest_sha256": Table(small_table).info["manifest_sha256"]}
+    return make_student(tmp_path_factory.mktemp("export") / "student", provenance={"table": manifest})
+
+
+def test_all_formats_embed_as_the_student_does(student, small_table, tmp_path):
+    path = write_noise(tmp_path / "a.wav", 4.0, seed=50)
+    exact, _ = edgesea.get_embedding(load_audio(path, 8000), 8000, model=student, center=False)
+    sample(small_table, tmp_path / "subset.parquet", size=40)
+    table = {"calibration": small_table, "subset": tmp_path / "subset.parquet"}
+    for options, file in (
+        ({"format": "onnx"}, "student.onnx"),
+        ({"int8": False}, "student.tflite"),
+        (table, "student.tflite"),
+    ):
+        report = export(str(student), tmp_path / "out", least=0.9, **options)
+        assert sorted(one.name for one in (tmp_path / "out").iterdir()) == sorted(["report.json", file])
+        assert report == read_json(tmp_path / "out" / "report.json")
+        model = f"onnx:{tmp_path}/out/{file}" if file.endswith("onnx") else tmp_path / "out" / file
+        found, _ = edgesea.get_embedding(load_audio(path, 8000), 8000, model=model, center=False)
+        np.testing.assert_allclose(found, exact, atol=(0.05 if report["int8"] else 1e-5) * np.abs(exact).max())
+    assert report["calibrated_on"] == 40
+    assert report["checked_on"] == "20 windows: validate"
+    assert report["agreement"]["least"] <= report["agreement"]["cosine"] <= 1
+    stream = edgesea.Stream(tmp_path / "out" / "student.tflite", center=False)
+    np.testing.assert_array_equal(stream.feed(load_audio(path, 8000))[0][:3], found[:3])
+
+
+def test_windows_to_check_on_are_not_those_to_calibrate_on(small_table, train_only_table, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgesea.export.windows.LEAST", {"calibrate": 3, "check": 3})
+    assert choose_windows(Table(small_table), None, 7, 8000).check.shape == (7, 8000)
+    chosen = choose_windows(Table(train_only_table), None, 3, 8000)
+    assert chosen.held_out.startswith("train")
+    rows = {row.tobytes() for row in np.concatenate([chosen.calibrate, chosen.check])}
+    assert len(rows) == 6
+
+
+def test_what_does_not_fit_is_refused(student, small_table, train_only_table, refuses, tmp_path):
+    out, wide = tmp_path / "out", make_student(tmp_path / "wide", name="edge-3")
+    for options, words in (
+        ((), ["calibration: the table that the student was trained on"]),
+        (("--format", "onnx", "--int8"), ["format=tflite for int8"]),
+        (("--subset", "x"), ["calibration"]),
+        (("--calibration", tmp_path), ["no table here", "edgesea extract"]),
+        (("--calibration", train_only_table), ["not a table that", "was trained on", "any_table"]),
+        (("--calibration", train_only_table, "--any-table"), ["6 windows to calibrate", "32 are needed"]),
+        (("--calibration", small_table, "--least", "1"), ["mean-centred cosine", "20 windows", "less than 1.0"]),
+    ):
+        int8 = () if options else ("--int8",)
+        refuses("export", student, out, *options, *int8, words=words)
+    refuses("export", wide, out, "--calibration", small_table, words=["8000 Hz", "sample_rate=16000"])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    refuses("export", student, tmp_path / "other", "--format", "onnx", words=["not empty and no export"])
+    assert not out.exists()
+
+
+def test_a_missing_package_is_named(student, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert.schema_py_generated", None)
+    monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert", None)
+    with pytest.raises(EdgeseaError, match=r"ai_edge_litert is not installed; .*edgesea\[export\]"):
+        export(str(student), tmp_path / "out", int8=False)
+    assert json.dumps(export(str(student), tmp_path / "out", format="onnx"))  # needs none
