@@ -1,7 +1,7 @@
 """A student in int8 as C: tables beside a small engine, and a program that runs them on a chip or in an emulator.
 
 The engine (`firmware/`) computes the network row by row. A row is one frame of a feature map, bands x channels; of its
-input, a convolution holds as many rows as its kernel is high. Here it is decided where they lie.
+input, a convolution holds as many rows as its kernel is high (`rows`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +18,7 @@ from edgesea.audio.framing import exact_seconds
 from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR
 from edgesea.errors import EdgeseaError
 from edgesea.export.quantize import Quantized, QuantizedConvolution, QuantizedStudent, Scale
+from edgesea.export.rows import buffers, front_end_bytes, network_bytes, ring_size
 from edgesea.models.student_config import feature_maps
 
 Tags = tuple[Sequence[str], NDArray[np.floating], NDArray[np.floating]]  # names, weights (K, D), bias (K,)
@@ -132,7 +133,6 @@ def _tables(student: QuantizedStudent, head: Tags | None, hop: float) -> tuple[T
     if steps % unit or steps < unit:
         raise EdgeseaError(f"hop must be a multiple of {unit / rate:g} s, the hop of this student's frames, not {hop}")
     hop_samples = int(steps)
-    ring = samples + hop_samples if relative else frames + hop_samples // unit
     layers, held = _layers(student)
     scale = 0.5 * DECADE if relative else DECADE  # of the sea students, levels are those of the root
     cosine = np.cos(2 * np.pi * np.arange(settings.n_fft) / settings.n_fft)
@@ -142,7 +142,7 @@ def _tables(student: QuantizedStudent, head: Tags | None, hop: float) -> tuple[T
         "SAMPLES": samples,
         "HOP": f"{hop_samples}u",
         "HOP_STEP": f"{unit}u",
-        "RING": f"{ring}u",
+        "RING": f"{ring_size(settings, samples, hop_samples)}u",
         "DIMENSIONS": config.embedding_size,
         "TAGS": len(head[0]) if head else 0,
         "FFT": settings.n_fft,
@@ -169,10 +169,7 @@ def _tables(student: QuantizedStudent, head: Tags | None, hop: float) -> tuple[T
         _array("edgesea_units", student.units, static=False),
         *(_tags(*head, config.embedding_size) if head else ()),
     ]
-    sizes = [ring * 2, 4 * frames * config.n_mels] if relative else [ring * config.n_mels]
-    ram = sum(sizes) + 6 * settings.n_fft + sum(held[key] for key in ("ARENA", "BORDER", "SCRATCH"))
-    ram += 6 * held["TAPS"] + held["TAPS_OF_HEAD"] + 4 * held["CHANNELS"] + 4 * held["LAYERS"]
-    return Tables(macros, constants), ram
+    return Tables(macros, constants), network_bytes(config) + front_end_bytes(settings, samples, hop_samples)
 
 
 def _tags(
@@ -209,26 +206,20 @@ def _filters(filters: NDArray[np.float64] | None) -> tuple[NDArray[np.float32], 
 def _layers(student: QuantizedStudent) -> tuple[list[Table], dict[str, int]]:
     """The tables of all layers and the sizes of what the engine holds."""
     layers, tables, rows = student.convolutions, [], []
-    arena = border = scratch = taps = 0
+    rings, sizes = buffers(student.config)
     into: list[Scale] = []
     for index, (layer, (given, made)) in enumerate(zip(layers, feature_maps(student.config), strict=True)):
         kind, now = layer.layer, layers[index - 1].total or layers[index - 1].made if index else student.input
         into.append(now)
-        held = _held(layers, index)
-        row = (given[0] + kind.kernel // 2 * 2) * kind.inputs
         depthwise = kind.groups > 1
         addition = f"&addition{index}" if layer.total else "0"
         if layer.total:
             tables.append(_addition(index, into[index + 1 - kind.residual], layer))
         tables += _weights(f"{index}", layer, layer.weight.transpose(0, 3, 2, 1), depthwise)
-        numbers = [arena, kind.inputs, *given, kind.outputs, *made, kind.kernel, kind.stride, int(depthwise)]
-        numbers += [int(kind.pool), held, max(kind.residual - 1, 0), now.zero, layer.made.zero, layer.least]
+        ring, shape = rings[index], (*given, kind.outputs, *made)
+        numbers = [ring.place, kind.inputs, *shape, kind.kernel, kind.stride, int(depthwise), int(kind.pool)]
+        numbers += [ring.rows, max(kind.residual - 1, 0), now.zero, layer.made.zero, layer.least]
         rows.append(_layer(f"{index}", addition, numbers))
-        arena += -(-held * row // 4) * 4
-        border = max(border, row if kind.kernel > 1 else 1)
-        taps = max(taps, 0 if depthwise else -(-(kind.kernel**2) * kind.inputs // 4) * 4)
-        if index == len(layers) - 1 or layers[index + 1].layer.pool:
-            scratch = max(scratch, made[0] * kind.outputs)
     text = f"const edgesea_layer edgesea_layers[{len(rows)}] = {{\n" + "".join(f"    {row},\n" for row in rows)
     tables.append(Table(text + "};\n\n", 44 * len(rows)))
     channels, head = layers[-1].layer.outputs, student.head
@@ -239,29 +230,11 @@ def _layers(student: QuantizedStudent) -> tuple[list[Table], dict[str, int]]:
         numbers = [0, 2 * channels, 1, 1, len(head.bias), 1, 1, 1, 1, 0, 0, 1, 0]
         last = _layer("head", "0", [*numbers, head.given.zero, head.made.zero, head.least])
         tables.append(Table(f"const edgesea_layer edgesea_head = {last};\n\n", 44))
-    kernel = max(layer.layer.kernel for layer in layers)
-    sizes = {"ARENA": arena + 4, "BORDER": border, "SCRATCH": scratch, "TAPS": max(taps, -(-channels // 2) * 4)}
-    return tables, {
-        **sizes,
-        "LAYERS": len(layers),
-        "CHANNELS": channels,
-        "TAPS_OF_HEAD": 2 * channels + 4,
-        "KERNEL": kernel,
-    }
+    return tables, sizes
 
 
 def _layer(name: str, addition: str, numbers: Sequence[int]) -> str:
     return f"{{weights_{name}, factors_{name}, shifts_{name}, {addition}, {', '.join(map(str, numbers))}}}"
-
-
-def _held(layers: Sequence[QuantizedConvolution], index: int) -> int:
-    """Rows of its input that a layer holds: those under its kernel, and of a block those that are added later."""
-    for end in range(index, len(layers)):
-        size = layers[end].layer.residual
-        if size and end + 1 - size == index:
-            late = sum(other.layer.kernel // 2 for other in layers[index : end + 1])
-            return max(layers[index].layer.kernel, 1 + late)
-    return layers[index].layer.kernel
 
 
 def _weights(name: str, layer: Quantized, kernel: NDArray[np.int8], depthwise: bool) -> Iterator[Table]:
