@@ -218,7 +218,7 @@ def _layers(student: QuantizedStudent) -> tuple[list[Table], dict[str, int]]:
         tables += _weights(f"{index}", layer, layer.weight.transpose(0, 3, 2, 1), depthwise)
         ring, shape = rings[index], (*given, kind.outputs, *made)
         numbers = [ring.place, kind.inputs, *shape, kind.kernel, kind.stride, int(depthwise), int(kind.pool)]
-        numbers += [ring.rows, max(kind.residual - 1, 0), now.zero, layer.made.zero, layer.least]
+        numbers += [ring.rows, max(kind.residual - 1, 0), now.zero, layer.made.zero]
         rows.append(_layer(f"{index}", addition, numbers))
     text = f"const edgesea_layer edgesea_layers[{len(rows)}] = {{\n" + "".join(f"    {row},\n" for row in rows)
     tables.append(Table(text + "};\n\n", 44 * len(rows)))
@@ -228,7 +228,7 @@ def _layers(student: QuantizedStudent) -> tuple[list[Table], dict[str, int]]:
     else:
         tables += _weights("head", head, head.weight[:, None, None], False)
         numbers = [0, 2 * channels, 1, 1, len(head.bias), 1, 1, 1, 1, 0, 0, 1, 0]
-        last = _layer("head", "0", [*numbers, head.given.zero, head.made.zero, head.least])
+        last = _layer("head", "0", [*numbers, head.given.zero, head.made.zero])
         tables.append(Table(f"const edgesea_layer edgesea_head = {last};\n\n", 44))
     return tables, sizes
 
@@ -242,8 +242,10 @@ def _weights(name: str, layer: Quantized, kernel: NDArray[np.int8], depthwise: b
     outputs = len(kernel)
     flat = kernel.reshape(outputs, -1)
     bias = layer.bias.astype(np.int64) - layer.given.zero * flat.sum(1, dtype=np.int64)
-    if np.abs(bias).max(initial=0) >= 2**31:
-        raise EdgeseaError(f"the biases of {layer} do not fit into 32 bits")
+    if (np.abs(bias) + 128 * np.abs(flat.astype(np.int64)).sum(1)).max() >= 2**30:  # the engine doubles its sums
+        raise EdgeseaError(f"sums of layer {name} do not fit into 31 bits; calibrate with louder windows")
+    if layer.least != -128:
+        raise EdgeseaError(f"layer {name} has a ReLU at {layer.least}, where C needs it at -128, the least number")
     factors = [fixed(float(factor)) for factor in layer.multipliers]
     packed = flat.T
     if not depthwise:
@@ -254,7 +256,7 @@ def _weights(name: str, layer: Quantized, kernel: NDArray[np.int8], depthwise: b
         bias = np.append(bias, [0] * (outputs % 2))
     yield _array(f"weights_{name}", np.ascontiguousarray(packed))
     yield _array(f"shifts_{name}", np.array([factor.shift for factor in factors], np.int8))
-    pairs = _lines(f"{{{start}, {factor.multiplier}}}" for start, factor in zip(bias, factors, strict=True))
+    pairs = _lines(f"{{{2 * start}, {factor.multiplier}}}" for start, factor in zip(bias, factors, strict=True))
     yield Table(f"static const edgesea_factor factors_{name}[{len(factors)}] = {{\n{pairs}}};\n\n", 8 * len(factors))
 
 

@@ -118,11 +118,12 @@ def _integers(
 ) -> dict[str, Any]:
     """Weights (outputs, ...) and biases as integers."""
     largest = np.abs(kernel).reshape(len(kernel), -1).max(1)
-    scale = np.maximum(largest / 127.0, 1e-9).astype(np.float32)
+    least = np.abs(bias) / (given.scale * 2.0**28)  # so that a bias fits beside weights that are nearly zero
+    scale = np.maximum(np.maximum(largest / 127.0, least), 1e-9).astype(np.float32)
     steps = np.rint(bias / (scale.astype(np.float64) * given.scale))
     return {
         "weight": np.rint(kernel / scale.reshape(-1, *[1] * (kernel.ndim - 1))).astype(np.int8),
-        "bias": np.clip(steps, -(2**30), 2**30).astype(np.int32),
+        "bias": steps.astype(np.int32),
         "weight_scale": scale,
         "given": given,
         "made": made,

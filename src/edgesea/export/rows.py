@@ -31,6 +31,7 @@ def buffers(config: StudentConfig) -> tuple[list[Ring], dict[str, int]]:
     channels = layers[-1].outputs
     sizes = {"ARENA": arena + 4, "BORDER": border, "SCRATCH": scratch, "TAPS": max(taps, -(-channels // 2) * 4)}
     sizes |= {"LAYERS": len(layers), "CHANNELS": channels, "TAPS_OF_HEAD": 2 * channels + 4}
+    sizes["OUTPUTS"] = max(config.embedding_size, *(layer.outputs for layer in layers)) + 1
     return rings, {**sizes, "KERNEL": max(layer.kernel for layer in layers)}
 
 
@@ -48,7 +49,7 @@ def network_bytes(config: StudentConfig) -> int:
     """Bytes of the network's static arrays."""
     _, sizes = buffers(config)
     once = sizes["ARENA"] + sizes["BORDER"] + sizes["SCRATCH"] + sizes["TAPS_OF_HEAD"]
-    return once + 6 * sizes["TAPS"] + 4 * (sizes["CHANNELS"] + sizes["LAYERS"])
+    return once + 6 * sizes["TAPS"] + 8 * sizes["OUTPUTS"] + 4 * (sizes["CHANNELS"] + sizes["LAYERS"])
 
 
 def ring_size(settings: LogMelSettings, samples: int, hop: int) -> int:

@@ -16,29 +16,75 @@ static int8_t taps[2][EDGESEA_TAPS];         /* inputs of one place under a kern
 EDGESEA_ALIGNED static int16_t columns[2 * EDGESEA_TAPS]; /* of two places, four of one and four of the other in turn */
 static uint16_t given[EDGESEA_LAYERS], made[EDGESEA_LAYERS]; /* rows of this window */
 static int8_t pooled[EDGESEA_TAPS_OF_HEAD];  /* maxima, and means */
-static int32_t sums[EDGESEA_CHANNELS];
+static int32_t totals[EDGESEA_CHANNELS];
+static int32_t sums[2 * EDGESEA_OUTPUTS];    /* of products: of two columns in turn */
 
-static int32_t scaled(int32_t value, int32_t multiplier, int shift)
+#if defined(__ARM_FEATURE_DSP)
+typedef uint32_t __attribute__((may_alias)) word;
+
+static uint32_t four_of(const int8_t *from)
 {
-    if (shift < 0) {
-        value = (int32_t)((uint32_t)value << -shift);
-    }
-    int32_t high = (int32_t)(((int64_t)value * multiplier + (1 << 30)) >> 31);
-    if (shift > 0) { /* to the nearest, halves away from zero */
-        high = (high + (1 << (shift - 1)) + (high >> 31)) >> shift;
-    }
-    return high;
+    uint32_t value;
+    memcpy(&value, from, sizeof value);
+    return value;
 }
 
-static int32_t limited(int32_t value, int32_t least)
+static inline int16x2_t low(uint32_t four) /* first and third */
 {
-    return value < least ? least : value > 127 ? 127 : value;
+    return __sxtb16((int8x4_t)four);
 }
 
-static int8_t finished(const edgesea_layer *layer, int output, int32_t sum)
+static inline int16x2_t high(uint32_t four) /* second and fourth */
 {
-    int32_t value = scaled(sum, layer->factors[output].multiplier, layer->shifts[output]);
-    return (int8_t)limited(value + layer->made_zero, layer->least);
+    int16x2_t two;
+    __asm("sxtb16 %0, %1, ror #8" : "=r"(two) : "r"(four));
+    return two;
+}
+#endif
+
+/* twice * multiplier / 2^32, to the nearest, halves upwards. */
+static inline int32_t high_product(int32_t twice, int32_t multiplier)
+{
+#if defined(__ARM_FEATURE_DSP)
+    int32_t product;
+    __asm("smmulr %0, %1, %2" : "=r"(product) : "r"(twice), "r"(multiplier));
+    return product;
+#else
+    return (int32_t)(((int64_t)twice * multiplier + ((int64_t)1 << 31)) >> 32);
+#endif
+}
+
+/* zero + twice * multiplier / 2^32 / 2^shift: after the product, to the nearest, halves away from 0. */
+static inline int32_t scaled(int32_t twice, int32_t multiplier, int shift, int32_t zero)
+{
+    if (shift <= 0) {
+        return high_product((int32_t)((uint32_t)twice << -shift), multiplier) + zero;
+    }
+    int32_t product = high_product(twice, multiplier);
+    return (((product + (product >> 31)) >> (shift - 1)) + (2 * zero + 1)) >> 1;
+}
+
+static inline int8_t limited(int32_t value)
+{
+#if defined(__ARM_FEATURE_DSP)
+    return (int8_t)(int32_t)__ssat(value, 8);
+#else
+    return (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
+#endif
+}
+
+/* Make int8 of the sums of one or two columns. */
+static void finish(const edgesea_layer *layer, int8_t *to, int both)
+{
+    int32_t zero = layer->made_zero;
+    const edgesea_factor *factor = layer->factors;
+    const int8_t *shifts = layer->shifts, *end = shifts + layer->outputs;
+    int8_t *second = both ? to + layer->outputs : to; /* of one column, the first overwrites it */
+    for (const int32_t *sum = sums; shifts < end; shifts++, factor++, sum += 2) {
+        int32_t a = sum[0] * 2 + factor->twice, b = sum[1] * 2 + factor->twice;
+        *second++ = limited(scaled(b, factor->multiplier, *shifts, zero));
+        *to++ = limited(scaled(a, factor->multiplier, *shifts, zero));
+    }
 }
 
 static size_t row_bytes(const edgesea_layer *layer)
@@ -56,27 +102,6 @@ static int8_t *first_column(const edgesea_layer *layer, int row)
 {
     return ring_row(layer, row) + layer->kernel / 2 * layer->inputs;
 }
-
-#if defined(__ARM_FEATURE_DSP)
-typedef uint32_t __attribute__((may_alias)) word;
-
-static int16x2_t low(uint32_t four) /* first and third */
-{
-    return __sxtb16(four);
-}
-
-static int16x2_t high(uint32_t four) /* second and fourth */
-{
-    return __sxtb16(four >> 8 | four << 24);
-}
-
-static uint32_t four_of(const int8_t *from)
-{
-    uint32_t value;
-    memcpy(&value, from, sizeof value);
-    return value;
-}
-#endif
 
 /* Two columns in turn, as 16 bits each: of every four in the order 0, 2, 1, 3, where instructions want it. */
 static void interleave(const int8_t *a, const int8_t *b, int fours)
@@ -96,35 +121,51 @@ static void interleave(const int8_t *a, const int8_t *b, int fours)
     }
 }
 
-/* Add the products of two columns with the weights of two outputs: sums of (column 0, output 0), (0, 1), (1, 0), (1, 1). */
-static void products(const int8_t *weights, int fours, int32_t results[4])
-{
 #if defined(__ARM_FEATURE_DSP)
-    int32_t s0 = results[0], s1 = results[1], s2 = results[2], s3 = results[3];
-    const word *x = (const word *)(const void *)columns, *end = x + 4 * fours, *w = (const word *)(const void *)weights;
-#pragma GCC unroll 2
-    for (; x != end; x += 4, w += 2) {
-        int16x2_t x0 = (int16x2_t)x[0], x1 = (int16x2_t)x[1], x2 = (int16x2_t)x[2], x3 = (int16x2_t)x[3];
-        int16x2_t even = low(w[0]), odd = high(w[0]);
-        s0 = __smlad(x0, even, s0);
-        s2 = __smlad(x2, even, s2);
-        s0 = __smlad(x1, odd, s0);
-        s2 = __smlad(x3, odd, s2);
-        even = low(w[1]), odd = high(w[1]);
-        s1 = __smlad(x0, even, s1);
-        s3 = __smlad(x2, even, s3);
-        s1 = __smlad(x1, odd, s1);
-        s3 = __smlad(x3, odd, s3);
+/* Add the products of four inputs of two columns with the weights of two outputs. */
+static inline void multiply(const word *x, const word *w, int32_t *sum)
+{
+    int16x2_t x0 = (int16x2_t)x[0], x1 = (int16x2_t)x[1], x2 = (int16x2_t)x[2], x3 = (int16x2_t)x[3];
+    int16x2_t even = low(w[0]), odd = high(w[0]);
+    sum[0] = __smlad(x1, odd, __smlad(x0, even, sum[0]));
+    sum[1] = __smlad(x3, odd, __smlad(x2, even, sum[1]));
+    even = low(w[1]), odd = high(w[1]);
+    sum[2] = __smlad(x1, odd, __smlad(x0, even, sum[2]));
+    sum[3] = __smlad(x3, odd, __smlad(x2, even, sum[3]));
+}
+#endif
+
+/* Sum the products of two columns with the weights of all outputs. */
+static void multiply_all(const int8_t *weights, int fours, int outputs)
+{
+    int32_t *to = sums;
+#if defined(__ARM_FEATURE_DSP)
+    const word *w = (const word *)(const void *)weights, *first = (const word *)(const void *)columns;
+    const word *end = first + 4 * fours;
+    for (; outputs > 0; outputs -= 2, to += 4) {
+        int32_t sum[4] = {0, 0, 0, 0};
+        const word *x = first;
+        if (fours & 1) {
+            multiply(x, w, sum);
+            x += 4, w += 2;
+        }
+        for (; x != end; x += 8, w += 4) {
+            multiply(x, w, sum);
+            multiply(x + 4, w + 2, sum);
+        }
+        to[0] = sum[0], to[1] = sum[1], to[2] = sum[2], to[3] = sum[3];
     }
-    results[0] = s0, results[1] = s1, results[2] = s2, results[3] = s3;
 #else
-    const int16_t *x = columns;
-    for (int i = 0; i < fours; i++, x += 8, weights += 8) {
-        for (int j = 0; j < 4; j++) {
-            results[0] += x[j] * weights[j];
-            results[1] += x[j] * weights[4 + j];
-            results[2] += x[4 + j] * weights[j];
-            results[3] += x[4 + j] * weights[4 + j];
+    for (; outputs > 0; outputs -= 2, to += 4) {
+        const int16_t *x = columns;
+        to[0] = to[1] = to[2] = to[3] = 0;
+        for (int i = 0; i < fours; i++, x += 8, weights += 8) {
+            for (int j = 0; j < 4; j++) {
+                to[0] += x[j] * weights[j];
+                to[1] += x[4 + j] * weights[j];
+                to[2] += x[j] * weights[4 + j];
+                to[3] += x[4 + j] * weights[4 + j];
+            }
         }
     }
 #endif
@@ -148,16 +189,44 @@ static void convolve(const edgesea_layer *layer, const int8_t *const *rows, int8
     int fours = (layer->kernel * layer->kernel * layer->inputs + 3) / 4, outputs = layer->outputs;
     for (int column = 0; column < layer->made_width; column += 2, to += 2 * outputs) {
         int both = column + 1 < layer->made_width;
-        const int8_t *first = under(layer, rows, column, taps[0]), *weights = layer->weights;
+        const int8_t *first = under(layer, rows, column, taps[0]);
         interleave(first, both ? under(layer, rows, column + 1, taps[1]) : first, fours);
-        for (int output = 0; output < outputs; output += 2, weights += 8 * fours) {
-            const edgesea_factor *factors = layer->factors + output;
-            int32_t sum[4] = {factors[0].bias, factors[1].bias, factors[0].bias, factors[1].bias};
-            products(weights, fours, sum);
-            for (int place = 0; place <= both; place++) {
-                for (int next = 0; next < 2 && output + next < outputs; next++) {
-                    to[place * outputs + output + next] = finished(layer, output + next, sum[2 * place + next]);
-                }
+        multiply_all(layer->weights, fours, outputs);
+        finish(layer, to, both);
+    }
+}
+
+/* Sum the products of a column, each channel for itself. */
+static void multiply_channels(const edgesea_layer *layer, const int8_t *const *rows, int column, int32_t *to)
+{
+    int channels = layer->inputs, kernel = layer->kernel, channel = 0;
+    size_t first = (size_t)column * layer->stride * (size_t)channels;
+#if defined(__ARM_FEATURE_DSP)
+    for (; kernel == 3 && channel + 4 <= channels; channel += 4, first += 4, to += 8) {
+        const int8_t *weights = layer->weights + channel;
+        int32_t sum[4] = {0, 0, 0, 0};
+#pragma GCC unroll 3
+        for (int y = 0; y < 3; y++) {
+#pragma GCC unroll 3
+            for (int x = 0; x < 3; x++, weights += channels) {
+                uint32_t values = four_of(rows[y] + first + x * channels), factor = four_of(weights);
+                int16x2_t even = low(values), odd = high(values), by_even = low(factor), by_odd = high(factor);
+                sum[0] = __smlabb(even, by_even, sum[0]);
+                sum[1] = __smlabb(odd, by_odd, sum[1]);
+                sum[2] = __smlatt(even, by_even, sum[2]);
+                sum[3] = __smlatt(odd, by_odd, sum[3]);
+            }
+        }
+        to[0] = sum[0], to[2] = sum[1], to[4] = sum[2], to[6] = sum[3];
+    }
+#endif
+    for (; channel < channels; channel++, first++, to += 2) {
+        const int8_t *weights = layer->weights + channel;
+        *to = 0;
+        for (int y = 0; y < kernel; y++) {
+            const int8_t *from = rows[y] + first;
+            for (int x = 0; x < kernel; x++, from += channels, weights += channels) {
+                *to += *from * *weights;
             }
         }
     }
@@ -165,56 +234,26 @@ static void convolve(const edgesea_layer *layer, const int8_t *const *rows, int8
 
 static void convolve_channels(const edgesea_layer *layer, const int8_t *const *rows, int8_t *to)
 {
-    int channels = layer->inputs, kernel = layer->kernel;
-    for (int column = 0; column < layer->made_width; column++, to += channels) {
-        size_t first = (size_t)column * layer->stride * (size_t)channels;
-        int channel = 0;
-#if defined(__ARM_FEATURE_DSP)
-        for (; channel + 4 <= channels; channel += 4) {
-            const edgesea_factor *factors = layer->factors + channel;
-            const int8_t *weights = layer->weights + channel;
-            int32_t s0 = factors[0].bias, s1 = factors[1].bias, s2 = factors[2].bias, s3 = factors[3].bias;
-            for (int y = 0; y < kernel; y++) {
-                const int8_t *from = rows[y] + first + channel;
-                for (int x = 0; x < kernel; x++, from += channels, weights += channels) {
-                    uint32_t values = four_of(from), factor = four_of(weights);
-                    int16x2_t even = low(values), odd = high(values), by_even = low(factor), by_odd = high(factor);
-                    s0 = __smlabb(even, by_even, s0);
-                    s1 = __smlabb(odd, by_odd, s1);
-                    s2 = __smlatt(even, by_even, s2);
-                    s3 = __smlatt(odd, by_odd, s3);
-                }
-            }
-            to[channel] = finished(layer, channel, s0);
-            to[channel + 1] = finished(layer, channel + 1, s1);
-            to[channel + 2] = finished(layer, channel + 2, s2);
-            to[channel + 3] = finished(layer, channel + 3, s3);
+    for (int column = 0; column < layer->made_width; column += 2, to += 2 * layer->outputs) {
+        int both = column + 1 < layer->made_width;
+        for (int place = 0; place <= both; place++) {
+            multiply_channels(layer, rows, column + place, sums + place);
         }
-#endif
-        for (; channel < channels; channel++) {
-            const int8_t *weights = layer->weights + channel;
-            int32_t sum = layer->factors[channel].bias;
-            for (int y = 0; y < kernel; y++) {
-                const int8_t *from = rows[y] + first + channel;
-                for (int x = 0; x < kernel; x++, from += channels, weights += channels) {
-                    sum += *from * *weights;
-                }
-            }
-            to[channel] = finished(layer, channel, sum);
-        }
+        finish(layer, to, both);
     }
 }
 
-static int32_t operand(const edgesea_operand *from, int8_t value)
+static inline int32_t operand(const edgesea_operand *from, int8_t value)
 {
-    return scaled((value - from->zero) * (1 << 20), from->multiplier, from->shift);
+    return scaled((value - from->zero) * (1 << 21), from->multiplier, from->shift, 0);
 }
 
 static void add(const edgesea_addition *by, const int8_t *block, int8_t *row, int count)
 {
+    const edgesea_addition own = *by;
     for (int i = 0; i < count; i++) {
-        int32_t sum = operand(&by->block, block[i]) + operand(&by->layer, row[i]);
-        row[i] = (int8_t)limited(scaled(sum, by->total.multiplier, by->total.shift) + by->total.zero, -128);
+        int32_t sum = operand(&own.block, block[i]) + operand(&own.layer, row[i]);
+        row[i] = limited(scaled(2 * sum, own.total.multiplier, own.total.shift, own.total.zero));
     }
 }
 
@@ -233,7 +272,7 @@ static void gather(const int8_t *row, int width)
 {
     for (int column = 0; column < width; column++) {
         for (int channel = 0; channel < EDGESEA_CHANNELS; channel++, row++) {
-            sums[channel] += *row;
+            totals[channel] += *row;
             pooled[channel] = pooled[channel] > *row ? pooled[channel] : *row;
         }
     }
@@ -280,7 +319,7 @@ void edgesea_network_begin(void)
 {
     memset(given, 0, sizeof given);
     memset(made, 0, sizeof made);
-    memset(sums, 0, sizeof sums);
+    memset(totals, 0, sizeof totals);
     memset(pooled, -128, sizeof pooled);
     for (int i = 0; i < EDGESEA_LAYERS; i++) { /* columns to the left and right stay as they are now */
         const edgesea_layer *layer = edgesea_layers + i;
@@ -311,7 +350,7 @@ void edgesea_network_end(int8_t *embedding)
         return;
     }
     for (int channel = 0; channel < EDGESEA_CHANNELS; channel++) {
-        int32_t sum = sums[channel];
+        int32_t sum = totals[channel];
         pooled[EDGESEA_CHANNELS + channel] = (int8_t)((sum + (sum > 0 ? count / 2 : -(count / 2))) / count);
     }
     const int8_t *rows[] = {pooled};

@@ -14,7 +14,7 @@
 #endif
 
 typedef struct {
-    int32_t bias; /* less zero times the sum of the weights */
+    int32_t twice; /* the bias, less zero times the sum of the weights, doubled */
     int32_t multiplier;
 } edgesea_factor;
 
@@ -41,7 +41,7 @@ typedef struct {
     uint8_t kernel, stride, depthwise, pool;   /* pool: 2x2 maximum before it */
     uint8_t held;                              /* rows of the ring */
     uint8_t back;                              /* layers to the first of the block */
-    int8_t zero, made_zero, least;
+    int8_t zero, made_zero;
 } edgesea_layer;
 
 extern const edgesea_layer edgesea_layers[EDGESEA_LAYERS];
