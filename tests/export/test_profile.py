@@ -3,12 +3,16 @@
 import csv
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgesea.artifact import read_json
+from edgesea.export.c import write_c
 from edgesea.export.profile import STUDENTS, boards, find_board, measure, of_student, profile
+from edgesea.export.quantize import quantize
+from edgesea.export.tflite import float_tflite
 from edgesea.models.student_config import StudentConfig, sizes
 from edgesea.models.student_files import save_student
 from edgesea.models.student_torch import Student
@@ -67,12 +71,31 @@ def test_teachers_cost_what_torch_counts(id):
     assert found.parameters == sum(array.numel() for array in model.parameters())
 
 
-def test_a_folder_and_a_file_have_the_profile_of_their_architecture(tmp_path, shared_data):
+def test_files_have_the_profile_of_their_architecture(tmp_path):
     config = StudentConfig.named("edge-3", embedding_size=5)
-    save_student(Student(config), tmp_path / "student", {}, "card")
-    assert replace(measure(tmp_path / "student"), model="") == replace(of_student(config), model="")
+    student = Student(config)
+    save_student(student, tmp_path / "student", {}, "card")
+    arrays = {name: array.numpy() for name, array in student.state_dict().items()}
+    (tmp_path / "student.tflite").write_bytes(float_tflite(config, arrays, {}))
+    for path in (tmp_path / "student", tmp_path / "student.tflite"):
+        assert replace(measure(path), model="edge-3") == of_student(config)
+
+
+def test_a_published_file_has_the_profile_of_its_name(shared_data):
     weights = shared_data / "edgel3" / "edgel3_sea_ust_audio_emb_64.h5.gz"
-    assert replace(measure(weights), model="") == replace(measure("edgel3/sea-64"), model="")
+    assert replace(measure(weights), model="edgel3/sea-64") == measure("edgel3/sea-64")
+
+
+@pytest.mark.parametrize("name", ["edge-3", "sea-64"])
+def test_the_c_engine_takes_what_its_profile_says(tmp_path, name):
+    config = StudentConfig.named(name, n_mels=32)
+    arrays = {key: array.detach().numpy() for key, array in Student(config).state_dict().items()}
+    noise = np.random.default_rng(0).normal(-40, 20, (4, 32, config.frames())).astype(np.float32)
+    written, found = write_c(quantize(config, arrays, [noise]), tmp_path), of_student(config)
+    assert found.rows < found.activations
+    assert written["ram"] == found.rows + found.front_end.ram
+    # It has a description of each layer, too, and pads weights.
+    assert written["flash"] == pytest.approx(found.flash_int8 + found.front_end.flash, rel=0.03)
 
 
 def test_boards_have_room_or_not():
@@ -81,9 +104,9 @@ def test_boards_have_room_or_not():
     assert all(0 < board.block <= board.ram and board.source for board in known)
     found = measure("edge-10")
     assert find_board("stm32u5").lacks(found) == []
-    small = replace(find_board("nrf52840"), flash=200, ram=90)
+    small = replace(find_board("nrf52840"), flash=200, ram=60)
     assert small.lacks(found) == ["flash", "ram"]
-    assert replace(small, flash=1024, ram=1024, block=97).lacks(found) == ["ram"]  # in pieces
+    assert replace(small, flash=1024, ram=1024, block=50).lacks(found) == ["ram"]  # in pieces
 
 
 def test_the_command_says_what_fits_instead(tmp_path, refuses):
@@ -91,7 +114,7 @@ def test_the_command_says_what_fits_instead(tmp_path, refuses):
     assert result["boards"][0]["lacks"] == [["flash"]]
     last = result["text"].splitlines()[-1]
     assert last.startswith("sea-512 does not fit on stm32l4r5. Students that do: edge-3, edge-10")
-    assert last.endswith("Boards on which sea-512 fits: teensy41.")
+    assert last.endswith("Boards on which sea-512 fits: teensy41, esp32s3.")
     both = profile(["edge-3", "edge-10"], out=tmp_path / "costs.json")
     stored = read_json(tmp_path / "costs.json")
     assert [item["macs"] for item in stored["models"]] == [measure(name).macs for name in ("edge-3", "edge-10")]

@@ -8,26 +8,29 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
-from math import log2, prod
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from edgesea.artifact import write_json
-from edgesea.audio.logmel_numpy import FrontEnd, OverlappingLogMel
-from edgesea.audio.mel import kaldi_mel_filters
+from edgesea.audio.logmel_numpy import OverlappingLogMel
+from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError, needs
-from edgesea.models import TEACHERS, has_network, is_teacher
+from edgesea.export.rows import front_end_bytes, network_bytes
+from edgesea.models import TEACHERS, TFLITE, has_network, is_teacher
 from edgesea.models.base import COUNTER
 from edgesea.models.graph import student_graph
-from edgesea.models.student_config import EDGE, FILTERS, StudentConfig, array_shapes, parameter_count
+from edgesea.models.litert import read_facts
+from edgesea.models.student_config import EDGE, FILTERS, Head, StudentConfig, array_shapes, parameter_count
 from edgesea.models.student_files import PUBLISHED, read_student
 
 STUDENTS = [*EDGE, *FILTERS]
 IN_PLACE = ("Relu", "HardSwish", "Sigmoid", "Add", "Mul", "Unsqueeze", "Flatten")  # may overwrite what they take
 BY_CHANNEL = 9  # bytes in int8 of each output channel beside its weights: bias, multiplier and shift
-PROGRAM = {"flash": 24 * 1024, "ram": 8 * 1024}  # bytes of code with the C library; of stack and state
+PROGRAM = {"flash": 16 * 1024, "ram": 8 * 1024}  # bytes, assumed: code, C library and start; stack and microphone
+KALDI = LogMelSettings(32000, 1024, 320, 128, 15000.0, levels="absolute")  # costs what EfficientAT's front end does
 KIB = 1024
 
 
@@ -45,11 +48,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class FrontEndCost:
-    """What the spectrogram of a window takes, by a real FFT of radix 2 and filters without their zeros."""
+    """What the C front end takes for the spectrogram of a window."""
 
     multiplications: int
-    flash: int  # bytes: analysis window, twiddle factors, filters
-    ram: int  # bytes: audio, FFT, spectrogram
+    flash: int  # bytes: a turn of the cosine, mel filters without their zeros
+    ram: int  # bytes, at a hop of one window
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,20 @@ class Profile:
     flash_int8: int  # bytes: weights in int8, and bias, multiplier and shift of each channel
     activations: int  # bytes in int8, layer by layer: what an operator takes, makes, and what waits for later
     largest_activation: int  # bytes in int8 by the paper's rule: the largest result of an operator, alone
+    rows: int | None  # bytes of the C engine, which holds a few rows of each activation; None: it cannot compute this
     front_end: FrontEndCost
     layers: list[Layer]
 
     @property
     def need(self) -> dict[str, int]:
         """Bytes on a device, program included."""
-        flash, ram = self.flash_int8 + self.front_end.flash, self.activations + self.front_end.ram
+        flash, ram = self.flash_int8 + self.front_end.flash, self.network_ram + self.front_end.ram
         return {"flash": flash + PROGRAM["flash"], "ram": ram + PROGRAM["ram"]}
+
+    @property
+    def network_ram(self) -> int:
+        """Bytes by the C engine, or else layer by layer."""
+        return self.activations if self.rows is None else self.rows
 
 
 @dataclass(frozen=True)
@@ -92,9 +101,9 @@ class Board:
     source: str  # of these numbers
 
     def lacks(self, profile: Profile) -> list[str]:
-        """Of what it has too little for a model; RAM, too, if no piece of it holds the activations."""
+        """Of what it has too little for a model; RAM, too, if no piece of it holds the network's."""
         lacking = [kind for kind, size in profile.need.items() if size > KIB * getattr(self, kind)]
-        return lacking or ["ram"] * (profile.activations > KIB * self.block)
+        return lacking or ["ram"] * (profile.network_ram > KIB * self.block)
 
     def load(self, profile: Profile) -> float:
         """Share of the clock, at one multiplication a cycle and a hop of one window."""
@@ -125,6 +134,8 @@ def measure(model: str | Path) -> Profile:
         config = StudentConfig.named(name)
     elif name in PUBLISHED:
         config = StudentConfig.named(name.removeprefix("edgel3/"), head="relu_max")
+    elif name.endswith(TFLITE) and Path(name).is_file():
+        config = StudentConfig(**read_facts(Path(name).read_bytes(), name)["architecture"])
     else:
         config = read_student(model).config
     return of_student(config, name)
@@ -133,11 +144,12 @@ def measure(model: str | Path) -> Profile:
 @cache
 def of_student(config: StudentConfig, name: str = "") -> Profile:
     """The profile of an architecture."""
+    if config.head not in get_args(Head):
+        raise EdgeseaError(f"{name}: head {config.head} has no profile; {', '.join(get_args(Head))} have")
     shapes = {key: shape for key, shape in array_shapes(config).items() if not key.endswith(COUNTER)}
-    graph = student_graph(config, {key: np.zeros(shape, np.float32) for key, shape in shapes.items()})
+    layers = trace(student_graph(config, {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}))
     counts = parameter_count(config), sum(map(prod, shapes.values()))
-    front_end = OverlappingLogMel(config.front_end())
-    return _profile(name or config.name(), config.sample_rate, config.window, counts, front_end, graph)
+    return _profile(name or config.name(), config.front_end(), config.window, counts, layers, network_bytes(config))
 
 
 @needs("torch", "train")
@@ -150,20 +162,24 @@ def _of_teacher(id: str) -> Profile:
     model = untrained(id)
     stored = sum(array.numel() for name, array in model.state_dict().items() if not name.endswith(COUNTER))
     counts = sum(array.numel() for array in model.parameters()), stored
-    return _profile(id, model.sample_rate, model.window or 1.0, counts, *teacher_graph(model))
+    front_end, graph = teacher_graph(model)
+    settings, seconds = KALDI, model.window or 1.0
+    if isinstance(front_end, OverlappingLogMel):
+        settings = front_end.settings
+    frames = settings.layout(round(seconds * model.sample_rate))[0]
+    return _profile(id, settings, seconds, counts, trace(graph, frames), None)
 
 
 def _profile(
-    name: str, rate: int, seconds: float, counts: tuple[int, int], front_end: FrontEnd, graph: bytes
+    name: str, settings: LogMelSettings, seconds: float, counts: tuple[int, int], layers: list[Layer], rows: int | None
 ) -> Profile:
-    bands, frames = front_end(np.zeros((1, round(rate * seconds)), np.float32)).shape[1:]
-    layers = trace(graph, frames)
     weights, biases = sum(layer.weights for layer in layers), sum(layer.biases for layer in layers)
+    samples = round(seconds * settings.sample_rate)
     return Profile(
         model=name,
-        audio=f"{seconds:g} s at {rate / 1000:g} kHz",
-        bands=bands,
-        frames=frames,
+        audio=f"{seconds:g} s at {settings.sample_rate / 1000:g} kHz",
+        bands=settings.bands,
+        frames=settings.layout(samples)[0],
         embedding_size=layers[-1].made[0],
         seconds=seconds,
         parameters=counts[0],
@@ -173,13 +189,29 @@ def _profile(
         flash_int8=weights + BY_CHANNEL * biases,
         activations=max(layer.live for layer in layers),
         largest_activation=max(prod(layer.made) for layer in layers),
-        front_end=_front_end(front_end, bands, frames),
+        rows=rows,
+        front_end=_front_end(settings, samples),
         layers=layers,
     )
 
 
-def trace(graph: bytes, frames: int) -> list[Layer]:
-    """The operators of a graph for one window, each computed as a whole and after the other."""
+def _front_end(settings: LogMelSettings, samples: int) -> FrontEndCost:
+    filters, taps = settings.filters(), settings.n_fft
+    weights = 0 if filters is None else int(np.count_nonzero(filters))
+    # A butterfly of radix 4 has 12 products, and what comes before and after it 6 for each sample; a logarithm has 8
+    products = 6 * taps + 12 * (taps // 8) * ((taps // 2).bit_length() // 2) + weights + 8 * settings.bands
+    return FrontEndCost(
+        multiplications=settings.layout(samples)[0] * products,
+        flash=4 * (taps + weights + settings.bands),
+        ram=front_end_bytes(settings, samples, samples),
+    )
+
+
+def trace(graph: bytes, frames: int = 0) -> list[Layer]:
+    """The operators of a graph for one window, each computed as a whole and after the other.
+
+    `frames` is their number, if the graph leaves it open.
+    """
     import onnx
 
     model = onnx.load_from_string(graph)
@@ -223,24 +255,6 @@ def _operator(node: Any, weights: list[tuple[int, ...]]) -> str:
     return " ".join(filter(None, words))
 
 
-def _front_end(front_end: FrontEnd, bands: int, frames: int) -> FrontEndCost:
-    relative = False
-    if isinstance(front_end, OverlappingLogMel):
-        taps, filters = front_end.settings.n_fft, front_end.settings.filters()
-        relative = front_end.settings.levels != "absolute"
-    else:
-        taps, filters = 1024, kaldi_mel_filters(32000, 1024, bands, 0.0, 15000.0)
-    weights = 0 if filters is None else int(np.count_nonzero(filters))
-    # Analysis window; N/4 log2(N/2) complex products, and N/2 more for the spectrum of a real signal; its squares
-    products = taps + int(taps * log2(taps / 2)) + 2 * taps + taps + weights
-    return FrontEndCost(
-        multiplications=frames * products,
-        flash=4 * (2 * taps + weights + bands),  # float32
-        # int16 audio and a float32 FFT; levels in int8, or in int16 if the window's maximum is to be subtracted
-        ram=2 * taps + 4 * (taps + 2) + (1 + relative) * bands * frames,
-    )
-
-
 def profile(models: list[str] | None = None, *, board: str | None = None, out: Path | None = None) -> dict[str, Any]:
     """Print what models cost on a device: parameters, multiplications, flash, RAM, and which boards have room for them.
 
@@ -250,8 +264,8 @@ def profile(models: list[str] | None = None, *, board: str | None = None, out: P
     Parameters
     ----------
     models : list of str, optional
-        Students: edge-10, sea-64 ..., a student's folder, a published .h5 file, edgel3/sea-64 ... Teachers: openl3/...,
-        efficientat/... Default: all students that have names.
+        Students: edge-10, sea-64 ..., a student's folder, a published .h5 file, a .tflite file of `edgesea export`,
+        edgel3/sea-64 ... Teachers: openl3/..., efficientat/... Default: all students that have names.
     board : str, optional
         A microcontroller, or how its name begins, such as stm32h743, stm32u5, nrf52840, esp32s3, rp2040, audiomoth: say
         whether it has room for the models, and if not, what would fit.
@@ -300,6 +314,7 @@ def _costs(found: list[Profile]) -> str:
         "weights in flash, float32": lambda it: _kib(it.flash_float32),
         "weights in flash, int8": lambda it: _kib(it.flash_int8),
         "activations, int8, layer by layer": lambda it: _kib(it.activations),
+        "activations, int8, rows of the C engine": lambda it: "-" if it.rows is None else _kib(it.rows),
         "activations, int8, the largest (the paper's rule; understates)": lambda it: _kib(it.largest_activation),
         "the same in float32 (the paper's figure)": lambda it: f"{4e-6 * it.largest_activation:.2f} MB",
         "multiplications, network": lambda it: f"{it.macs / 1e6:.1f} M",
