@@ -384,3 +384,22 @@ def test_a_place_that_holds_something_else_is_refused_and_left_alone(data, tmp_p
     before = stamps(tmp_path)
     refuses("run", experiment(tmp_path.with_suffix(".yaml"), data), f"--out={out}", words=[out])
     assert stamps(tmp_path) == before
+
+
+def test_an_exported_student_is_scored_in_int8(again, data, tmp_path, capsys):
+    changes: dict[str, Any] = {"sample": {"size": 16}, "distill": {"epochs": 1}, "export": {"least": 0.01}}
+    found = run(path := experiment(tmp_path / "tiny.yaml", data, changes), out=again)
+    assert found["export"]["scores"] == json.loads((again / "export" / "int8.json").read_text())
+    assert abs(found["export"]["scores"]["accuracy"] - found["evaluate"]["student"]["accuracy"]) <= 0.25
+    assert found["export"]["flash"] == (again / "export" / "student.tflite").stat().st_size
+    assert "cosine to the student" in (again / "report.html").read_text()
+    assert {name: step for name, step in run(path, out=again, dry_run=True).items() if step != "up to date"} == {
+        "dry_run": str(again)
+    }
+    changes["evaluate"] = {"seed": 1}
+    todo = run(experiment(path, data, changes), out=again, dry_run=True)
+    assert "another evaluate" in todo["export"]
+    changes["export"] = {"format": "c", "least": 0.01}
+    assert cli.main(["run", str(experiment(path, data, changes)), f"--out={again}"]) == 0
+    assert "KiB flash" in capsys.readouterr().out
+    assert "EDGESEA_TAGS 2\n" in (again / "export" / "edgesea_model.h").read_text()

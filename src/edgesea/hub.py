@@ -11,7 +11,7 @@ from edgesea.errors import EdgeseaError, explained
 from edgesea.models import load_student
 from edgesea.models.published import huggingface_hub
 from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_card, read_student, without_folders
-from edgesea.report.summary import interval, shown_scores
+from edgesea.report.summary import interval, shown_scores, systems_of
 
 log = logging.getLogger(__name__)
 from_pretrained = load_student
@@ -85,7 +85,7 @@ def student_card(
         raise EdgeseaError(f"{folder}: a file, not the folder of a student, with {CONFIG_FILE} and {WEIGHTS_FILE}")
     config, provenance = read_student(folder).config, read_json(folder / CONFIG_FILE).get("provenance") or {}
     results = _results(folder, provenance, run)
-    scores = _score_table(results.get("evaluate") or {})
+    scores = _score_table(systems_of(results))
     source_path = (results.get("config") or {}).get("extract", {}).get("source")
     counts = [f"{count} {key}" for key, count in results.get("extract", {}).items() if key in ("clips", "windows")]
     domain = domain or ", ".join([f"`{Path(source_path).name}`", *counts] if source_path else counts)

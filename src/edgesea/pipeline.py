@@ -33,13 +33,14 @@ from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
 from edgesea.config import changed, changed_sections, checked_options, nearest, read_yaml, write_yaml
 from edgesea.distill import distill, epochs_done
 from edgesea.errors import EdgeseaError
+from edgesea.export import TFLITE_FILE, export
 from edgesea.extract import extract
 from edgesea.reduction import reduce
 from edgesea.report import report_if_possible
 from edgesea.sampling import sample
 from edgesea.table.manifest import read_manifest
 from edgesea.table.reader import parts_done
-from edgesea.tasks.evaluate import evaluate, load_task
+from edgesea.tasks.evaluate import evaluate, evaluate_systems, load_task
 from edgesea.tasks.options import check_seed
 from edgesea.tasks.skipped import check_openable, listing_of
 from edgesea.tracking import FOLDER as TRACKING
@@ -81,7 +82,9 @@ STAGES = {
     "reduce": Stage(reduce, "reduction", {"table": "extract", "subset": "sample"}),
     "distill": Stage(distill, "student", {"table": "extract", "reduction": "reduce"}, progress=epochs_done),
     "evaluate": Stage(evaluate, "evaluate", {"weights": "extract", "reduction": "reduce", "model": "distill"}),
+    "export": Stage(export, "export", {"student": "distill", "calibration": "extract", "subset": "sample"}),
 }
+OPTIONAL = ("evaluate", "export")
 OUTPUTS = ("out", "predictions", "cache")  # the pipeline sets these and the inputs, so that the YAML must not
 
 
@@ -96,12 +99,12 @@ def run(
     Parameters
     ----------
     experiment : Path
-        YAML file with a section for each stage (extract, sample, reduce, distill, evaluate) that holds the options of
-        the command of that name. ${EDGESEA_DATA} and other environment variables are filled in. Without a section
-        evaluate, the run ends with the student. A section `cluster` says where stages run, `track` who watches.
+        YAML file with a section for each stage (extract, sample, reduce, distill, evaluate, export) that holds the
+        options of the command of that name. ${EDGESEA_DATA} and other environment variables are filled in. Sections
+        evaluate and export may be missing. A section `cluster` says where stages run, `track` who watches.
     out : Path, optional
-        Run directory: table/, subset.parquet, reduction/, student/, evaluate/, results.json, report.html; default:
-        runs/ and the name of the configuration.
+        Run directory: table/, subset.parquet, reduction/, student/, evaluate/, export/, results.json, report.html;
+        default: runs/ and the name of the configuration.
     stage : str, optional
         Run only this stage; those that it needs must be finished.
     dry_run : bool
@@ -142,7 +145,7 @@ def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
         raise EdgeseaError(f"{source}: section extract is missing")
     sections = {}
     for name, stage in STAGES.items():
-        if name in given or name != "evaluate":
+        if name in given or name not in OPTIONAL:
             options, fixed = {} if given.get(name) is None else given[name], (*stage.inputs, *OUTPUTS)
             sections[name] = checked_options(stage.function, options, f"{source}: {name}", fixed=fixed)
     return sections
@@ -257,7 +260,8 @@ def _find_todo(sections: Sections, stamps: Stamps, out: Path, contents: Digests,
         stage, stamp = STAGES[name], stamps.get(name, {})
         artifact, old = out / stage.artifact, stamp.get("plan")
         contents.reads = write or old is not None  # else they would be compared with nothing
-        needs = {STAGES[need].artifact: digest(plans[need])[:12] for need in stage.inputs.values()}
+        scored = ["evaluate"] if name == "export" and "evaluate" in plans else []
+        needs = {STAGES[need].artifact: digest(plans[need])[:12] for need in (*stage.inputs.values(), *scored)}
         plan = plain({"format": stage.format, **_described(name, options, out, contents), "needs": needs})
         why = "" if old is None else _reason(old, plan, name, contents)
         plans[name] = plan if old is None or why else old
@@ -382,16 +386,15 @@ def _run_stage(name: str, options: Mapping[str, Any], sections: Sections, out: P
         given = {**options, **inputs, "out": paths[name], "track": changed(watchers())}
         write_yaml(config := out / "jobs" / "distill.yaml", given)
         run_on_nodes(["distill", "--config", str(config)])
-    if name != "evaluate":
-        return stage.function(**options, **inputs, out=paths[name])
-    teacher = {"model": sections["extract"]["teacher"], "weights": sections["extract"]["weights"]}
-    reduced, student = {**teacher, "reduction": paths["reduce"]}, {"model": str(paths["distill"])}
-    cache = out / "cache"  # beside the stage's artifact, which goes when an option of the classifier changes
-    rows = replace(watchers(), track=[name for name in watchers().track if name == "sheets"])  # others: the run's end
-    result = {}
-    for system, model in {"teacher": teacher, "reduced": reduced, "student": student}.items():
-        file = paths["evaluate"] / f"{system}.json"
-        tags = file.with_suffix(".csv") if options["task"] == "sonyc_ust" else None
-        with watched(rows):
-            result[system] = evaluate(**options, **model, out=file, predictions=tags, cache=cache)
+    cache, evaluation = out / "cache", sections.get("evaluate", {})  # not in an artifact, which may be redone
+    if name == "evaluate":
+        teacher = {"model": sections["extract"]["teacher"], "weights": sections["extract"]["weights"]}
+        systems = {"teacher": teacher, "reduced": {**teacher, "reduction": paths["reduce"]}}
+        return evaluate_systems(options, systems | {"student": {"model": str(paths["distill"])}}, paths[name], cache)
+    if name == "export" and evaluation and options["format"] == "c" and not options["tags"]:
+        options = {**options, "tags": evaluation["task"], "data": evaluation["data"]}
+    result = stage.function(**options, **inputs, out=paths[name])
+    if name == "export" and evaluation and result["int8"]:
+        int8 = {"model": str(paths[name] / TFLITE_FILE), "device": "cpu", "engine": "auto", "precision": "float32"}
+        result["scores"] = evaluate_systems(evaluation, {"int8": int8}, paths[name], cache)["int8"]
     return result

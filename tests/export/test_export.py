@@ -3,12 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import load_audio, make_student, write_noise
+from conftest import load_audio, make_esc50, make_student, write_noise
 
 import edgesea
 from edgesea.artifact import read_json
 from edgesea.errors import EdgeseaError
 from edgesea.export import export
+from edgesea.export.tags import learn_tags
 from edgesea.export.windows import choose_windows
 from edgesea.sampling import sample
 from edgesea.table.reader import Table
@@ -57,11 +58,11 @@ def test_what_does_not_fit_is_refused(student, small_table, train_only_table, re
     out, wide = tmp_path / "out", make_student(tmp_path / "wide", name="edge-3")
     for options, words in (
         ((), ["calibration: the table that the student was trained on"]),
-        (("--format", "onnx", "--int8"), ["format=tflite for int8"]),
+        (("--format", "onnx", "--int8"), ["exclude each other", "tflite in either"]),
         (("--subset", "x"), ["calibration"]),
         (("--calibration", tmp_path), ["no table here", "edgesea extract"]),
         (("--calibration", train_only_table), ["not a table that", "was trained on", "any_table"]),
-        (("--calibration", train_only_table, "--any-table"), ["6 windows to calibrate", "32 are needed"]),
+        (("--calibration", train_only_table, "--any-table"), ["6 windows to calibrate", "16 are needed"]),
         (("--calibration", small_table, "--least", "1"), ["mean-centred cosine", "20 windows", "less than 1.0"]),
     ):
         int8 = () if options else ("--int8",)
@@ -79,3 +80,19 @@ def test_a_missing_package_is_named(student, tmp_path, monkeypatch):
     with pytest.raises(EdgeseaError, match=r"ai_edge_litert is not installed; .*edgesea\[export\]"):
         export(str(student), tmp_path / "out", int8=False)
     assert json.dumps(export(str(student), tmp_path / "out", format="onnx"))  # needs none
+
+
+def test_a_library_in_c_has_the_tags_of_a_task(student, small_table, tmp_path):
+    task = make_esc50(tmp_path / "task", 12)
+    given = {"calibration": small_table, "least": 0.9, "tags": "esc50", "data": task, "hop": 0.5}
+    report = export(str(student), tmp_path / "out", format="c", **given)
+    assert {"student.tflite", "edgesea.h", "edgesea_model.c"} < report["files"].keys()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*report["files"], "report.json"}
+    assert "#define EDGESEA_TAGS 2\n" in (tmp_path / "out" / "edgesea_model.h").read_text()
+    model = edgesea.load_model(tmp_path / "out" / "student.tflite")
+    names, weights, bias = learn_tags(model, "esc50", task)
+    rows = [model.embed(load_audio(path, 8000)[None, :8000]) for path in sorted((task / "audio").iterdir())]
+    found = [names[scores.argmax()] for scores in np.concatenate(rows) @ weights.T + bias]
+    assert found == ["noise", "tone"] * 6
+    export(str(student), tmp_path / "out", format="onnx")  # nothing of the library is left
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"student.onnx", "report.json"}

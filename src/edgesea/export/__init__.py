@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgesea.errors import EdgeseaError
 
 if TYPE_CHECKING:
     from edgesea.export.quantize import QuantizedStudent
+    from edgesea.export.tags import Tags
     from edgesea.models.student_files import StudentFile
 
 log = logging.getLogger(__name__)
@@ -25,13 +27,16 @@ def export(
     student: str,
     out: Path,
     *,
-    format: Literal["onnx", "tflite"] = "tflite",
+    format: Literal["onnx", "tflite", "c"] = "tflite",
     int8: bool | None = None,
     calibration: Path | None = None,
     subset: Path | None = None,
     windows: int = 512,
     least: float = 0.99,
     any_table: bool = False,
+    hop: float = 1.0,
+    tags: Literal["esc50", "urbansound8k", "sonyc_ust"] | None = None,
+    data: Path | None = None,
 ) -> dict[str, Any]:
     """Export a student, and check on windows that it was not calibrated on that it is still the same.
 
@@ -41,9 +46,10 @@ def export(
         A student's folder, a published .h5 file, edgel3/sea-64 ..., or owner/name of the Hugging Face Hub.
     out : Path
         Folder of the export: new, empty, or with an earlier export, which is replaced.
-    format : {"onnx", "tflite"}
+    format : {"onnx", "tflite", "c"}
         onnx: student.onnx, from audio to embeddings, in float32. tflite: student.tflite, from spectrograms to
-        embeddings; `embed`, `evaluate` and `stream` take it as a model (edgesea[export]).
+        embeddings; `embed`, `evaluate` and `stream` take it as a model (edgesea[export]). c: a library
+        in C that takes PCM, in int8, with a program for an emulated chip; and student.tflite with the same integers.
     int8 : bool, optional
         Weights and feature maps in int8; default: yes, but for onnx, which is in float32.
     calibration : Path, optional
@@ -57,20 +63,30 @@ def export(
         The mean-centred cosine of the embeddings in float32 and in int8 below which nothing is written.
     any_table : bool
         Take a table that the student was not trained on.
+    hop : float
+        Of c: seconds between windows, if the program does not choose others.
+    tags : {"esc50", "urbansound8k", "sonyc_ust"}, optional
+        Of c: add a linear layer that scores the classes or tags of this task, learned from the windows of all clips.
+    data : Path, optional
+        Folder of that task's data set.
 
     Returns
     -------
     dict
         ``report.json``: files; int8 and what is not in int8, in bytes; agreement with the student: mean, 5th percentile
         and least of the mean-centred cosine, r2, and the largest difference in standard deviations; bytes of `flash`
-        (of the file) and of `ram` (of feature maps, layer by layer); macs of a window.
+        (of the file; of c: of the tables) and of `ram` (of feature maps, layer by layer; of c: of the library, without
+        stack); macs of a window.
 
     EdgeseaError: the student or the table cannot be used, or do not belong together, there are too few windows, a
     package or tool is missing, the embeddings differ too much, or `out` holds something else.
     """
     is_int8 = format != "onnx" if int8 is None else int8
-    if is_int8 and format == "onnx":
-        raise EdgeseaError("format=onnx is in float32; choose format=tflite for int8")
+    if is_int8 == (format == "onnx") and format != "tflite":
+        kinds = "onnx is in float32, c in int8, tflite in either"
+        raise EdgeseaError(f"format={format} and int8={str(is_int8).lower()} exclude each other: {kinds}")
+    if (tags or data) and (format != "c" or not (tags and data)):
+        raise EdgeseaError("tags: need format=c, and their data set as data")
     if not 0 < least <= 1 or windows < 1:
         raise EdgeseaError(f"least must lie in (0, 1], and windows be positive, not {least} and {windows}")
     if is_int8 and calibration is None:
@@ -79,6 +95,7 @@ def export(
         raise EdgeseaError(f"subset={subset}: the table that it was chosen from is needed, too, as calibration")
     from edgesea.export.profile import of_student
     from edgesea.export.tflite import others_than_int8
+    from edgesea.models import student_model, tflite_student
     from edgesea.models.base import file_digest
     from edgesea.models.student_config import Head
     from edgesea.models.student_files import read_student, without_folders
@@ -92,31 +109,36 @@ def export(
     if file.config.head not in get_args(Head):
         raise EdgeseaError(f"{student}: head {file.config.head} cannot be exported; {', '.join(get_args(Head))} can")
     audio, source = _windows(file, calibration, subset, windows, any_table)
-    about = {
-        "student": without_folders(file.id),
-        "weights_sha256": file_digest(file.path),
-        "edgesea": versions()["edgesea"],
-    }
+    about = {"student": without_folders(file.id), "weights_sha256": file_digest(file.path)}
     quantized = _quantized(file, audio["calibrate"]) if is_int8 else None
-    content, found = _content(file, quantized, format, about, audio["check"])
-    agreement = _agreement(_embed(file, audio["check"]), found)
+    content, found = _content(file, quantized, format, {**about, "edgesea": versions()["edgesea"]}, audio["check"])
+    agreement = _agreement(student_model(file).embed(audio["check"]), found)
     wanted = least if is_int8 else max(least, ALIKE)
     if not agreement["cosine"] >= wanted:
         text = f"{student}: mean-centred cosine of {agreement['cosine']:.4f} to the student on {len(found)} windows"
         remedy = "calibrate on more windows, or on more typical ones, or accept it by a smaller least"
         raise EdgeseaError(f"{text}, less than {wanted}; {remedy}")
     cost = of_student(file.config)
-    name = ONNX_FILE if format == "onnx" else TFLITE_FILE
+    size = {"flash": len(content), "ram": cost.activations * (1 if is_int8 else 4)}
+    contents = {ONNX_FILE if format == "onnx" else TFLITE_FILE: content}
+    if format == "c" and quantized is not None:
+        head = None
+        if tags and data:
+            from edgesea.export.tags import learn_tags
+
+            head = learn_tags(tflite_student(content, TFLITE_FILE), tags, Path(data))
+        more, size = _c_library(quantized, head, hop)
+        contents |= more
     report: dict[str, Any] = {"export": str(out), "format": format, "int8": is_int8, **about, **source}
-    report |= {"agreement": agreement, "flash": len(content), "ram": cost.activations * (1 if is_int8 else 4)}
-    report |= {"macs": cost.macs, "not_int8": others_than_int8(content) if is_int8 else "all"}
+    report |= {"agreement": agreement, **size, "macs": cost.macs}
+    report |= {"not_int8": others_than_int8(content) if is_int8 else "all", "versions": versions()}
+    report["files"] = {name: len(one) for name, one in contents.items()}
     with locked(folder):
         for old in before:
             delete(folder / old)
-        with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(content)
-        files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in [folder / name]}
-        report |= {"files": files, "versions": versions()}
+        for name, one in contents.items():
+            with atomic_path(folder / name) as temporary:
+                temporary.write_bytes(one)
         write_json(folder / REPORT_FILE, report)
     return report
 
@@ -180,11 +202,16 @@ def _content(
     return content, np.concatenate([session.run(None, {AUDIO: part})[0] for part in parts])
 
 
-def _embed(file: "StudentFile", audio: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Embeddings by the student itself."""
-    from edgesea.models import student_model
+def _c_library(
+    quantized: "QuantizedStudent", head: "Tags | None", hop: float
+) -> tuple[dict[str, bytes], dict[str, int]]:
+    """Files in C by their names, and their `flash` and `ram`."""
+    from edgesea.export.c import write_c
 
-    return student_model(file).embed(audio)
+    with TemporaryDirectory() as name:
+        size = write_c(quantized, folder := Path(name), head, hop)
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}, size
 
 
 def _agreement(exact: NDArray[np.float32], found: NDArray[np.float32]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 
 Float32 = NDArray[np.float32]
-LEAST = {"calibrate": 32, "check": 16}  # windows
+LEAST = {"calibrate": 16, "check": 16}  # windows
 
 
 class Chosen(NamedTuple):

@@ -160,7 +160,7 @@ def details(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             found[key] = frame
     matrices: dict[str, Frame] = {}
     for name, result in scores.items():
-        if name != "reduced" and (item := result.get("confusion")) and item["counts"]:
+        if name not in ("reduced", "int8") and (item := result.get("confusion")) and item["counts"]:
             matrices[name] = pd.DataFrame(item["counts"], item["classes"], item.get("columns", item["classes"]))
     return {"details": found, "confusions": matrices}
 

@@ -17,7 +17,7 @@ from edgesea.models.student_config import StudentConfig, sizes
 from edgesea.reduction.base import REDUCTION_FILE, load_reduction
 from edgesea.report import data, plots
 from edgesea.report.data import SELECTION, Counts, Metric, optional_csv, optional_json
-from edgesea.report.summary import SYSTEMS, interval, shown_scores
+from edgesea.report.summary import SYSTEMS, interval, shown_scores, systems_of
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 
@@ -47,8 +47,7 @@ def write_page(path: Path, template: str, **content: Any) -> str:
 def _run(folder: Path) -> dict[str, Any]:
     """Of a run; artifacts of stages may have been deleted from it to save space."""
     results, student = data.read_results(folder), optional_json(folder / "student" / "config.json")
-    evaluated, trained = results.get("evaluate") or {}, student.get("provenance", {}).get("training", {})
-    scores = {system: evaluated[system] for system in SYSTEMS if system in evaluated}
+    scores, trained = systems_of(results), student.get("provenance", {}).get("training", {})
     table = Table(folder / "table") if (folder / "table" / "table.json").is_file() else None
     subset = Subset.load(folder / "subset.parquet") if (folder / "subset.parquet").is_file() else None
     counts = data.summarise(table, subset) if table else None

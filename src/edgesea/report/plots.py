@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from edgesea.report.data import Counts, Frame, Metric, label, metric, natural
 
-COLOURS = {"teacher": "#004488", "reduced": "#ddaa33", "student": "#bb5566"}  # as in style.css
+COLOURS = {"teacher": "#004488", "reduced": "#ddaa33", "student": "#bb5566", "int8": "#777777"}  # as in style.css
 GREY, INK = "#8a93a1", "#1c2330"
 GROUPS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")  # Tol's bright scheme, for all eyes
 STYLE = Path(__file__).with_name("style.mplstyle")  # no mathematics: a class may be called $x$; browsers draw the text

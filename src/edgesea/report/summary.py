@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-SYSTEMS = ("teacher", "reduced", "student")
+SYSTEMS, INT8 = ("teacher", "reduced", "student"), "int8"
 SCORES = ("accuracy", "fold_accuracy", "class_accuracy", "micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
 MEANS = ("fold_accuracy", "class_accuracy")  # the accuracy itself, if folds or classes are of equal size
 
@@ -17,7 +17,7 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
 
     `results` is what ``results.json`` holds, `out` the run directory.
     """
-    systems, fitted = results.get("evaluate") or {}, results["distill"]
+    systems, fitted, exported = systems_of(results), results["distill"], results.get("export") or {}
     parameters, r2 = fitted["parameters"], fitted["r2"]
     size = f"{parameters / 256:.0f} KiB float32, {parameters / 1024:.0f}"
     facts = {
@@ -25,12 +25,25 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
         "student's parameters": f"{parameters:,} ({size} KiB int8)",
         **({"multiplications": f"{fitted['macs'] / 1e6:.1f} million a window"} if "macs" in fitted else {}),
         "student": out / "student",
+        **({"export": f"{out / 'export'} ({exported_sizes(exported)})"} if exported else {}),
         "scores": out / "results.json",
         "report": out / "report.html",
     }
     names = shown_scores(systems)
     lines = [_table(systems, names), ""] if names else []
     return "\n".join([*lines, *(f"{name:24}{value}" for name, value in facts.items())])
+
+
+def systems_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of each system of a run; of the student also in int8, if it was exported so."""
+    systems = results.get("evaluate") or {}
+    found = {system: systems[system] for system in SYSTEMS if system in systems}
+    return found | ({INT8: scores} if (scores := (results.get("export") or {}).get("scores")) else {})
+
+
+def exported_sizes(exported: Mapping[str, Any]) -> str:
+    sizes = [f"{exported[key] / 1024:.0f} KiB {name}" for key, name in (("flash", "flash"), ("ram", "RAM"))]
+    return ", ".join([*sizes, f"cosine to the student {exported['agreement']['cosine']:.4f}"])
 
 
 def _table(systems: Mapping[str, Mapping[str, Any]], names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """``evaluate``: how well a small classifier does a labelled task on a model's embeddings."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ from edgesea.audio.resampling import Resampling, checked_resampling
 from edgesea.errors import EdgeseaError
 from edgesea.models.engine import Engine, Precision
 from edgesea.tasks.options import ProbeOptions, TaggingOptions, check_seed
-from edgesea.tracking import origin, recording
+from edgesea.tracking import current, origin, recording, using
 
 if TYPE_CHECKING:
     from edgesea.tasks.folds import FoldTask
@@ -153,6 +153,20 @@ def evaluate(
     trained = read_json(plan)["table"]["manifest_sha256"] if (plan := Path(model, PLAN_FILE)).is_file() else None
     with recording(f"evaluate {task}", {**given, **paths, "experiment": place.stem, "upstream": trained}) as run:
         run.end(scores, [file for file in (out, predictions) if file])
+    return result
+
+
+def evaluate_systems(
+    options: Mapping[str, Any], systems: Mapping[str, Mapping[str, Any]], folder: Path, cache: Path
+) -> dict[str, Any]:
+    """`evaluate` several models of a run, given by further options; files are named after them."""
+    rows = replace(current(), track=[name for name in current().track if name == "sheets"])  # others: the run's end
+    result = {}
+    for system, model in systems.items():
+        out = folder / f"{system}.json"
+        tags = out.with_suffix(".csv") if options["task"] == "sonyc_ust" else None
+        with using(rows):
+            result[system] = evaluate(**{**options, **model}, out=out, predictions=tags, cache=cache)
     return result
 
 
