@@ -284,7 +284,7 @@ def profile(models: list[str] | None = None, *, board: str | None = None, out: P
     found = [measure(name) for name in models or STUDENTS]
     rooms = [{"lacks": [each.lacks(item) for item in found], "load": [*map(each.load, found)]} for each in chosen]
     result = {
-        "models": [asdict(item) for item in found],
+        "models": [{**asdict(item), "need": item.need} for item in found],
         "boards": [{**asdict(each), **room} for each, room in zip(chosen, rooms, strict=True)],
     }
     if out is not None:
@@ -331,15 +331,9 @@ def _costs(found: list[Profile]) -> str:
 def _layers(item: Profile) -> str:
     head = ["operator", "makes, channels x bands x frames", "weights", "multiplications", "in memory, int8"]
     rows = [
-        [
-            layer.operator,
-            " x ".join(map(str, layer.made)),
-            str(layer.weights),
-            f"{layer.macs / 1e6:.3f} M",
-            _kib(layer.live),
-        ]
-        for layer in item.layers
-        if layer.macs or "Pool" in layer.operator
+        [it.operator, " x ".join(map(str, it.made)), str(it.weights), f"{it.macs / 1e6:.3f} M", _kib(it.live)]
+        for it in item.layers
+        if it.macs or "Pool" in it.operator
     ]
     return _table(head, rows)
 
