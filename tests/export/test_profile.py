@@ -1,11 +1,16 @@
 """Profiles: the paper's table 1, torch's counts, and which boards have room."""
 
 import csv
+import os
+import re
+import subprocess
 from dataclasses import replace
+from shutil import which
 
 import numpy as np
 import pytest
 import torch
+from conftest import write_noise
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgesea.artifact import read_json
@@ -86,16 +91,38 @@ def test_a_published_file_has_the_profile_of_its_name(shared_data):
     assert replace(measure(weights), model="edgel3/sea-64") == measure("edgel3/sea-64")
 
 
+def written_student(folder, name, **options):
+    """The profile of a student, and what its export as C to a folder says."""
+    config = StudentConfig.named(name, **options)
+    arrays = {key: array.detach().numpy() for key, array in Student(config).state_dict().items()}
+    noise = np.random.default_rng(0).normal(-40, 20, (4, config.n_mels, config.frames())).astype(np.float32)
+    return of_student(config), write_c(quantize(config, arrays, [noise]), folder)
+
+
 @pytest.mark.parametrize("name", ["edge-3", "sea-64"])
 def test_the_c_engine_takes_what_its_profile_says(tmp_path, name):
-    config = StudentConfig.named(name, n_mels=32)
-    arrays = {key: array.detach().numpy() for key, array in Student(config).state_dict().items()}
-    noise = np.random.default_rng(0).normal(-40, 20, (4, 32, config.frames())).astype(np.float32)
-    written, found = write_c(quantize(config, arrays, [noise]), tmp_path), of_student(config)
+    found, written = written_student(tmp_path, name, n_mels=32)
     assert found.rows < found.activations
     assert written["ram"] == found.rows + found.front_end.ram
     # It has a description of each layer, too, and pads weights.
     assert written["flash"] == pytest.approx(found.flash_int8 + found.front_end.flash, rel=0.03)
+
+
+def test_an_emulated_chip_prints_what_the_profile_says(tmp_path):
+    if missing := [tool for tool in ("make", "arm-none-eabi-gcc", "qemu-system-arm") if which(tool) is None]:
+        reason = f"{', '.join(missing)} missing; install with tools/debian.sh"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    found = written_student(tmp_path, "edge-3", n_mels=64)[0]
+    sound = write_noise(tmp_path / "noise.wav", 1.0, 16000)
+    text = subprocess.run(
+        ["make", "run", f"WAV={sound}"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    measured = {
+        key: int(value) for key, value in re.findall(r"^(flash|static RAM|instructions a window): (\d+)", text, re.M)
+    }
+    assert found.instructions == pytest.approx(measured["instructions a window"], rel=0.05)
+    assert measured["flash"] <= found.need["flash"] <= 1.1 * measured["flash"]
+    assert found.rows + found.front_end.ram <= measured["static RAM"] <= found.need["ram"]
 
 
 def test_boards_have_room_or_not():
@@ -118,7 +145,7 @@ def test_the_command_says_what_fits_instead(tmp_path, refuses):
     both = profile(["edge-3", "edge-10"], out=tmp_path / "costs.json")
     stored = read_json(tmp_path / "costs.json")
     assert [item["macs"] for item in stored["models"]] == [measure(name).macs for name in ("edge-3", "edge-10")]
-    assert "| nrf52840 | Cortex-M4F | 64 MHz | 1024 KiB | 256 KiB | fits, " in both["text"]
+    assert "| nrf52840 | Cortex-M4F | 64 MHz | 1024 KiB | 256 KiB | fits, 0.20 s | fits, 0.5" in both["text"]
     refuses("profile", "edge-3", "--board", "z80", words=["z80", "stm32h743", "nrf52840"])
     refuses("profile", "edge-3", "--board", "stm32", words=["stm32", "stm32h743"])
     refuses("profile", "spectral", words=["spectral", "openl3/"])
