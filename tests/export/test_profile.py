@@ -140,8 +140,10 @@ def test_the_command_says_what_fits_instead(tmp_path, refuses):
     result = profile(["sea-512"], board="stm32l4r")
     assert result["boards"][0]["lacks"] == [["flash"]]
     last = result["text"].splitlines()[-1]
-    assert last.startswith("sea-512 does not fit on stm32l4r5. Students that do: edge-3, edge-10")
-    assert last.endswith("Boards on which sea-512 fits: teensy41, esp32s3.")
+    assert last.startswith(
+        "sea-512 does not fit on stm32l4r5: it takes 5 130.1 KiB of flash. Students that fit: edge-3, "
+    )
+    assert last.endswith("Boards on which it fits: teensy41, esp32s3.")
     both = profile(["edge-3", "edge-10"], out=tmp_path / "costs.json")
     stored = read_json(tmp_path / "costs.json")
     assert [item["macs"] for item in stored["models"]] == [measure(name).macs for name in ("edge-3", "edge-10")]
@@ -151,3 +153,11 @@ def test_the_command_says_what_fits_instead(tmp_path, refuses):
     refuses("profile", "spectral", words=["spectral", "openl3/"])
     refuses("profile", "openl3/env", words=["openl3/env", "env-mel256-512"])
     refuses("profile", tmp_path / "nothing", words=[tmp_path / "nothing"])
+
+
+def test_a_student_for_which_a_board_has_no_room_is_not_exported(tmp_path, refuses):
+    save_student(Student(StudentConfig.named("edge-25")), tmp_path / "student", {}, "card")
+    command = "export", tmp_path / "student", tmp_path / "out", "--calibration", tmp_path, "--board"
+    refuses(*command, "audiomoth", "--format", "c", words=["does not fit on audiomoth", "KiB of flash", "edge-10"])
+    refuses(*command, "nrf52840", "--format", "c", words=["no table here"])
+    refuses(*command, "nrf52840", words=["nrf52840", "format=c"])

@@ -35,6 +35,7 @@ def export(
     least: float = 0.99,
     any_table: bool = False,
     hop: float = 1.0,
+    board: str | None = None,
     tags: Literal["esc50", "urbansound8k", "sonyc_ust"] | None = None,
     data: Path | None = None,
 ) -> dict[str, Any]:
@@ -65,6 +66,8 @@ def export(
         Take a table that the student was not trained on.
     hop : float
         Of c: seconds between windows, if the program does not choose others.
+    board : str, optional
+        Of c: a microcontroller of `edgesea profile`; a student for which it has no room is refused.
     tags : {"esc50", "urbansound8k", "sonyc_ust"}, optional
         Of c: add a linear layer that scores the classes or tags of this task, learned from the windows of all clips.
     data : Path, optional
@@ -78,8 +81,8 @@ def export(
         (of the file; of c: of the tables) and of `ram` (of feature maps, layer by layer; of c: of the library, without
         stack); macs of a window.
 
-    EdgeseaError: the student or the table cannot be used, or do not belong together, there are too few windows, a
-    package or tool is missing, the embeddings differ too much, or `out` holds something else.
+    EdgeseaError: the student or the table cannot be used, or do not belong together, there are too few windows, the
+    board has no room, a package or tool is missing, the embeddings differ too much, or `out` holds something else.
     """
     is_int8 = format != "onnx" if int8 is None else int8
     if is_int8 == (format == "onnx") and format != "tflite":
@@ -87,13 +90,15 @@ def export(
         raise EdgeseaError(f"format={format} and int8={str(is_int8).lower()} exclude each other: {kinds}")
     if (tags or data) and (format != "c" or not (tags and data)):
         raise EdgeseaError("tags: need format=c, and their data set as data")
+    if board is not None and format != "c":
+        raise EdgeseaError(f"board={board}: needs format=c; of other formats, see: edgesea profile")
     if not 0 < least <= 1 or windows < 1:
         raise EdgeseaError(f"least must lie in (0, 1], and windows be positive, not {least} and {windows}")
     if is_int8 and calibration is None:
         raise EdgeseaError("int8 needs calibration: the table that the student was trained on; or choose int8=false")
     if subset is not None and calibration is None:
         raise EdgeseaError(f"subset={subset}: the table that it was chosen from is needed, too, as calibration")
-    from edgesea.export.profile import of_student
+    from edgesea.export.profile import check_room, of_student
     from edgesea.export.tflite import others_than_int8
     from edgesea.models import student_model, tflite_student
     from edgesea.models.base import file_digest
@@ -108,6 +113,8 @@ def export(
     file = read_student(student)
     if file.config.head not in get_args(Head):
         raise EdgeseaError(f"{student}: head {file.config.head} cannot be exported; {', '.join(get_args(Head))} can")
+    if board is not None:
+        check_room(of_student(file.config, student), board)
     audio, source = _windows(file, calibration, subset, windows, any_table)
     about = {"student": without_folders(file.id), "weights_sha256": file_digest(file.path)}
     quantized = _quantized(file, audio["calibrate"]) if is_int8 else None

@@ -131,6 +131,12 @@ def find_board(name: str) -> Board:
     return found[0]
 
 
+def check_room(profile: Profile, board: str) -> None:
+    """Raise EdgeseaError, which names what fits, if a board has no room for a model."""
+    if find_board(board).lacks(profile):
+        raise EdgeseaError(_instead(profile, find_board(board)))
+
+
 def measure(model: str | Path) -> Profile:
     """The profile of a student or teacher; no published weights are downloaded for it."""
     name = str(model)
@@ -370,9 +376,10 @@ def _room(found: list[Profile], chosen: list[Board]) -> str:
 
 def _instead(item: Profile, board: Board) -> str:
     """What fits if a model does not."""
+    needs = " and ".join(f"{_kib(item.need[kind])} of {kind}".replace("ram", "RAM") for kind in board.lacks(item))
     students = [name for name in STUDENTS if not board.lacks(measure(name))]
     others = [each.name for each in boards() if not each.lacks(item)]
     return (
-        f"{item.model} does not fit on {board.name}. Students that do: {', '.join(students) or 'none'}. "
-        f"Boards on which {item.model} fits: {', '.join(others) or 'none'}."
+        f"{item.model} does not fit on {board.name}: it takes {needs}. Students that fit: "
+        f"{', '.join(students) or 'none'}. Boards on which it fits: {', '.join(others) or 'none'}."
     )
