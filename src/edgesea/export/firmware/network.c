@@ -67,7 +67,8 @@ static inline int32_t scaled(int32_t twice, int32_t multiplier, int shift, int32
 static inline int8_t limited(int32_t value)
 {
 #if defined(__ARM_FEATURE_DSP)
-    return (int8_t)(int32_t)__ssat(value, 8);
+    __asm("ssat %0, #8, %0" : "+r"(value));
+    return (int8_t)value;
 #else
     return (int8_t)(value < -128 ? -128 : value > 127 ? 127 : value);
 #endif
