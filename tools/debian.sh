@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Install the Debian packages that the tests on a real SLURM need (13 MB); does nothing where they are installed.
+# Install the Debian packages that some tests need: a real SLURM (13 MB), a compiler for Cortex-M and an emulator of its
+# boards (0.9 GB); does nothing where they are installed.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
-packages=(slurmctld slurmd slurm-client munge)
-[ "$(type -P slurmctld slurmd sbatch munged | wc -l)" = 4 ] && exit
+packages=(slurmctld slurmd slurm-client munge gcc make gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm)
+programs=(slurmctld slurmd sbatch munged gcc make arm-none-eabi-gcc qemu-system-arm)
+[ "$(type -P "${programs[@]}" | wc -l)" = "${#programs[@]}" ] && exit
 if ! command -v apt-get > /dev/null; then
-  echo "$0: no apt-get here; install SLURM (slurmctld, slurmd, sbatch) and munge yourself" >&2
+  echo "$0: no apt-get here; install yourself what is missing of ${programs[*]}" >&2
   exit 1
 elif [ "$(id -u)" = 0 ]; then
   run=(env)
