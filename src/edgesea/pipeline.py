@@ -33,7 +33,7 @@ from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
 from edgesea.config import changed, changed_sections, checked_options, nearest, read_yaml, write_yaml
 from edgesea.distill import distill, epochs_done
 from edgesea.errors import EdgeseaError
-from edgesea.export import TFLITE_FILE, export
+from edgesea.export import TFLITE_FILE, check_options, export
 from edgesea.extract import extract
 from edgesea.reduction import reduce
 from edgesea.report import report_if_possible
@@ -50,15 +50,13 @@ from edgesea.tracking import using as watched
 
 log = logging.getLogger(__name__)
 
-STAMPS, FORMAT = "stages.json", "edgesea run"
-RESULTS, CONFIG = "results.json", "config.yaml"
+STAMPS, RESULTS, CONFIG, FORMAT = "stages.json", "results.json", "config.yaml", "edgesea run"
 SPEED = ("workers", "device", "save_every")  # options that change how a stage runs, but not its result
 ACCEPTANCE = ("max_skipped",)  # options that only decide whether a result will do
 LISTING = ("source", "root", "columns", "validate")  # options of extract that only say which clips there are
 LEFT_OUT = (*SPEED, *ACCEPTANCE, *LISTING, "out")  # of the options in a plan
 KNOWN = ("clip", "sensor", "time", "split", "level", "label")  # what is known of a clip
-ASIDE = "it is moved aside"
-LONG = 60.0  # seconds of work after which an artifact is not deleted, but moved aside
+ASIDE, LONG = "it is moved aside", 60.0  # seconds of work after which an artifact is not deleted, but moved aside
 
 Sections = Mapping[str, Mapping[str, Any]]
 Stamps = dict[str, dict[str, Any]]  # of stages that were begun: plan, finished, seconds; when finished result and files
@@ -171,6 +169,8 @@ def run_stages(sections: Sections, out: Path, only: str | None = None, dry_run: 
 def check_run(sections: Sections, out: Path, dry_run: bool = False) -> None:
     """Refuse a folder that holds something else, and a task that cannot be loaded or read, before hours of work."""
     read_stamps(out)
+    if "export" in sections:
+        check_options(**sections["export"])
     if evaluation := sections.get("evaluate"):
         check_seed(evaluation["seed"], evaluation["tagging"].members)
         task = load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,16 +70,19 @@ def test_what_does_not_fit_is_refused(student, small_table, train_only_table, re
         refuses("export", student, out, *options, *int8, words=words)
     refuses("export", wide, out, "--calibration", small_table, words=["8000 Hz", "sample_rate=16000"])
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "file").touch()
+    (tmp_path / "other" / "report.json").write_text('{"files": ["a"]}')
     refuses("export", student, tmp_path / "other", "--format", "onnx", words=["not empty and no export"])
     assert not out.exists()
 
 
 def test_a_missing_package_is_named(student, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert.schema_py_generated", None)
-    monkeypatch.setitem(__import__("sys").modules, "ai_edge_litert", None)
-    with pytest.raises(EdgeseaError, match=r"ai_edge_litert is not installed; .*edgesea\[export\]"):
-        export(str(student), tmp_path / "out", int8=False)
+    (path := tmp_path / "a.tflite").write_bytes(b"")
+    for name in ("ai_edge_litert", "ai_edge_litert.schema_py_generated"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("edgesea.export.find_spec", lambda name: None)
+    for function in (lambda: export(str(student), tmp_path / "out", int8=False), lambda: edgesea.load_model(path)):
+        with pytest.raises(EdgeseaError, match=r"is not installed; .*edgesea\[export\]"):
+            function()
     assert json.dumps(export(str(student), tmp_path / "out", format="onnx"))  # needs none
 
 

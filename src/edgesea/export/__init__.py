@@ -2,6 +2,7 @@
 
 import json
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -10,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.artifact import atomic_path, check_vacant, delete, locked, read_json, versions, write_json
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, missing_extra
 
 if TYPE_CHECKING:
     from edgesea.export.quantize import QuantizedStudent
-    from edgesea.export.tags import Tags
     from edgesea.models.student_files import StudentFile
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ def export(
         Folder of the export: new, empty, or with an earlier export, which is replaced.
     format : {"onnx", "tflite", "c"}
         onnx: student.onnx, from audio to embeddings, in float32. tflite: student.tflite, from spectrograms to
-        embeddings; `embed`, `evaluate` and `stream` take it as a model (edgesea[export]). c: a library
-        in C that takes PCM, in int8, with a program for an emulated chip; and student.tflite with the same integers.
+        embeddings; `embed`, `evaluate` and `stream` take it as a model (edgesea[export]). c: a library in C that takes
+        PCM, in int8, with a program for an emulated chip; and student.tflite with the same integers.
     int8 : bool, optional
         Weights and feature maps in int8; default: yes, but for onnx, which is in float32.
     calibration : Path, optional
@@ -84,32 +84,20 @@ def export(
     EdgeseaError: the student or the table cannot be used, or do not belong together, there are too few windows, the
     board has no room, a package or tool is missing, the embeddings differ too much, or `out` holds something else.
     """
-    is_int8 = format != "onnx" if int8 is None else int8
-    if is_int8 == (format == "onnx") and format != "tflite":
-        kinds = "onnx is in float32, c in int8, tflite in either"
-        raise EdgeseaError(f"format={format} and int8={str(is_int8).lower()} exclude each other: {kinds}")
-    if (tags or data) and (format != "c" or not (tags and data)):
-        raise EdgeseaError("tags: need format=c, and their data set as data")
-    if board is not None and format != "c":
-        raise EdgeseaError(f"board={board}: needs format=c; of other formats, see: edgesea profile")
-    if not 0 < least <= 1 or windows < 1:
-        raise EdgeseaError(f"least must lie in (0, 1], and windows be positive, not {least} and {windows}")
+    is_int8 = check_options(format, int8, windows, least, hop, tags, data, board)
     if is_int8 and calibration is None:
         raise EdgeseaError("int8 needs calibration: the table that the student was trained on; or choose int8=false")
     if subset is not None and calibration is None:
         raise EdgeseaError(f"subset={subset}: the table that it was chosen from is needed, too, as calibration")
     from edgesea.export.profile import check_room, of_student
     from edgesea.export.tflite import others_than_int8
-    from edgesea.models import student_model, tflite_student
+    from edgesea.models import student_model
     from edgesea.models.base import file_digest
     from edgesea.models.student_config import Head
     from edgesea.models.student_files import read_student, without_folders
 
-    folder, before = Path(out), []
-    if (folder / REPORT_FILE).is_file():
-        before = list(read_json(folder / REPORT_FILE).get("files", {}))
-    else:
-        check_vacant(folder, "no export", besides=(TFLITE_FILE, ONNX_FILE))
+    folder = Path(out)
+    before = _exported(folder)
     file = read_student(student)
     if file.config.head not in get_args(Head):
         raise EdgeseaError(f"{student}: head {file.config.head} cannot be exported; {', '.join(get_args(Head))} can")
@@ -120,8 +108,7 @@ def export(
     quantized = _quantized(file, audio["calibrate"]) if is_int8 else None
     content, found = _content(file, quantized, format, {**about, "edgesea": versions()["edgesea"]}, audio["check"])
     agreement = _agreement(student_model(file).embed(audio["check"]), found)
-    wanted = least if is_int8 else max(least, ALIKE)
-    if not agreement["cosine"] >= wanted:
+    if not agreement["cosine"] >= (wanted := least if is_int8 else max(least, ALIKE)):
         text = f"{student}: mean-centred cosine of {agreement['cosine']:.4f} to the student on {len(found)} windows"
         remedy = "calibrate on more windows, or on more typical ones, or accept it by a smaller least"
         raise EdgeseaError(f"{text}, less than {wanted}; {remedy}")
@@ -129,12 +116,7 @@ def export(
     size = {"flash": len(content), "ram": cost.activations * (1 if is_int8 else 4)}
     contents = {ONNX_FILE if format == "onnx" else TFLITE_FILE: content}
     if format == "c" and quantized is not None:
-        head = None
-        if tags and data:
-            from edgesea.export.tags import learn_tags
-
-            head = learn_tags(tflite_student(content, TFLITE_FILE), tags, Path(data))
-        more, size = _c_library(quantized, head, hop)
+        more, size = _c_library(quantized, content, hop, tags, data)
         contents |= more
     report: dict[str, Any] = {"export": str(out), "format": format, "int8": is_int8, **about, **source}
     report |= {"agreement": agreement, **size, "macs": cost.macs}
@@ -148,6 +130,43 @@ def export(
                 temporary.write_bytes(one)
         write_json(folder / REPORT_FILE, report)
     return report
+
+
+def check_options(
+    format: str,
+    int8: bool | None,
+    windows: int,
+    least: float,
+    hop: float,
+    tags: str | None,
+    data: Path | None,
+    board: str | None,
+    **others: Any,
+) -> bool:
+    """Whether an export is in int8; EdgeseaError for options that exclude each other, and for a missing package."""
+    is_int8 = format != "onnx" if int8 is None else int8
+    if is_int8 == (format == "onnx") and format != "tflite":
+        kinds = "onnx is in float32, c in int8, tflite in either"
+        raise EdgeseaError(f"format={format} and int8={str(is_int8).lower()} exclude each other: {kinds}")
+    if (tags or data) and (format != "c" or not (tags and data)):
+        raise EdgeseaError("tags: need format=c, and their data set as data")
+    if board is not None and format != "c":
+        raise EdgeseaError(f"board={board}: needs format=c; of other formats, see: edgesea profile")
+    if not (0 < least <= 1 and windows > 0 and hop > 0):
+        found = f"not {least}, {windows} and {hop}"
+        raise EdgeseaError(f"least must lie in (0, 1], and windows and hop be positive, {found}")
+    if format != "onnx" and find_spec("ai_edge_litert") is None:
+        raise missing_extra("ai-edge-litert", "export")
+    return is_int8
+
+
+def _exported(folder: Path) -> list[str]:
+    """The files of an earlier export; EdgeseaError if the folder holds something else."""
+    report = read_json(folder / REPORT_FILE) if (folder / REPORT_FILE).is_file() else {}
+    if not (isinstance(report, dict) and {"export", "weights_sha256", "files"} <= report.keys()):
+        check_vacant(folder, "no export", besides=(TFLITE_FILE, ONNX_FILE))
+        return []
+    return [*report["files"]]
 
 
 def _windows(
@@ -210,11 +229,17 @@ def _content(
 
 
 def _c_library(
-    quantized: "QuantizedStudent", head: "Tags | None", hop: float
+    quantized: "QuantizedStudent", tflite: bytes, hop: float, tags: str | None, data: Path | None
 ) -> tuple[dict[str, bytes], dict[str, int]]:
     """Files in C by their names, and their `flash` and `ram`."""
     from edgesea.export.c import write_c
+    from edgesea.models import tflite_student
 
+    head = None
+    if tags and data:
+        from edgesea.export.tags import learn_tags
+
+        head = learn_tags(tflite_student(tflite, TFLITE_FILE), tags, Path(data))
     with TemporaryDirectory() as name:
         size = write_c(quantized, folder := Path(name), head, hop)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
