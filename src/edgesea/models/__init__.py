@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from edgesea.cluster import is_here
 from edgesea.cluster.elsewhere import count_gpus, may_have_gpu
-from edgesea.errors import EdgeseaError, needs
+from edgesea.errors import EdgeseaError, explained, needs
 from edgesea.models.base import EmbeddingModel, file_digest
 from edgesea.models.engine import ENGINES, LITERT, Engine, EngineModel, Precision, choose_engine
 from edgesea.parallel import thread_count
@@ -204,7 +204,9 @@ def tflite_student(content: bytes, id: str, threads: int | None = None) -> Engin
     from edgesea.models.litert import read_facts
     from edgesea.models.student_config import StudentConfig, parameter_count
 
-    config = StudentConfig(**read_facts(content, id)["architecture"])
+    facts = read_facts(content, id)
+    with explained(f"{id}: damaged, or of another edgesea; export the student again"):
+        config = StudentConfig(**facts["architecture"])
     about = id, sha256(content).hexdigest(), config.sample_rate, config.window, config.embedding_size
     front_end = OverlappingLogMel(config.front_end())
     count, threads = parameter_count(config), threads or thread_count()

@@ -28,7 +28,7 @@ def read_facts(content: bytes, path: Path | str) -> dict[str, Any]:
         found = [model.Metadata(index) for index in range(model.MetadataLength())]
         texts = [model.Buffers(one.Buffer()).DataAsNumpy() for one in found if one.Name() == METADATA.encode()]
         facts: dict[str, Any] = json.loads(texts[0].tobytes()) if texts else {}
-    if not facts:
+    if not {"architecture", "gain", "offset", "int8", "reversed"} <= facts.keys():
         raise EdgeseaError(f"{path}: no student of edgesea is in this file; write one: edgesea export")
     return facts
 
