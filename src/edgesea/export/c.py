@@ -242,11 +242,12 @@ def _weights(name: str, layer: Quantized, kernel: NDArray[np.int8], depthwise: b
     outputs = len(kernel)
     flat = kernel.reshape(outputs, -1)
     bias = layer.bias.astype(np.int64) - layer.given.zero * flat.sum(1, dtype=np.int64)
-    if (np.abs(bias) + 128 * np.abs(flat.astype(np.int64)).sum(1)).max() >= 2**30:  # the engine doubles its sums
-        raise EdgeseaError(f"sums of layer {name} do not fit into 31 bits; calibrate with louder windows")
     if layer.least != -128:
         raise EdgeseaError(f"layer {name} has a ReLU at {layer.least}, where C needs it at -128, the least number")
     factors = [fixed(float(factor)) for factor in layer.multipliers]
+    largest = np.abs(bias) + 128 * np.abs(flat.astype(np.int64)).sum(1)
+    if (largest * 2.0 ** np.array([max(-factor.shift, 0) for factor in factors])).max() >= 2**30:  # which is doubled
+        raise EdgeseaError(f"sums of layer {name} do not fit into 31 bits; calibrate with louder windows")
     packed = flat.T
     if not depthwise:
         padded = np.zeros((outputs + outputs % 2, -(-flat.shape[1] // 4) * 4), np.int8)

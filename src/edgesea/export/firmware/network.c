@@ -13,8 +13,9 @@ static int8_t arena[EDGESEA_ARENA];          /* rings of all layers */
 static int8_t border[EDGESEA_BORDER];        /* a row above or below a feature map */
 static int8_t scratch[EDGESEA_SCRATCH];      /* a row before a pool, or the last */
 static int8_t taps[2][EDGESEA_TAPS];         /* inputs of one place under a kernel */
-EDGESEA_ALIGNED static int16_t columns[2 * EDGESEA_TAPS]; /* of two places, four of one and four of the other in turn */
-static uint16_t given[EDGESEA_LAYERS], made[EDGESEA_LAYERS]; /* rows of this window */
+EDGESEA_ALIGNED static int16_t columns[2 * EDGESEA_TAPS]; /* of two places, four of one and four of the other */
+static uint16_t given[EDGESEA_LAYERS];       /* rows that a layer has been given of this window */
+static uint16_t made[EDGESEA_LAYERS];        /* and that it has made */
 static int8_t pooled[EDGESEA_TAPS_OF_HEAD];  /* maxima, and means */
 static int32_t totals[EDGESEA_CHANNELS];
 static int32_t sums[2 * EDGESEA_OUTPUTS];    /* of products: of two columns in turn */
@@ -237,9 +238,8 @@ static void convolve_channels(const edgesea_layer *layer, const int8_t *const *r
 {
     for (int column = 0; column < layer->made_width; column += 2, to += 2 * layer->outputs) {
         int both = column + 1 < layer->made_width;
-        for (int place = 0; place <= both; place++) {
-            multiply_channels(layer, rows, column + place, sums + place);
-        }
+        multiply_channels(layer, rows, column, sums);
+        multiply_channels(layer, rows, column + both, sums + 1);
         finish(layer, to, both);
     }
 }
@@ -251,10 +251,10 @@ static inline int32_t operand(const edgesea_operand *from, int8_t value)
 
 static void add(const edgesea_addition *by, const int8_t *block, int8_t *row, int count)
 {
-    const edgesea_addition own = *by;
+    const edgesea_addition terms = *by;
     for (int i = 0; i < count; i++) {
-        int32_t sum = operand(&own.block, block[i]) + operand(&own.layer, row[i]);
-        row[i] = limited(scaled(2 * sum, own.total.multiplier, own.total.shift, own.total.zero));
+        int32_t sum = operand(&terms.block, block[i]) + operand(&terms.layer, row[i]);
+        row[i] = limited(scaled(2 * sum, terms.total.multiplier, terms.total.shift, terms.total.zero));
     }
 }
 
