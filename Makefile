@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup slurm demo test test-all bench bench-gpu lint format stats clean
+.PHONY: help setup packages demo test test-all bench bench-gpu lint format stats clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -19,16 +19,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,openvino,umap,cluster,track,hub,codecs,compat,export,dev]'
 	@touch $@
 
-slurm:  ## install a real SLURM for its tests (Debian; root or sudo), which otherwise are skipped
+packages:  ## install SLURM, and compiler and emulator of a Cortex-M, for their tests (Debian; root or sudo)
 	tools/debian.sh
 
 demo: $(STAMP)  ## run the whole pipeline on a synthetic city, offline, in a few minutes
 	$(BIN)/edgesea demo --out runs/demo
 
-test: $(STAMP) $(if $(CI),slurm)  ## run what CI runs
+test: $(STAMP) $(if $(CI),packages)  ## run what CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: $(STAMP) $(if $(CI),slurm)  ## also the tests that take minutes, or need large libraries
+test-all: $(STAMP) $(if $(CI),packages)  ## also the tests that take minutes, or need large libraries
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mteb]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
