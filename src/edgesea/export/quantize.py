@@ -90,39 +90,59 @@ class QuantizedStudent:
 
 def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]) -> QuantizedStudent:
     """Quantize a student, with scales by what it makes of batches of log-mel spectrograms (B, bands, frames) in dB."""
-    values, embeddings = _measure(config, arrays, spectrograms)
+    values, means, embeddings = _measure(config, arrays, spectrograms)
     gain, offset = (float(value[0]) for value in scale_and_shift(arrays, "input_norm"))
     measured = iter(values)
     first = now = best_scale(next(measured), False)
     layers: list[QuantizedConvolution] = []
     into: list[Scale] = []
+    spread = embeddings.std(0)
+    units = np.maximum(spread, max(0.01 * spread.max(), 1e-6))  # so that one scale serves all dimensions
     for layer, kernel, bias in folded(config, arrays):
         into.append(now)
-        relu = layer.relu or len(into) == len(convolutions(config))
-        made = best_scale(next(measured), relu)
+        is_last = len(into) == len(convolutions(config))
+        relu = layer.relu or is_last
+        if is_last and config.head == "relu_max":
+            kernel, bias = kernel / units[:, None, None, None], bias / units
+            made = best_scale((embeddings / units).ravel(), relu)
+        else:
+            made = best_scale(next(measured), relu)
         total = best_scale(next(measured), relu) if layer.residual else None
-        parts = _integers(kernel, bias, now, made, relu)
+        parts = _integers(kernel, bias, now, made, relu, means[len(layers)])
         layers.append(QuantizedConvolution(**parts, layer=layer, total=total))
         now = total or made
     if config.head == "relu_max":
-        return QuantizedStudent(config, gain, offset, first, tuple(layers), None, np.ones(config.embedding_size, "f4"))
+        return QuantizedStudent(config, gain, offset, first, tuple(layers), None, units.astype(np.float32))
     weight, bias = (arrays[f"head.linear.{key}"] for key in ("weight", "bias"))
-    units = np.maximum(embeddings.std(0), 1e-6)  # so that one scale serves all dimensions
     made = best_scale((embeddings / units).ravel(), False)
     parts = _integers(weight / units[:, None], bias / units, now, made, False)
     return QuantizedStudent(config, gain, offset, first, tuple(layers), Quantized(**parts), units.astype(np.float32))
 
 
 def _integers(
-    kernel: NDArray[np.floating], bias: NDArray[np.floating], given: Scale, made: Scale, relu: bool
+    kernel: NDArray[np.floating],
+    bias: NDArray[np.floating],
+    given: Scale,
+    made: Scale,
+    relu: bool,
+    means: NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
-    """Weights (outputs, ...) and biases as integers."""
+    """Weights (outputs, inputs of a group, ...) and biases as integers.
+
+    Given the means of the inputs, what the rounding of weights adds to the mean of an output is taken from its bias
+    (Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019).
+    """
     largest = np.abs(kernel).reshape(len(kernel), -1).max(1)
     least = np.abs(bias) / (given.scale * 2.0**28)  # so that a bias fits beside weights that are nearly zero
     scale = np.maximum(np.maximum(largest / 127.0, least), 1e-9).astype(np.float32)
+    by_output = scale.reshape(-1, *[1] * (kernel.ndim - 1))
+    weight = np.rint(kernel / by_output)
+    if means is not None:
+        added = (weight * by_output - kernel).reshape(*kernel.shape[:2], -1).sum(2)
+        bias = bias - (added * means.reshape(-1, kernel.shape[1])).sum(1)
     steps = np.rint(bias / (scale.astype(np.float64) * given.scale))
     return {
-        "weight": np.rint(kernel / scale.reshape(-1, *[1] * (kernel.ndim - 1))).astype(np.int8),
+        "weight": weight.astype(np.int8),
         "bias": steps.astype(np.int32),
         "weight_scale": scale,
         "given": given,
@@ -131,20 +151,24 @@ def _integers(
     }
 
 
-def _measure(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]) -> tuple[list[Float32], Float32]:
-    """Values of the spectrogram, and of what each convolution makes (see `student_graph`); and the embeddings."""
+def _measure(
+    config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]
+) -> tuple[list[Float32], list[Float32], Float32]:
+    """Of what `student_graph` gives with `every`: values of the maps, means by channel; and the embeddings."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(student_graph(config, arrays, every=True))
-    embeddings, found = [], list[list[Float32]]()
+    embeddings, found, means = [], list[list[Float32]](), []
     for batch in spectrograms:
         embedding, *maps = session.run(None, {INPUT: batch})
         embeddings.append(embedding)
-        found = found or [[] for _ in maps]
-        for values, some in zip(maps, found, strict=True):
+        means.append(maps[-len(convolutions(config)) :])
+        found = found or [[] for _ in maps[: -len(means[0])]]
+        for values, some in zip(maps, found, strict=False):
             step = -(-values.size * len(spectrograms) // VALUES) | 1  # odd, so that it meets all bands and frames
             some += [values.ravel()[::step], np.array([values.min(), values.max()])]
-    return [np.concatenate(some) for some in found], np.concatenate(embeddings)
+    by_layer = [np.concatenate(batches).mean(0) for batches in zip(*means, strict=True)]
+    return [np.concatenate(some) for some in found], by_layer, np.concatenate(embeddings)
 
 
 def best_scale(values: Float32, relu: bool) -> Scale:

@@ -100,7 +100,8 @@ def student_graph(config: StudentConfig, arrays: Arrays, every: bool = False, au
     """The network of a student; with its front end, if it is to take `audio`.
 
     With `every` it also gives what `export.quantize` measures: the normalised spectrogram, and behind each convolution
-    its result, with the addition if it has one, without the last ReLU.
+    its result, with the addition if it has one, without the last ReLU; then the means (B, channels) of what goes into
+    each convolution.
     """
     graph = Graph()
     samples = [round(config.window * config.sample_rate)] if audio else []
@@ -128,7 +129,7 @@ def student_graph(config: StudentConfig, arrays: Arrays, every: bool = False, au
         pooled = [graph.add("Flatten", graph.add(kind, now)) for kind in ("GlobalMaxPool", "GlobalAveragePool")]
         weight, bias = (arrays[f"head.linear.{key}"].astype(np.float32) for key in ("weight", "bias"))
         graph.add("Gemm", graph.add("Concat", *pooled, axis=1), weight, bias, transB=1, result=OUTPUT)
-    also = results if every else ()
+    also = [*results, *(graph.add("ReduceMean", one, axes=[2, 3], keepdims=0) for one in given)] if every else []
     return graph.model(config.n_mels, config.frames(), config.embedding_size, also, samples)
 
 

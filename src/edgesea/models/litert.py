@@ -44,7 +44,7 @@ def litert_run(content: bytes, path: Path | str, threads: int) -> Callable[[Floa
     facts = read_facts(content, path)
     gain, offset = np.float32(facts["gain"]), np.float32(facts["offset"])
     back = tuple(-2 + AXES.index(axis) for axis in facts["reversed"])
-    kernels = OpResolverType.BUILTIN_REF if facts["int8"] else OpResolverType.AUTO
+    kernels = OpResolverType.BUILTIN_REF if facts["int8"] else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     idle: SimpleQueue[Any] = SimpleQueue()
     for _ in range(threads):
         with explained(f"{path}: LiteRT cannot read it; export the student again"):
