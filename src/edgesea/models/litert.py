@@ -57,7 +57,7 @@ def litert_run(content: bytes, path: Path | str, threads: int) -> Callable[[Floa
             values = np.flip((rows * gain + offset).swapaxes(1, 2), back)[..., None]
             if facts["int8"]:
                 scale, zero = given["quantization"]
-                values = np.clip(np.rint(values / scale) + zero, -128, 127).astype(np.int8)
+                values = np.clip(np.rint(np.nan_to_num(values) / scale) + zero, -128, 127).astype(np.int8)
             if tuple(given["shape"]) != values.shape:
                 interpreter.resize_tensor_input(given["index"], values.shape)
             interpreter.allocate_tensors()
