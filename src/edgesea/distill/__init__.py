@@ -36,7 +36,7 @@ def distill(
     epochs: int = 20,
     epoch_size: int | None = None,
     batch_size: int = 64,
-    lr: float = 3e-3,
+    lr: float = 1e-2,
     weight_decay: float = 0.0,
     loss: Literal["mse", "cosine", "both"] = "mse",
     standardize: bool = False,
