@@ -72,7 +72,25 @@ def test_what_does_not_fit_is_refused(student, small_table, train_only_table, re
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "report.json").write_text('{"files": ["a"]}')
     refuses("export", student, tmp_path / "other", "--format", "onnx", words=["not empty and no export"])
+    refuses("export", student, out, "--no-int8", "--hop", "inf", words=["hop in (0, 3600]", "inf"])
     assert not out.exists()
+
+
+@pytest.mark.parametrize("files", [None, {"../kept": 1}])
+def test_a_foreign_report_deletes_nothing(student, refuses, tmp_path, files):
+    (out := tmp_path / "out").mkdir()
+    (tmp_path / "kept").touch()
+    (out / "report.json").write_text(json.dumps({"export": "x", "weights_sha256": "y", "files": files}))
+    refuses("export", student, out, "--format", "onnx", words=["not empty and no export"])
+    assert (tmp_path / "kept").exists()
+
+
+def test_an_export_that_was_cut_off_is_made_again(student, small_table, tmp_path):
+    out, given = tmp_path / "out", {"calibration": small_table, "least": 0.9, "format": "c"}
+    report = export(str(student), out, **given)
+    for name in ("report.json", "platform.h"):
+        (out / name).unlink()
+    assert export(str(student), out, **given) == report
 
 
 def test_a_missing_package_is_named(student, tmp_path, monkeypatch):

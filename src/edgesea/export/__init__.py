@@ -2,6 +2,7 @@
 
 import json
 import logging
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 REPORT_FILE, TFLITE_FILE, ONNX_FILE = "report.json", "student.tflite", "student.onnx"
 ALIKE = 0.9999  # mean-centred cosine that an export in float32 reaches, whatever is asked for
+LONGEST_HOP = 3600  # seconds; the rings in C hold a hop
 BATCH = 32  # windows computed at once
 
 
@@ -97,7 +99,7 @@ def export(
     from edgesea.models.student_files import read_student, without_folders
 
     folder = Path(out)
-    before = _exported(folder)
+    _exported(folder)
     file = read_student(student)
     if file.config.head not in get_args(Head):
         raise EdgeseaError(f"{student}: head {file.config.head} cannot be exported; {', '.join(get_args(Head))} can")
@@ -123,7 +125,7 @@ def export(
     report |= {"not_int8": others_than_int8(content) if is_int8 else "all", "versions": versions()}
     report["files"] = {name: len(one) for name, one in contents.items()}
     with locked(folder):
-        for old in before:
+        for old in _exported(folder):  # another export may have been here meanwhile
             delete(folder / old)
         for name, one in contents.items():
             with atomic_path(folder / name) as temporary:
@@ -152,21 +154,27 @@ def check_options(
         raise EdgeseaError("tags: need format=c, and their data set as data")
     if board is not None and format != "c":
         raise EdgeseaError(f"board={board}: needs format=c; of other formats, see: edgesea profile")
-    if not (0 < least <= 1 and windows > 0 and hop > 0):
-        found = f"not {least}, {windows} and {hop}"
-        raise EdgeseaError(f"least must lie in (0, 1], and windows and hop be positive, {found}")
+    if not (0 < least <= 1 and windows > 0 and 0 < hop <= LONGEST_HOP):
+        found = f"hop in (0, {LONGEST_HOP}], not {least}, {windows} and {hop}"
+        raise EdgeseaError(f"least must lie in (0, 1], windows be positive, and {found}")
     if format != "onnx" and find_spec("ai_edge_litert") is None:
         raise missing_extra("ai-edge-litert", "export")
     return is_int8
 
 
 def _exported(folder: Path) -> list[str]:
-    """The files of an earlier export; EdgeseaError if the folder holds something else."""
+    """The files of an earlier export, which may have been cut off; EdgeseaError if the folder holds something else."""
     report = read_json(folder / REPORT_FILE) if (folder / REPORT_FILE).is_file() else {}
-    if not (isinstance(report, dict) and {"export", "weights_sha256", "files"} <= report.keys()):
-        check_vacant(folder, "no export", besides=(TFLITE_FILE, ONNX_FILE))
-        return []
-    return [*report["files"]]
+    if isinstance(report, dict) and {"export", "weights_sha256", "files"} <= report.keys():
+        names = report["files"]
+        if isinstance(names, dict) and all(Path(name).name == name for name in names):  # nothing beside the folder
+            return [*names]
+    besides = [TFLITE_FILE, ONNX_FILE]
+    if (folder / TFLITE_FILE).is_file():  # what is written first; behind it may be a library in C
+        firmware = files("edgesea.export").joinpath("firmware")
+        besides += ["edgesea_model.c", "edgesea_model.h", *(entry.name for entry in firmware.iterdir())]
+    check_vacant(folder, "no export", besides)
+    return []
 
 
 def _windows(

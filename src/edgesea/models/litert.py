@@ -58,9 +58,10 @@ def litert_run(content: bytes, path: Path | str, threads: int) -> Callable[[Floa
             if facts["int8"]:
                 scale, zero = given["quantization"]
                 values = np.clip(np.rint(np.nan_to_num(values) / scale) + zero, -128, 127).astype(np.int8)
-            if tuple(given["shape"]) != values.shape:
-                interpreter.resize_tensor_input(given["index"], values.shape)
-            interpreter.allocate_tensors()
+            with explained(f"{path}: its tensors and its metadata do not belong together; export the student again"):
+                if tuple(given["shape"]) != values.shape:
+                    interpreter.resize_tensor_input(given["index"], values.shape)
+                interpreter.allocate_tensors()
             interpreter.set_tensor(given["index"], np.ascontiguousarray(values))
             interpreter.invoke()
             return np.asarray(interpreter.get_tensor(made["index"]), np.float32)
