@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.errors import EdgeseaError
 from edgesea.models.graph import INPUT, folded, scale_and_shift, student_graph
 from edgesea.models.student_config import Convolution, StudentConfig, convolutions
 from edgesea.models.student_files import Arrays
@@ -173,6 +174,8 @@ def _measure(
 
 def best_scale(values: Float32, relu: bool) -> Scale:
     """The scale with the least squared error of values, of which it may cut the largest."""
+    if not np.isfinite(values).all():
+        raise EdgeseaError("the student's feature maps are not all finite, so int8 has no scale; train it again")
     values = np.maximum(values, 0) if relu else values
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     best, least = Scale(1.0, 0), np.inf

@@ -347,7 +347,7 @@ void edgesea_network_end(int8_t *embedding)
     const edgesea_layer *last = edgesea_layers + EDGESEA_LAYERS - 1;
     int count = last->made_rows * last->made_width;
     if (!edgesea_head.weights) {
-        memcpy(embedding, pooled, EDGESEA_DIMENSIONS);
+        memcpy(embedding, pooled, EDGESEA_DIMENSIONS < sizeof pooled ? EDGESEA_DIMENSIONS : sizeof pooled);
         return;
     }
     for (int channel = 0; channel < EDGESEA_CHANNELS; channel++) {
