@@ -38,7 +38,7 @@ SIZE, HOP, MIXTURES, EPOCH = 64, 0.25, 40_000, 8192
 Job = dict[str, Any]
 
 # What `distill` is given, besides the tables; `epochs` are of EPOCH windows
-RECIPE: Job = {"student": "edge-10", "epochs": 60, "lr": 3e-3, "mask": 0.1, "schedule": "onecycle", "precision": "auto"}
+RECIPE: Job = {"student": "edge-10", "epochs": 30, "lr": 1e-2, "mask": 0.1, "schedule": "onecycle", "precision": "auto"}
 LEVERS: dict[str, Job] = {
     "recipe": {},
     "no mixtures": {"table": "plain"},
@@ -51,13 +51,16 @@ LEVERS: dict[str, Job] = {
     "both": {"loss": "both"},
     "projector": {"projector": 256},
     "average of weights": {"ema": 0.999},
-    "half as long": {"epochs": 30},
-    "twice as long": {"epochs": 120},
+    "half as long": {"epochs": 15},
+    "twice as long": {"epochs": 60},
     "batches of 128": {"batch_size": 128},
     "8 kHz": {"sample_rate": 8000},
     "single precision": {"precision": "32-true"},
+    "highest rate 0.003": {"lr": 3e-3},
+    "weight decay": {"weight_decay": 0.02},
 }
 TASKS = {"esc10": "esc50"}
+FEATURES = ("mean", "statistics")  # of a clip's windows, that a probe sees
 SIZES = ("edge-3", "edge-10", "edge-25", "sea-64")
 
 
@@ -104,19 +107,43 @@ def elsewhere(out: Path) -> None:
 def train(job: Job, out: Path) -> Job:
     """Distill and evaluate one student; the result is stored beside it."""
     from edgesea.distill import distill
-    from edgesea.tasks.evaluate import evaluate
 
     done = out / "students" / job["name"].replace(" ", "-") / "scores.json"
     if done.exists():
         return dict(json.loads(done.read_text()))
-    domain, fold, options = out / f"{job['domain']}-{job['fold']}", job["fold"], dict(job["options"])
+    domain, options = out / f"{job['domain']}-{job['fold']}", dict(job["options"])
     options["also"] = [out / name for name in options.get("also", [])]
     table, reduction = domain / options.pop("table", "table"), domain / options.pop("reduction", "pca")
     fitted = distill(table, reduction, done.parent / "student", epoch_size=EPOCH, device="cpu", **options)
-    where = {"task": TASKS.get(job["domain"], job["domain"]), "data": DATA / job["domain"]}
-    scores = evaluate(**where, model=str(done.parent / "student"), folds=[fold], hop=HOP, device="cpu")
+    scores = scored(job, done.parent / "student", done.parent)
     keys = ("r2", "cosine", "parameters", "macs", "activation_bytes", "speed")
-    result = {**job, **{key: fitted[key] for key in keys}, "accuracy": scores["accuracy"], **counted(scores)}
+    result = {**job, **{key: fitted.get(key) for key in keys}, "correct": scores}
+    done.write_text(json.dumps(result))
+    return result
+
+
+def scored(job: Job, model: Path, cache: Path) -> dict[str, list[int]]:
+    """Right answers with a student, and clips, for each kind of features."""
+    from edgesea.tasks.evaluate import evaluate
+    from edgesea.tasks.options import ProbeOptions
+
+    where = {"task": TASKS.get(job["domain"], job["domain"]), "data": DATA / job["domain"], "cache": cache}
+    given: Job = {**where, "model": str(model), "folds": [job["fold"]], "hop": HOP, "device": "cpu"}
+    return {name: counted(evaluate(**given, probe=ProbeOptions(features=name))) for name in FEATURES}
+
+
+def quantize(job: Job, out: Path) -> Job:
+    """The same student in int8, calibrated on the windows that it was trained on."""
+    from edgesea.export import export
+
+    folder = out / "students" / job["name"].replace(" ", "-")
+    done, table = folder / "int8.json", out / f"{job['domain']}-{job['fold']}" / "table"
+    if done.exists():
+        return dict(json.loads(done.read_text()))
+    made = export(str(folder / "student"), folder / "c", format="c", calibration=table, windows=512)
+    cosine = made["agreement"]["cosine"]
+    result = {"cosine": cosine, "correct": scored(job, folder / "c" / "student.tflite", folder)}
+    result |= {"flash": made["flash"], "ram": made["ram"]}
     done.write_text(json.dumps(result))
     return result
 
@@ -130,6 +157,7 @@ def references(domain: str, folds: list[int], out: Path) -> list[Job]:
     from edgesea.reduction.base import load_reduction, transform_all
     from edgesea.tasks.features import window_embeddings
     from edgesea.tasks.folds import FoldTask
+    from edgesea.tasks.options import ProbeOptions
 
     class MelBands:
         """The mean of each mel band of a student's spectrogram."""
@@ -151,7 +179,8 @@ def references(domain: str, folds: list[int], out: Path) -> list[Job]:
         reduced = teacher.with_rows(transform_all(reduction, teacher.rows))
         for name, bags in {"teacher": teacher, "reduced teacher": reduced, "raw mel bands": bands}.items():
             job = {"name": f"{domain} {name} {fold}", "domain": domain, "fold": fold, "system": name}
-            found.append({**job, **counted(task.score(bags, folds=[fold], resamples=0))})
+            scores = {kind: counted(task.score(bags, ProbeOptions(features=kind), folds=[fold])) for kind in FEATURES}
+            found.append({**job, "correct": scores})
     return found
 
 
@@ -159,10 +188,10 @@ def pass_on(value: Any) -> Any:
     return value
 
 
-def counted(scores: Job) -> Job:
-    """How many clips there are, and of how many the class was found."""
+def counted(scores: Job) -> list[int]:
+    """Of how many clips the class was found, and how many there are."""
     counts = np.array(scores["confusion"]["counts"])
-    return {"correct": int(np.trace(counts)), "clips": int(counts.sum())}
+    return [int(np.trace(counts)), int(counts.sum())]
 
 
 def jobs(part: str, longer: float) -> list[Job]:
@@ -195,11 +224,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="students whose names contain one of these")
     parser.add_argument("--longer", type=float, default=1.0, help="so many times as many epochs")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--int8", action="store_true", help="also in int8, which takes minutes for each student")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
     out = given.out.resolve()
     if given.job:
-        print(json.dumps(train(json.loads(given.job), out)))
+        job = json.loads(given.job)
+        print(json.dumps({**train(job, out), **({"int8": quantize(job, out)} if given.int8 else {})}))
         return
     todo = [
         job
@@ -220,10 +251,11 @@ def main() -> None:
 
     def call(job: Job) -> Job:
         command = [sys.executable, __file__, *given.parts, "--out", str(out), "--job", json.dumps(job)]
+        command += ["--int8"] * given.int8
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
         found: Job = json.loads(done.stdout.splitlines()[-1])
-        print(f"{job['name']}: R2 {found['r2']:.3f}, accuracy {found['accuracy']:.4f}", file=sys.stderr, flush=True)
+        print(f"{job['name']}: R2 {found['r2']:.3f}, right: {found['correct']}", file=sys.stderr, flush=True)
         return found
 
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -237,26 +269,71 @@ def main() -> None:
                 "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in results.items()) + "\n}\n"
             )
     print(table(list(results.values())))
+    draw([row for row in results.values() if row["domain"] == "esc10"])
 
 
 def table(rows: list[Job]) -> str:
     """Markdown: each system of each part, over its folds and seeds."""
     from scipy.stats import binomtest
 
-    lines = [
-        "| part | system | students | R2 | accuracy | 95 % | MACs, M | parameters |",
-        "|---|---|---|---|---|---|---|---|",
+    heads = [
+        "part",
+        "system",
+        "students",
+        "R2",
+        *(f"{kind}, 95 %" for kind in FEATURES),
+        "in int8",
+        "MACs, M",
+        "parameters",
     ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for part, system in dict.fromkeys((row.get("part", row["domain"]), row["system"]) for row in rows):
         some = [row for row in rows if (row.get("part", row["domain"]), row["system"]) == (part, system)]
-        correct, clips = (sum(row[key] for row in some) for key in ("correct", "clips"))
-        low, high = binomtest(correct, clips).proportion_ci(method="wilson")
-        cells = [part, system, len(some), "", f"{correct / clips:.4f}", f"{low:.3f} ... {high:.3f}", "", ""]
+        cells = [part, system, str(len(some)), "", "", "", ""]
         if "r2" in some[0]:
             cells[3] = f"{np.mean([row['r2'] for row in some]):.3f}"
-            cells[6:] = [f"{some[0]['macs'] / 1e6:.1f}", some[0]["parameters"]]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+            cells[5:] = [f"{some[0]['macs'] / 1e6:.1f}", str(some[0]["parameters"])]
+        if all("int8" in row for row in some):
+            sums = [np.sum([row["int8"]["correct"][kind] for row in some], axis=0) for kind in FEATURES]
+            cells[4] = ", ".join(f"{correct / clips:.4f}" for correct, clips in sums)
+        for at, kind in enumerate(FEATURES, 4):
+            correct, clips = np.sum([row["correct"][kind] for row in some], axis=0).tolist()
+            low, high = binomtest(correct, clips).proportion_ci(method="wilson")
+            cells.insert(at, f"{correct / clips:.4f} ({low:.3f} ... {high:.3f})")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def draw(rows: list[Job]) -> None:
+    """The accuracy of the sizes against what they cost a device, with teacher and raw mel bands as lines."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.hashsalt": "students", "svg.fonttype": "none", "font.size": 9}
+    from matplotlib import pyplot as plt
+
+    def share(system: str, part: str | None) -> float:
+        counts = [row["correct"][FEATURES[-1]] for row in rows if (row.get("part"), row["system"]) == (part, system)]
+        return float(np.divide(*np.sum(counts, axis=0)))
+
+    students = {row["system"]: row for row in rows if row.get("part") == "folds"}
+    costs = {"macs": (1e6, "M multiplications a window"), "parameters": (1e3, "k parameters"),
+             "activation_bytes": (1024, "KiB of feature maps in int8")}  # fmt: skip
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), sharey=True, layout="constrained")
+    for axis, (cost, (unit, label)) in zip(axes, costs.items(), strict=True):
+        for name, row in students.items():
+            wide = "elsewhere" in name
+            place = row[cost] / unit, share(name, "folds")
+            axis.plot(*place, "o", color="C0", mfc="none" if wide else "C0")
+            if not wide:
+                axis.annotate(name, place, xytext=(4, -11), textcoords="offset points")
+        for number, name in enumerate(("teacher", "reduced teacher", "raw mel bands"), 1):
+            axis.axhline(share(name, None), color=f"C{number}", lw=1, ls="--", label=name)
+        axis.set(xscale="log", xlabel=label)
+        axis.margins(x=0.25)
+    axes[0].set_ylabel("accuracy, ESC-10, five folds")
+    axes[0].legend(loc="center left", frameon=False)
+    figure.savefig(ROOT / "docs" / "students.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
