@@ -19,6 +19,7 @@ from edgesea.pipeline import STAGES, read_stamps
 from edgesea.submit import cancel, submit
 from edgesea.submit.status import status
 
+MADE = ["extract", "sample", "reduce", "distill", "evaluate"]  # the stages of the experiment
 RANKS = {"waiting": 0, "queued": 1, "running": 2, "ending": 2, "finished": 3}
 
 
@@ -45,9 +46,9 @@ def experiment(tmp_path: Path) -> Callable[..., Path]:
 def truth(on_slurm: Slurm, run: Path) -> dict[str, tuple[int, int]]:
     """How far each stage is, and how many of its parts or epochs are there, by scontrol and the files."""
     submitted = read_json(run / "jobs" / "jobs.json")
-    states = {name: on_slurm.job(submitted[name]["id"])["JobState"] for name in STAGES}
+    states = {name: on_slurm.job(submitted[name]["id"])["JobState"] for name in MADE}
     stamps = read_stamps(run)
-    finished = [name for name in STAGES if stamps.get(name, {}).get("finished")]
+    finished = [name for name in MADE if stamps.get(name, {}).get("finished")]
     found = {}
     for name, state in states.items():
         needs = set(STAGES[name].inputs.values()) <= set(finished)
@@ -60,7 +61,7 @@ def test_a_whole_run_with_two_nodes_ends_and_its_status_is_true_at_each_look(on_
     run, looks, seen = tmp_path / "a run%j", 0, set()
     config = experiment(stages={"distill": {"nodes": 2}})
     ids = submit(config, out=run)["jobs"]
-    assert list(ids) == list(STAGES)
+    assert list(ids) == MADE
     before = truth(on_slurm, run)
     while looks < 10 or on_slurm.job(ids["evaluate"])["JobState"] in ("PENDING", "RUNNING"):
         look, after = status(run)["stages"], truth(on_slurm, run)
@@ -83,7 +84,7 @@ def test_a_failed_stage_shows_its_log_and_those_after_it_are_cancelled(on_slurm,
     config, run = experiment({"teacher": "callable:no_such_module:f@8000"}), tmp_path / "run"
     ids = submit(config, out=run)["jobs"]
     assert on_slurm.ended(ids["extract"]) == "FAILED"
-    assert {on_slurm.ended(ids[name]) for name in list(STAGES)[1:]} == {"CANCELLED"}
+    assert {on_slurm.ended(ids[name]) for name in MADE[1:]} == {"CANCELLED"}
     stages = status(run)["stages"]
     assert [stage["state"] for stage in stages.values()] == ["failed", *4 * ["cancelled"]]
     assert cli.main(["status", str(run)]) == 0
