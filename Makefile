@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,openvino,umap,cluster,track,hub,codecs,compat,export,dev]'
 	@touch $@
 
-packages:  ## install SLURM, and compiler and emulator of a Cortex-M, for their tests (Debian; root or sudo)
+packages:  ## install SLURM, Chromium, and compiler and emulator of a Cortex-M, for their tests (Debian; root or sudo)
 	tools/debian.sh
 
 demo: $(STAMP)  ## run the whole pipeline on a synthetic city, offline, in a few minutes

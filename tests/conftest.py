@@ -6,6 +6,7 @@ import os
 # each other, and results are compared bit by bit with those of processes that have one thread.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import soundfile
 import torch
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from slurm.cluster import Slurm
 
 torch.set_num_threads(1)
@@ -56,6 +58,20 @@ def slurm() -> "Iterator[Slurm]":
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with running() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def chromium() -> "Iterator[Browser]":
+    """A headless Chromium; where it is not installed the test is skipped, but fails in CI."""
+    if not (path := shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")):
+        reason = "no Chromium here; install it with tools/debian.sh"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ LEVELS = (  # a room imports only rooms of the lines above its own, or of its ow
     ("reduction",),
     ("distill", "tasks"),
     ("export",),
-    ("report",),
+    ("report", "explorer"),
     ("pipeline", "hub"),
     ("select", "submit"),
     ("demo", "cli", "__main__"),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from edgesea.embed.engine import get_embedding as get_embedding
     from edgesea.embed.files import process_file as process_file
     from edgesea.embed.files import process_files as process_files
+    from edgesea.explorer import explore as explore
     from edgesea.hub import from_pretrained as from_pretrained
     from edgesea.hub import push_to_hub as push_to_hub
     from edgesea.models import load_model as load_model
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Stream": "edgesea.embed.engine",
+    "explore": "edgesea.explorer",
     "from_pretrained": "edgesea.hub",
     "get_embedding": "edgesea.embed.engine",
     "load_model": "edgesea.models",

@@ -46,6 +46,7 @@ COMMANDS = {
     "cancel": "edgesea.submit:cancel",
     "profile": "edgesea.export.profile:profile",
     "report": "edgesea.report:report",
+    "explore": "edgesea.explorer:explore",
     "tables": "edgesea.report.paper_tables:tables",
     "demo": "edgesea.demo:demo",
     "track": "edgesea.tracking:track",
