@@ -16,7 +16,7 @@ LEVELS = (  # a room imports only rooms of the lines above its own, or of its ow
     ("table",),
     ("extract", "sampling"),
     ("reduction",),
-    ("distill", "tasks"),
+    ("distill", "nearest", "tasks"),
     ("export",),
     ("report", "explorer"),
     ("pipeline", "hub"),

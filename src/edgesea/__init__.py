@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgesea.models import load_model as load_model
     from edgesea.models import load_student as load_student
     from edgesea.models import load_teacher as load_teacher
+    from edgesea.nearest import search as search
 
 _LAZY = {
     "Stream": "edgesea.embed.engine",
@@ -28,6 +29,7 @@ _LAZY = {
     "process_file": "edgesea.embed.files",
     "process_files": "edgesea.embed.files",
     "push_to_hub": "edgesea.hub",
+    "search": "edgesea.nearest",
 }
 __all__ = ["EdgeseaError", "EdgeseaWarning", *_LAZY]
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "distill": "edgesea.distill:distill",
     "embed": "edgesea.embed.files:embed",
     "stream": "edgesea.embed.files:stream",
+    "search": "edgesea.nearest:search",
     "evaluate": "edgesea.tasks.evaluate:evaluate",
     "score": "edgesea.tasks.score:score",
     "export": "edgesea.export:export",
@@ -175,7 +176,11 @@ def _app(arguments: list[str], attempt: Attempt) -> App:
             result = function(*bound.args, **bound.kwargs)
         if words[:1] in (("reduce",), ("select",)):
             result |= report_if_possible(bound.arguments["out"], bound.arguments["table"])
-        if isinstance(result, dict) and not helper and not quiet:
+        if words[:1] == ("search",):
+            from edgesea.nearest import as_text
+
+            print(as_text(result))
+        elif isinstance(result, dict) and not helper and not quiet:
             print(_shown(result))
         return result
 
@@ -212,7 +217,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app = _app(arguments, attempt)
         result = app.meta(arguments or ["--help"], exit_on_error=False, print_error=False)
-        return 1 if isinstance(result, dict) and arguments[:1] == ["embed"] and result["failed"] else 0
+        facts = getattr(result, "attrs", result) if arguments[:1] in (["embed"], ["search"]) else None
+        return 1 if isinstance(facts, dict) and facts["failed"] else 0
     except CycloptsError as error:
         return _fail(f"{' '.join(str(error).split())} See: edgesea {arguments[0] if arguments else ''} --help", 2)
     except EdgeseaError as error:
