@@ -18,7 +18,7 @@ from edgesea.distill import distill
 from edgesea.distill.module import Distiller
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
-from edgesea.models.student_config import sizes
+from edgesea.models.cost import sizes
 from edgesea.reduction import load_reduction, reduce
 from edgesea.reduction.pca import PCA
 from edgesea.table.reader import Table

@@ -7,7 +7,7 @@ import pytest
 from conftest import load_audio, make_esc50, make_student, write_noise
 
 import edgesea
-from edgesea.artifact import read_json
+from edgesea.artifact import atomic_path, read_json
 from edgesea.errors import EdgeseaError
 from edgesea.export import export
 from edgesea.export.tags import learn_tags
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused(student, small_table, train_only_table, re
     assert not out.exists()
 
 
-@pytest.mark.parametrize("files", [None, {"../kept": 1}])
+@pytest.mark.parametrize("files", [None, {"../kept": 1}, {"..": 1}, {"": 1}])
 def test_a_foreign_report_deletes_nothing(student, refuses, tmp_path, files):
     (out := tmp_path / "out").mkdir()
     (tmp_path / "kept").touch()
@@ -85,12 +85,25 @@ def test_a_foreign_report_deletes_nothing(student, refuses, tmp_path, files):
     assert (tmp_path / "kept").exists()
 
 
-def test_an_export_that_was_cut_off_is_made_again(student, small_table, tmp_path):
-    out, given = tmp_path / "out", {"calibration": small_table, "least": 0.9, "format": "c"}
-    report = export(str(student), out, **given)
-    for name in ("report.json", "platform.h"):
-        (out / name).unlink()
-    assert export(str(student), out, **given) == report
+def test_an_export_that_was_cut_off_is_made_again(student, small_table, tmp_path, monkeypatch):
+    out, written = tmp_path / "out", []
+
+    def cut_off(path: Path):
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        return atomic_path(path)
+
+    export(str(student), out, format="onnx")
+    (out / "edgesea-host").touch()  # what was made of an export stays
+    with monkeypatch.context() as patch:
+        patch.setattr("edgesea.export.atomic_path", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            export(str(student), out, calibration=small_table, least=0.9, format="c")
+    assert {*written, "report.json", "edgesea-host"} == {path.name for path in out.iterdir()}
+    assert read_json(out / "report.json")["unfinished"]
+    export(str(student), out, int8=False)
+    assert {"student.tflite", "report.json", "edgesea-host"} == {path.name for path in out.iterdir()}
 
 
 def test_a_missing_package_is_named(student, tmp_path, monkeypatch):

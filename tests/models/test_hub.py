@@ -22,8 +22,9 @@ from edgesea.artifact import read_json, write_json
 from edgesea.errors import EdgeseaError
 from edgesea.hub import push_to_hub, student_card
 from edgesea.models import load_model
+from edgesea.models.cost import sizes
 from edgesea.models.published import is_hub_id
-from edgesea.models.student_config import StudentConfig, sizes
+from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import model_card, read_student, without_folders
 
 PROVENANCE = {
@@ -65,13 +66,13 @@ def test_the_card_says_what_the_student_is(run):
     card = student_card(run / "student", "owner/name", license="cc-by-4.0")
     front, _, body = card.removeprefix("---\n").partition("\n---\n")
     assert yaml.safe_load(front)["license"] == "cc-by-4.0"
-    parameters, _, memory = sizes(read_student(run / "student").config).values()
+    size = sizes(read_student(run / "student").config)
     expected = {
         "trained on": "`esc50.csv`, 400 clips, 7201 windows",
         "reduction": "pca, to 5 dimensions",
-        "parameters": str(parameters),
-        "weights as float32 / int8": f"{parameters * 4 / 1024:.0f} KiB / {parameters / 1024:.0f} KiB",
-        "feature maps in int8": f"{memory / 1024:.0f} KiB at a time",
+        "parameters": str(size["parameters"]),
+        "weights as float32 / int8": f"{size['flash_float32'] / 1024:.0f} KiB / {size['flash_int8'] / 1024:.0f} KiB",
+        "feature maps in int8": f"{size['activation_bytes'] / 1024:.0f} KiB at a time",
         "R2 on validation clips": "0.471 (share of the target's variance explained)",
         "cosine similarity on validation clips": "0.682",
         "teacher": "0.963 (0.912 to 1.000)",

@@ -3,7 +3,7 @@ from typing import Any
 
 from edgesea.report.summary import interval, shown_scores, summary
 
-FITTED = {"r2": 0.25, "parameters": 2048}
+FITTED = {"r2": 0.25, "parameters": 2048, "flash_float32": 8192, "flash_int8": 3072}
 
 
 def lines(scores: dict[str, Any]) -> list[str]:
@@ -19,7 +19,7 @@ def test_the_summary_shows_scores_fit_size_and_places_in_aligned_columns():
     assert "(" not in teacher
     for name, value in (("micro_auprc", "0.837"), ("macro_auprc", "0.600"), ("lwlrap", "0.900")):
         assert {line.index(value) + len(value) for line in (teacher, student)} == {head.index(name) + len(name)}
-    for part in ("0.250", "2,048 (8 KiB float32, 2 KiB int8)", "runs/x/report.html", "runs/x/student"):
+    for part in ("0.250", "2,048 (8 KiB float32, 3 KiB int8)", "runs/x/report.html", "runs/x/student"):
         assert part in "\n".join(facts)
 
 

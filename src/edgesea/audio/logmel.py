@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings, kaldi_mel_filters
+from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, KALDI, LogMelSettings, kaldi_mel_filters
 
 
 class LogMel(nn.Module):
@@ -48,7 +48,7 @@ class LogMel(nn.Module):
 class KaldiLogMel(nn.Module):
     """EfficientAT's front end: pre-emphasis, centred STFT, Kaldi mel bands, scaled natural logarithm.
 
-    128 bands from 0 Hz to 15 kHz at 32 kHz; 1024-point FFT of 800-sample symmetric Hann windows, hop 320.
+    `KALDI`, with 800-sample symmetric Hann windows.
     """
 
     def __init__(self) -> None:
@@ -57,12 +57,12 @@ class KaldiLogMel(nn.Module):
         self.mel: Tensor
         hann = torch.hann_window(800, periodic=False, dtype=torch.float64).float()
         self.register_buffer("hann", hann, persistent=False)
-        filters = kaldi_mel_filters(32000, 1024, 128, 0.0, 15000.0).astype(np.float32)
+        filters = kaldi_mel_filters(KALDI).astype(np.float32)
         self.register_buffer("mel", torch.from_numpy(filters), persistent=False)
 
     def forward(self, windows: Tensor) -> Tensor:
         """Scaled log-mel spectrograms (B, 128, frames) of windows (B, samples) at 32 kHz."""
         emphasised = windows[..., 1:] - 0.97 * windows[..., :-1]
-        spectrum = torch.stft(emphasised, 1024, 320, 800, self.hann, center=True, return_complex=True)
+        spectrum = torch.stft(emphasised, KALDI.n_fft, KALDI.hop_length, 800, self.hann, return_complex=True)
         power = spectrum.real.square() + spectrum.imag.square()
         return (torch.log(self.mel @ power + 1e-5) + 4.5) / 5.0

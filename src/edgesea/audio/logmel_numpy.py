@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings, kaldi_mel_filters
+from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, KALDI, LogMelSettings, kaldi_mel_filters
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -154,11 +154,11 @@ class OverlappingLogMel(FrontEnd):
 class OverlappingKaldi(FrontEnd):
     """EfficientAT's front end, `logmel.KaldiLogMel`; its floor needs no double precision."""
 
-    hop_length, bands = 320, 128
+    hop_length, bands = KALDI.hop_length, KALDI.bands
 
     def __init__(self) -> None:
         self.hann = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(800) / 799)).astype(np.float32)
-        self._mel = _Filters(kaldi_mel_filters(32000, 1024, self.bands, 0.0, 15000.0).astype(np.float32))
+        self._mel = _Filters(kaldi_mel_filters(KALDI).astype(np.float32))
 
     def _filtered(self, audio: Float32) -> Float32:
         return audio[1:] - np.float32(0.97) * audio[:-1]
@@ -172,7 +172,7 @@ class OverlappingKaldi(FrontEnd):
     def _bands_of(self, frames: Floats) -> Floats:
         from scipy.fft import rfft  # faster than numpy's in single precision
 
-        return np.asarray((np.log(self._mel(_power(rfft(frames, 1024))) + np.float32(1e-5)) + 4.5) / 5.0)
+        return np.asarray((np.log(self._mel(_power(rfft(frames, KALDI.n_fft))) + np.float32(1e-5)) + 4.5) / 5.0)
 
 
 def _power(spectra: NDArray[np.complexfloating[Any, Any]]) -> Floats:

@@ -31,11 +31,11 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmax: float, scale: M
     return np.asarray(_triangles(bins, edges) * 2.0 / (edges[2:, None] - edges[:-2, None]))
 
 
-def kaldi_mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> NDArray[np.float64]:
-    """Mel filters as in Kaldi: triangles on the mel axis, unit peak, no weight at the Nyquist bin."""
-    mel = 1127.0 * np.log(1.0 + np.linspace(0.0, sample_rate / 2.0, n_fft // 2 + 1) / 700.0)
-    limits = 1127.0 * np.log(1.0 + np.array([fmin, fmax]) / 700.0)
-    edges = np.linspace(limits[0], limits[1], n_mels + 2)
+def kaldi_mel_filters(settings: "LogMelSettings") -> NDArray[np.float64]:
+    """Mel filters from 0 Hz as in Kaldi: triangles on the mel axis, unit peak, no weight at the Nyquist bin."""
+    rate = settings.sample_rate
+    mel = 1127.0 * np.log(1.0 + np.linspace(0.0, rate / 2.0, settings.n_fft // 2 + 1) / 700.0)
+    edges = np.linspace(0.0, 1127.0 * np.log(1.0 + (settings.fmax or rate / 2.0) / 700.0), settings.bands + 2)
     triangles = _triangles(mel, edges)
     triangles[:, -1] = 0.0
     return triangles
@@ -96,3 +96,7 @@ class LogMelSettings:
             return None
         fmax = self.fmax or self.sample_rate / 2.0
         return mel_filters(self.sample_rate, self.n_fft, self.n_mels, fmax, self.scale)
+
+
+# EfficientAT's, whose frames have a window of their own, Kaldi's filters and another logarithm
+KALDI = LogMelSettings(32000, 1024, 320, 128, 15000.0, levels="absolute")

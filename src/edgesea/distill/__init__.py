@@ -161,7 +161,8 @@ def distill(
     from edgesea.distill.trainer import Hardware, resolve_precision, train_student
     from edgesea.models import resolve_device
     from edgesea.models.base import file_digest
-    from edgesea.models.student_config import StudentConfig, sizes
+    from edgesea.models.cost import sizes
+    from edgesea.models.student_config import StudentConfig
     from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_card, save_student
     from edgesea.models.student_torch import Student
     from edgesea.reduction import load_reduction

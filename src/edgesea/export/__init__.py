@@ -2,16 +2,14 @@
 
 import json
 import logging
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.artifact import atomic_path, check_vacant, delete, locked, read_json, versions, write_json
+from edgesea.artifact import atomic_path, check_vacant, locked, read_json, versions, write_json
 from edgesea.errors import EdgeseaError, missing_extra
 
 if TYPE_CHECKING:
@@ -91,9 +89,11 @@ def export(
         raise EdgeseaError("int8 needs calibration: the table that the student was trained on; or choose int8=false")
     if subset is not None and calibration is None:
         raise EdgeseaError(f"subset={subset}: the table that it was chosen from is needed, too, as calibration")
+    from edgesea.export.c import c_library
     from edgesea.export.profile import check_room, of_student
+    from edgesea.export.tags import learn_tags
     from edgesea.export.tflite import others_than_int8
-    from edgesea.models import student_model
+    from edgesea.models import student_model, tflite_student
     from edgesea.models.base import file_digest
     from edgesea.models.student_config import Head
     from edgesea.models.student_files import read_student, without_folders
@@ -115,18 +115,22 @@ def export(
         remedy = "calibrate on more windows, or on more typical ones, or accept it by a smaller least"
         raise EdgeseaError(f"{text}, less than {wanted}; {remedy}")
     cost = of_student(file.config)
-    size = {"flash": len(content), "ram": cost.activations * (1 if is_int8 else 4)}
+    size = {"flash": len(content), "ram": cost.activation_bytes * (1 if is_int8 else 4)}
     contents = {ONNX_FILE if format == "onnx" else TFLITE_FILE: content}
     if format == "c" and quantized is not None:
-        more, size = _c_library(quantized, content, hop, tags, data)
-        contents |= more
+        head = learn_tags(tflite_student(content, TFLITE_FILE), tags, Path(data)) if tags and data else None
+        library, size = c_library(quantized, head, hop)
+        contents |= library
     report: dict[str, Any] = {"export": str(out), "format": format, "int8": is_int8, **about, **source}
     report |= {"agreement": agreement, **size, "macs": cost.macs}
     report |= {"not_int8": others_than_int8(content) if is_int8 else "all", "versions": versions()}
     report["files"] = {name: len(one) for name, one in contents.items()}
     with locked(folder):
-        for old in _exported(folder):  # another export may have been here meanwhile
-            delete(folder / old)
+        old = _exported(folder)  # another export may have been here meanwhile
+        claim = {"export": str(out), **about, "files": dict.fromkeys([*old, *contents]), "unfinished": True}
+        write_json(folder / REPORT_FILE, claim)  # by which the next export knows the files, if this one is killed
+        for name in old:
+            (folder / name).unlink(missing_ok=True)
         for name, one in contents.items():
             with atomic_path(folder / name) as temporary:
                 temporary.write_bytes(one)
@@ -166,14 +170,10 @@ def _exported(folder: Path) -> list[str]:
     """The files of an earlier export, which may have been cut off; EdgeseaError if the folder holds something else."""
     report = read_json(folder / REPORT_FILE) if (folder / REPORT_FILE).is_file() else {}
     if isinstance(report, dict) and {"export", "weights_sha256", "files"} <= report.keys():
-        names = report["files"]
-        if isinstance(names, dict) and all(Path(name).name == name for name in names):  # nothing beside the folder
+        names = report["files"]  # none of them beside the folder
+        if isinstance(names, dict) and all(Path(name).name == name and not (folder / name).is_dir() for name in names):
             return [*names]
-    besides = [TFLITE_FILE, ONNX_FILE]
-    if (folder / TFLITE_FILE).is_file():  # what is written first; behind it may be a library in C
-        firmware = files("edgesea.export").joinpath("firmware")
-        besides += ["edgesea_model.c", "edgesea_model.h", *(entry.name for entry in firmware.iterdir())]
-    check_vacant(folder, "no export", besides)
+    check_vacant(folder, "no export")
     return []
 
 
@@ -234,24 +234,6 @@ def _content(
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     parts = np.split(audio, range(BATCH, len(audio), BATCH))
     return content, np.concatenate([session.run(None, {AUDIO: part})[0] for part in parts])
-
-
-def _c_library(
-    quantized: "QuantizedStudent", tflite: bytes, hop: float, tags: str | None, data: Path | None
-) -> tuple[dict[str, bytes], dict[str, int]]:
-    """Files in C by their names, and their `flash` and `ram`."""
-    from edgesea.export.c import write_c
-    from edgesea.models import tflite_student
-
-    head = None
-    if tags and data:
-        from edgesea.export.tags import learn_tags
-
-        head = learn_tags(tflite_student(tflite, TFLITE_FILE), tags, Path(data))
-    with TemporaryDirectory() as name:
-        size = write_c(quantized, folder := Path(name), head, hop)
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}, size
 
 
 def _agreement(exact: NDArray[np.float32], found: NDArray[np.float32]) -> dict[str, float]:

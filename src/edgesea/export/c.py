@@ -5,7 +5,6 @@ input, a convolution holds as many rows as its kernel is high (`rows`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.resources import files
 from math import frexp
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.artifact import atomic_path
 from edgesea.audio.framing import exact_seconds
 from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR
 from edgesea.errors import EdgeseaError
@@ -41,14 +39,14 @@ def fixed(factor: float) -> Fixed:
     return Fixed(0, 0) if exponent < -31 else Fixed(multiplier, -exponent)
 
 
-def write_c(student: QuantizedStudent, folder: Path, head: Tags | None = None, hop: float = 1.0) -> dict[str, int]:
-    """Write a student as C into a folder: its tables, the engine's sources and a Makefile.
+def c_library(
+    student: QuantizedStudent, head: Tags | None = None, hop: float = 1.0
+) -> tuple[dict[str, bytes], dict[str, int]]:
+    """A student as C: its tables, the engine's sources and a Makefile.
 
     Parameters
     ----------
     student : QuantizedStudent
-    folder : Path
-        Is made if it does not exist; files of the same names are replaced.
     head : (names, weights, bias), optional
         A linear layer on the embedding, (K, D) and (K,): its outputs are scores of the K tags.
     hop : float
@@ -57,25 +55,19 @@ def write_c(student: QuantizedStudent, folder: Path, head: Tags | None = None, h
 
     Returns
     -------
-    dict
+    files : dict
+        Contents by their names.
+    sizes : dict
         Bytes, as far as they are known without a compiler: ``flash`` of the tables, ``ram`` of what is static in the
         engine, without stack.
     """
     tables, ram = _tables(student, head, hop)
-    folder.mkdir(parents=True, exist_ok=True)
-    header, flash = _macros(tables.macros), sum(table.bytes for table in tables.constants)
     source = "".join(table.text for table in tables.constants)
-    _write(folder / "edgesea_model.h", f"#ifndef EDGESEA_MODEL_H\n#define EDGESEA_MODEL_H\n\n{header}\n#endif\n")
-    _write(folder / "edgesea_model.c", f'#include "edgesea.h"\n#include "frontend.h"\n#include "network.h"\n\n{source}')
-    for entry in files("edgesea.export").joinpath("firmware").iterdir():
-        if entry.is_file():
-            _write(folder / entry.name, entry.read_text("utf-8"))
-    return {"flash": flash, "ram": ram}
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, "utf-8")
+    header = f"#ifndef EDGESEA_MODEL_H\n#define EDGESEA_MODEL_H\n\n{_macros(tables.macros)}\n#endif\n"
+    source = f'#include "edgesea.h"\n#include "frontend.h"\n#include "network.h"\n\n{source}'
+    engine = {path.name: path.read_bytes() for path in sorted(Path(__file__).with_name("firmware").iterdir())}
+    written = {"edgesea_model.c": source.encode(), "edgesea_model.h": header.encode()}
+    return {**engine, **written}, {"flash": sum(table.bytes for table in tables.constants), "ram": ram}
 
 
 class Table(NamedTuple):

@@ -4,7 +4,6 @@ Networks are read as the ONNX graphs that engines compute, with normalisations f
 """
 
 import csv
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,39 +15,20 @@ import numpy as np
 
 from edgesea.artifact import write_json
 from edgesea.audio.logmel_numpy import OverlappingLogMel
-from edgesea.audio.mel import LogMelSettings
+from edgesea.audio.mel import KALDI, LogMelSettings
 from edgesea.errors import EdgeseaError, needs
 from edgesea.export.rows import front_end_bytes, network_bytes
 from edgesea.models import TEACHERS, TFLITE, has_network, is_teacher
 from edgesea.models.base import COUNTER
-from edgesea.models.graph import student_graph
-from edgesea.models.litert import read_facts
+from edgesea.models.cost import INSTRUCTIONS, Layer, student_layers, totals, trace
+from edgesea.models.litert import read_tflite
 from edgesea.models.student_config import EDGE, FILTERS, Head, StudentConfig, array_shapes, parameter_count
 from edgesea.models.student_files import PUBLISHED, read_student
 
 STUDENTS = [*EDGE, *FILTERS]
-IN_PLACE = ("Relu", "HardSwish", "Sigmoid", "Add", "Mul", "Unsqueeze", "Flatten")  # may overwrite what they take
-BY_CHANNEL = 9  # bytes in int8 of each output channel beside its weights: bias, multiplier and shift
-# Instructions of the C engine for a multiplication, that of a depthwise convolution, a value that is made, and a
-# multiplication of the front end, with all around it; fitted to what QEMU counts on a Cortex-M7, within 2 %
-INSTRUCTIONS = {"product": 1.25, "depthwise": 2.1, "value": 30.0, "front_end": 5.7}
 COUNTED = ("Cortex-M4", "Cortex-M7", "Cortex-M33")  # cores that have these instructions
 PROGRAM = {"flash": 16 * 1024, "ram": 8 * 1024}  # bytes, assumed: code, C library and start; stack and microphone
-KALDI = LogMelSettings(32000, 1024, 320, 128, 15000.0, levels="absolute")  # costs what EfficientAT's front end does
 KIB = 1024
-
-
-@dataclass(frozen=True)
-class Layer:
-    """An operator of a network, with the activation behind it."""
-
-    operator: str
-    made: tuple[int, ...]  # channels, bands, frames
-    live: int  # values in memory meanwhile: what it takes, what it makes, and what waits for later
-    weights: int = 0
-    biases: int = 0
-    macs: int = 0
-    instructions: int = 0  # of the C engine, or if it were one of its operators
 
 
 @dataclass(frozen=True)
@@ -76,7 +56,7 @@ class Profile:
     stored_float32: int  # bytes of a checkpoint, with the statistics of normalisations: the paper's size
     flash_float32: int  # bytes with normalisations folded in
     flash_int8: int  # bytes: weights in int8, and bias, multiplier and shift of each channel
-    activations: int  # bytes in int8, layer by layer: what an operator takes, makes, and what waits for later
+    activation_bytes: int  # in int8, layer by layer: what an operator takes, makes, and what waits for later
     largest_activation: int  # bytes in int8 by the paper's rule: the largest result of an operator, alone
     rows: int | None  # bytes of the C engine, which holds a few rows of each activation; None: it cannot compute this
     front_end: FrontEndCost
@@ -91,7 +71,7 @@ class Profile:
     @property
     def network_ram(self) -> int:
         """Bytes by the C engine, or else layer by layer."""
-        return self.activations if self.rows is None else self.rows
+        return self.activation_bytes if self.rows is None else self.rows
 
 
 @dataclass(frozen=True)
@@ -147,20 +127,18 @@ def measure(model: str | Path) -> Profile:
     elif name in PUBLISHED:
         config = StudentConfig.named(name.removeprefix("edgel3/"), head="relu_max")
     elif name.endswith(TFLITE) and Path(name).is_file():
-        config = StudentConfig(**read_facts(Path(name).read_bytes(), name)["architecture"])
+        config = read_tflite(Path(name).read_bytes(), name)[0]
     else:
         config = read_student(model).config
     return of_student(config, name)
 
 
-@cache
 def of_student(config: StudentConfig, name: str = "") -> Profile:
     """The profile of an architecture."""
     if config.head not in get_args(Head):
         raise EdgeseaError(f"{name}: head {config.head} has no profile; {', '.join(get_args(Head))} have")
     shapes = {key: shape for key, shape in array_shapes(config).items() if not key.endswith(COUNTER)}
-    layers = trace(student_graph(config, {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}))
-    counts = parameter_count(config), sum(map(prod, shapes.values()))
+    counts, layers = (parameter_count(config), sum(map(prod, shapes.values()))), student_layers(config)
     return _profile(name or config.name(), config.front_end(), config.window, counts, layers, network_bytes(config))
 
 
@@ -185,7 +163,6 @@ def _of_teacher(id: str) -> Profile:
 def _profile(
     name: str, settings: LogMelSettings, seconds: float, counts: tuple[int, int], layers: list[Layer], rows: int | None
 ) -> Profile:
-    weights, biases = sum(layer.weights for layer in layers), sum(layer.biases for layer in layers)
     samples = round(seconds * settings.sample_rate)
     front_end = _front_end(settings, samples)
     instructions = sum(layer.instructions for layer in layers)
@@ -197,13 +174,9 @@ def _profile(
         embedding_size=layers[-1].made[0],
         seconds=seconds,
         parameters=counts[0],
-        macs=sum(layer.macs for layer in layers),
+        **totals(layers),
         instructions=instructions + round(INSTRUCTIONS["front_end"] * front_end.multiplications),
         stored_float32=4 * counts[1],
-        flash_float32=4 * (weights + biases),
-        flash_int8=weights + BY_CHANNEL * biases,
-        activations=max(layer.live for layer in layers),
-        largest_activation=max(prod(layer.made) for layer in layers),
         rows=rows,
         front_end=front_end,
         layers=layers,
@@ -220,56 +193,6 @@ def _front_end(settings: LogMelSettings, samples: int) -> FrontEndCost:
         flash=4 * (taps + weights + settings.bands),
         ram=front_end_bytes(settings, samples, samples),
     )
-
-
-def trace(graph: bytes, frames: int = 0) -> list[Layer]:
-    """The operators of a graph for one window, each computed as a whole and after the other.
-
-    `frames` is their number, if the graph leaves it open.
-    """
-    import onnx
-
-    model = onnx.load_from_string(graph)
-    for dimension in model.graph.input[0].type.tensor_type.shape.dim:
-        if dimension.dim_param:
-            dimension.dim_value = {"B": 1}.get(dimension.dim_param, frames)
-    found = onnx.shape_inference.infer_shapes(model).graph
-    constants = {item.name: tuple(item.dims) for item in found.initializer}
-    known = [*found.input, *found.value_info, *found.output]
-    shapes = {item.name: tuple(size.dim_value for size in item.type.tensor_type.shape.dim)[1:] for item in known}
-    uses = Counter(name for node in found.node for name in node.input)
-    start = found.input[0].name
-    place, held, layers = {start: start}, {start: prod(shapes[start])}, []  # buffers of results; values of buffers
-    for node in found.node:
-        (result,), given = node.output, [name for name in node.input if name not in constants]
-        uses.subtract(given)
-        over = {place[name] for name in given if not uses[name]}  # buffers that nobody needs any more
-        size = prod(shapes[result])
-        same = [name for name in over if node.op_type in IN_PLACE and held[name] == size]
-        place[result] = same[0] if same else result
-        held[place[result]] = size
-        live = sum(held.values())
-        for name in over - {place[result]}:
-            del held[name]
-        weights = [constants[name] for name in node.input if name in constants]
-        counts, operator = (0, 0, 0, 0), _operator(node, weights)
-        if node.op_type in ("Conv", "Gemm"):
-            macs = prod(weights[0][1:]) * size
-            instructions = INSTRUCTIONS["depthwise" if "depthwise" in operator else "product"] * macs
-            counts = (prod(weights[0]), prod(weights[1]), macs, round(instructions + INSTRUCTIONS["value"] * size))
-        layers.append(Layer(operator, shapes[result], live, *counts))
-    return layers
-
-
-def _operator(node: Any, weights: list[tuple[int, ...]]) -> str:
-    """What an operator is called in tables: Conv 3x3 /2 depthwise."""
-    from onnx.helper import get_attribute_value
-
-    known = {item.name: get_attribute_value(item) for item in node.attribute}
-    size = weights[0][2:] if node.op_type == "Conv" else known.get("kernel_shape", ())
-    step = known.get("strides", [1])[0] if node.op_type == "Conv" else 1
-    words = [node.op_type, "x".join(map(str, size)), f"/{step}" * (step > 1), "depthwise" * (known.get("group", 1) > 1)]
-    return " ".join(filter(None, words))
 
 
 def profile(models: list[str] | None = None, *, board: str | None = None, out: Path | None = None) -> dict[str, Any]:
@@ -330,7 +253,7 @@ def _costs(found: list[Profile]) -> str:
         "checkpoint, float32 (the paper's size)": lambda it: f"{it.stored_float32 / 1e6:.2f} MB",
         "weights in flash, float32": lambda it: _kib(it.flash_float32),
         "weights in flash, int8": lambda it: _kib(it.flash_int8),
-        "activations, int8, layer by layer": lambda it: _kib(it.activations),
+        "activations, int8, layer by layer": lambda it: _kib(it.activation_bytes),
         "activations, int8, rows of the C engine": lambda it: "-" if it.rows is None else _kib(it.rows),
         "activations, int8, the largest (the paper's rule; understates)": lambda it: _kib(it.largest_activation),
         "the same in float32 (the paper's figure)": lambda it: f"{4e-6 * it.largest_activation:.2f} MB",

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError
 from edgesea.models.graph import INPUT, folded, scale_and_shift, student_graph
-from edgesea.models.student_config import Convolution, StudentConfig, convolutions
-from edgesea.models.student_files import Arrays
+from edgesea.models.student_config import Arrays, Convolution, StudentConfig, convolutions
 
 Float32 = NDArray[np.float32]
 Int8 = NDArray[np.int8]

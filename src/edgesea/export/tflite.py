@@ -17,8 +17,7 @@ from edgesea.errors import EdgeseaError, needs
 from edgesea.export.quantize import Float32, Quantized, QuantizedStudent, Scale
 from edgesea.models.graph import INPUT, OUTPUT, folded, scale_and_shift
 from edgesea.models.litert import AXES, METADATA
-from edgesea.models.student_config import Convolution, StudentConfig, convolutions, feature_maps
-from edgesea.models.student_files import Arrays
+from edgesea.models.student_config import Arrays, Convolution, StudentConfig, convolutions, feature_maps
 
 # Operators: the type of their options, and their version for int8
 OPERATORS = {

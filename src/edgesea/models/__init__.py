@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from edgesea.cluster import is_here
 from edgesea.cluster.elsewhere import count_gpus, may_have_gpu
-from edgesea.errors import EdgeseaError, explained, needs
+from edgesea.errors import EdgeseaError, needs
 from edgesea.models.base import EmbeddingModel, file_digest
 from edgesea.models.engine import ENGINES, LITERT, Engine, EngineModel, Precision, choose_engine
 from edgesea.parallel import thread_count
@@ -164,10 +164,12 @@ def load_student(
     from edgesea.models.student_config import Head
     from edgesea.models.student_files import read_student
 
-    if str(path_or_id).endswith(TFLITE):
+    if (path := Path(path_or_id)).name.endswith(TFLITE):
         if device not in ("auto", "cpu") or engine != "auto" or precision != "float32":
             raise EdgeseaError(f"{path_or_id}: LiteRT computes it, on the CPU; leave device, engine and precision out")
-        return _load_tflite(Path(path_or_id), threads or thread_count())
+        if not path.is_file():
+            raise EdgeseaError(f"{path}: no such file; write one: edgesea export")
+        return tflite_student(path.read_bytes(), str(path), threads)
     place, chosen = place_and_engine("", device, engine, precision)
     file = read_student(path_or_id)
     if chosen == "torch" or (engine == "auto" and file.config.head not in get_args(Head)):
@@ -192,25 +194,17 @@ def student_model(
     return EngineModel(*about, front_end, graph, engine, precision, threads or thread_count())
 
 
-def _load_tflite(path: Path, threads: int) -> EngineModel:
-    if not path.is_file():
-        raise EdgeseaError(f"{path}: no such file; write one: edgesea export")
-    return tflite_student(path.read_bytes(), str(path), threads)
-
-
 def tflite_student(content: bytes, id: str, threads: int | None = None) -> EngineModel:
     """The student of a .tflite file, which has its exact integers if it is in int8."""
     from edgesea.audio.logmel_numpy import OverlappingLogMel
-    from edgesea.models.litert import read_facts
-    from edgesea.models.student_config import StudentConfig, parameter_count
+    from edgesea.models.litert import read_tflite
+    from edgesea.models.student_config import parameter_count
 
-    facts = read_facts(content, id)
-    with explained(f"{id}: damaged, or of another edgesea; export the student again"):
-        config = StudentConfig(**facts["architecture"])
+    config, facts = read_tflite(content, id)
     about = id, sha256(content).hexdigest(), config.sample_rate, config.window, config.embedding_size
     front_end = OverlappingLogMel(config.front_end())
     count, threads = parameter_count(config), threads or thread_count()
-    return EngineModel(*about, count, front_end, content, LITERT, threads=threads)
+    return EngineModel(*about, count, front_end, content, LITERT, threads=threads, facts=facts)
 
 
 def load_model(

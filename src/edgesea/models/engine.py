@@ -145,10 +145,11 @@ class EngineModel:
     engine: str
     precision: Precision = "float32"
     threads: int = field(default_factory=thread_count)
+    facts: dict[str, Any] = field(default_factory=dict)  # what a .tflite file says of itself
 
     def __post_init__(self) -> None:
         if self.engine == LITERT:
-            self._run = litert_run(self.graph, self.id, self.threads)
+            self._run = litert_run(self.graph, self.facts, self.id, self.threads)
         else:
             self._run = ENGINES[self.engine](self.graph, self.precision, self.threads)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="edgesea-engine")

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR, LogMelSettings
-from edgesea.models.student_config import Convolution, StudentConfig, convolutions
-from edgesea.models.student_files import Arrays
+from edgesea.models.student_config import Arrays, Convolution, StudentConfig, convolutions
 
 Float32 = NDArray[np.float32]
 EPSILON = 1e-3  # of all batch normalisations of students

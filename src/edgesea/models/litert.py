@@ -1,7 +1,7 @@
 """Students in .tflite files of `edgesea export`, computed by LiteRT."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesea.errors import EdgeseaError, explained, needs
+from edgesea.models.student_config import StudentConfig
 
 Float32 = NDArray[np.float32]
 METADATA = "edgesea"  # name of what a file says of itself, in JSON
@@ -17,8 +18,8 @@ AXES = ("frames", "bands")  # of the input, (B, frames, bands, 1)
 
 
 @needs("ai_edge_litert", "export")
-def read_facts(content: bytes, path: Path | str) -> dict[str, Any]:
-    """What a .tflite file says of itself: architecture, front end, gain, offset, reversed axes, weights_sha256."""
+def read_tflite(content: bytes, path: Path | str) -> tuple[StudentConfig, dict[str, Any]]:
+    """A student's architecture, and what its .tflite file says of itself: gain, offset, int8, reversed axes ..."""
     from ai_edge_litert.schema_py_generated import Model
 
     with explained(f"{path}: not a .tflite file, or damaged; export the student again"):
@@ -30,18 +31,20 @@ def read_facts(content: bytes, path: Path | str) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(texts[0].tobytes()) if texts else {}
     if not {"architecture", "gain", "offset", "int8", "reversed"} <= facts.keys():
         raise EdgeseaError(f"{path}: no student of edgesea is in this file; write one: edgesea export")
-    return facts
+    with explained(f"{path}: damaged, or of another edgesea; export the student again"):
+        return StudentConfig(**facts["architecture"]), facts
 
 
 @needs("ai_edge_litert", "export")
-def litert_run(content: bytes, path: Path | str, threads: int) -> Callable[[Float32], Float32]:
+def litert_run(
+    content: bytes, facts: Mapping[str, Any], path: Path | str, threads: int
+) -> Callable[[Float32], Float32]:
     """What computes embeddings (B, D) of spectrograms (B, bands, frames) in dB.
 
     In int8 by kernels that round as the C library does; the default ones (XNNPACK) round differently.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    facts = read_facts(content, path)
     gain, offset = np.float32(facts["gain"]), np.float32(facts["offset"])
     back = tuple(-2 + AXES.index(axis) for axis in facts["reversed"])
     kernels = OpResolverType.BUILTIN_REF if facts["int8"] else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES

@@ -5,10 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any, Literal, NamedTuple
 
+from numpy.typing import NDArray
+
 from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import COUNTER
 
+Arrays = dict[str, NDArray[Any]]  # of a student, with torch's names and axes
 Head = Literal["linear", "relu_max"]
 HEADS = ["linear", "relu_max"]  # an experiment may append others
 
@@ -193,32 +196,3 @@ def parameter_count(config: StudentConfig) -> int:
     """Number of trainable parameters of a student: running statistics do not count."""
     shapes = array_shapes(config).items()
     return sum(prod(shape) for name, shape in shapes if not name.endswith(("running_mean", "running_var", COUNTER)))
-
-
-def macs(config: StudentConfig) -> int:
-    """Multiplications (with addition) that the convolutions and the head take for one window, without the front end."""
-    total = 2 * config.filters[-1] * config.embedding_size if config.head == "linear" else 0
-    for layer, (_, made) in zip(convolutions(config), feature_maps(config), strict=True):
-        total += layer.kernel**2 * layer.inputs // layer.groups * layer.outputs * prod(made)
-    return total
-
-
-def activation_bytes(config: StudentConfig) -> int:
-    """Memory of the feature maps in int8, where it is largest.
-
-    An interpreter that computes one layer after the other needs so much: for what a convolution takes, what it makes,
-    and what is added later. The weights come on top.
-    """
-    layers, sizes = convolutions(config), feature_maps(config)
-    given = [layer.inputs * prod(size) for layer, (size, _) in zip(layers, sizes, strict=True)]
-    needed = [size + layer.outputs * prod(made) for size, layer, (_, made) in zip(given, layers, sizes, strict=True)]
-    for end, layer in enumerate(layers, 1):
-        for inside in range(end - layer.residual + 1, end):
-            needed[inside] += given[end - layer.residual]
-    return max(needed)
-
-
-def sizes(config: StudentConfig) -> dict[str, int]:
-    """What of a student decides which device can run it."""
-    memory = activation_bytes(config)
-    return {"parameters": parameter_count(config), "macs": macs(config), "activation_bytes": memory}

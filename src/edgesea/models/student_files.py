@@ -7,18 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from numpy.typing import NDArray
-
 from edgesea.artifact import atomic_path, read_json, write_json
 from edgesea.errors import EdgeseaError, explained
 from edgesea.models.base import check_shapes
+from edgesea.models.cost import sizes
 from edgesea.models.published import EDGEL3_URL, GIT_BLOBS, fetch, fetch_hub, is_hub_id, keras_to_torch, read_keras_h5
-from edgesea.models.student_config import FILTERS, Head, StudentConfig, array_shapes, sizes
+from edgesea.models.student_config import FILTERS, Arrays, Head, StudentConfig, array_shapes
 
 if TYPE_CHECKING:
     from edgesea.models.student_torch import Student
 
-Arrays = dict[str, NDArray[Any]]
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 KIND = "edgesea.student"
 ARCHITECTURE = "architecture"  # the one key of the weights' metadata: safetensors writes several in a random order
@@ -80,7 +78,7 @@ def model_card(
         domain=domain,
         reduction=f"{reduction['method']}, to {config.embedding_size} dimensions" if reduction else "",
         parameters=f"{size['parameters']:,}".replace(",", " "),
-        kib=[count / 1024 for count in (4 * size["parameters"], size["parameters"], size["activation_bytes"])],
+        kib=[size[key] / 1024 for key in ("flash_float32", "flash_int8", "activation_bytes")],
         millions=size["macs"] / 1e6,
         milliseconds=(1e3 * config.n_fft / config.sample_rate, 1e3 * config.hop_length / config.sample_rate),
         name=config.name(),

@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 from edgesea.artifact import atomic_path, read_json
 from edgesea.errors import EdgeseaError
 from edgesea.models.base import file_digest
-from edgesea.models.student_config import StudentConfig, sizes
+from edgesea.models.cost import sizes
+from edgesea.models.student_config import StudentConfig
 from edgesea.reduction.base import REDUCTION_FILE, load_reduction
 from edgesea.report import data, plots
 from edgesea.report.data import SELECTION, Counts, Metric, optional_csv, optional_json

@@ -9,6 +9,7 @@ import numpy as np
 
 SYSTEMS, INT8 = ("teacher", "reduced", "student"), "int8"
 SCORES = ("accuracy", "fold_accuracy", "class_accuracy", "micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
+WEIGHTS = ("flash_float32", "flash_int8")  # which earlier runs have not
 MEANS = ("fold_accuracy", "class_accuracy")  # the accuracy itself, if folds or classes are of equal size
 
 
@@ -18,11 +19,10 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
     `results` is what ``results.json`` holds, `out` the run directory.
     """
     systems, fitted, exported = systems_of(results), results["distill"], results.get("export") or {}
-    parameters, r2 = fitted["parameters"], fitted["r2"]
-    size = f"{parameters / 256:.0f} KiB float32, {parameters / 1024:.0f}"
+    r2, weights = fitted["r2"], (f"{fitted[key] / 1024:.0f} KiB {key[6:]}" for key in WEIGHTS if key in fitted)
     facts = {
         "R2 (validation clips)": "-" if r2 is None else f"{r2:.3f}",
-        "student's parameters": f"{parameters:,} ({size} KiB int8)",
+        "student's parameters": f"{fitted['parameters']:,} ({', '.join(weights)})",
         **({"multiplications": f"{fitted['macs'] / 1e6:.1f} million a window"} if "macs" in fitted else {}),
         "student": out / "student",
         **({"export": f"{out / 'export'} ({exported_sizes(exported)})"} if exported else {}),
