@@ -40,6 +40,7 @@ COMMANDS = {
     "search": "edgesea.nearest:search",
     "evaluate": "edgesea.tasks.evaluate:evaluate",
     "score": "edgesea.tasks.score:score",
+    "data": "edgesea.tasks.data:data",
     "export": "edgesea.export:export",
     "run": "edgesea.pipeline:run",
     "submit": "edgesea.submit:submit",
@@ -52,7 +53,16 @@ COMMANDS = {
     "demo": "edgesea.demo:demo",
     "track": "edgesea.tracking:track",
 }
-RESUMED = ("extract", "import", "distill", "embed", "run", "select", "demo")  # go on from where they were interrupted
+RESUMED = (
+    "extract",
+    "import",
+    "distill",
+    "embed",
+    "run",
+    "select",
+    "data",
+    "demo",
+)  # go on from where they were interrupted
 # The names that options of `embed` and `stream` have in openl3 and edgel3, too.
 ALIASES = {
     "out": Parameter(alias=["-o", "--output-dir"]),
