@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup packages demo test test-all bench bench-gpu lint format stats clean
+.PHONY: help setup packages demo test test-all bench bench-gpu docs lint format stats clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "edgesea needs Python 3.11 or newer; call: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,openvino,umap,cluster,track,hub,codecs,compat,export,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,openvino,umap,cluster,track,hub,codecs,compat,export,docs,dev]'
 	@touch $@
 
 packages:  ## install SLURM, Chromium, and compiler and emulator of a Cortex-M, for their tests (Debian; root or sudo)
@@ -38,7 +38,10 @@ bench: $(STAMP)  ## measure everything against peers and limits (half an hour); 
 bench-gpu: $(STAMP)  ## measure networks, extraction and training on a GPU
 	$(BIN)/python benchmarks/gpu.py > gpu.json && mv gpu.json benchmarks/results/gpu.json
 
-lint: $(STAMP)  ## ruff and mypy
+docs: $(STAMP)  ## build the documentation site into site/, without a network; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+lint: $(STAMP) docs  ## ruff, mypy, and the links of the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,0 +1,38 @@
+"""Hooks of the documentation site, called by mkdocs: what is generated when it is built, and what must not be in it."""
+
+import re
+
+from mkdocs.exceptions import PluginError
+
+from edgesea import cli
+
+PICTURE = re.compile(r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]*)" src="([^"]+)">\s*</picture>')
+FETCHED = re.compile(r'<(?:script|link|img|iframe|source|audio|video)\b[^>]*\b(?:src|srcset|href)="(?:https?:)?//')
+COMMON = "**Options of every command**:"
+
+
+def on_page_markdown(markdown, page, **_):
+    """Put in the options of all commands; a picture for light and dark follows the reader's choice on the site."""
+    if page.file.src_uri == "commands.md":
+        markdown = markdown.replace("<!-- commands -->", commands())
+    return PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", markdown)
+
+
+def on_post_page(output, page, **_):
+    """A page must be whole without a network."""
+    if found := FETCHED.search(output):
+        raise PluginError(f"{page.file.src_uri}: fetches something from elsewhere: {found.group()}")
+    return output
+
+
+def commands() -> str:
+    """The help of all commands as Markdown, and once the options that they share."""
+    shared = re.sub(r"^\*\*(.+)\*\*:$", r"## \1", COMMON + _help("run")[1], flags=re.MULTILINE)
+    return "\n\n".join([f"## edgesea {name}\n{_help(name)[0]}" for name in cli.COMMANDS] + [shared])
+
+
+def _help(command: str) -> tuple[str, str]:
+    """Of one command, and of all."""
+    text = cli._app([command], cli.Attempt()).generate_docs().partition(f"\n## edgesea {command}\n")[2]
+    own, _, shared = re.sub(r"(?<!`)``([^`]+)``(?!`)", r"`\1`", text).partition(COMMON)
+    return own, shared
