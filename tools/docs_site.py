@@ -1,6 +1,7 @@
 """Hooks of the documentation site, called by mkdocs: what is generated when it is built, and what must not be in it."""
 
 import re
+from pathlib import Path
 
 from mkdocs.exceptions import PluginError
 
@@ -15,6 +16,9 @@ def on_page_markdown(markdown, page, **_):
     """Put in the options of all commands; a picture for light and dark follows the reader's choice on the site."""
     if page.file.src_uri == "commands.md":
         markdown = markdown.replace("<!-- commands -->", commands())
+    if page.file.src_uri == "contributing.md":
+        text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
+        markdown = text.replace("](docs/", "](") + markdown
     return PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", markdown)
 
 
@@ -33,6 +37,8 @@ def commands() -> str:
 
 def _help(command: str) -> tuple[str, str]:
     """Of one command, and of all."""
-    text = cli._app([command], cli.Attempt()).generate_docs().partition(f"\n## edgesea {command}\n")[2]
+    text = (
+        cli._app([command], cli.Attempt()).generate_docs(usage_name="edgesea").partition(f"\n## edgesea {command}\n")[2]
+    )
     own, _, shared = re.sub(r"(?<!`)``([^`]+)``(?!`)", r"`\1`", text).partition(COMMON)
     return own, shared
