@@ -1,15 +1,25 @@
 """Hooks of the documentation site, called by mkdocs: what is generated when it is built, and what must not be in it."""
 
 import re
+import runpy
 from pathlib import Path
 
 from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
 
 from edgesea import cli
 
 PICTURE = re.compile(r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([^"]*)" src="([^"]+)">\s*</picture>')
 FETCHED = re.compile(r'<(?:script|link|img|iframe|source|audio|video)\b[^>]*\b(?:src|srcset|href)="(?:https?:)?//')
+MERMAID = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)  # drawn by GitHub; its script is 3 MB
 COMMON = "**Options of every command**:"
+
+
+def on_files(files, config, **_):
+    """Add the picture of the rooms, which stands for what GitHub draws from text."""
+    drawn = runpy.run_path(str(Path(__file__).with_name("pictures.py")))
+    for theme in drawn["THEMES"]:
+        files.append(File.generated(config, f"rooms-{theme}.svg", content=str(drawn["rooms"](theme))))
 
 
 def on_page_markdown(markdown, page, **_):
@@ -19,6 +29,7 @@ def on_page_markdown(markdown, page, **_):
     if page.file.src_uri == "contributing.md":
         text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
         markdown = text.replace("](docs/", "](") + markdown
+    markdown = MERMAID.sub("![The rooms](rooms-light.svg#only-light)![The rooms](rooms-dark.svg#only-dark)\n", markdown)
     return PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", markdown)
 
 
@@ -37,8 +48,7 @@ def commands() -> str:
 
 def _help(command: str) -> tuple[str, str]:
     """Of one command, and of all."""
-    text = (
-        cli._app([command], cli.Attempt()).generate_docs(usage_name="edgesea").partition(f"\n## edgesea {command}\n")[2]
-    )
-    own, _, shared = re.sub(r"(?<!`)``([^`]+)``(?!`)", r"`\1`", text).partition(COMMON)
+    text = cli._app([command], cli.Attempt()).generate_docs(usage_name="edgesea").replace(" -m mkdocs", "")
+    text = re.sub(r"(?<!`)``([^`]+)``(?!`)", r"`\1`", text.partition(f"\n## edgesea {command}\n")[2])
+    own, _, shared = text.partition(COMMON)
     return own, shared

@@ -1,6 +1,8 @@
 """Draw the pictures of README and docs, each in light and dark: python tools/pictures.py"""
 
 import random
+import re
+from ast import literal_eval
 from collections.abc import Callable
 from html import escape
 from math import atan2, cos, hypot, sin
@@ -153,6 +155,21 @@ def sea(theme: str) -> Picture:
     p.line((922, 116), (922, 252), color="mark", more='stroke-dasharray="4 4"')
     p.text(912, 180, "squared", "mark", "end", 'font-size="13"')
     p.text(912, 197, "distance", "mark", "end", 'font-size="13"')
+    return p
+
+
+def rooms(theme: str) -> Picture:
+    """Which rooms of the source may import which, as the test of the architecture has it; drawn with the site."""
+    source = (DOCS.parent / "tests" / "test_architecture.py").read_text("utf-8")
+    levels = literal_eval(re.findall(r"^LEVELS = (\(.*?^\))", source, re.MULTILINE | re.DOTALL)[0])
+    p = Picture(960, 52 * len(levels) + 20, "The rooms of the source: each imports only rooms below its own", theme)
+    for place, level in enumerate(reversed(levels)):
+        wide = (840 - 10 * (len(level) - 1)) / len(level)
+        for column, room in enumerate(level):
+            p.box(100 + column * (wide + 10), 10 + 52 * place, wide, 42, room)
+    middle = 26 * len(levels) + 10
+    p.arrow((60, 20), (60, 2 * middle - 20))
+    p.text(50, middle, "imports", "line", more=f'transform="rotate(-90 50 {middle})"')
     return p
 
 
