@@ -32,6 +32,7 @@ class FrontEnd(ABC):
     window (6 of 50 of a SEA student), and what `_finished` does, are its own.
     """
 
+    settings: LogMelSettings
     hop_length: int  # samples between frames
     bands: int
     hann: Floats  # the analysis window, in the precision in which frames are computed
@@ -154,7 +155,7 @@ class OverlappingLogMel(FrontEnd):
 class OverlappingKaldi(FrontEnd):
     """EfficientAT's front end, `logmel.KaldiLogMel`; its floor needs no double precision."""
 
-    hop_length, bands = KALDI.hop_length, KALDI.bands
+    settings, hop_length, bands = KALDI, KALDI.hop_length, KALDI.bands
 
     def __init__(self) -> None:
         self.hann = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(800) / 799)).astype(np.float32)

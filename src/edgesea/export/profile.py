@@ -14,8 +14,7 @@ from typing import Any, get_args
 import numpy as np
 
 from edgesea.artifact import write_json
-from edgesea.audio.logmel_numpy import OverlappingLogMel
-from edgesea.audio.mel import KALDI, LogMelSettings
+from edgesea.audio.mel import LogMelSettings
 from edgesea.errors import EdgeseaError, needs
 from edgesea.export.rows import front_end_bytes, network_bytes
 from edgesea.models import TEACHERS, TFLITE, has_network, is_teacher
@@ -153,9 +152,7 @@ def _of_teacher(id: str) -> Profile:
     stored = sum(array.numel() for name, array in model.state_dict().items() if not name.endswith(COUNTER))
     counts = sum(array.numel() for array in model.parameters()), stored
     front_end, graph = teacher_graph(model)
-    settings, seconds = KALDI, model.window or 1.0
-    if isinstance(front_end, OverlappingLogMel):
-        settings = front_end.settings
+    settings, seconds = front_end.settings, model.window or 1.0
     frames = settings.layout(round(seconds * model.sample_rate))[0]
     return _profile(id, settings, seconds, counts, trace(graph, frames), None)
 

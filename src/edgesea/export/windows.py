@@ -14,7 +14,7 @@ from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Table
 
 Float32 = NDArray[np.float32]
-LEAST = {"calibrate": 16, "check": 16}  # windows
+LEAST = 16  # windows to calibrate on, and to check on
 
 
 class Chosen(NamedTuple):
@@ -29,9 +29,11 @@ def choose_windows(table: Table, subset: Subset | None, count: int, rate: int) -
     """Some windows of a subset, or of all for training; and as many for validation, or not chosen for calibration."""
     found = find_windows(table, subset)
     fitted, others = found["fitted"], found["validate"]
+    if max(len(others), len(found["train"])) < LEAST:
+        count = min(count, len(fitted) // 2)  # leave some of a small table to check on
     places = _spread(len(fitted), count)
     given = _audio(fitted, places, rate)
-    if len(others) >= LEAST["check"]:
+    if len(others) >= LEAST:
         return _checked(table, Chosen(given, _audio(others, _spread(len(others), count), rate), "validate"))
     rest = np.setdiff1d(np.arange(len(fitted)), places)
     left = [_audio(fitted, rest[_spread(len(rest), count)], rate)]
@@ -40,11 +42,10 @@ def choose_windows(table: Table, subset: Subset | None, count: int, rate: int) -
 
 
 def _checked(table: Table, chosen: Chosen) -> Chosen:
-    for use, least in LEAST.items():
-        if (there := len(getattr(chosen, use))) < least:
-            raise EdgeseaError(
-                f"{table.path}: {there} windows to {use} an export on, but {least} are needed; choose a larger table"
-            )
+    for use in ("calibrate", "check"):
+        if (there := len(getattr(chosen, use))) < LEAST:
+            found = f"{there} windows to {use} an export on, but {LEAST} are needed"
+            raise EdgeseaError(f"{table.path}: {found}; choose a larger table")
     return chosen
 
 

@@ -14,8 +14,8 @@ extern "C" {
 /* Called by edgesea_run for each window: EDGESEA_DIMENSIONS numbers, and the place of its first sample. */
 typedef void (*edgesea_callback)(const float *embedding, uint64_t start, void *context);
 
-/* Begin, or begin anew: what was pushed before is forgotten. `hop`: samples between windows, a multiple of EDGESEA_HOP_STEP; 0 is EDGESEA_HOP.
-   Returns 0, or -1 where the hop is no such multiple. */
+/* Begin, or begin anew: what was pushed before is forgotten. `hop`: samples between windows, a multiple of
+   EDGESEA_HOP_STEP; 0 is EDGESEA_HOP. Returns 0, or -1 where the hop is no such multiple. */
 int edgesea_init(uint32_t hop, edgesea_callback callback, void *context);
 
 /* Take `n` samples (mono, EDGESEA_RATE Hz). May run in an interrupt: it never waits for edgesea_run. */

@@ -139,7 +139,7 @@ int program(char *options)
     const char *path = options + (bits ? 7 : 0);
     if (!*path || !platform_open(path)) {
         platform_write(*path ? path : "no file");
-        platform_write(": cannot be read; name a wav file, as in: make run WAV=sound.wav\n");
+        platform_write(": cannot be read; name a wav file by its whole path, as in: make run WAV=$PWD/sound.wav\n");
         return 1;
     }
     uint32_t left = samples_of_wav() / 2;
