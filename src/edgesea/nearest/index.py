@@ -22,7 +22,8 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 ROWS, PLACES = "rows.npy", "places.npz"  # the second is written last
-NUMBERS = 1 << 20  # that a thread holds of rows, and of cosines: 4 MB in float32
+NUMBERS = 1 << 18  # that a thread holds of rows, and of cosines: they fit its cache
+BLOCKS = 16  # that a thread reads, one after the other
 
 
 class Hit(NamedTuple):
@@ -36,9 +37,10 @@ class Hit(NamedTuple):
 class Index:
     """Finds the rows nearest to some vectors: a table's embeddings, or what a reduction makes of them.
 
-    ``rows.npy`` holds them (n, D) in the order of the table, in its dtype (reduced ones in float32). ``places.npz`` has
-    `clips`, the first row of each clip and the end of the last, and `chunks`: part, row group and first row of each.
-    Both are written if they are missing, in a folder below `folder` that is named by a digest of table and reduction.
+    ``rows.npy`` holds them (n, D) in the order of the table, in its dtype (reduced ones in float32), and zeros for one
+    that is not finite. ``places.npz`` has `clips`, the first row of each clip and the end of the last, and `chunks`:
+    part, row group and first row of each. Both are written if they are missing, in a folder below `folder` that is
+    named by a digest of table and reduction.
     """
 
     def __init__(self, table: Table, folder: Path, reduction: Path | None = None, phi: Reduction | None = None) -> None:
@@ -69,8 +71,8 @@ class Index:
         """
         exact = query / np.linalg.norm(query.astype(np.float64), axis=1, keepdims=True)
         bounds = np.arange(len(self.rows) + 1) if windows else self.clips
-        begins = np.searchsorted(bounds, np.arange(0, len(self.rows), self._block(exact)))
-        spans = zip(begins, [*begins[1:], len(bounds) - 1], strict=True)  # the clips that begin in each block
+        begins = np.searchsorted(bounds, np.arange(0, len(self.rows), BLOCKS * self._block(exact)))
+        spans = zip(begins, [*begins[1:], len(bounds) - 1], strict=True)  # of clips, for a thread
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(thread_count()) as pool:
             scores = np.concatenate([*pool.map(lambda span: self._scan(exact, bounds, windows, *span), spans)])
         count = min(top, len(scores))
@@ -89,17 +91,25 @@ class Index:
         return max(1, NUMBERS // max(len(query), self.size))
 
     def _blocks(self, query: Float64, begin: int, end: int) -> Iterator[tuple[int, Float32]]:
-        """(first row, cosines (T, b)) of blocks of rows, in single precision; NaN of rows without a direction."""
-        vectors, block = query.T.astype(np.float32), self._block(query)
-        for first in range(begin, end, block):
-            count = min(block, end - first) * self.size  # read, not mapped: what is mapped would stay in memory
-            offset = self.rows.offset + first * self.rows.strides[0]
-            rows = np.fromfile(self.folder / ROWS, self.rows.dtype, count, offset=offset).reshape(-1, self.size)
-            with np.errstate(all="ignore"):
-                rows = rows.astype(np.float32, copy=False)
-                squares = np.einsum("ij,ij->i", rows, rows)
+        """(first row, cosines (T, b)) of blocks of rows, in single precision; NaN of rows without a direction.
+
+        Read, not mapped, for mapped pages stay in memory; and always into the same arrays, for new ones cost as much
+        time as all else.
+        """
+        vectors, block = query.T.astype(np.float32), max(1, min(self._block(query), end - begin))
+        stored = np.empty((block, self.size), self.rows.dtype)
+        single = stored if stored.dtype == np.float32 else np.empty(stored.shape, np.float32)
+        cosines = np.empty((len(query), block), np.float32)
+        with (self.folder / ROWS).open("rb") as file, np.errstate(all="ignore"):
+            file.seek(self.rows.offset + begin * self.rows.strides[0])
+            for first in range(begin, end, block):
+                count = min(block, end - first)
+                file.readinto(stored[:count].data)
+                if stored is not single:
+                    _to_single(stored, single)
+                squares = np.einsum("ij,ij->i", single[:count], single[:count])
                 scale = np.where((squares > 0) & (squares < np.inf), 1 / np.sqrt(squares), np.float32(np.nan))
-                yield first, (rows @ vectors).T * scale
+                yield first, np.multiply((single[:count] @ vectors).T, scale, out=cosines[:, :count])
 
     def _scan(self, query: Float64, bounds: Int64, windows: bool, begin: int, end: int) -> Float32:
         """The cosine of some of the clips (or windows) in single precision, -inf where there is none."""
@@ -136,6 +146,15 @@ class Index:
         return Hit(float(best.mean()), int(nearest[best.argmax()]), int(best.argmax()))
 
 
+def _to_single(halves: NDArray[np.floating], out: Float32) -> None:
+    """Finite numbers from float16 to float32, in half the time that numpy takes."""
+    bits = out.view(np.int32)
+    bits[:] = halves.view(np.int16)
+    bits <<= 13
+    bits &= ~0x70000000  # copies of the sign
+    out *= np.float32(2.0**112)  # by which exponents count from 127 instead of 15
+
+
 def _write(table: Table, folder: Path, phi: Reduction | None) -> None:
     """Write the two files, a chunk at a time."""
     total, size = sum(table.counts.values()), phi.output_size if phi else table.embedding_size
@@ -147,7 +166,8 @@ def _write(table: Table, folder: Path, phi: Reduction | None) -> None:
         with tqdm(total=total, unit="window", desc="index", disable=None) as bar:
             for chunk in table.chunks(columns=["clip"]):
                 rows = table.embeddings(chunk.part, chunk.group)
-                transform_all(phi, rows.astype(np.float32)).tofile(file) if phi else rows.tofile(file)
+                rows = transform_all(phi, rows.astype(np.float32)) if phi else rows
+                np.where(np.isfinite(rows).all(1, keepdims=True), rows, dtype.type(0)).tofile(file)
                 names = chunk.names[chunk.clip]
                 clips.append(count + np.flatnonzero(names != np.array([last, *names[:-1]], object)))
                 chunks.append((chunk.part, chunk.group, count))
