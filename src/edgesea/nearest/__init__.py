@@ -117,6 +117,8 @@ def search(
             if not len(usable):
                 raise EdgeseaError(f"{path}: all its embeddings are zero, which are near to nothing")
         except (EdgeseaError, OSError) as error:
+            if len(paths) == 1:
+                raise
             failed.append(str(error))
             log.error("%s", error)
             continue
