@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgesea.models import load_student as load_student
     from edgesea.models import load_teacher as load_teacher
     from edgesea.nearest import search as search
+    from edgesea.pipeline import run as run
 
 _LAZY = {
     "Stream": "edgesea.embed.engine",
@@ -29,6 +30,7 @@ _LAZY = {
     "process_file": "edgesea.embed.files",
     "process_files": "edgesea.embed.files",
     "push_to_hub": "edgesea.hub",
+    "run": "edgesea.pipeline",
     "search": "edgesea.nearest",
 }
 __all__ = ["EdgeseaError", "EdgeseaWarning", *_LAZY]

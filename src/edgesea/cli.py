@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
 from edgesea.artifact import FULL, WAIT, versions
-from edgesea.cluster import Cluster, read_cluster, stop_in_order, using
+from edgesea.cluster import Cluster, check_stopped, read_cluster, stop_in_order, using
 from edgesea.cluster.slurm import Attempt
 from edgesea.config import as_yaml, changed, changed_sections, nearest, read_yaml, tidy
 from edgesea.distill.ranks import check_alone, is_silent
@@ -227,6 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app = _app(arguments, attempt)
         result = app.meta(arguments or ["--help"], exit_on_error=False, print_error=False)
+        check_stopped()
         facts = getattr(result, "attrs", result) if arguments[:1] in (["embed"], ["search"]) else None
         return 1 if isinstance(facts, dict) and facts["failed"] else 0
     except CycloptsError as error:

@@ -98,6 +98,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
+def parsed(value: Any) -> Any:
+    """A value of the command line: a list or mapping, if it is text that looks like one in YAML, e.g. {path: file}."""
+    import yaml
+
+    if not isinstance(value, str) or not value.startswith(("[", "{")):
+        return value
+    try:
+        return yaml.load(value, _loader())
+    except yaml.YAMLError as error:
+        raise EdgeseaError(f"{value}: not YAML: {' '.join(str(error).split())}") from error
+
+
 def _variables() -> dict[str, str]:
     return {"EDGESEA_DATA": "data", **os.environ}
 

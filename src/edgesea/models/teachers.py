@@ -266,11 +266,17 @@ def load_network(id: str, weights: Path | None) -> TorchModel:
         return Spectral()
     if family == "openl3":
         return load_openl3(variant, weights)
-    name = f"{variant}_as_mAP_{EFFICIENTAT[variant][1]}.pt"
-    path = weights or fetch(EFFICIENTAT_URL + name, name)
+    name, url = efficientat_file(variant)
+    path = weights or fetch(url, name)
     state = read_state_dict(path).items()
     arrays = {k.replace(".conc_se_layers.0.", "."): v for k, v in state if not k.startswith("classifier.")}
     return load_arrays(EfficientAT(variant), arrays, path)
+
+
+def efficientat_file(variant: str) -> tuple[str, str]:
+    """Name and address of the published weights of one of `EFFICIENTAT`."""
+    name = f"{variant}_as_mAP_{EFFICIENTAT[variant][1]}.pt"
+    return name, EFFICIENTAT_URL + name
 
 
 def untrained(id: str) -> TorchModel:

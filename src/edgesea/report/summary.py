@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+DRAFT = "experiment.yaml"
 SYSTEMS, INT8 = ("teacher", "reduced", "student"), "int8"
 SCORES = ("accuracy", "fold_accuracy", "class_accuracy", "micro_auprc", "macro_auprc", "micro_f1", "lwlrap")
 WEIGHTS = ("flash_float32", "flash_int8")  # which earlier runs have not
@@ -26,6 +27,7 @@ def summary(results: Mapping[str, Any], out: Path) -> str:
         **({"multiplications": f"{fitted['macs'] / 1e6:.1f} million a window"} if "macs" in fitted else {}),
         "student": out / "student",
         **({"export": f"{out / 'export'} ({exported_sizes(exported)})"} if exported else {}),
+        **({"to edit and run again": out / DRAFT} if (out / DRAFT).is_file() else {}),
         "scores": out / "results.json",
         "report": out / "report.html",
     }

@@ -14,7 +14,10 @@ from edgesea.artifact import atomic_path, digest, locked, read_json, write_json
 from edgesea.cluster import Cluster, using
 from edgesea.cluster.slurm import ACT, Job, call, jobs_of
 from edgesea.errors import EdgeseaError
-from edgesea.pipeline import CONFIG, STAGES, check_run, find_todo, read_config
+from edgesea.pipeline import check_run, read_experiment
+from edgesea.pipeline.draft import write_draft
+from edgesea.pipeline.stages import CONFIG, STAGES
+from edgesea.pipeline.todo import find_todo
 from edgesea.tracking import using as watched
 
 log = logging.getLogger(__name__)
@@ -23,9 +26,7 @@ WARNING = 120  # seconds before the time limit at which a job is warned
 ENDING = 60  # seconds that cancelled jobs have to end
 
 
-def submit(
-    experiment: Path, *, out: Path | None = None, stage: str | None = None, dry_run: bool = False
-) -> dict[str, Any]:
+def submit(source: Path, *, out: Path | None = None, stage: str | None = None, dry_run: bool = False) -> dict[str, Any]:
     """Submit an experiment to SLURM: a job for each stage that has something to do, each after those that it needs.
 
     What a job gets (partition, time, memory ...) is said by the options below, or by the section `cluster` of the YAML
@@ -34,10 +35,10 @@ def submit(
 
     Parameters
     ----------
-    experiment : Path
-        YAML file, as of `edgesea run`.
+    source : Path
+        YAML file, recordings or run directory, as of `edgesea run`.
     out : Path, optional
-        Run directory, in a place that all nodes see; default: runs/ and the name of the configuration.
+        Run directory, in a place that all nodes see; default: as of `edgesea run`.
     stage : str, optional
         Submit only this stage; those that it needs must be finished.
     dry_run : bool
@@ -51,19 +52,20 @@ def submit(
     EdgeseaError: the configuration or the data cannot be used, as in `edgesea run`, jobs of this run wait or run
     already, or SLURM refuses one.
     """
-    path = Path(experiment)
-    sections, cluster, track = read_config(path, stage)
-    run = (Path("runs") / path.stem if out is None else Path(out)).absolute()
+    found = read_experiment(source, out, stage, download=not dry_run)
+    sections, cluster, run = found.sections, found.cluster, found.out.absolute()
     check_run(sections, run, dry_run)
     if not dry_run:
         _check_idle(run)
     with (
         using(cluster),
-        watched(track),
+        watched(found.track),
         nullcontext() if dry_run else locked(run, stale=()),
     ):  # jobs that start at once wait for it
         if not dry_run:
             _check_idle(run)  # again: another submit may just have been here
+            if found.text:
+                write_draft(run, found.text)
         todo = find_todo(sections, run, stage, write=not dry_run)
         plans = {name: step.plan for name, step in todo.items() if step.verb and stage in (None, name)}
         scripts = {name: _script(name, run, cluster.for_stage(name)) for name in plans}

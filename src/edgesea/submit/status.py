@@ -15,7 +15,7 @@ from edgesea.artifact import LOCK_FILE, digest
 from edgesea.cluster.slurm import WAITING, Job
 from edgesea.config import read_yaml
 from edgesea.errors import EdgeseaError
-from edgesea.pipeline import CONFIG, STAGES, read_stamps
+from edgesea.pipeline.stages import CONFIG, STAGES, read_stamps
 from edgesea.submit import JOBS, find_jobs, job_name, read_jobs
 
 COLUMNS = ("stage", "state", "job", "node", "elapsed", "progress", "rate", "left")
