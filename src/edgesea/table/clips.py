@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 Float32 = NDArray[np.float32]
 PIECE_WINDOWS = 64  # windows of one clip that are decoded and held together
 BLOCK = 1 << 12  # clips that are Python's objects at a time
-TEXT = np.dtypes.StringDType(na_object=None)  # half the size of Python's
+# Half the size of Python's text, which numpy 1 has to do with
+TEXT = np.dtypes.StringDType(na_object=None) if hasattr(np.dtypes, "StringDType") else np.dtype(object)
 END = np.zeros(0, np.float32)  # the chunk behind the last
 PART_BYTES = 1 << 30  # source bytes after which a part is closed early, so that long recordings do not pile up in one
 

@@ -9,6 +9,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import yaml
@@ -111,8 +112,9 @@ def _fetch(name: str, source: Source, dest: Path, folder: str) -> None:
                 time.sleep(1)
                 continue
             lacking = ", ".join(one for one in source.files if not (dest / one).is_file())
+            reason = shorten(str(error), 150, placeholder=" ...")
             raise EdgeseaError(
-                f"{url}: cannot be downloaded ({error}). Run the same command again later: it resumes. Without a "
+                f"{url}: cannot be downloaded ({reason}). Run the same command again later: it resumes. Without a "
                 f"network, bring {lacking} from {source.folder} to {dest} and run it then, or lay out {dest} yourself: "
                 f"{source.layout}"
             ) from error

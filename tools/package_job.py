@@ -1,0 +1,117 @@
+"""The job that `tools/packages.py` gives to an environment with the wheel alone: all helps, and a small run."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import yaml
+from safetensors.numpy import save
+
+import edgesea
+from edgesea.cli import COMMANDS, main
+from edgesea.models.student_config import StudentConfig, array_shapes
+
+assert "site-packages" in edgesea.__file__, f"not the wheel: {edgesea.__file__}"
+JOB = {
+    "extract": {
+        "source": "esc50/meta/esc50.csv",
+        "root": "esc50/audio",
+        "columns": {"path": "filename"},
+        "validate": "fold=2",
+    },
+    "sample": {"size": 40},
+    "reduce": {"method": "pca", "size": 4},
+    "distill": {"student": "edge-3", "epochs": 1, "batch_size": 8},
+    "evaluate": {"task": "esc50", "data": "esc50", "resamples": 10},
+}
+JOB["extract"] |= {"teacher": "spectral", "hop": 0.5, "workers": 1}
+
+
+def edge(*words: str) -> None:
+    """A command in a process of its own."""
+    done = subprocess.run(["edgesea", *words], capture_output=True, text=True)
+    assert done.returncode == 0, f"edgesea {' '.join(words)}: {done.stderr}"
+
+
+def helps() -> str:
+    """How many commands have help, and how many say that a library is missing."""
+    lacking = 0
+    for name in COMMANDS:
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            assert main([name, "--help"]) == 0, name
+        lacking += "Not available" in text.getvalue()
+    edge("--version")
+    return f"help of {len(COMMANDS)} commands ({lacking} need an extra)"
+
+
+def clips() -> None:
+    """Twenty clips of two classes in two folds, in ESC-50's layout."""
+    rng, rows = np.random.default_rng(0), ["filename,fold,category"]
+    for place in ("esc50/audio", "esc50/meta"):
+        Path(place).mkdir(parents=True)
+    for index in range(20):
+        tone = np.sin(2 * np.pi * rng.uniform(300, 3000) * np.arange(32000) / 16000)
+        sound = 0.2 * (tone if index % 2 else rng.standard_normal(32000))
+        soundfile.write(f"esc50/audio/{index}.wav", sound + 0.01 * rng.standard_normal(32000), 16000)
+        rows.append(f"{index}.wav,{1 + index // 2 % 2},{'tone' if index % 2 else 'noise'}")
+    Path("esc50/meta/esc50.csv").write_text("\n".join(rows) + "\n")
+
+
+def untrained(folder: Path) -> None:
+    """A student with random weights, made without torch."""
+    config, rng = StudentConfig.named("edge-3"), np.random.default_rng(0)
+    arrays = {
+        name: np.asarray(np.abs(rng.normal(0, 0.1, shape)), np.float32) for name, shape in array_shapes(config).items()
+    }
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(save(arrays, {"architecture": json.dumps(config.stored())}))
+    content = {"model": "edgesea.student", "architecture": config.stored(), "provenance": {}}
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def embed(student: str, *words: str) -> None:
+    """Embed the clips on the command line, and one of them in Python; the numbers must be the same."""
+    edge("embed", "esc50/audio", "--model", student, "--out", f"{student}-npz", "--hop", "0.5", *words)
+    audio, rate = soundfile.read("esc50/audio/3.wav")
+    embedding, timestamps = edgesea.get_embedding(audio, rate, model=student, hop_size=0.5, center=False)
+    with np.load(next(Path(f"{student}-npz").rglob("3.npz"))) as stored:
+        np.testing.assert_allclose(stored["embedding"], embedding, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(stored["timestamps"], timestamps)
+    assert np.isfinite(embedding).all()
+
+
+level = sys.argv[1]
+done = [helps()]
+clips()
+untrained(Path("untrained"))
+embed("untrained")
+edge("profile", "untrained")
+done.append("embed, get_embedding, profile")
+if level.endswith("without torch"):
+    extract = JOB["extract"] | {"out": "table"}
+    Path("extract.yaml").write_text(yaml.safe_dump(extract))
+    edge("extract", "--config", "extract.yaml")
+    edge("sample", "table", "subset.parquet", "--size", "20")
+    edge("reduce", "table", "phi", "--subset", "subset.parquet", "--size", "4")
+    edge("evaluate", "esc50", "esc50", "spectral", "--reduction", "phi", "--resamples", "10")
+    done.append("extract, sample, reduce, evaluate")
+elif level != "base":
+    Path("job.yaml").write_text(yaml.safe_dump(JOB))
+    edge("run", "job.yaml", "--out", "run")
+    scores = json.loads(Path("run/results.json").read_text())
+    assert Path("run/report.html").is_file(), scores
+    embed("run/student")
+    done.append("run of all stages with report, embed with its student")
+if level.startswith("all"):
+    table = "table" if level.endswith("without torch") else "run/table"
+    edge("reduce", table, "umap", "--method", "umap", "--size", "2", "--n_neighbors", "5")
+    embed("untrained", "--engine", "openvino", "--overwrite")
+    edge("export", "untrained", "device", "--calibration", table, "--format", "c")
+    edge("export", "untrained", "lite", "--calibration", table, "--format", "tflite")
+    done.append("UMAP, OpenVINO, export to C and TFLite")
+print("; ".join(done))
