@@ -21,8 +21,9 @@
     if (column.kind === "time") return new Date(value).toISOString().slice(0, 19).replace("T", " ");
     return name === "start" ? value.toFixed(2) + " s" : name === "level" ? value.toFixed(1) : value.toPrecision(3);
   }
-  const title = (i, label = text("label", i)) =>
-    [label, text("clip", i).replace(/.*\//, ""), text("start", i)].filter(Boolean).join(" · ");
+  const joined = (...parts) => parts.filter(Boolean).join(" · ");
+  const clip = (i) => text("clip", i).replace(/.*\//, "");
+  const title = (i) => joined(text("label", i), clip(i), text("start", i));
   const digits = (n) => n.toLocaleString("en").replace(/,/g, "\u202f");
 
   // Filters: a text, and of each column the categories that are shown; none means all.
@@ -343,14 +344,12 @@
       buffer.copyToChannel(wave, 0);
       const sound = source = audio.createBufferSource();
       sound.buffer = buffer;
-      sound.loop = $("loop").checked;
       sound.connect(audio.destination);
       sound.onended = () => { if (source === sound) stop(); };
       sound.start();
       $("play").textContent = "Stop";
       $("head").hidden = false;
-      const timing = { duration: 1000 * buffer.duration, iterations: sound.loop ? Infinity : 1 };
-      $("head").animate([{ left: 0 }, { left: "100%" }], timing);
+      $("head").animate([{ left: 0 }, { left: "100%" }], 1000 * buffer.duration);
     } catch (problem) {
       $("said").textContent = `It cannot be heard: ${problem.message}.`;
     }
@@ -433,7 +432,8 @@
       value.textContent = text(name, i) + (name === "level" ? " " + data.unit : "");
       return [term, value];
     }));
-    for (const name of Object.keys(near)) list($(name), neighbours(name, i), (j) => text("label", j) === text("label", i) ? title(j, "") : title(j));
+    const called = (j) => joined(text("label", j) === text("label", i) ? "" : text("label", j), clip(j));
+    for (const name of Object.keys(near)) list($(name), neighbours(name, i), called, (j) => text("start", j));
     for (const button of document.querySelectorAll("#worst button"))
       button.setAttribute("aria-current", String(Number(button.dataset.window) === i));
     spectrogram(i).catch((problem) => { $("said").textContent = `It cannot be heard: ${problem.message}.`; });
@@ -441,7 +441,7 @@
     draw();
   }
   const share = (i) => Math.floor(100 * error.reduce((sum, other) => sum + (other < error[i]), 0) / count);
-  function list(box, windows, called, more = () => "") {
+  function list(box, windows, called, more) {
     box.replaceChildren(...windows.map((i) => {
       const item = document.createElement("li"), button = document.createElement("button");
       const dot = document.createElement("i"), name = document.createElement("span"), value = document.createElement("small");
@@ -460,7 +460,7 @@
   function worst() {
     if (!error) return;
     const order = [...error.keys()].filter((i) => shown[i] && !Number.isNaN(error[i])).sort((a, b) => error[b] - error[a]);
-    list($("worst"), order.slice(0, 50), (i) => title(i), (i) => text("error", i));
+    list($("worst"), order.slice(0, 50), title, (i) => text("error", i));
   }
 
   // Begin.
@@ -476,7 +476,6 @@
   $("out").onclick = () => zoom(1 / 1.5);
   $("all").onclick = fit;
   $("play").onclick = () => source ? stop() : play();
-  $("loop").onchange = () => { if (source) play(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
   resize();
   fit();

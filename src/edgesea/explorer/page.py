@@ -38,6 +38,7 @@ def write(path: Path, found: Explored, title: str) -> None:
         "neighbors": found.nearest["teacher"].shape[1],
     }
     environment = Environment(loader=PackageLoader("edgesea.explorer", ""), autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters["integer"] = integer
     html = environment.get_template("explore.html.jinja").render(
         title=title,

@@ -83,14 +83,15 @@ class Explored:
         described = [_described(parts, *some) for some in _chunks(parts.table, self.chosen)]
         self.frame = pd.concat(described, ignore_index=True).dropna(axis=1, how="all")
         clips, names = pd.factorize(self.frame["clip"])
-        self.places = np.column_stack([clips, self.frame["start"]])[self.shown]
+        self.places = np.column_stack([clips, self.frame["start"]])
         # Overlapping windows are neighbours of no interest; nor are those of the same clip, if there are others enough.
         self.apart = np.inf if len(names) > neighbors else parts.table.framing.window
         teacher = np.concatenate(list(_windows(parts.table, self.chosen[self.shown])))
         self.layout, placing = _fitted(layout, teacher, seed)
         student = self._write(path, placing, teacher, neighbors)
+        places = self.places[self.shown]
         self.nearest = {
-            name: nearest(rows, self.places, rows, self.places, neighbors, self.apart)[0]
+            name: nearest(rows, places, rows, places, neighbors, self.apart)[0]
             for name, rows in (("teacher", teacher), ("student", student))
             if rows is not None
         }
@@ -99,7 +100,8 @@ class Explored:
         """Write the Parquet file, complete `frame` and `blocks`; returns the student's embeddings of the page."""
         table, model, phi, _ = self.parts
         rate, shown = page_rate(table.sample_rate), np.isin(np.arange(len(self.chosen)), self.shown)
-        self.blocks = Blocks(rate, table.framing.at(rate).window, self._seconds())
+        length = table.framing.window if len(self.shown) < self.total else min(table.framing.window, table.framing.hop)
+        self.blocks = Blocks(rate, table.framing.at(rate).window, len(self.shown) * length)
         numbers = ["x", "y", "error"] if model and phi else ["x", "y"]
         values, embedded, first = {name: np.empty(len(self.frame), np.float32) for name in numbers}, [], 0
         about = {"table": table.info["manifest_sha256"], "student": model and model.digest, "layout": self.layout}
@@ -107,7 +109,7 @@ class Explored:
         schema = pa.Schema.from_pandas(self.frame.assign(**values), preserve_index=False)
         full = schema.append(pa.field("audio", pa.binary())).append(pa.field("neighbors", NEIGHBORS))
         full = full.with_metadata({"edgesea": json.dumps(about)})
-        places = np.column_stack([pd.factorize(self.frame["clip"])[0], self.frame["start"]])
+        others = self.places[self.shown]
         bar = tqdm(total=len(self.chosen), unit="window", desc="explore", disable=None)
         with (
             bar,
@@ -125,7 +127,7 @@ class Explored:
                     embedded.append(outputs[shown[here]])
                 if model and phi:
                     values["error"][here] = np.square(outputs - phi.transform(embeddings)).mean(1)
-                found = nearest(embeddings, places[here], teacher, self.places, neighbors, self.apart)
+                found = nearest(embeddings, self.places[here], teacher, others, neighbors, self.apart)
                 lists = [{"ids": self.shown[i[i >= 0]], "distances": d[i >= 0]} for i, d in zip(*found, strict=True)]
                 pcm, _ = table.audio(chunk, rows)
                 sounds = list(pool.map(partial(flac, rate=table.sample_rate), pcm))
@@ -136,12 +138,6 @@ class Explored:
                 bar.update(len(rows))
         self.frame = self.frame.assign(**values)
         return np.concatenate(embedded) if embedded else None
-
-    def _seconds(self) -> float:
-        """Seconds of the sound of the page, of which overlapping windows share some."""
-        window = self.parts.table.framing.window
-        steps = np.where(np.diff(self.places[:, 0]), window, np.diff(self.places[:, 1]))
-        return window + float(np.where((steps >= 0) & (steps < window), steps, window).sum())
 
     def _hear(self, chunk: Chunk, rows: Int64, rate: int) -> None:
         """Add some windows of a chunk to the sound of the page."""
