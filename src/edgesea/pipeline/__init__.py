@@ -150,7 +150,7 @@ def read_experiment(
     """The experiment for a source, see `run`; the weights of a teacher may be downloaded."""
     path = Path(expanded(str(source)))
     changes = {name: {key: parsed(value) for key, value in one.items()} for name, one in (changes or {}).items()}
-    if stored := _stored(path):
+    if (path / STAMPS).is_file() and (stored := _stored(path)):
         path, out = stored, path if out is None else out
     elif path.suffix.lower() in audio_suffixes() and path.is_file():
         raise EdgeseaError(f"{path}: a single recording; give the folder that it is in, or a manifest")

@@ -57,7 +57,6 @@ COMMENTS = {
     "distill.epochs": "the longer the better (docs/students.md); 3 for a first look",
     "distill.epoch_size": "windows in an epoch",
     "export.format": "C for microcontrollers, and a .tflite file; or onnx",
-    "export.windows": "by which the scales of int8 are chosen",
     "export.least": "agreement with the student (cosine) below which it is refused",
 }
 TAIL = """\
@@ -115,8 +114,7 @@ def suggested(source: Path, given: Mapping[str, Mapping[str, Any]], quick: bool,
     root = Path(asked["root"]) if asked.get("root") else None
     for validate in [asked["validate"]] if "validate" in asked else [0.1, 0.2, 0.3]:  # until a few recordings validate
         entries = read_manifest(source, root, asked.get("columns"), validate)
-        held_out = sum(entries.columns["split"] == "validate")
-        if held_out >= min(3, len(entries) // 8):
+        if sum(entries.columns["split"] == "validate") >= min(3, len(entries) // 8):
             break
     amount = Amount.of(entries)
     counts = {hop: amount.windows(Framing(1.0, hop)) for hop, _ in HOPS}
@@ -137,8 +135,6 @@ def suggested(source: Path, given: Mapping[str, Mapping[str, Any]], quick: bool,
     distill = {"student": "edge-10", "epochs": epochs, "epoch_size": 8192}
     found: dict[str, dict[str, Any]] = {"extract": extract, "sample": {"method": "random", "size": 10000}}
     found |= {"reduce": {"method": "pca", "size": size}, "distill": distill, "export": {"format": "c", "least": 0.95}}
-    if held_out * windows / len(entries) < 32:  # half of the windows calibrate, the others check
-        found["export"]["windows"] = min(512, windows // 2)
     if find_spec("ai_edge_litert") is None:
         log.warning("export to ONNX only; for C and .tflite: pip install 'edgesea[export]'")
         found["export"] = {"format": "onnx"}
