@@ -92,6 +92,8 @@ def test_what_is_no_student_is_refused(tmp_path: Path):
         (content[:20], "not a .tflite file"),
         (content[: len(content) // 2], "not a .tflite file|LiteRT cannot read it"),
         (content.replace(b"\0edgesea\0", b"\0another\0"), "no student of edgesea"),
+        (content.replace(b'["bands"]', b'["bandz"]'), "its tensors and its metadata"),
+        (content.replace(b'"embedding_size": 12', b'"embedding_size": -2'), "damaged, or of another edgesea"),
     ):
         path.write_bytes(wrong)
         with pytest.raises(EdgeseaError, match=rf"{path}: ({reason}).*export"):

@@ -45,8 +45,10 @@ def litert_run(
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    gain, offset = np.float32(facts["gain"]), np.float32(facts["offset"])
-    back = tuple(-2 + AXES.index(axis) for axis in facts["reversed"])
+    mismatch = f"{path}: its tensors and its metadata do not belong together; export the student again"
+    with explained(mismatch):
+        gain, offset = np.float32(facts["gain"]), np.float32(facts["offset"])
+        back = tuple(-2 + AXES.index(axis) for axis in facts["reversed"])
     kernels = OpResolverType.BUILTIN_REF if facts["int8"] else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     idle: SimpleQueue[Any] = SimpleQueue()
     for _ in range(threads):
@@ -56,16 +58,16 @@ def litert_run(
     def run(rows: Float32) -> Float32:
         interpreter = idle.get()
         try:
-            (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
             values = np.flip((rows * gain + offset).swapaxes(1, 2), back)[..., None]
-            if facts["int8"]:
-                scale, zero = given["quantization"]
-                values = np.clip(np.rint(np.nan_to_num(values) / scale) + zero, -128, 127).astype(np.int8)
-            with explained(f"{path}: its tensors and its metadata do not belong together; export the student again"):
+            with explained(mismatch):
+                (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+                if facts["int8"]:
+                    scale, zero = given["quantization"]
+                    values = np.clip(np.rint(np.nan_to_num(values) / scale) + zero, -128, 127).astype(np.int8)
                 if tuple(given["shape"]) != values.shape:
                     interpreter.resize_tensor_input(given["index"], values.shape)
                 interpreter.allocate_tensors()
-            interpreter.set_tensor(given["index"], np.ascontiguousarray(values))
+                interpreter.set_tensor(given["index"], np.ascontiguousarray(values))
             interpreter.invoke()
             return np.asarray(interpreter.get_tensor(made["index"]), np.float32)
         finally:
