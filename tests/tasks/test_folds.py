@@ -16,6 +16,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.tasks.features import Bags
 from edgesea.tasks.folds import (
     LAYOUTS,
+    SCALERS,
     FoldTask,
     clip_features,
     fit_probe,
@@ -217,7 +218,7 @@ def test_features_are_those_of_each_clip():
 @pytest.mark.parametrize(("kind", "classes"), product(KINDS, (2, 8)))
 def test_a_clip_gets_the_class_with_the_largest_mean_score(kind, classes):
     bags, labels, folds = problem(240, classes, noise=3.0)
-    probe, _ = fit_probe(bags.rows, labels[bags.owner], folds[bags.owner], ProbeOptions(kind), 0)
+    probe, _ = fit_probe(bags.rows, labels[bags.owner], folds[bags.owner], bags.owner, ProbeOptions(kind), 0)
     test = problem(240, classes, noise=3.0, seed=1)[0]
     single = probe.predict(test.rows)
     assert len(set(single.tolist())) == classes
@@ -234,14 +235,18 @@ def test_a_search_leaves_out_one_fold_at_a_time(kind, features):
     bags, labels, folds = problem(48, noise=3.0, seed=2)
     bags = clip_features(bags, features)
     labels, folds = labels[bags.owner], folds[bags.owner]
-    probe, chosen = fit_probe(bags.rows, labels, folds, ProbeOptions(kind, search=True), 0)
+    probe, chosen = fit_probe(bags.rows, labels, folds, bags.owner, ProbeOptions(kind, search=True), 0)
     scores = []
     for own in ParameterGrid(search_grid(kind, bags.rows.shape[1])):  # the definition of the search, in a loop
-        model = make_probe(kind, 0).set_params(**{f"classifier__{name}": own[name] for name in own})
+        model = make_probe(kind, 0).set_params(**own)
         with fixed_epochs():
             found = cross_val_score(model, bags.rows, labels, groups=folds, cv=LeaveOneGroupOut())
         scores.append((found.mean(), own))
-    assert chosen == next(own for score, own in scores if score > max(score for score, _ in scores) - 1e-12)
+    best = next(own for score, own in scores if score > max(score for score, _ in scores) - 1e-12)
+    scaler = [name for name, one in SCALERS.items() if one is best.get("scaler")]
+    assert ([chosen.pop("scaler")] if kind == "logistic" else []) == scaler
+    best.pop("scaler", None)
+    assert chosen == {name.removeprefix("classifier__"): value for name, value in best.items()}
     assert len({score for score, _ in scores}) > 1, "the parameters must matter"
     parameters = probe.named_steps["classifier"].get_params()
     assert {name: parameters[name] for name in chosen} == chosen
@@ -250,9 +255,26 @@ def test_a_search_leaves_out_one_fold_at_a_time(kind, features):
 
 def test_a_search_needs_two_folds_of_two_classes():
     bags, labels, folds = problem(30, classes=2)
-    for own, among, fold in ((labels, np.ones_like(folds), 1), (np.where(folds == 2, labels, 0), folds, 2)):
-        with pytest.raises(EdgeseaError, match=f"search: without fold {fold}"):
-            fit_probe(bags.means(), own, among, ProbeOptions(search=True), 0)
+    with pytest.raises(EdgeseaError, match="search: without fold 2"):
+        fit_probe(bags.means(), np.where(folds == 2, labels, 0), folds, folds, ProbeOptions(search=True), 0)
+    with pytest.raises(EdgeseaError, match="search: the only training fold cannot be divided"):
+        fit_probe(bags.means(), labels, np.ones_like(folds), np.ones_like(folds), ProbeOptions(search=True), 0)
+
+
+def test_a_search_divides_a_single_fold_by_recordings_and_may_scale_all_dimensions_alike():
+    """Clips of a recording are alike: if some are trained on, remembering recordings looks like knowing classes."""
+    rng = np.random.default_rng(0)
+    recordings = np.repeat(np.arange(60), 5)
+    labels = np.repeat(rng.integers(0, 2, 60), 5)
+    signal = (2.0 * labels - 1)[:, None] + rng.normal(0, 2.0, (60, 2)).repeat(5, 0)
+    fingerprint = 1e-2 * rng.normal(size=(60, 40)).repeat(5, 0)  # small, but of the recording, not of the class
+    rows = np.hstack([signal, fingerprint]).astype(np.float32)
+    one = np.ones_like(labels)
+    probe, chosen = fit_probe(rows, labels, one, recordings, ProbeOptions(search=True), 0)
+    assert chosen["scaler"] == "common", chosen
+    np.testing.assert_allclose(np.mean(probe["scaler"].transform(rows) ** 2), 1, rtol=1e-5)
+    _, mixed = fit_probe(rows, labels, one, np.arange(300), ProbeOptions(search=True), 0)
+    assert mixed != chosen, "clips of a recording on both sides choose what remembers recordings"
 
 
 @pytest.mark.parametrize("search", [False, True])
@@ -263,6 +285,6 @@ def test_ctrl_c_ends_the_training_instead_of_cutting_it_short(search):
     threading.Timer(0.5, _thread.interrupt_main).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            fit_probe(bags.means(), labels, folds, options, 0)
+            fit_probe(bags.means(), labels, folds, folds, options, 0)
     finally:
         signal.signal(signal.SIGINT, before)

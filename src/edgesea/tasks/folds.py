@@ -12,8 +12,10 @@ Conventions
 * A clip's class is the one with the largest score; the scores of framewise are averaged over the clip's windows. The
   score is the class probability; that of an SVM is its one-versus-rest decision function, because Platt's probabilities
   need a cross-validation and may contradict the decisions.
-* A search leaves out one training fold at a time and chooses the parameters with the best mean accuracy (framewise: of
-  windows), among equally good ones the simplest. It sees the training folds only.
+* A search leaves out one training fold at a time, or of a single one a fifth of its recordings, and chooses the
+  parameters with the best mean accuracy (framewise: of windows), among equally good ones the simplest. It sees the
+  training folds only. For logistic, it also tries one scale for all dimensions: those of a reduction are sorted by what
+  they carry, and standardisation makes the last as large as the first.
 """
 
 import warnings
@@ -26,11 +28,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
-from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedGroupKFold
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -137,7 +140,8 @@ class FoldTask:
                 raise EdgeseaError(f"fold {fold}: the usable clips of the other folds must be of at least two classes")
             examples = bags.take(train)
             rows = train[examples.owner]
-            fitted, chosen[str(fold)] = fit_probe(examples.rows, truth[rows], self.folds[rows], probe, seed)
+            groups = self.folds[rows], self.recordings[rows]
+            fitted, chosen[str(fold)] = fit_probe(examples.rows, truth[rows], *groups, probe, seed)
             predicted[test] = predict(fitted, bags.take(test))
         clips = np.isin(self.folds, tested) & bags.usable
         columns = truth[clips], predicted[clips], self.folds[clips]
@@ -177,6 +181,21 @@ def _accuracies(truth: Ints, predicted: Ints, folds: Ints) -> dict[str, float]:
     return {"accuracy": float(correct.mean()), "fold_accuracy": mean_share(folds), "class_accuracy": mean_share(truth)}
 
 
+class CommonScale(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Centre the dimensions and divide all of them by one number."""
+
+    def fit(self, rows: NDArray[np.floating], truth: Ints | None = None) -> "CommonScale":
+        self.mean_ = rows.mean(0, np.float64)
+        self.scale_ = float(np.sqrt(np.mean((rows - self.mean_) ** 2))) or 1.0
+        return self
+
+    def transform(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
+        return (rows - self.mean_) / self.scale_
+
+
+SCALERS = {"each": StandardScaler(), "common": CommonScale()}  # of a search; it fits copies
+
+
 def make_probe(kind: Classifier, seed: int, hidden: Sequence[int] = (128,)) -> Pipeline:
     """A single-label probe with its usual parameters; `hidden` are the layers of mlp."""
     models = {
@@ -202,7 +221,8 @@ def search_grid(kind: Classifier, dimensions: int) -> dict[str, list[Any]]:
         "svm": {"C": [1.0, 10.0, 100.0], "gamma": [0.25 / dimensions, 1 / dimensions]},
         "random_forest": {"max_depth": [8, None], "max_features": ["sqrt", 0.1]},
     }
-    return grids[kind]
+    scalers = {"scaler": list(SCALERS.values())} if kind == "logistic" else {}
+    return {f"{STEP}__{name}": values for name, values in grids[kind].items()} | scalers
 
 
 def clip_features(bags: Bags, features: Features) -> Bags:
@@ -236,22 +256,31 @@ def fixed_epochs() -> Iterator[None]:
 
 
 def fit_probe(
-    rows: Float32, labels: Ints, folds: Ints, options: ProbeOptions, seed: int
+    rows: Float32, labels: Ints, folds: Ints, recordings: NDArray[Any], options: ProbeOptions, seed: int
 ) -> tuple[Pipeline, dict[str, Any]]:
-    """Train a probe on rows with their classes and folds; also returns the parameters that a search chose."""
+    """Train a probe on rows with their classes, folds and recordings; also returns what a search chose."""
     model: Any = make_probe(options.classifier, seed, (options.hidden_layer_size,) * options.num_hidden_layers)
-    if options.search:
-        for fold in np.unique(folds):
-            if len(np.unique(labels[folds != fold])) < 2:
-                raise EdgeseaError(f"search: without fold {fold} the training clips are of one class; leave search out")
-        grid = {f"{STEP}__{name}": values for name, values in search_grid(options.classifier, rows.shape[1]).items()}
-        # error_score: otherwise an interrupted training would only count as a bad choice of parameters.
-        model = GridSearchCV(model, grid, cv=PredefinedSplit(folds), error_score="raise")
+    if not options.search:
+        with fixed_epochs():
+            return model.fit(rows, labels), {}
+    several = len(np.unique(folds)) > 1
+    splits = PredefinedSplit(folds) if several else StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+    try:
+        cut = list(splits.split(rows, labels, None if several else recordings))
+    except ValueError as error:
+        raise EdgeseaError(f"search: the only training fold cannot be divided ({error}); leave search out") from error
+    for train, tested in cut:
+        if len(np.unique(labels[train])) < 2:
+            left = f"fold {folds[tested[0]]}" if several else "a fifth of the recordings"
+            raise EdgeseaError(f"search: without {left} the training clips are of one class; leave search out")
+    # error_score: otherwise an interrupted training would only count as a bad choice of parameters.
+    model = GridSearchCV(model, search_grid(options.classifier, rows.shape[1]), cv=cut, error_score="raise")
     with fixed_epochs():
         model.fit(rows, labels)
-    if not options.search:
-        return model, {}
-    return model.best_estimator_, {name.removeprefix(f"{STEP}__"): value for name, value in model.best_params_.items()}
+    chosen = {name.removeprefix(f"{STEP}__"): value for name, value in model.best_params_.items()}
+    if "scaler" in chosen:
+        chosen["scaler"] = next(name for name, one in SCALERS.items() if type(one) is type(chosen["scaler"]))
+    return model.best_estimator_, chosen
 
 
 def predict(probe: Pipeline, test: Bags) -> NDArray[np.int64]:

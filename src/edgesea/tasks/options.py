@@ -37,7 +37,8 @@ class ProbeOptions:
         What is classified: the mean of a clip's windows; their mean, standard deviation, minimum, maximum and median;
         or each window, and then the mean of their probabilities (of svm: decision values).
     search : bool
-        Choose among a small grid of hyperparameters by leaving out each of the training folds in turn.
+        Choose among a small grid of hyperparameters by leaving out each of the training folds in turn, or, of a single
+        one, a fifth of its recordings.
     num_hidden_layers : int
         Of mlp, unless a search chooses it.
     hidden_layer_size : int
