@@ -190,7 +190,7 @@ class CommonScale(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
-        return (rows - self.mean_) / self.scale_
+        return np.asarray((rows - self.mean_) / self.scale_)
 
 
 SCALERS = {"each": StandardScaler(), "common": CommonScale()}  # of a search; it fits copies
