@@ -70,6 +70,8 @@ def try_row(python: str, row: tuple[str, str, tuple[str, ...]], wheel: Path, fol
         text = run(place / "bin" / "python", ROOT / "tools/package_job.py", level, cwd=folder / "job", env=env)
         return row_of(cells, text.strip().splitlines()[-1], "passed")
     except RuntimeError as error:
+        if more and "no usable wheels" in str(error):
+            return row_of(cells, "", f"no wheels of {', '.join(more)} for this Python")
         print(error, file=sys.stderr)
         return row_of(cells, "", f"FAILED: {str(error).splitlines()[-1][:200]}")
     finally:
