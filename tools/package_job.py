@@ -111,7 +111,8 @@ if level.startswith("all"):
     table = "table" if level.endswith("without torch") else "run/table"
     edge("reduce", table, "umap", "--method", "umap", "--size", "2", "--n_neighbors", "5")
     embed("untrained", "--engine", "openvino", "--overwrite")
-    edge("export", "untrained", "device", "--calibration", table, "--format", "c")
-    edge("export", "untrained", "lite", "--calibration", table, "--format", "tflite")
-    done.append("UMAP, OpenVINO, export to C and TFLite")
+    edge("export", "untrained", "lite", "--calibration", table, "--format", "tflite", "--no-int8")
+    if Path("run/student").is_dir():
+        edge("export", "run/student", "device", "--calibration", table, "--format", "c", "--least", "0.01")
+    done.append("UMAP, OpenVINO, export")
 print("; ".join(done))
