@@ -39,7 +39,7 @@ bench-gpu: $(STAMP)  ## measure networks, extraction and training on a GPU
 	$(BIN)/python benchmarks/gpu.py > gpu.json && mv gpu.json benchmarks/results/gpu.json
 
 docs: $(STAMP)  ## build the documentation site into site/, without a network; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 lint: $(STAMP) docs  ## ruff, mypy, and the links of the documentation
 	$(BIN)/ruff check .
