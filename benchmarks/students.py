@@ -345,18 +345,22 @@ def draw(rows: list[Job]) -> None:
     }
 
     def panel(axis: Any, domain: str, cost: Any, int8: bool) -> None:
-        kind, some = DRAWN[domain], [row for row in rows if row["domain"] == domain]
+        kind, ticks, some = DRAWN[domain], list[float](), [row for row in rows if row["domain"] == domain]
         for name in SIZES:
             mine = [row for row in some if row["system"] == name and row.get("part") in ("folds", "urbansound")]
             if mine and (not int8 or all("int8" in row for row in mine)):
                 found = np.sum([(row["int8"] if int8 else row)["correct"][kind] for row in mine], axis=0)
                 share, (low, high) = interval(*found.tolist())
                 axis.errorbar(cost(mine[0]), share, [[share - low], [high - share]], fmt="o", color="C0", lw=1)
-                axis.annotate(name, (cost(mine[0]), share), xytext=(5, 3), textcoords="offset points")
+                place = {"xytext": (-4, 4), "textcoords": "offset points", "ha": "right"}
+                axis.annotate(name, (cost(mine[0]), share), **place)
+                ticks.append(float(cost(mine[0])))
         for number, name in enumerate(("teacher", "reduced teacher", "raw mel bands"), 1):
             counts = np.sum([row["correct"][kind] for row in some if row["system"] == name], axis=0)
             axis.axhline(counts[0] / counts[1], color=f"C{number}", lw=1, ls="--", label=name)
-        axis.set(xscale="log")
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], rotation=45)
+        axis.set_xticks([], minor=True)
         axis.margins(x=0.3)
 
     figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), sharey=True, layout="constrained")
@@ -367,16 +371,21 @@ def draw(rows: list[Job]) -> None:
     axes[0].legend(loc="center left", frameon=False)
     figure.savefig(ROOT / "docs" / "students.svg", metadata={"Date": None})
 
-    figure, grid = plt.subplots(2, 3, figsize=(9.6, 5.6), sharey="row", sharex="col", layout="constrained")
-    for axes, (domain, label) in zip(grid, {"esc10": "ESC-10", "urbansound8k": "UrbanSound8K"}.items(), strict=True):
+    ready = {row["domain"] for row in rows if "int8" in row}
+    labels = {
+        name: label for name, label in {"esc10": "ESC-10", "urbansound8k": "UrbanSound8K"}.items() if name in ready
+    }
+    shape: Job = {"figsize": (9.6, 0.4 + 2.8 * len(labels)), "squeeze": False, "layout": "constrained"}
+    figure, grid = plt.subplots(len(labels), 3, sharey="row", sharex="col", **shape)
+    for axes, (domain, label) in zip(grid, labels.items(), strict=True):
         for axis, (name, cost) in zip(axes, on_device.items(), strict=True):
             panel(axis, domain, cost, True)
             for other, (score, place) in PUBLISHED.items():
                 if domain == "esc10" and name in place:
                     axis.plot(place[name], score, "s", color="0.5")
-                    axis.annotate(other, (place[name], score), xytext=(5, -9), textcoords="offset points", color="0.4")
+                    axis.annotate(other, (place[name], score), xytext=(5, -10), textcoords="offset points", color="0.4")
         axes[0].set_ylabel(f"accuracy in int8, {label}")
-    for axis, name in zip(grid[1], on_device, strict=True):
+    for axis, name in zip(grid[-1], on_device, strict=True):
         axis.set_xlabel(name)
     grid[0][0].legend(loc="center left", frameon=False)
     figure.savefig(ROOT / "docs" / "edge.svg", metadata={"Date": None})
