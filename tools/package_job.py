@@ -65,9 +65,11 @@ def clips() -> None:
 def untrained(folder: Path) -> None:
     """A student with random weights, made without torch."""
     config, rng = StudentConfig.named("edge-3"), np.random.default_rng(0)
-    arrays = {
-        name: np.asarray(np.abs(rng.normal(0, 0.1, shape)), np.float32) for name, shape in array_shapes(config).items()
-    }
+    arrays = {}
+    for name, shape in array_shapes(config).items():
+        scale = rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape) if len(shape) > 1 else np.ones(shape)
+        is_shift = name.endswith(("bias", "running_mean"))
+        arrays[name] = np.asarray(0 * scale if is_shift else scale, np.float32)
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(save(arrays, {"architecture": json.dumps(config.stored())}))
     content = {"model": "edgesea.student", "architecture": config.stored(), "provenance": {}}
@@ -93,13 +95,8 @@ embed("untrained")
 edge("profile", "untrained")
 done.append("embed, get_embedding, profile")
 if level.endswith("without torch"):
-    extract = JOB["extract"] | {"out": "table"}
-    Path("extract.yaml").write_text(yaml.safe_dump(extract))
-    edge("extract", "--config", "extract.yaml")
-    edge("sample", "table", "subset.parquet", "--size", "20")
-    edge("reduce", "table", "phi", "--subset", "subset.parquet", "--size", "4")
-    edge("evaluate", "esc50", "esc50", "spectral", "--reduction", "phi", "--resamples", "10")
-    done.append("extract, sample, reduce, evaluate")
+    edge("evaluate", "esc50", "esc50", "untrained", "--resamples", "10")
+    done.append("evaluate")
 elif level != "base":
     Path("job.yaml").write_text(yaml.safe_dump(JOB))
     edge("run", "job.yaml", "--out", "run")
@@ -108,11 +105,11 @@ elif level != "base":
     embed("run/student")
     done.append("run of all stages with report, embed with its student")
 if level.startswith("all"):
-    table = "table" if level.endswith("without torch") else "run/table"
-    edge("reduce", table, "umap", "--method", "umap", "--size", "2", "--n_neighbors", "5")
     embed("untrained", "--engine", "openvino", "--overwrite")
-    edge("export", "untrained", "lite", "--calibration", table, "--format", "tflite", "--no-int8")
-    if Path("run/student").is_dir():
-        edge("export", "run/student", "device", "--calibration", table, "--format", "c", "--least", "0.01")
-    done.append("UMAP, OpenVINO, export")
+    done.append("OpenVINO")
+if level == "all":
+    edge("reduce", "run/table", "umap", "--method", "umap", "--size", "2", "--n_neighbors", "5")
+    for kind in ("tflite", "c"):
+        edge("export", "run/student", kind, "--calibration", "run/table", "--format", kind, "--least", "0.01")
+    done.append("UMAP, export to TFLite and C")
 print("; ".join(done))
