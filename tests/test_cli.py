@@ -2,10 +2,9 @@ import inspect
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -116,22 +115,6 @@ def test_errors_of_the_system_are_passed_on_without_a_traceback(monkeypatch, ref
     again = {"extract": "it resumes", "sample": "run it again"}[command]
     with nullcontext() if code is not None else pytest.raises(ZeroDivisionError):
         refuses(command, words=[word.format(again=again) for word in words], code=code)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_a_library_swallows_still_ends_the_command(monkeypatch, refuses, number):
-    def swallow() -> None:
-        """Swallow."""
-        with suppress(BaseException):
-            signal.raise_signal(number)
-
-    monkeypatch.setattr(cli, "_load", lambda name: swallow)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.getsignal(signal.SIGTERM)
-    try:
-        refuses("extract", words=["interrupted"], code=128 + number)
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
 
 
 def test_names_of_files_need_not_be_utf_8(noise_folder, random_student, tmp_path, capsys):

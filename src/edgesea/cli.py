@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
 from edgesea.artifact import FULL, WAIT, versions
-from edgesea.cluster import Cluster, check_stopped, read_cluster, stop_in_order, using
+from edgesea.cluster import Cluster, read_cluster, stop_in_order, using
 from edgesea.cluster.slurm import Attempt
 from edgesea.config import as_yaml, changed, changed_sections, nearest, read_yaml, tidy
 from edgesea.distill.ranks import check_alone, is_silent
@@ -53,16 +53,8 @@ COMMANDS = {
     "demo": "edgesea.demo:demo",
     "track": "edgesea.tracking:track",
 }
-RESUMED = (
-    "extract",
-    "import",
-    "distill",
-    "embed",
-    "run",
-    "select",
-    "data",
-    "demo",
-)  # go on from where they were interrupted
+# Commands that resume what was interrupted
+RESUMED = ("extract", "import", "distill", "embed", "run", "select", "data", "demo")
 # The names that options of `embed` and `stream` have in openl3 and edgel3, too.
 ALIASES = {
     "out": Parameter(alias=["-o", "--output-dir"]),
@@ -227,7 +219,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app = _app(arguments, attempt)
         result = app.meta(arguments or ["--help"], exit_on_error=False, print_error=False)
-        check_stopped()
         facts = getattr(result, "attrs", result) if arguments[:1] in (["embed"], ["search"]) else None
         return 1 if isinstance(facts, dict) and facts["failed"] else 0
     except CycloptsError as error:

@@ -41,7 +41,10 @@ def started(*words: str) -> "subprocess.Popen[str]":
     """An extraction on SLURM by the command line."""
     options = [f"--{name}={value}" for name, value in OPTIONS.items()]
     command = [sys.executable, "-m", "edgesea", "extract", "audio", "there", *options, "--cluster", "slurm", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore Ctrl-C in background jobs
+    )  # fmt: skip
 
 
 def jobs(slurm: Slurm, state: str = "all") -> list[str]:

@@ -174,13 +174,7 @@ def results(function: Callable[..., T], calls: Iterable[tuple[Any, ...]], jobs: 
     calls = iter(calls)
     first = list(islice(calls, 1))  # without any, no scheduler is asked for
     ahead = max(AHEAD, 2 * (place.options.max_jobs or 0))
-    return _stoppable(on_dask(place.client, function, chain(first, calls), ahead)) if first else iter(())
-
-
-def _stoppable(found: Iterator[T]) -> Iterator[T]:
-    for each in found:
-        check_stopped()  # Dask may have swallowed it
-        yield each
+    return on_dask(place.client, function, chain(first, calls), ahead) if first else iter(())
 
 
 def is_here(jobs: int = 1) -> bool:
@@ -211,36 +205,22 @@ def run_on_nodes(arguments: list[str]) -> None:
 
 
 class Stopped(KeyboardInterrupt):
-    """The process is to end, by a signal: Ctrl-C, SLURM's warning of the time limit, SIGTERM or SIGHUP."""
+    """The process is to end, by a signal other than Ctrl-C: SLURM's warning of the time limit, SIGTERM or SIGHUP."""
 
     def __init__(self, number: int, _: Any = None) -> None:
         super().__init__(signal.Signals(number).name)
         self.signal = number
 
 
-_STOPPED: list[Stopped] = []  # by signals; what is raised in a callback or a finalizer does not get through
-
-
-def check_stopped() -> None:
-    """Raise `Stopped` if a signal was to end this process, whatever has become of the exception since."""
-    if _STOPPED:
-        raise _STOPPED[-1]
-
-
 def stop_in_order() -> None:
     """Let SIGTERM, a lost terminal, and in a job of SLURM SIGUSR1, end this process as Ctrl-C does (see `Stopped`)."""
-    _STOPPED.clear()
 
     def stop(number: int, _: Any) -> None:
-        if number != signal.SIGINT:
-            signal.signal(number, signal.SIG_IGN)
-        _STOPPED.append(Stopped(number))
-        raise _STOPPED[-1]
+        signal.signal(number, signal.SIG_IGN)
+        raise Stopped(number)
 
     for number in (signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])):
         signal.signal(number, stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background, shells ignore it
-        signal.signal(signal.SIGINT, stop)
     hangup = getattr(signal, "SIGHUP", signal.SIGTERM)
     if signal.getsignal(hangup) is signal.SIG_DFL:  # nohup ignores it
         signal.signal(hangup, stop)
