@@ -165,8 +165,8 @@ def distill(
     from edgesea.models.student_config import StudentConfig
     from edgesea.models.student_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, model_card, save_student
     from edgesea.models.student_torch import Student
-    from edgesea.reduction import load_reduction
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
+    from edgesea.reduction.windows import load_reduction_of
     from edgesea.table.reader import Table
 
     numbers = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr}
@@ -185,9 +185,8 @@ def distill(
     if batch_size % (hardware.world * accumulate):
         pieces = f"{hardware.world} devices x {accumulate} pieces (accumulate)"
         raise EdgeseaError(f"batch_size must be a multiple of {pieces}, not {batch_size}")
-    source, phi, folder = Table(table), load_reduction(reduction), Path(out)
-    if phi.input_size != source.embedding_size:
-        raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}")
+    source, folder = Table(table), Path(out)
+    phi = load_reduction_of(reduction, source)
     shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
     rate = sample_rate or min(StudentConfig.named(student).sample_rate, source.sample_rate)
     groups = [_with_mixtures(one) for one in (source, *map(Table, also or ()))]

@@ -24,8 +24,8 @@ from edgesea.export.windows import open_table
 from edgesea.models import load_student
 from edgesea.models.base import EmbeddingModel
 from edgesea.parallel import thread_count
-from edgesea.reduction.base import Float32, Reduction, load_reduction, method_class, transform_all
-from edgesea.reduction.windows import Windows, in_subset, open_subset
+from edgesea.reduction.base import Float32, Reduction, method_class, transform_all
+from edgesea.reduction.windows import Windows, in_subset, load_reduction_of, open_subset
 from edgesea.sampling.subset import Subset
 from edgesea.table.reader import Chunk, Table, arrow_file
 
@@ -54,10 +54,7 @@ def open_parts(
     model = None if student is None else load_student(student, device)
     if model is not None:  # a student's file says of its windows what its configuration does
         open_table(table, cast(Any, model), {}, str(student), True)
-    phi = None if reduction is None else load_reduction(reduction)
-    if phi and phi.input_size != source.embedding_size:
-        other = f"reduces {phi.input_size} dimensions, but {table} has {source.embedding_size}"
-        raise EdgeseaError(f"{reduction}: {other}; give the reduction that was fitted on this table")
+    phi = None if reduction is None else load_reduction_of(reduction, source)
     if phi and model and phi.output_size != model.embedding_size:
         other = f"reduces to {phi.output_size} dimensions, but {student} has {model.embedding_size}"
         raise EdgeseaError(f"{reduction}: {other}; give the reduction that the student was trained on")

@@ -16,7 +16,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.models import is_teacher, load_model
 from edgesea.models.base import EmbeddingModel, file_digest
 from edgesea.models.student_files import CONFIG_FILE
-from edgesea.reduction.base import ARRAYS_FILE, Reduction, load_reduction
+from edgesea.reduction.base import ARRAYS_FILE, Reduction
 
 if TYPE_CHECKING:
     from edgesea.embed.engine import Recording
@@ -96,12 +96,13 @@ def search(
             raise EdgeseaError(f"{out}: unknown ending; choose {' or '.join(ENDINGS)}")
     from edgesea.embed.engine import embed_files
     from edgesea.nearest.index import Index
+    from edgesea.reduction.windows import load_reduction_of
     from edgesea.table.reader import Table
 
     source = Table(table)
     given = [Path(path) for path in ([query] if isinstance(query, str | Path) else query)]
     paths = [path for one in given for path in (find_audio(one) if one.is_dir() else [one])]
-    phi = None if reduction is None else load_reduction(reduction)
+    phi = None if reduction is None else load_reduction_of(reduction, source)
     network = _load(source, model, weights, device, reduction, phi)
     embeddings = Index(source, Path(index or source.path / FOLDER), reduction, phi)
     read = lru_cache(64)(source.chunk)
@@ -157,8 +158,6 @@ def _load(
 ) -> EmbeddingModel:
     """What embeds the recordings; EdgeseaError unless its embeddings can be compared with those of the table."""
     teacher, size = table.info["teacher"], table.embedding_size
-    if phi and phi.input_size != size:
-        raise EdgeseaError(f"{reduction}: reduces {phi.input_size} dimensions, but {table.path} has {size}")
     if not (model or is_teacher(teacher["id"])):
         raise EdgeseaError(f"{table.path}: made by {teacher['id']!r}, which cannot be loaded; name it as model")
     network = load_model(model or teacher["id"], weights, device)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from edgesea.cluster import is_here, results
 from edgesea.errors import EdgeseaError
-from edgesea.reduction.base import Batches, Float32
+from edgesea.reduction.base import Batches, Float32, Reduction, load_reduction
 from edgesea.sampling.subset import Subset, table_key
 from edgesea.table.reader import Chunk, Table
 
@@ -22,6 +22,15 @@ Int64 = NDArray[np.int64]
 Bits = Mapping[tuple[int, int], NDArray[np.uint8]]
 
 CHUNKS = 16  # that one call goes through: 512 MB at most; the moments of 6144 dimensions have 302 MB
+
+
+def load_reduction_of(folder: Path | str, table: Table) -> Reduction:
+    """A reduction; EdgeseaError unless it takes embeddings of a table's size."""
+    phi = load_reduction(folder)
+    if phi.input_size != table.embedding_size:
+        other = f"reduces {phi.input_size} dimensions, but {table.path} has {table.embedding_size}"
+        raise EdgeseaError(f"{folder}: {other}; give the reduction that was fitted on this table")
+    return phi
 
 
 class Windows(Batches):
