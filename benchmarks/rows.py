@@ -53,11 +53,11 @@ def write_clips(bench: Bench, rate: int, clips: int) -> str:
     return str(folder)
 
 
-def write_long(bench: Bench, path: Path, seconds: int) -> str:
-    """A recording made of clips, at 8 kHz."""
+def write_long(bench: Bench, path: Path, seconds: int, rate: int = 8000) -> str:
+    """A recording made of clips."""
     import soundfile
 
-    soundfile.write(path, np.concatenate(list(real_clips(bench, 8000, seconds // 5))), 8000)
+    soundfile.write(path, np.concatenate(list(real_clips(bench, rate, seconds // 5))), rate)
     return str(path)
 
 
@@ -180,6 +180,25 @@ def sea64(bench: Bench) -> Lines:
         yield compared(name, "edgel3 on TensorFlow", found[label], found["edgel3"], bars.get(label), "windows/s")
     yield agreement(bench, "mean-centred cosine, sea-64, onnx", "edgel3 on TensorFlow", "onnx", "edgel3", 0.9999)
     yield close
+
+
+def edge(bench: Bench) -> Lines:
+    """Students for microcontrollers against that of the paper, a file of ten minutes, hop 0.1 s, with one engine."""
+    from edgesea.models.student_config import StudentConfig
+    from edgesea.models.student_files import save_student
+    from edgesea.models.student_torch import Student
+
+    given = {"recording": write_long(bench, bench.folder / "long.wav", bench.size(10, 600), 48000), "hop": 0.1}
+    given |= {"short": write_long(bench, bench.folder / "short.wav", bench.size(5, 20), 48000), "engine": "onnx"}
+    cases = {}
+    for name in ("sea-64", "edge-3", "edge-10", "edge-25"):
+        save_student(Student(StudentConfig.named(name, embedding_size=64)), folder := bench.folder / name, {}, "")
+        places = {"weights": str(folder), "save": str(bench.folder / f"{name}.npy")}
+        cases[name] = partial(bench.case, "student", "edgesea", **places, **given)
+    found = bench.turns(cases)
+    for name, bar in (("edge-3", None), ("edge-10", 4.0), ("edge-25", None)):
+        label = f"embed, {name}, random weights, hop 0.1 s, onnx"
+        yield compared(label, "sea-64, random weights", found[name], found["sea-64"], bar, "windows/s")
 
 
 def edgel3_source(bench: Bench) -> str:
@@ -360,5 +379,5 @@ def make_table(folder: Path, days: int) -> int:
 
 
 ROWS: dict[str, Callable[[Bench], Lines]] = {
-    row.__name__: row for row in (openl3, efficientat, sea64, cold, distillation, demo, pca, k_dpp, scores, year)
+    row.__name__: row for row in (openl3, efficientat, sea64, edge, cold, distillation, demo, pca, k_dpp, scores, year)
 }
