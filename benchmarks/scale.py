@@ -190,7 +190,7 @@ def dry_run(folder: Path) -> None:
 def status(folder: Path) -> None:
     """Of a run that is at its table: the whole command."""
     from edgesea.artifact import write_json
-    from edgesea.pipeline import FORMAT, STAMPS
+    from edgesea.pipeline.stages import FORMAT, STAMPS
     from edgesea.submit.status import status
 
     if not (run := folder / "looked-at").exists():

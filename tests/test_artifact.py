@@ -238,19 +238,19 @@ def test_contents_are_read_again_only_where_a_file_was_touched(tmp_path, monkeyp
     files[1].write_bytes(bytes(BLOCK * BLOCKS * 3))
     for path in files[:2]:
         os.utime(path, (1e9, 1e9))
-    first, read = Digests(tmp_path / "d.json"), []
+    first, read = Digests(tmp_path), []
     before = first.of(files)
     assert before[2] == ""
     first.save()
     monkeypatch.setattr("edgesea.artifact.file_content", lambda path: read.append(path.name) or file_content(path))
-    assert Digests(tmp_path / "d.json").of(files) == before
+    assert Digests(tmp_path).of(files) == before
     assert read == []
     os.utime(files[0])
     with files[1].open("r+b") as file:  # its end, without a change of size
         file.seek(-1, os.SEEK_END)
         file.write(b"x")
     os.utime(files[1], (2e9, 2e9))
-    again = Digests(tmp_path / "d.json")
+    again = Digests(tmp_path)
     after = again.of(files)
     assert (after[0] == before[0], after[1] == before[1], sorted(read)) == (True, False, ["a", "large"])
     assert again.changed == [str(files[1])]

@@ -308,10 +308,10 @@ def file_state(path: Path | str) -> tuple[int, int] | None:
 
 
 class Digests:
-    """Digests of the contents of files, remembered in a file by size and time: only what was touched is read again."""
+    """Digests of the contents of files, remembered in a folder by size and time: what was touched is read again."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.path = path = folder / DIGESTS_FILE
         self.changed: list[str] = []  # files whose contents are not those that were remembered
         self.new: list[str] = []  # files of which nothing was remembered
         self.reads = True  # False: files that are not remembered are not read, and have no digest

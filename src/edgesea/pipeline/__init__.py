@@ -6,32 +6,19 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from edgesea.artifact import DIGESTS_FILE, discard, is_helper, locked, move_aside, plain, versions, write_json
 from edgesea.audio.io import audio_suffixes
 from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
-from edgesea.config import changed, changed_sections, checked_options, nearest, parsed, read_yaml, write_yaml
+from edgesea.config import changed, changed_sections, parsed, read_yaml, write_yaml
 from edgesea.errors import EdgeseaError
 from edgesea.export import TFLITE_FILE, check_options
+from edgesea.pipeline import stages
 from edgesea.pipeline.draft import as_text, is_recordings, suggested, write_draft
 from edgesea.pipeline.estimate import forecast
-from edgesea.pipeline.stages import (
-    CONFIG,
-    DRAFT,
-    FORMAT,
-    OPTIONAL,
-    OUTPUTS,
-    RESULTS,
-    STAGES,
-    STAMPS,
-    Sections,
-    read_stamps,
-    write_stamps,
-)
-from edgesea.pipeline.todo import ASIDE, files_of, find_todo, spent
+from edgesea.pipeline.stages import STAGES, Sections, checked_sections, find_todo, read_stamps, write_stamps
 from edgesea.report import report_if_possible
 from edgesea.table.paths import expanded, normal
 from edgesea.tasks.evaluate import evaluate_systems, load_task
@@ -41,7 +28,7 @@ from edgesea.tracking import Track, origin, read_track, recording
 from edgesea.tracking import current as watchers
 from edgesea.tracking import using as watched
 
-__all__ = ["FORMAT", "STAGES", "STAMPS", "checked_sections", "read_stamps", "run", "run_stages"]
+__all__ = ["STAGES", "checked_sections", "read_stamps", "run", "run_stages"]
 log = logging.getLogger(__name__)
 
 
@@ -113,9 +100,9 @@ def run(
 
     EdgeseaError: the source or the configuration cannot be used, `out` holds something else, or a stage fails.
     """
-    stages = {"extract": extract, "sample": sample, "reduce": reduce}
-    stages |= {"distill": distill, "evaluate": evaluate, "export": export}
-    changes = {name: dict(options) for name, options in stages.items() if options}
+    given = {"extract": extract, "sample": sample, "reduce": reduce}
+    given |= {"distill": distill, "evaluate": evaluate, "export": export}
+    changes = {name: dict(options) for name, options in given.items() if options}
     if teacher or weights:
         name = (teacher or "") or f"efficientat/{Path(weights or '').name[:4]}"
         if not teacher and not name.startswith("efficientat/mn"):
@@ -150,12 +137,12 @@ def read_experiment(
     """The experiment for a source, see `run`; the weights of a teacher may be downloaded."""
     path = Path(expanded(str(source)))
     changes = {name: {key: parsed(value) for key, value in one.items()} for name, one in (changes or {}).items()}
-    if (path / STAMPS).is_file() and (stored := _stored(path)):
+    if (path / stages.STAMPS).is_file() and (stored := _stored(path)):
         path, out = stored, path if out is None else out
     elif path.suffix.lower() in audio_suffixes() and path.is_file():
         raise EdgeseaError(f"{path}: a single recording; give the folder that it is in, or a manifest")
     if not is_recordings(path):
-        is_in_run = (path.parent / STAMPS).is_file()
+        is_in_run = (path.parent / stages.STAMPS).is_file()
         out = out or (path.parent if is_in_run else Path("runs") / path.stem)
         return Experiment(*read_config(path, stage, changes), Path(out))
     folder = Path(out) if out else Path("runs") / normal(path).stem
@@ -170,13 +157,13 @@ def read_experiment(
     given, amount = suggested(path, changes, quick, download)
     found = _checked(given, "options", stage)
     groups = changed_sections(cluster=current(), track=watchers())
-    return Experiment(*found, folder, as_text({**given, **groups}, found[0], amount, str(folder / DRAFT)))
+    return Experiment(*found, folder, as_text({**given, **groups}, found[0], amount, str(folder / stages.DRAFT)))
 
 
 def _stored(run: Path) -> Path | None:
     """The experiment that a run directory holds."""
-    found = next((run / name for name in (DRAFT, CONFIG) if (run / name).is_file()), None)
-    return found if found and (found.name == DRAFT or (run / STAMPS).is_file()) else None
+    found = next((run / name for name in (stages.DRAFT, stages.CONFIG) if (run / name).is_file()), None)
+    return found if found and (found.name == stages.DRAFT or (run / stages.STAMPS).is_file()) else None
 
 
 def read_config(
@@ -199,27 +186,6 @@ def _checked(given: dict[str, Any], source: str, stage: str | None) -> tuple[Sec
     return sections, replace(cluster, **changed(current())), track
 
 
-def checked_sections(given: Mapping[str, Any], source: str) -> Sections:
-    """All options of all stages, checked against their signatures; EdgeseaError names `source`, stage and option."""
-    if unknown := [name for name in given if name not in STAGES]:
-        owners = [f"{name} is an option of {owner}" for name in unknown for owner in STAGES if name in _options(owner)]
-        raise EdgeseaError(
-            "; ".join([f"{source}: unknown section {nearest(unknown, [*STAGES, 'cluster', 'track'])}", *owners[:1]])
-        )
-    if "extract" not in given:
-        raise EdgeseaError(f"{source}: section extract is missing")
-    sections = {}
-    for name, stage in STAGES.items():
-        if name in given or name not in OPTIONAL:
-            options, fixed = {} if given.get(name) is None else given[name], (*stage.inputs, *OUTPUTS)
-            sections[name] = checked_options(stage.function, options, f"{source}: {name}", fixed=fixed)
-    return sections
-
-
-def _options(stage: str) -> Mapping[str, Any]:
-    return signature(STAGES[stage].function).parameters
-
-
 def run_stages(
     sections: Sections, out: Path, only: str | None = None, dry_run: bool = False, text: str = ""
 ) -> dict[str, Any]:
@@ -230,7 +196,7 @@ def run_stages(
     check_run(sections, out, dry_run)
     if dry_run:
         return {"dry_run": str(out), **{name: str(step) for name, step in find_todo(sections, out, only).items()}}
-    files = (STAMPS, DRAFT, CONFIG, RESULTS, DIGESTS_FILE, *(stage.artifact for stage in STAGES.values()))
+    files = (*stages.FILES, DIGESTS_FILE, *(stage.artifact for stage in STAGES.values()))
     with locked(out, stale=[f".{name}" for name in files]):
         if text:
             write_draft(out, text)
@@ -257,8 +223,8 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
         log.info("%s: %s", name, step)
         if not step.verb or only not in (None, name):
             continue
-        before = spent(stamps[name], step.artifact) if step.verb == "resume" else 0.0
-        if step.fate == ASIDE:
+        before = stages.spent(stamps[name], step.artifact) if step.verb == "resume" else 0.0
+        if step.fate == stages.ASIDE:
             log.warning("%s: moved aside, to %s", step.artifact, move_aside(step.artifact))
         elif step.fate:
             discard(step.artifact)
@@ -270,7 +236,7 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
         try:
             with using(current().for_stage(name)) if name in current().stages else nullcontext():
                 result = _run_stage(name, sections[name], sections, out)
-            files = {path.relative_to(out).as_posix(): path.stat().st_size for path in files_of(step.artifact)}
+            files = {path.relative_to(out).as_posix(): path.stat().st_size for path in stages.files_of(step.artifact)}
             stamp |= {"finished": True, "files": files, "result": result}
         finally:
             stamps[name] = {**stamp, "seconds": round(before + time.perf_counter() - began, 1)}
@@ -281,10 +247,10 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
     results = {name: stamps[name]["result"] for name in sections}
     seconds = {name: stamps[name]["seconds"] for name in sections}
     summary = {**results, "seconds": seconds, "config": plain(sections), "versions": versions(), "origin": origin()}
-    write_json(out / RESULTS, summary)
+    write_json(out / stages.RESULTS, summary)
     pages = report_if_possible(out)
     with recording("run", {"config": sections}, out / STAGES["distill"].artifact) as record:
-        record.end({**results, "seconds": seconds}, [out / RESULTS, *map(Path, pages.values())])
+        record.end({**results, "seconds": seconds}, [out / stages.RESULTS, *map(Path, pages.values())])
     return {"run": str(out), **summary}
 
 

@@ -20,8 +20,7 @@ from edgesea.distill import distill
 from edgesea.errors import EdgeseaError
 from edgesea.extract import extract
 from edgesea.pipeline.draft import Amount, spoken
-from edgesea.pipeline.stages import Sections
-from edgesea.pipeline.todo import LISTING, Todo
+from edgesea.pipeline.stages import LISTING, Sections, Todo
 from edgesea.reduction import reduce
 from edgesea.table.clips import Manifest
 from edgesea.table.manifest import read_manifest

@@ -1,6 +1,5 @@
 """``select``: the paper's model selection, a grid of samplings and reductions, each scored by the downstream task."""
 
-import hashlib
 import logging
 import math
 import shutil
@@ -17,18 +16,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from edgesea import reduction, sampling
-from edgesea.artifact import (
-    DIGESTS_FILE,
-    LOCK_FILE,
-    Digests,
-    atomic_path,
-    claimed,
-    digest,
-    plain,
-    read_json,
-    versions,
-    write_json,
-)
+from edgesea.artifact import LOCK_FILE, Digests, atomic_path, claimed, digest, plain, read_json, versions, write_json
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import checked_count
 from edgesea.audio.resampling import checked_resampling
@@ -36,7 +24,7 @@ from edgesea.cluster import results
 from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError, error_of
 from edgesea.models import load_model, shared_model
-from edgesea.models.base import window_of
+from edgesea.models.base import file_digest, window_of
 from edgesea.reduction.base import REDUCTION_FILE, Reduction
 from edgesea.sampling.sensors import read_positions
 from edgesea.sampling.subset import table_key
@@ -172,7 +160,7 @@ def select(
             f"teacher {model.id}: {size} dimensions, the table: {source.embedding_size}; give the table's"
         )
     framing = Framing(window_of(model), hop, center, checked_resampling(source.framing.resampler))
-    contents = Digests(folder / DIGESTS_FILE)
+    contents = Digests(folder)
     clips = digest([[path.name for path in problem.paths], contents.of(problem.paths)])
     made_from = {"table": table_key(source.info), "clips": clips, "teacher": {"id": model.id, "sha256": model.digest}}
     plan = {**made_from, "framing": framing.plan(), "folds": folds, "hold_out": hold_out, "seed": seed}
@@ -314,7 +302,7 @@ def _trials(
         content, trials = dict(sample), []
         if "positions" in sample:
             read_positions(sample["positions"])  # which must be readable
-            content["positions"] = hashlib.sha256(sample["positions"].read_bytes()).hexdigest()
+            content["positions"] = file_digest(sample["positions"])
         for seed in seeds:
             subset = out / "subsets" / f"{digest([content, seed])[:16]}.parquet"
             folder = out / "trials" / digest([content, phi, seed])[:16]

@@ -16,8 +16,7 @@ from edgesea.cluster.slurm import ACT, Job, call, jobs_of
 from edgesea.errors import EdgeseaError
 from edgesea.pipeline import check_run, read_experiment
 from edgesea.pipeline.draft import write_draft
-from edgesea.pipeline.stages import CONFIG, STAGES
-from edgesea.pipeline.todo import find_todo
+from edgesea.pipeline.stages import CONFIG, STAGES, find_todo
 from edgesea.tracking import using as watched
 
 log = logging.getLogger(__name__)
