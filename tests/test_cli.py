@@ -187,7 +187,7 @@ assert list(results(divmod, [(7, 2)])) == [(3, 1)]
     ("code", "libraries"),
     [
         ("import edgesea", ["torch", "numpy", "cyclopts"]),
-        ("import edgesea.tracking.sheets, edgesea.tracking.loggers", ["mlflow", "wandb", "gspread", "lightning"]),
+        ("import edgesea.tracking.sheets, edgesea.tracking.tracker", ["mlflow", "wandb", "gspread", "lightning"]),
         (HERE, ["dask", "distributed", "dask_jobqueue"]),
     ],
 )

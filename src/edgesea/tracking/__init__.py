@@ -17,7 +17,7 @@ from typing import Any, Literal
 from edgesea.artifact import versions
 from edgesea.config import checked_options
 from edgesea.errors import EdgeseaError, missing_extra
-from edgesea.tracking.tracker import FOLDER, Run, Tracker
+from edgesea.tracking.tracker import FOLDER, Curves, Run, Tracker
 
 __all__ = ["FOLDER", "Track", "current", "log_history", "origin", "read_track", "recording", "track", "using"]
 log = logging.getLogger(__name__)
@@ -73,7 +73,6 @@ class Track:
 
     def trackers(self, run: Run) -> Iterator[Tracker]:
         """The trackers of a run; one that fails to start is left out."""
-        from edgesea.tracking.loggers import Curves
         from edgesea.tracking.sheets import SheetRow, tabs
 
         for name in self.track:

@@ -21,8 +21,7 @@ from uuid import uuid4
 from edgesea.artifact import digest, locked, plain, read_json, write_json
 from edgesea.config import read_yaml
 from edgesea.errors import EdgeseaError
-from edgesea.tracking.loggers import flat
-from edgesea.tracking.tracker import Run, Tracker
+from edgesea.tracking.tracker import Run, Tracker, flat
 
 SCOPES = ["https://www.googleapis.com/auth/spreadsheets"]
 Place = tuple[dict[str, int], int, list[str], int | None]  # id and width of a tab, its header, and the index of a row
