@@ -17,7 +17,7 @@ from edgesea.errors import EdgeseaError
 from edgesea.export import TFLITE_FILE, check_options
 from edgesea.pipeline import stages
 from edgesea.pipeline.draft import as_text, is_recordings, suggested, write_draft
-from edgesea.pipeline.estimate import forecast
+from edgesea.pipeline.estimate import forecast, log_left
 from edgesea.pipeline.stages import STAGES, Sections, checked_sections, find_todo, read_stamps, write_stamps
 from edgesea.report import report_if_possible
 from edgesea.table.paths import expanded, normal
@@ -241,7 +241,7 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
         finally:
             stamps[name] = {**stamp, "seconds": round(before + time.perf_counter() - began, 1)}
             write_stamps(out, stamps)
-        ahead.finish(name, time.perf_counter() - began)
+        log_left(ahead, name, time.perf_counter() - began)
     if unfinished := [name for name in sections if not stamps.get(name, {}).get("finished")]:
         return {"finished": [name for name in sections if name not in unfinished], "unfinished": unfinished}
     results = {name: stamps[name]["result"] for name in sections}

@@ -22,9 +22,9 @@ from edgesea.pipeline.stages import DRAFT, Sections
 from edgesea.table.clips import Manifest
 from edgesea.table.manifest import read_manifest
 from edgesea.table.paths import normal
+from edgesea.table.sheet import SUFFIXES
 
 log = logging.getLogger(__name__)
-MANIFESTS = (".csv", ".tsv", ".txt", ".parquet")
 LOOKED_AT = 64  # recordings whose length is looked up
 LEAST = 64  # windows from which something can be learned, calibrated and checked
 RATE = 16000  # Hz
@@ -105,7 +105,7 @@ def _length(path: Path) -> float:
 
 def is_recordings(source: Path) -> bool:
     """Whether a source is a folder or a manifest, and not an experiment."""
-    return source.is_dir() or source.suffix.lower() in MANIFESTS
+    return source.is_dir() or source.suffix.lower() in SUFFIXES
 
 
 def suggested(source: Path, given: Mapping[str, Mapping[str, Any]], quick: bool, download: bool) -> tuple[Any, Amount]:

@@ -4,7 +4,6 @@ import io
 import logging
 from collections.abc import Mapping
 from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,29 +32,11 @@ WORTH = {"extract": 10_000, "distill": 50_000}  # windows from which there is so
 QUICK = 20.0  # seconds of a stage, from which it says how right the estimates are
 
 
-@dataclass
-class Forecast:
-    """Seconds that stages will take, corrected by what those before them took."""
-
-    seconds: dict[str, float]
-    expected: float = 0.0
-    taken: float = 0.0
-
-    def finish(self, name: str, seconds: float) -> None:
-        """Log what is left after a stage."""
-        if name not in self.seconds:
-            return
-        if (expected := self.seconds.pop(name)) > QUICK:
-            self.expected, self.taken = self.expected + expected, self.taken + seconds
-        left = sum(self.seconds.values()) * (self.taken / self.expected if self.expected else 1.0)
-        log.info("%s took %s%s", name, spoken(seconds), f"; about {spoken(left)} left" if self.seconds else "")
-
-
-def forecast(sections: Sections, todo: Mapping[str, Todo], out: Path) -> Forecast:
-    """Estimate a run at its beginning, and log it; nothing, if it is little, is resumed, or is done elsewhere."""
+def forecast(sections: Sections, todo: Mapping[str, Todo], out: Path) -> dict[str, float]:
+    """Seconds of extract and distill at the beginning of a run, logged; none if it is little, or done elsewhere."""
     elsewhere = not current().is_local or current().processes > 1 or current().stages
     if elsewhere or not sections or todo["extract"].verb in ("", "resume"):
-        return Forecast({})
+        return {}
     options, training = sections["extract"], sections["distill"]
     try:
         entries = read_manifest(*(options[key] for key in LISTING))
@@ -63,19 +44,26 @@ def forecast(sections: Sections, todo: Mapping[str, Todo], out: Path) -> Forecas
         windows = Amount.of(entries).windows(framing) + options["mixtures"]
         ahead = {"extract": windows, "distill": training["epochs"] * (training["epoch_size"] or windows)}
         if all(ahead[name] < least for name, least in WORTH.items()):
-            return Forecast({})
+            return {}
         log.info("Trying the stages on excerpts, to see how long they take ...")
         rates = _rates(options, training, entries)
     except EdgeseaError as error:  # the stage itself will say more
         log.warning("no estimate of the time: %s", error)
-        return Forecast({})
+        return {}
     seconds = {name: ahead[name] / rates[name] for name in WORTH}
     others = [name for name in sections if name not in (*WORTH, "sample", "reduce")]
     parts = [f"{name} {spoken(one)}" for name, one in seconds.items()]
     parts += [f"{' and '.join(others)} not estimated"] if others else []
     speeds = f"{rates['extract']:.0f} windows/s of the teacher, {rates['distill']:.0f} in training"
     log.info("%s: about %s on this computer (%s): %s", out, spoken(sum(seconds.values())), speeds, ", ".join(parts))
-    return Forecast(seconds)
+    return seconds
+
+
+def log_left(ahead: dict[str, float], name: str, taken: float) -> None:
+    """Log what is left after a stage of which there is an estimate, corrected by the seconds that it took."""
+    if expected := ahead.pop(name, None):
+        left = sum(ahead.values()) * (taken / expected if expected > QUICK else 1.0)
+        log.info("%s took %s%s", name, spoken(taken), f"; about {spoken(left)} left" if ahead else "")
 
 
 def _rates(options: Mapping[str, Any], training: Mapping[str, Any], entries: Manifest) -> dict[str, float]:

@@ -21,6 +21,7 @@ from edgesea.artifact import atomic_path
 from edgesea.errors import EdgeseaError
 
 log = logging.getLogger(__name__)
+SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".parquet")  # of tables; what they are is seen in the files
 NAMED = 5  # of many bad values, so many are named
 BLANKS = " \t\r\n\f\v\xa0\ufeff\u200b"
 MISSING = frozenset(("nan", "NaN", "NaT", "<NA>", "#N/A", "null", "NULL"))
