@@ -1,4 +1,4 @@
-"""YAML: options of stages, checked by the same signatures from which the command line is made."""
+"""YAML: options of stages, checked by the same signatures from which the command line is made; where the cache is."""
 
 import codecs
 import difflib
@@ -120,6 +120,13 @@ def _mark(found: re.Match[str]) -> str:
     if name and (found["braced"] or name in _variables()):
         return BEGIN + name + END
     return "$" if found["escaped"] else found[0]
+
+
+def cache_folder() -> Path:
+    """Where what was downloaded or is to be sent is on this machine: ``EDGESEA_CACHE``, or the system's folder."""
+    import pooch
+
+    return Path(os.environ.get("EDGESEA_CACHE") or pooch.os_cache("edgesea")).expanduser()
 
 
 def as_yaml(options: Mapping[str, Any]) -> str:

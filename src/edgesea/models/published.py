@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import logging
-import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesea.config import cache_folder
 from edgesea.errors import EdgeseaError, explained, missing_extra
 from edgesea.models.base import Float32, file_digest
 
@@ -38,23 +38,16 @@ TORCH_NAMES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
 FRONT_END = {"real_kernels", "imag_kernels", "Variable"}
 
 
-def cache_path(name: str) -> Path:
-    """Where a published file is, or will be, on this machine: in ``EDGESEA_CACHE``, or the system's folder."""
-    import pooch
-
-    return Path(os.environ.get("EDGESEA_CACHE") or pooch.os_cache("edgesea")).expanduser() / name
-
-
 def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
     """The file `name` of the cache folder, downloaded first if it is not there; EdgeseaError if it is another one.
 
-    A file without a known git blob id is trusted the
-    first time: its sha256 is written to ``NAME.sha256`` beside it and compared on every later use.
+    A file without a known git blob id is trusted the first time: its sha256 is written to ``NAME.sha256`` beside it and
+    compared on every later use.
     """
     import pooch
     import requests  # comes with pooch
 
-    path = cache_path(name)
+    path = cache_folder() / name
     # Without the header a server may send a .gz file as an encoded .h5 file, which would arrive decompressed
     headers = {"Accept-Encoding": "identity"}
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=2**16, timeout=30, headers=headers)

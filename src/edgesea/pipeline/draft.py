@@ -15,7 +15,7 @@ import numpy as np
 from edgesea.artifact import atomic_path
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import AudioFile
-from edgesea.config import as_yaml
+from edgesea.config import as_yaml, cache_folder
 from edgesea.errors import EdgeseaError, error_of
 from edgesea.models import load_teacher
 from edgesea.pipeline.stages import DRAFT, Sections
@@ -143,11 +143,11 @@ def suggested(source: Path, given: Mapping[str, Mapping[str, Any]], quick: bool,
 
 def choose_teacher(download: bool) -> tuple[str, str]:
     """The best teacher that can be had without asking for more: its id, and why it was chosen."""
-    from edgesea.models.published import cache_path, fetch
+    from edgesea.models.published import fetch
     from edgesea.models.teachers import EFFICIENTAT, efficientat_file
 
     for variant in EFFICIENTAT:
-        if (path := cache_path(efficientat_file(variant)[0])).is_file():
+        if (path := cache_folder() / efficientat_file(variant)[0]).is_file():
             return f"efficientat/{variant}", f"its weights are there already, {path}"
     name, url = efficientat_file("mn04")
     if not download:

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from edgesea.artifact import digest, locked, plain, read_json, write_json
-from edgesea.config import read_yaml
+from edgesea.config import cache_folder, read_yaml
 from edgesea.errors import EdgeseaError
 from edgesea.tracking.tracker import Run, Tracker, flat
 
@@ -36,9 +36,7 @@ def tabs() -> dict[str, Any]:
 
 def outbox() -> Path:
     """Folder of the rows that have not been written yet."""
-    import pooch
-
-    return Path(os.environ.get("EDGESEA_CACHE") or pooch.os_cache("edgesea")).expanduser() / "track"
+    return cache_folder() / "track"
 
 
 class Spreadsheet:
