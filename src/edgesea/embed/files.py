@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 HEADERS = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b".snd")  # that audio files begin with
 GROUP = 128  # files that are embedded by one call
 Targets = dict[str, tuple[Path, Path]]  # files and their results, by the absolute name of the file
+Options = tuple[Framing, int, int | None, Truncated]  # the last of `embed_files`
 Missing = tuple[Path, Path, dict[str, Any]]  # a file, its result, and what that is made of
 Written = tuple[Path, int, str, Sequence[str]]  # a file, its windows (0: not embedded), its error, warnings
 
@@ -114,12 +115,7 @@ def embed(
     targets = result_paths(audio, out, suffix, recursive)
     network, load, jobs = shared_model(load_model, model, weights, device, engine, precision)
     options = (framing_of(network, hop, center, resampler), batch_size, workers, truncated)
-
-    def write(missing: list[Missing]) -> Iterator[Written]:
-        groups = ((missing[first : first + GROUP],) for first in range(0, len(missing), GROUP))
-        return chain.from_iterable(results(partial(_write_group, load, options), groups, jobs))
-
-    written = _write_missing(network, targets, *options[:3], overwrite, write, precision)
+    written = _write_missing(network, load, targets, options, overwrite, precision, jobs)
     files, windows, failed = 0, 0, {}
     for file, count, error, found in tqdm(written, "embed", len(targets), unit="file", disable=quiet or None):
         if error:
@@ -191,12 +187,9 @@ def process_files(
         raise EdgeseaError(f"{folder}: a folder; name the files in it, or embed it: edgesea embed {folder}")
     targets = result_paths(paths, output_dir, suffix or "")
     network, failed = load_model(model), []
-    framing = framing_of(network, hop_size, center, resampler)
-    write = partial(_write_group, lambda: network, (framing, batch_size, workers, "skip"))
+    options: Options = (framing_of(network, hop_size, center, resampler), batch_size, workers, "skip")
     precision: Precision = getattr(network, "precision", "float32")
-    for path, _, error, found in _write_missing(
-        network, targets, framing, batch_size, workers, overwrite, write, precision
-    ):
+    for path, _, error, found in _write_missing(network, lambda: network, targets, options, overwrite, precision):
         failed += [f"{path}: {error}"] if error else []
         for warning in found:
             warnings.warn(f"{path}: {warning}", EdgeseaWarning, stacklevel=2)
@@ -207,15 +200,15 @@ def process_files(
 
 def _write_missing(
     model: EmbeddingModel,
+    load: Callable[[], EmbeddingModel],
     targets: Targets,
-    framing: Framing,
-    batch_size: int,
-    workers: int | None,
+    options: Options,
     overwrite: bool,
-    write: Callable[[list[Missing]], Iterable[Written]],
     precision: Precision,
+    jobs: int = 1,
 ) -> Iterator[Written]:
-    """Have files embedded and their results written, unless they are there."""
+    """Have files embedded and their results written, unless they are there, by `jobs` processes or elsewhere."""
+    framing, batch_size, workers, _ = options
     checked_count("batch_size", batch_size), checked_count("workers", 1 if workers is None else workers)
     checked_flag("overwrite", overwrite)
     made_by = {"model": model.id, "digest": model.digest, "hop": framing.hop, "center": framing.center}
@@ -233,12 +226,11 @@ def _write_missing(
             yield path, 0, "", ()
         except (EdgeseaError, OSError) as error:
             yield path, 0, str(error), ()
-    yield from write(missing)
+    groups = ((missing[first : first + GROUP],) for first in range(0, len(missing), GROUP))
+    yield from chain.from_iterable(results(partial(_write_group, load, options), groups, jobs))
 
 
-def _write_group(
-    load: Callable[[], EmbeddingModel], options: tuple[Framing, int, int | None, Truncated], missing: list[Missing]
-) -> Iterator[Written]:
+def _write_group(load: Callable[[], EmbeddingModel], options: Options, missing: list[Missing]) -> Iterator[Written]:
     """Embed files with a model and write their results; batches do not reach over the end of the group."""
     files, framing = {path: (target, made_of) for path, target, made_of in missing}, options[0]
     for path, embedding, error, found in embed_files(load(), list(files), *options):
