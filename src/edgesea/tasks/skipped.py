@@ -2,27 +2,23 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgesea.audio.io import AudioFile, checked_share
 from edgesea.errors import EdgeseaError
 from edgesea.table.sheet import say, some, write_skipped
 
+if TYPE_CHECKING:
+    from edgesea.tasks.folds import FoldTask
+    from edgesea.tasks.sonyc_ust import SonycUst
+
 Skipped = Mapping[Path, str]  # clips, and why they cannot be used
-
-
-class ClipSet(Protocol):
-    """A task: its N clips, and what cannot be learned or tested with the `usable` (N,) ones alone."""
-
-    @property
-    def paths(self) -> Sequence[Path]: ...
-    def emptied(self, usable: NDArray[np.bool_]) -> list[str]: ...
+Task: TypeAlias = "FoldTask | SonycUst"
 
 
 def listing_of(out: Path | None) -> Path | None:
@@ -40,7 +36,7 @@ def check_share(text: str, count: int, total: int, max_skipped: float) -> None:
         raise EdgeseaError(f"{text}; complete them, or allow it with max_skipped={enough:g} (now {max_skipped:g})")
 
 
-def check_openable(task: ClipSet, data: Path, max_skipped: float, listing: Path | None, workers: int | None) -> None:
+def check_openable(task: Task, data: Path, max_skipped: float, listing: Path | None, workers: int | None) -> None:
     """Before any model is loaded or trained: `check_skipped` with the clips that cannot even be opened."""
     check_share("", 0, len(task.paths), max_skipped)
 
@@ -56,7 +52,7 @@ def check_openable(task: ClipSet, data: Path, max_skipped: float, listing: Path 
     check_skipped(task, data, {path: reason for path, reason in found.items() if reason}, max_skipped, listing)
 
 
-def check_skipped(task: ClipSet, data: Path, skipped: Skipped, max_skipped: float, listing: Path | None) -> None:
+def check_skipped(task: Task, data: Path, skipped: Skipped, max_skipped: float, listing: Path | None) -> None:
     """List the skipped clips in the file `listing`, and say once how many they are.
 
     EdgeseaError if they are more than the share `max_skipped`, or leave something empty.
