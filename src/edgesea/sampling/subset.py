@@ -1,6 +1,5 @@
 """A subset on disk: which windows of a table were chosen, by what."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from edgesea.artifact import atomic_path
+from edgesea.artifact import atomic_path, digest
 from edgesea.errors import EdgeseaError, explained
 from edgesea.table.reader import arrow_file
 
@@ -22,7 +21,7 @@ _KEY = b"edgesea"
 def table_key(info: Mapping[str, Any]) -> str:
     """Hash of what decides which windows a table has, in which order, and their embeddings, from its ``table.json``."""
     names = ("manifest_sha256", "teacher", "sample_rate", "framing", "dtype", "part_clips", "windows")
-    return hashlib.sha256(json.dumps([info[name] for name in names], sort_keys=True).encode()).hexdigest()
+    return digest([info[name] for name in names])
 
 
 @dataclass(frozen=True)
