@@ -144,15 +144,13 @@ class Lane:
         self._members, self._buffer = [], ()  # so that the next one is read into free memory
         first = 0
         for part, group, windows in (self.chunks[index] for index in members):
-            self._store(first, self.source.load(part, group), count)
+            arrays = self.source.load(part, group)
+            self._buffer = self._buffer or tuple(np.empty((count, *one.shape[1:]), one.dtype) for one in arrays)
+            for buffer, array in zip(self._buffer, arrays, strict=True):
+                buffer[first : first + windows] = array
             first += windows
+            del arrays, array  # before the next ones are read
         self._members = members
-
-    def _store(self, first: int, arrays: Arrays, count: int) -> None:
-        if not self._buffer:
-            self._buffer = tuple(np.empty((count, *array.shape[1:]), array.dtype) for array in arrays)
-        for buffer, array in zip(self._buffer, arrays, strict=True):
-            buffer[first : first + len(array)] = array
 
 
 class Passes:
