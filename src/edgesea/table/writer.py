@@ -22,22 +22,9 @@ from edgesea.artifact import TEMPORARY, atomic_path, claimed, delete, digest, ve
 from edgesea.cluster import is_here, results
 from edgesea.embed.engine import Failure
 from edgesea.errors import EdgeseaError
+from edgesea.table import reader
 from edgesea.table.clips import Piece
-from edgesea.table.reader import (
-    CLIPS,
-    PART_KEY,
-    READERS,
-    SKIPPED_FILE,
-    SKIPPED_KEY,
-    TABLE_FILE,
-    WINDOWS,
-    PartInfo,
-    Table,
-    arrow_file,
-    file_end,
-    part_info,
-    part_path,
-)
+from edgesea.table.reader import CLIPS, WINDOWS, PartInfo, Table, arrow_file, part_info, part_path
 from edgesea.table.sheet import write_skipped
 
 log = logging.getLogger(__name__)
@@ -74,8 +61,8 @@ def write_part(table: Path, part: int, size: int, dtype: str, plan: str | None =
             writer = PartWriter(clips_file, windows_file, np.dtype(dtype))
             yield writer
             writer.flush()
-        about = {"splits": writer.splits, "part": part, "plan": plan, "windows": file_end(windows_path)}
-        texts = {SKIPPED_KEY: sorted(writer.skipped), PART_KEY: about}
+        about = {"splits": writer.splits, "part": part, "plan": plan, "windows": reader.file_end(windows_path)}
+        texts = {reader.SKIPPED_KEY: sorted(writer.skipped), reader.PART_KEY: about}
         clips_file.add_key_value_metadata({key: json.dumps(text).encode() for key, text in texts.items()})
 
 
@@ -158,7 +145,7 @@ def write_table(
 
     with claimed(out, plan, "table", is_begun=is_begun):
         if not is_begun():
-            for path in (*out.glob("*/part-*.parquet"), out / SKIPPED_FILE):
+            for path in (*out.glob("*/part-*.parquet"), out / reader.SKIPPED_FILE):
                 path.unlink(missing_ok=True)
         infos = _read_infos(out, plan)
         missing = [part for part, info in enumerate(infos) if info is None]
@@ -179,7 +166,7 @@ def _read_infos(out: Path, plan: dict[str, Any]) -> list[PartInfo | None]:
             log.warning("%s: damaged (%s); it is made anew", part_path(out, CLIPS, part), " ".join(str(error).split()))
         return None
 
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(reader.READERS) as pool:
         return list(pool.map(read, range(plan["parts"])))
 
 
@@ -193,7 +180,7 @@ def _write_missing(
     jobs: int,
 ) -> dict[str, Any]:
     if missing:
-        (out / TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
+        (out / reader.TABLE_FILE).unlink(missing_ok=True)  # it says that all parts are there
     began, windows, loud = time.perf_counter(), 0, set[str]()
     total, todo = (sum(len(parts[part]) for part in some) for some in (range(len(parts)), missing))
     mixtures = plan.get("mixtures")
@@ -269,14 +256,14 @@ def _finish(
     out: Path, plan: dict[str, Any], infos: Sequence[PartInfo | None], clips: int, max_skipped: float
 ) -> dict[str, Any]:
     """Write skipped.csv and, last of all, table.json, unless a former call has done it; returns what they say."""
-    finished = (out / TABLE_FILE).exists()
+    finished = (out / reader.TABLE_FILE).exists()
     skipped = [*dict(row for info in infos if info for row in info.skipped).items()]  # parts of mixtures share clips
     if not finished:
-        write_skipped(out / SKIPPED_FILE, skipped)
+        write_skipped(out / reader.SKIPPED_FILE, skipped)
     if len(skipped) == clips:  # nothing binds; with other options or repaired clips, the same folder will do
         for path in out.glob("*/part-*.parquet"):
             path.unlink()
-    check_skipped(skipped, clips, max_skipped, f"clips (listed in {out / SKIPPED_FILE})")
+    check_skipped(skipped, clips, max_skipped, f"clips (listed in {out / reader.SKIPPED_FILE})")
     if not finished:
         by_split: Counter[str] = Counter()
         known = [info.splits for info in infos if info and info.splits is not None]
@@ -289,6 +276,6 @@ def _finish(
         stored = windows if "mixtures" in plan else clips - len(skipped)
         numbers = {"clips": stored, "skipped": len(skipped), "windows": windows}
         splits = {"windows_by_split": dict(sorted(by_split.items()))}
-        write_json(out / TABLE_FILE, {**plan, **numbers, **splits, "versions": versions()})
+        write_json(out / reader.TABLE_FILE, {**plan, **numbers, **splits, "versions": versions()})
     info = Table(out).info
     return {"table": str(out), **{key: info[key] for key in ("clips", "windows", "skipped", "windows_by_split")}}
