@@ -16,11 +16,12 @@ from edgesea.config import changed, changed_sections, parsed, read_yaml, write_y
 from edgesea.errors import EdgeseaError
 from edgesea.export import TFLITE_FILE, check_options
 from edgesea.pipeline import stages
-from edgesea.pipeline.draft import as_text, is_recordings, suggested, write_draft
+from edgesea.pipeline.draft import as_text, suggested, write_draft
 from edgesea.pipeline.estimate import forecast, log_left
 from edgesea.pipeline.stages import STAGES, Sections, checked_sections, find_todo, read_stamps, write_stamps
 from edgesea.report import report_if_possible
 from edgesea.table.paths import expanded, normal
+from edgesea.table.sheet import SUFFIXES
 from edgesea.tasks.evaluate import evaluate_systems, load_task
 from edgesea.tasks.options import check_seed
 from edgesea.tasks.skipped import check_openable, listing_of
@@ -141,7 +142,7 @@ def read_experiment(
         path, out = stored, path if out is None else out
     elif path.suffix.lower() in audio_suffixes() and path.is_file():
         raise EdgeseaError(f"{path}: a single recording; give the folder that it is in, or a manifest")
-    if not is_recordings(path):
+    if not path.is_dir() and path.suffix.lower() not in SUFFIXES:  # an experiment
         is_in_run = (path.parent / stages.STAMPS).is_file()
         out = out or (path.parent if is_in_run else Path("runs") / path.stem)
         return Experiment(*read_config(path, stage, changes), Path(out))

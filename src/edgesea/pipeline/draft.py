@@ -22,7 +22,6 @@ from edgesea.pipeline.stages import DRAFT, Sections
 from edgesea.table.clips import Manifest
 from edgesea.table.manifest import read_manifest
 from edgesea.table.paths import normal
-from edgesea.table.sheet import SUFFIXES
 
 log = logging.getLogger(__name__)
 LOOKED_AT = 64  # recordings whose length is looked up
@@ -79,8 +78,12 @@ class Amount:
         """EdgeseaError if none of the recordings that are looked at can be decoded."""
         some, lengths, problems = entries[:: -(-len(entries) // LOOKED_AT)], list[float](), list[str]()
         for path in map(Path, some.files()):
-            problem = error_of(lambda path=path: lengths.append(_length(path)))
-            problems += [problem] if problem else []
+            try:
+                with AudioFile(path, "use") as file:
+                    frames = file.frames or sum(map(len, islice(file.chunks(), 600)))  # of ten minutes
+                    lengths.append(frames / file.sample_rate)
+            except EdgeseaError as error:
+                problems.append(str(error))
         if not lengths:
             opened = f"{len(problems)} of {len(entries)} recordings were opened, and none can be decoded"
             raise EdgeseaError(f"{entries.root}: {opened}; the first: {problems[0]}")
@@ -95,17 +98,6 @@ class Amount:
         """About how many windows there are."""
         cut = framing.at(RATE)
         return round(self.clips * float(np.mean([cut.count(round(length * RATE)) for length in self.lengths])))
-
-
-def _length(path: Path) -> float:
-    with AudioFile(path, "use") as file:
-        frames = file.frames or sum(map(len, islice(file.chunks(), 600)))  # of ten minutes, if it is not announced
-        return frames / file.sample_rate
-
-
-def is_recordings(source: Path) -> bool:
-    """Whether a source is a folder or a manifest, and not an experiment."""
-    return source.is_dir() or source.suffix.lower() in SUFFIXES
 
 
 def suggested(source: Path, given: Mapping[str, Mapping[str, Any]], quick: bool, download: bool) -> tuple[Any, Amount]:
