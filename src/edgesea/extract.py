@@ -151,7 +151,9 @@ def extract(
         blocks = cut_mixtures(mixed, mixtures, part_clips, seed)
     weights = weights and Path(weights)
     read = partial(clip_pieces, framing=framing, sample_rate=sample_rate, truncated=truncated)
-    if (made := _teacher_of(Path(out))) or not has_network(teacher):
+    done = parts_done(Path(out))  # then the plan of the table says by what it was made
+    made = read_json(Path(out, PLAN_FILE))["teacher"] if done and done[0] else {}
+    if made or not has_network(teacher):
         engine = made.get("engine", "torch") if engine == "auto" else engine
         precision = made.get("precision", "float32") if precision == "auto" else precision
     given, exact = (load_teacher, teacher, weights, device), "float32" if precision == "auto" else precision
@@ -199,12 +201,6 @@ def _embed(
 
     model = load()
     return embed_sources(model, sources, partial(read, model=model), **options)
-
-
-def _teacher_of(out: Path) -> dict[str, Any]:
-    """What the plan of a table, of which there are parts, says of its teacher."""
-    done = parts_done(out)
-    return dict(read_json(out / PLAN_FILE)["teacher"]) if done and done[0] else {}
 
 
 def _choose(

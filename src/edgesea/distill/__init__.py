@@ -167,7 +167,7 @@ def distill(
     from edgesea.models.student_torch import Student
     from edgesea.reduction.base import ARRAYS_FILE, REDUCTION_FILE
     from edgesea.reduction.windows import load_reduction_of
-    from edgesea.table.reader import Table
+    from edgesea.table.reader import MIXTURES, Table
 
     numbers = {"epochs": epochs, "epoch_size": epoch_size, "batch_size": batch_size, "lr": lr}
     for name, value in {**numbers, "devices": devices, "accumulate": accumulate}.items():
@@ -189,7 +189,10 @@ def distill(
     phi = load_reduction_of(reduction, source)
     shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
     rate = sample_rate or min(StudentConfig.named(student).sample_rate, source.sample_rate)
-    groups = [_with_mixtures(one) for one in (source, *map(Table, also or ()))]
+    groups = [[source], *([Table(one)] for one in also or ())]
+    for group in groups:
+        if (mixtures := group[0].path / MIXTURES).exists():
+            group.append(Table(mixtures))
     tables, wanted = [*chain(*groups)], _comparable(source)
     for one in tables:
         has = _comparable(one)
@@ -254,13 +257,6 @@ def distill(
             files = ("metrics.csv", RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
             run.end({**result, "speed": speed}, [folder / name for name in files])
         return {**result, "speed": speed}
-
-
-def _with_mixtures(table: "Table") -> "list[Table]":
-    """A table and that of its mixtures, if it has any."""
-    from edgesea.table.reader import MIXTURES, Table
-
-    return [table, Table(table.path / MIXTURES)] if (table.path / MIXTURES).exists() else [table]
 
 
 def _comparable(table: "Table") -> dict[str, Any]:
