@@ -6,7 +6,6 @@ from typing import Any
 from edgesea.pipeline import checked_sections, run_stages
 from edgesea.tasks.options import TaggingOptions, check_seed
 
-STUDENT = {"student": "edge-3", "epochs": 16, "lr": 5e-3, "mask": 0.0, "precision": "32-true"}
 # A hundred clips are too few to hold some of them out for early stopping.
 TAGGING = {"batch_size": 16, "l2_reg": 1e-3, "num_epochs": 50, "patience": 0}
 
@@ -37,7 +36,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> dict[str, Any]:
         "extract": {"source": city / "manifest.csv", "teacher": "spectral", "hop": 1.0, "part_clips": 64},
         "sample": {"size": 2000, "seed": seed},
         "reduce": {"method": "pca", "size": 32},
-        "distill": {**STUDENT, "precision": "auto", "seed": seed},
+        "distill": {"student": "edge-3", "epochs": 16, "lr": 5e-3, "mask": 0.0, "seed": seed},
         "evaluate": {"task": "sonyc_ust", "data": city, "hop": 1.0, "seed": seed, "tagging": TAGGING},
     }
     return run_stages(checked_sections(options, "demo"), Path(out))

@@ -56,15 +56,11 @@ def _spread(total: int, count: int) -> NDArray[np.int64]:
 
 def _audio(windows: Windows, chosen: NDArray[np.int64], rate: int) -> Float32:
     """The audio of some windows, whose numbers are ascending."""
-    table, first = windows.table, 0
+    table = windows.table
     found = [np.zeros((0, table.framing.at(rate).window), np.float32)]
-    for place, bits in windows.bits.items():
-        rows = np.flatnonzero(np.unpackbits(bits))
-        some = rows[chosen[(chosen >= first) & (chosen < first + len(rows))] - first]
-        first += len(rows)
-        if len(some):
-            pcm, scales = table.audio(table.chunk(*place, ["clip", "start", "offset"]), some, rate)
-            found.append(pcm * scales)
+    for place, rows in windows.places(chosen):
+        pcm, scales = table.audio(table.chunk(*place, ["clip", "start", "offset"]), rows, rate)
+        found.append(pcm * scales)
     return np.concatenate(found)
 
 

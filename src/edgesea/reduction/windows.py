@@ -63,12 +63,17 @@ class Windows(Batches):
                 bar.update(0 if is_here() else len(run))
                 yield result
 
-    def take(self, chosen: Int64) -> Float32:
-        """The embeddings of some of these windows, whose numbers are ascending."""
+    def places(self, chosen: Int64) -> Iterator[tuple[tuple[int, int], Int64]]:
+        """Where some of these windows are, whose numbers are ascending: chunks, and their rows there."""
         firsts = np.cumsum([0, *self.counts])
         parts = np.split(chosen, np.searchsorted(chosen, firsts[1:-1]))
-        numbered = zip(self.bits.items(), firsts, parts, strict=False)
-        bits = {place: _bits(_rows(some)[part - first]) for (place, some), first, part in numbered if len(part)}
+        for (place, some), first, part in zip(self.bits.items(), firsts, parts, strict=False):
+            if len(part):
+                yield place, _rows(some)[part - first]
+
+    def take(self, chosen: Int64) -> Float32:
+        """The embeddings of some of these windows, whose numbers are ascending."""
+        bits = {place: _bits(rows) for place, rows in self.places(chosen)}
         return np.concatenate(list(Windows(self.table, bits).map(_joined)))
 
     def draw(self, size: int, rng: np.random.Generator) -> Float32:
