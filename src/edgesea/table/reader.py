@@ -51,9 +51,8 @@ class Chunk:
 
     part: int
     group: int
-    first_clip: int  # row in the part of the first clip row
-    first_window: int  # and of the first window
-    clip: NDArray[np.int64]  # (windows,) row of each window's clip, counted from `first_clip`
+    first_window: int  # row in the part of the first window
+    clip: NDArray[np.int64]  # (windows,) row of each window's clip among these
     start: NDArray[np.int64]  # (windows,) first sample of each window in its clip
     level: Float32  # (windows,) dB
     offsets: NDArray[np.int64]  # (clips,) first sample of each clip row's audio in the clip
@@ -85,7 +84,7 @@ class Table:
             self.sample_rate: int = self.info["sample_rate"]
             self.embedding_size: int = self.info["teacher"]["embedding_size"]
             self.framing = Framing(**self.info["framing"])
-            self.sample_framing = self.framing.at(self.sample_rate)
+            self.framing.at(self.sample_rate)  # raises EdgeseaError if windows or hops are shorter than a sample
             self.embedding_dtype: np.dtype[Any] = np.dtype(self.info["dtype"])
             if info is None:
                 self.counts: dict[str, int] = dict(self.info["windows_by_split"])  # windows of each split
@@ -133,7 +132,7 @@ class Table:
         clip = cells(windows, "clip").astype(np.int64) - first_clip
         numbers = cells(windows, "start"), cells(windows, "level"), cells(clips, "offset")
         texts = (np.asarray(cells(clips, name), object) for name in ("clip", "sensor", "time", "split", "label"))
-        return Chunk(part, group, first_clip, first_window, clip, *numbers, *texts)
+        return Chunk(part, group, first_window, clip, *numbers, *texts)
 
     def chunks(self, parts: Iterable[int] | None = None, columns: Sequence[str] = SMALL) -> Iterator[Chunk]:
         """The small columns of every chunk (of some parts), in order; threads read ahead, for slow network drives."""
