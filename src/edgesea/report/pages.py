@@ -11,11 +11,11 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
 from edgesea.artifact import atomic_path, read_json
+from edgesea.errors import EdgeseaError
 from edgesea.models.base import file_digest
 from edgesea.models.cost import sizes
 from edgesea.models.student_config import StudentConfig
 from edgesea.reduction.base import REDUCTION_FILE, load_reduction
-from edgesea.reduction.windows import load_reduction_of
 from edgesea.report import data, plots
 from edgesea.report.data import SELECTION, Counts, Metric, optional_csv, optional_json
 from edgesea.report.summary import SYSTEMS, interval, shown_scores, systems_of
@@ -84,10 +84,11 @@ def _reduction(folder: Path, table: Path | None) -> dict[str, Any]:
     info, beside = read_json(folder / REDUCTION_FILE), folder.resolve().parent / "table"
     if table is None and (beside / "table.json").is_file():
         table = beside
-    if table is None:
-        return _preserved(info, folder, None)
-    load_reduction_of(folder, source := Table(table))
-    return _preserved(info, folder, data.summarise(source, None))
+    source = None if table is None else Table(table)
+    if source is not None and (size := source.embedding_size) != info["input_size"]:
+        other = f"reduces {info['input_size']} dimensions, but {table} has {size}"
+        raise EdgeseaError(f"{folder}: {other}; give the table that it was fitted on")
+    return _preserved(info, folder, data.summarise(source, None) if source else None)
 
 
 def _preserved(info: dict[str, Any], folder: Path, counts: Counts | None) -> dict[str, Any]:
