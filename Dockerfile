@@ -12,16 +12,16 @@ RUN git config --global --add safe.directory /source \
     && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /source
 
 FROM python:3.12-slim
-ARG EXTRAS=train,openvino,umap,cluster,codecs
+ARG EXTRAS=train,openvino,umap,cluster,codecs,export
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     pip install --no-cache-dir --constraint /constraints.txt --extra-index-url "$TORCH_INDEX" \
         "$(echo /wheels/*.whl)[$EXTRAS]" \
     && useradd --create-home --uid 1000 edgesea
-# Caches of libraries need a home that any --user can write to
-ENV HOME=/tmp PYTHONUNBUFFERED=1
-USER edgesea
+# Caches of libraries need a home that any --user can write to, and Python a name for a --user that the system does not know
+ENV HOME=/tmp USER=edgesea PYTHONUNBUFFERED=1
+USER 1000
 WORKDIR /data
 ENTRYPOINT ["edgesea"]
 CMD ["--help"]

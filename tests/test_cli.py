@@ -202,6 +202,7 @@ def test_nothing_is_imported_before_it_is_used(code, libraries):
         ("pyarrow", "sample t s", "train"),
         ("sklearn", "evaluate esc50 d spectral", "train"),
         ("mlflow", "distill t r s --track mlflow", "track"),
+        ("gspread", "track test --sheet x", "track"),
     ],
 )
 def test_a_missing_library_names_the_extra_that_installs_it(missing, command, extra, tmp_path):

@@ -27,8 +27,9 @@ def on_page_markdown(markdown, page, **_):
     if page.file.src_uri == "commands.md":
         markdown = markdown.replace("<!-- commands -->", commands())
     if page.file.src_uri == "contributing.md":
-        text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf-8")
-        markdown = text.replace("](docs/", "](") + markdown
+        root = Path(__file__).parents[1]
+        markdown = (root / "CONTRIBUTING.md").read_text("utf-8").replace("](docs/", "](") + markdown
+        markdown = markdown.replace("<!-- packages -->", (root / "benchmarks/results/packages.md").read_text("utf-8"))
     markdown = MERMAID.sub("![The rooms](rooms-light.svg#only-light)![The rooms](rooms-dark.svg#only-dark)\n", markdown)
     return PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", markdown)
 

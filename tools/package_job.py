@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,23 +31,28 @@ JOB = {
     "distill": {"student": "edge-3", "epochs": 1, "batch_size": 8},
     "evaluate": {"task": "esc50", "data": "esc50", "resamples": 10},
 }
+LOG = io.StringIO()  # one for all, as logging writes to the first
 JOB["extract"] |= {"teacher": "spectral", "hop": 0.5, "workers": 1}
 
 
-def edge(*words: str) -> None:
-    """A command in a process of its own."""
-    done = subprocess.run(["edgesea", *words], capture_output=True, text=True)
-    assert done.returncode == 0, f"edgesea {' '.join(words)}: {done.stderr}"
+def edge(*words: str, code: int = 0) -> str:
+    """What a command prints, messages included."""
+    before = LOG.tell()
+    with contextlib.redirect_stdout(LOG), contextlib.redirect_stderr(LOG):
+        found = main(list(words))
+    text = LOG.getvalue()[before:]
+    assert found == code, f"edgesea {' '.join(words)}: {text}"
+    assert "not recorded there" not in text, text
+    return text
 
 
 def helps() -> str:
     """How many commands have help, and how many say that a library is missing."""
     lacking = 0
     for name in COMMANDS:
-        with contextlib.redirect_stdout(io.StringIO()) as text:
-            assert main([name, "--help"]) == 0, name
-        lacking += "Not available" in text.getvalue()
-    edge("--version")
+        lacking += "Not available" in edge(name, "--help")
+    shown = subprocess.run(["edgesea", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    assert shown == version("edgesea"), shown
     return f"help of {len(COMMANDS)} commands ({lacking} need an extra)"
 
 
@@ -87,6 +94,31 @@ def embed(student: str, *words: str) -> None:
     assert np.isfinite(embedding).all()
 
 
+def extras() -> None:
+    """What each extra but umap and export is for, as far as it can be without a network."""
+    import av
+    import dask_jobqueue  # noqa: F401
+    from distributed import LocalCluster
+
+    import edgesea.mteb  # noqa: F401
+
+    embed("untrained", "--engine", "openvino", "--overwrite")
+    with av.open("sound.m4a", "w") as file:
+        stream = file.add_stream("aac", rate=44100)
+        for _ in range(40):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.sample_rate = 44100
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    edge("embed", "sound.m4a", "--model", "untrained", "--resampler", "resampy")
+    os.environ |= {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    trained = ("run/table", "run/reduction", "tracked", "--student", "edge-3", "--epochs", "1", "--batch_size", "8")
+    edge("distill", *trained, "--track", "tensorboard", "mlflow", "wandb")
+    assert "does not give it" in edge("profile", "nobody/nothing", code=1)
+    with LocalCluster(n_workers=1, processes=False, protocol="tcp://", dashboard_address=None) as cluster:
+        edge("sample", "run/table", "far.parquet", "--size", "9", "--cluster", cluster.scheduler_address)
+
+
 level = sys.argv[1]
 done = [helps()]
 clips()
@@ -94,22 +126,21 @@ untrained(Path("untrained"))
 embed("untrained")
 edge("profile", "untrained")
 done.append("embed, get_embedding, profile")
-if level.endswith("without torch"):
-    edge("evaluate", "esc50", "esc50", "untrained", "--resamples", "10")
-    done.append("evaluate")
-elif level != "base":
+if level != "base":
     Path("job.yaml").write_text(yaml.safe_dump(JOB))
     edge("run", "job.yaml", "--out", "run")
     scores = json.loads(Path("run/results.json").read_text())
     assert Path("run/report.html").is_file(), scores
     embed("run/student")
-    done.append("run of all stages with report, embed with its student")
-if level.startswith("all"):
-    embed("untrained", "--engine", "openvino", "--overwrite")
-    done.append("OpenVINO")
+    edge("explore", "run")
+    edge("search", "run/table", "esc50/audio/3.wav")
+    edge("sample", "run/table", "dpp.parquet", "--method", "dpp", "--size", "9")
+    edge("tables", "run")
+    done.append("run of all stages with report, embed with its student, explore, search, k-DPP, tables")
 if level == "all":
     edge("reduce", "run/table", "umap", "--method", "umap", "--size", "2", "--n_neighbors", "5")
     for kind in ("tflite", "c"):
         edge("export", "run/student", kind, "--calibration", "run/table", "--format", kind, "--least", "0.01")
-    done.append("UMAP, export to TFLite and C")
+    extras()
+    done.append("UMAP, export to TFLite and C, OpenVINO, AAC, resampy, TensorBoard, MLflow, W&B, Hub, Dask")
 print("; ".join(done))

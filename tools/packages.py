@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
 """Install the built wheel in fresh environments and use it there; prints a table with a row for each.
 
-Needs uv. Environments and uv's cache are in a temporary folder (3 GB), which is deleted.
-torch is the CPU's build of the version in constraints.txt; where there is none, the commands that train are left out.
-It may lie in a folder, UV_FIND_LINKS, or in an index, UV_EXTRA_INDEX_URL with UV_INDEX_STRATEGY=unsafe-best-match.
+The wheel is built from the sdist, and must equal the one built from the checkout. Needs uv. Environments and uv's cache
+are in a temporary folder, which is deleted: 4 GB with UV_TORCH_BACKEND=cpu, 20 GB with PyPI's torch, which brings CUDA.
+With the highest versions, torch is that of constraints.txt.
 """
 
 import argparse
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,26 +51,21 @@ def try_row(python: str, row: tuple[str, str, tuple[str, ...]], wheel: Path, fol
     found = [str(path) for path in Path.home().glob(f".pyenv/versions/{python}*/bin")]
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     env |= {"PATH": os.pathsep.join([env["PATH"], *found]), "UV_CACHE_DIR": str(cache), "UV_PYTHON_DOWNLOADS": "never"}
+    env["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")  # once for all rows
     try:
         run("uv", "venv", "--python", python, place, env=env)
     except RuntimeError:
         return row_of(cells, "", "no such Python here")
     try:
-        try:
-            install(place, extras, resolution, [f"{TORCH}+cpu", *more], [], wheel, env)
-            level = extras
-        except RuntimeError as error:
-            if "torch" not in str(error) or extras == "base":
-                raise
-            level = f"{extras} without torch"
-            install(place, extras, resolution, list(more), ["torch; python_version < '0'"], wheel, env)
+        install(place, extras, resolution, [*more, *([TORCH] if resolution == "highest" else [])], wheel, env)
         listed = run("uv", "pip", "freeze", "--python", place, env=env).split()
         frozen = dict(line.split("==") for line in listed if "==" in line)
         shown = ", ".join(f"{name} {frozen[name]}" for name in SHOWN if name in frozen)
-        cells.append(f"{shown}; {len(frozen)} packages")
+        size = sum(path.lstat().st_size for path in place.rglob("*") if path.is_file()) / 1e6
+        cells.append(f"{shown}; {len(frozen)} packages, {size:.0f} MB")
         env["PATH"] = os.pathsep.join([str(place / "bin"), env["PATH"]])
         (folder / "job").mkdir()
-        text = run(place / "bin" / "python", ROOT / "tools/package_job.py", level, cwd=folder / "job", env=env)
+        text = run(place / "bin" / "python", ROOT / "tools/package_job.py", extras, cwd=folder / "job", env=env)
         return row_of(cells, text.strip().splitlines()[-1], "passed")
     except RuntimeError as error:
         if more and "no usable wheels" in str(error):
@@ -79,15 +77,11 @@ def try_row(python: str, row: tuple[str, str, tuple[str, ...]], wheel: Path, fol
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def install(
-    place: Path, extras: str, resolution: str, constraints: list[str], overrides: list[str], wheel: Path, env: Env
-) -> None:
+def install(place: Path, extras: str, resolution: str, constraints: list[str], wheel: Path, env: Env) -> None:
     """Install the wheel and what it and its extras need; the lowest versions are those that pyproject.toml names."""
-    files = {"constraint": constraints, "override": overrides}
-    for name, lines in files.items():
-        (place / name).write_text("\n".join(lines) + "\n")
+    (place / "constraint").write_text("\n".join(constraints) + "\n")
     extra = () if extras == "base" else ("--extra", extras)
-    rules = ("--python", place, "--no-build", "--constraint", place / "constraint", "--override", place / "override")
+    rules = ("--python", place, "--no-build", "--constraint", place / "constraint")
     needed = run("uv", "pip", "compile", ROOT / "pyproject.toml", *extra, "--resolution", resolution, *rules, env=env)
     (place / "requirements").write_text(needed)
     run("uv", "pip", "install", "--no-deps", wheel, "--requirement", place / "requirements", *rules, env=env)
@@ -97,6 +91,17 @@ def row_of(cells: list[str], tried: str, result: str) -> str:
     return " | ".join(["", *cells, *[""] * (4 - len(cells)), tried, result, ""]).strip()
 
 
+def build(folder: Path) -> Path:
+    """The wheel, built from the sdist outside of git; RuntimeError if that of the checkout differs from it."""
+    run("uv", "build", "--out-dir", folder / "dist", ROOT, "--quiet")
+    run("uv", "build", "--wheel", "--out-dir", folder / "direct", ROOT, "--quiet")
+    (wheel,), (direct,) = ([*(folder / name).glob("*.whl")] for name in ("dist", "direct"))
+    held = [{name: file.read(name) for name in file.namelist()} for file in map(zipfile.ZipFile, (wheel, direct))]
+    if wheel.name != direct.name or held[0] != held[1]:
+        raise RuntimeError(f"the wheel of the sdist, {wheel.name}, is not that of the checkout, {direct.name}")
+    return wheel
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", nargs="+", default=["3.11", "3.12", "3.13"])
@@ -104,25 +109,23 @@ def main() -> None:
     parser.add_argument("--resolution", nargs="+", default=["highest", "lowest-direct"])
     parser.add_argument("--dist", type=Path, help="folder with the built wheel")
     parser.add_argument("--cache", type=Path, help="folder for uv's cache, which is not deleted")
+    parser.add_argument("--out", type=Path, help="file to write the table to as well, row by row")
     options = parser.parse_args()
-    failed = False
-    os.environ.setdefault("UV_FIND_LINKS", os.environ.get("PIP_FIND_LINKS", ""))  # where torch's CPU wheel may lie
+    os.environ.setdefault("UV_FIND_LINKS", os.environ.get("PIP_FIND_LINKS", ""))  # where wheels may lie
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if options.dist is None:
-            run("uv", "build", "--out-dir", folder / "dist", ROOT, "--quiet")
-        wheel = next((options.dist or folder / "dist").resolve().glob("*.whl"))
-        print(
-            f"{wheel.name}\n\n| Python | extras | versions | installed | tried | result |\n|---|---|---|---|---|---|",
-            flush=True,
-        )
+        wheel = next(options.dist.resolve().glob("*.whl")) if options.dist else build(folder)
+        head = f"`{wheel.name}` on {platform.system()} {platform.machine()}, {datetime.now(UTC):%Y-%m-%d}."
+        lines = [head, "", "| Python | extras | versions | installed | tried | result |", "|---|---|---|---|---|---|"]
+        print("\n".join(lines), flush=True)
         for python in options.python:
             for row in ROWS:
                 if row[0] in options.only and row[1] in options.resolution:
-                    text = try_row(python, row, wheel, folder, (options.cache or folder / "cache").resolve())
-                    failed |= "FAILED" in text
-                    print(text, flush=True)
-    sys.exit(failed)
+                    lines.append(try_row(python, row, wheel, folder, (options.cache or folder / "cache").resolve()))
+                    print(lines[-1], flush=True)
+                    if options.out:
+                        options.out.write_text("\n".join(lines) + "\n")
+    sys.exit("FAILED" in "".join(lines) or "| passed |" not in "".join(lines))
 
 
 if __name__ == "__main__":

@@ -118,8 +118,9 @@ def _called(function: Callable[..., T], arguments: tuple[Any, ...]) -> T | list[
 def connected(options: "Cluster") -> Iterator[Any]:
     """A client of the scheduler at an address, or of one in this process whose workers are jobs of SLURM."""
     with needs("distributed", "cluster"):
-        import dask
-        from distributed import Client
+        from distributed import Client  # before dask, which comes with it
+    import dask
+
     for name in NOISE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with ExitStack() as stack:
@@ -138,8 +139,9 @@ def _slurm(options: "Cluster") -> Iterator[Any]:
     """A scheduler in this process, and as many jobs of SLURM as there is work for."""
     handler = signal.getsignal(signal.SIGINT)
     with needs("dask_jobqueue", "cluster"):
-        import dask
         from dask_jobqueue import SLURMCluster
+    import dask
+
     if signal.getsignal(signal.SIGINT) is not handler:  # its import makes an end with code 0 of Ctrl-C
         signal.signal(signal.SIGINT, handler)
     name = os.environ.get(JOB_NAME, "edgesea-worker")

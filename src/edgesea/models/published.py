@@ -45,7 +45,7 @@ def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
     compared on every later use.
     """
     import pooch
-    import requests  # comes with pooch
+    import requests
 
     path = cache_folder() / name
     # Without the header a server may send a .gz file as an encoded .h5 file, which would arrive decompressed

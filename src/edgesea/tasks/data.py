@@ -97,7 +97,7 @@ def _clips(task: str, data: Path) -> int:
 def _fetch(name: str, source: Source, dest: Path, folder: str) -> None:
     """Download a file if it is not there, beginning where an earlier call ended, and compare its md5."""
     import pooch
-    import requests  # comes with pooch
+    import requests
 
     path, url = dest / name, f"{folder.rstrip('/')}/{name}"
     part, had = path.with_name(f"{name}.part"), 0

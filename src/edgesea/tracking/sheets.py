@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from edgesea.artifact import digest, locked, plain, read_json, write_json
 from edgesea.config import cache_folder, read_yaml
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, needs
 from edgesea.tracking.tracker import Run, Tracker, flat
 
 SCOPES = ["https://www.googleapis.com/auth/spreadsheets"]
@@ -132,6 +132,7 @@ def _cells(values: Sequence[Any], **place: int) -> dict[str, Any]:
     return {"updateCells": {"start": place, **rows}} if "rowIndex" in place else {"appendCells": {**place, **rows}}
 
 
+@needs("gspread", "track")
 def _log_in(given: Path | None, interactive: bool) -> tuple[Any, str]:
     """A client, and the account that a sheet must be shared with; nothing is sent, unless a user may be asked."""
     import gspread
