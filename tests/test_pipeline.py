@@ -206,6 +206,16 @@ def test_what_took_long_is_moved_aside_and_a_dry_run_says_so(again, data, tmp_pa
     assert load_reduction(again / "reduction").output_size == 2
 
 
+def test_a_wrong_value_costs_no_artifact(again, data, tmp_path):
+    slow(again, "reduce")
+    before = times(again)
+    for wrong in ({"extract": {"teacher": "spectrl"}}, {"reduce": {"method": "pcb"}}):
+        with pytest.raises(EdgeseaError, match=r"spectrl|pcb"):
+            run(experiment(tmp_path / "tiny.yaml", data, wrong), out=again)
+    run(experiment(tmp_path / "tiny.yaml", data), out=again)
+    assert redone(before, again) == []
+
+
 def test_what_is_unfinished_but_took_long_and_what_is_not_known_is_moved_aside(again, data, tmp_path):
     found = json.loads((again / "stages.json").read_text())["stages"]
     found["extract"] = {key: found["extract"][key] for key in ("plan", "accepted")} | {

@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, say
 
 log = logging.getLogger(__name__)
 PLAN_FILE = "plan.json"
@@ -216,22 +216,18 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def move_aside(path: Path) -> Path:
-    """Rename a file or folder, unless a command works there, to the first of ``NAME.old-1``, ``-2`` ... not taken."""
+def move_aside(path: Path, keep: bool = True) -> Path:
+    """Rename a file or folder, unless a command works there, to the first of ``NAME.old-1``, ``-2`` ... not taken.
+
+    Or, if it is not to be kept, to a temporary name, which the next holder of the folder's lock deletes.
+    """
     names = (path.with_name(f"{path.name}.old-{number}") for number in count(1))
     new = next(name for name in names if not os.path.lexists(name))
+    new = new if keep else path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp")
     with locked(path) if path.is_dir() else nullcontext():
         path.rename(new)
         (new / LOCK_FILE).unlink(missing_ok=True) if new.is_dir() else None
     return new
-
-
-def discard(path: Path) -> None:
-    """Delete a file or folder, if no command works there, so that never a part of it is left by its name."""
-    with locked(path) if path.is_dir() else nullcontext():
-        gone = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}.tmp")
-        path.rename(gone)
-    delete(gone)
 
 
 def delete(path: Path) -> None:
@@ -280,7 +276,7 @@ def walk(folder: Path) -> Iterator[Path]:
     """All files below a folder; links to folders are followed, each folder once; what cannot be read is logged."""
 
     def skip(error: OSError) -> None:
-        log.warning("%s: not searched: %s", error.filename, error.strerror)
+        say(f"{error.filename}: not searched: {error.strerror}", logging.WARNING)
 
     seen = set()
     for base, folders, names in os.walk(folder, followlinks=True, onerror=skip):
@@ -295,7 +291,7 @@ def walk(folder: Path) -> Iterator[Path]:
             if path.is_file():
                 yield path
             elif path.is_symlink() and not path.exists():
-                log.warning("%s: left out: a link that leads nowhere", path)
+                say(f"{path}: left out: a link that leads nowhere", logging.WARNING)
 
 
 def file_state(path: Path | str) -> tuple[int, int] | None:

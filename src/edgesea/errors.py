@@ -1,7 +1,11 @@
-"""The one exception that means "the user can fix this", and the one warning."""
+"""The one exception that means "the user can fix this", the one warning, and what is logged once."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+
+log = logging.getLogger(__name__)
 
 
 class EdgeseaError(ValueError):
@@ -13,6 +17,12 @@ class EdgeseaError(ValueError):
 
 class EdgeseaWarning(UserWarning):
     """Audio that can be embedded, but probably is not what was meant."""
+
+
+@cache
+def say(message: str, level: int = logging.INFO) -> None:
+    """Log what is found out about a file; once, however often it is read."""
+    log.log(level, message)
 
 
 def error_of(function: Callable[..., object], *arguments: object) -> str | None:

@@ -30,6 +30,9 @@ def test_options_come_from_how_much_audio_there_is(noise_folder, tmp_path):
     assert (amount.clips, round(amount.seconds)) == (12, 42)
     assert (given["extract"]["hop"], given["extract"]["mixtures"], given["reduce"]["size"]) == (0.25, 20000, 32)
     assert suggested(noise_folder, spectral, True, False)[0]["distill"]["epochs"] == 3
+    for name in "ab":  # of which one trains, so that nothing can be mixed, and one validates
+        write_noise(tmp_path / "two" / f"{name}.wav", 30)
+    assert suggested(tmp_path / "two", spectral, False, False)[0]["extract"]["mixtures"] == 0
     (tmp_path / "year").mkdir()
     for index in range(3):  # as announced
         soundfile.write(tmp_path / "year" / f"{index}.wav", np.zeros(500 * 3600 * 9, np.int16), 500, "PCM_U8")
@@ -95,7 +98,8 @@ def test_a_run_below_its_recordings_and_a_manifest(noise_folder, monkeypatch, ca
     ("files", "words", "named"),
     [
         ((), (), ["no audio file found"]),
-        ((0.3,), (), ["1 recordings", "0.3 seconds", "64 windows"]),
+        ((0.3, 0.2), (), ["2 recording(s)", "0.5 seconds", "64 windows"]),
+        ((30,), (), ["1 recording(s)", "none validates", "ffmpeg"]),
         ((b"RIFF", b""), (), ["2 of 2", "0.wav"]),
         ((30,), ("--distill.epoch=3",), ["distill", "epoch", "epochs"]),
         ((30,), ("--teacher=spectrl",), ["spectrl"]),

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from edgesea.artifact import walk
 from edgesea.audio import codecs, container
 from edgesea.audio.resampling import resample_stream
-from edgesea.errors import EdgeseaError, explained
+from edgesea.errors import EdgeseaError, explained, say
 
 Float32 = NDArray[np.float32]
 Signal: TypeAlias = NDArray[Any]
 
-log = logging.getLogger(__name__)
 CHUNK_SECONDS = 1.0  # arrays of more would go back to the system, and come again, at every step
 RATES = (500, 1_000_000)  # Hz; a header outside names no recording, and would resample to an absurd size
 FULL_SCALE = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}  # of PCM samples
@@ -53,7 +52,7 @@ def find_audio(folder: Path, recursive: bool = True) -> list[Path]:
     if others:
         hint = " (install edgesea[codecs])"
         kinds = [f"{count} {ending}{hint * (ending in codecs.ENDINGS)}" for ending, count in others.most_common()]
-        log.warning("%s: %d files left out: %s", folder, others.total(), ", ".join(kinds))
+        say(f"{folder}: {others.total()} file(s) left out: {', '.join(kinds)}", logging.WARNING)
     if not found:
         raise EdgeseaError(f"{folder}: no audio file found (endings: {' '.join(sorted(audio_suffixes()))})")
     return sorted(found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgesea.artifact import DIGESTS_FILE, discard, is_helper, locked, move_aside, plain, versions, write_json
+from edgesea.artifact import DIGESTS_FILE, delete, is_helper, locked, move_aside, plain, versions, write_json
 from edgesea.audio.io import audio_suffixes
 from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
 from edgesea.config import changed, changed_sections, parsed, read_yaml, write_yaml
@@ -225,10 +225,9 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
         if not step.verb or only not in (None, name):
             continue
         before = stages.spent(stamps[name], step.artifact) if step.verb == "resume" else 0.0
+        former, old = move_aside(step.artifact, step.fate == stages.ASIDE) if step.fate else None, stamps.get(name)
         if step.fate == stages.ASIDE:
-            log.warning("%s: moved aside, to %s", step.artifact, move_aside(step.artifact))
-        elif step.fate:
-            discard(step.artifact)
+            log.warning("%s: moved aside, to %s", step.artifact, former)
         stamp = {"plan": step.plan, "accepted": step.accepted, "finished": False, "seconds": before}
         had = (STAGES[name].progress(step.artifact) or (0,))[0]
         stamps[name] = {**stamp, "began": time.time(), "had": had}
@@ -241,6 +240,11 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
             stamp |= {"finished": True, "files": files, "result": result}
         finally:
             stamps[name] = {**stamp, "seconds": round(before + time.perf_counter() - began, 1)}
+            if former and old and not step.artifact.exists():  # nothing was made instead: an option was wrong
+                stamps[name] = old
+                former.rename(step.artifact)
+            elif former and step.fate != stages.ASIDE:
+                delete(former)
             write_stamps(out, stamps)
         log_left(ahead, name, time.perf_counter() - began)
     if unfinished := [name for name in sections if not stamps.get(name, {}).get("finished")]:

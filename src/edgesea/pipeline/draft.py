@@ -109,19 +109,23 @@ def suggested(source: Path, given: Mapping[str, Mapping[str, Any]], quick: bool,
         if sum(entries.columns["split"] == "validate") >= min(3, len(entries) // 8):
             break
     amount = Amount.of(entries)
+    if "validate" not in entries.columns["split"]:
+        cut = "cut a long one into several, as by ffmpeg -i LONG.wav -f segment -segment_time 60 PART%04d.wav"
+        raise EdgeseaError(f"{source}: {len(entries)} recording(s), of which none validates; two are needed: {cut}")
     counts = {hop: amount.windows(Framing(1.0, hop)) for hop, _ in HOPS}
     hop = next(hop for hop, most in HOPS if counts[hop] <= most)
     if (windows := counts[hop]) < LEAST:
-        there = f"{amount.clips} recordings with {spoken(amount.seconds)} of audio, or {windows} windows"
+        there = f"{amount.clips} recording(s) with {spoken(amount.seconds)} of audio, or {windows} windows"
         raise EdgeseaError(f"{source}: {there}; {LEAST} windows are needed, and some minutes for a good student")
     teacher, why = ("", "") if "teacher" in asked else choose_teacher(download)
     if not why:  # before a wrong one is written down
         load_teacher(asked["teacher"], asked.get("weights"))
-    log.info("%s: %d recordings, about %s of audio", source, amount.clips, spoken(amount.seconds))
+    log.info("%s: %d recording(s), about %s of audio", source, amount.clips, spoken(amount.seconds))
     if why:
         log.log(logging.INFO if "/" in teacher else logging.WARNING, "teacher %s: %s", teacher, why)
     extract = {"source": normal(source), "teacher": teacher, "weights": None, "hop": hop, "validate": validate}
-    extract |= {"mixtures": (2000 if quick else 20000) if windows < MIXED else 0}
+    mixed = windows < MIXED and sum(entries.columns["split"] == "train") > 1  # of at least two recordings
+    extract |= {"mixtures": (2000 if quick else 20000) if mixed else 0}
     size = next((size for size in SIZES if 4 * size <= windows), SIZES[-1])
     epochs = 3 if quick else next(epochs for least, epochs in EPOCHS if windows >= least)
     distill = {"student": "edge-10", "epochs": epochs, "epoch_size": 8192}

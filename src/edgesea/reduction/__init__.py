@@ -96,7 +96,10 @@ def reduce(
     if not len(windows["fitted"]):
         raise EdgeseaError(f"{table}: no windows in the split train; it has {source.counts}")
     with locked(Path(out)):
-        phi.fit(windows["fitted"])
+        try:
+            phi.fit(windows["fitted"])
+        except EdgeseaError as error:
+            raise error if str(table) in str(error) else EdgeseaError(f"{table}: {error}") from error
         quality = held_out_quality(phi, windows, seed)
         provenance = {
             "teacher": source.info["teacher"],

@@ -75,7 +75,9 @@ class Standardised(Reduction):
         self.input_size, self.output_size, self.windows = len(moments.mean), self.size, moments.count
         self.require("size", 1 <= self.size <= self.input_size, f"in 1 ... {self.input_size}, the embedding's")
         if not moments.std.any():
-            raise EdgeseaError(f"{self.method}: all windows have the same embedding; choose other windows")
+            raise EdgeseaError(
+                f"{self.method}: all windows have the same embedding (silent recordings?); choose others"
+            )
         self.mean, self.scale = moments.mean, np.where(moments.std > 0, moments.std, 1.0)
         return moments
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from edgesea.artifact import file_state
 from edgesea.audio.io import find_audio
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, say
 from edgesea.table.clips import BLOCK, DTYPES, FIELDS, ClipEntry, Manifest
 from edgesea.table.paths import expanded, hint, identity, locate, normal
-from edgesea.table.sheet import UNKNOWN, Sheet, as_text, say, some
+from edgesea.table.sheet import UNKNOWN, Sheet, as_text, some
 
 SPLITS = ("train", "validate", "test")
 SYNONYMS = {"training": "train", "validation": "validate", "valid": "validate", "val": "validate", "testing": "test"}
@@ -268,7 +268,10 @@ def _unusual(clip: str) -> tuple[Any, ...]:
 
 
 def _divide(source: Path, entries: Manifest, share: float, wanted: bool, published: bool) -> None:
-    """Divide the clips without a split by their names; EdgeseaError if none trains (published: a warning)."""
+    """Divide the clips without a split by their names; EdgeseaError if none trains (published: a warning).
+
+    Of two clips or more, at least one trains and one validates.
+    """
     names, splits = entries.columns["clip"], entries.columns["split"]
     free = np.flatnonzero(splits == "")
     blocks = np.array_split(free, range(BLOCK, len(free), BLOCK))
@@ -277,6 +280,8 @@ def _divide(source: Path, entries: Manifest, share: float, wanted: bool, publish
     splits[free[positions < _limit(share)]] = "validate"
     if len(free) and "train" not in splits:
         splits[free[positions.argmax()]] = "train"
+    if share and len(free) > 1 and "validate" not in splits:
+        splits[free[positions.argmin()]] = "validate"
     counts = Counter(splits)
     if not counts["train"]:
         found = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))

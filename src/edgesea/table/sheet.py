@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ import numpy as np
 import pandas as pd
 
 from edgesea.artifact import atomic_path
-from edgesea.errors import EdgeseaError
+from edgesea.errors import EdgeseaError, say
 
-log = logging.getLogger(__name__)
 SUFFIXES = (".csv", ".tsv", ".txt", ".gz", ".parquet")  # of tables; what they are is seen in the files
 NAMED = 5  # of many bad values, so many are named
 BLANKS = " \t\r\n\f\v\xa0\ufeff\u200b"
@@ -35,12 +33,6 @@ ODD = rf"^[{BLANKS}]|[{BLANKS}]$|^({'|'.join(map(re.escape, sorted(MISSING)))})$
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0+")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _FIELD = re.compile(r"\{([^{}]+)\}")
-
-
-@cache
-def say(message: str, level: int = logging.INFO) -> None:
-    """Log what is found out about a file; once, however often it is read."""
-    log.log(level, message)
 
 
 def some(values: Sequence[object], between: str = ", ") -> str:

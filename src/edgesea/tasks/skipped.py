@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from edgesea.audio.io import AudioFile, checked_share
-from edgesea.errors import EdgeseaError
-from edgesea.table.sheet import say, some, write_skipped
+from edgesea.errors import EdgeseaError, say
+from edgesea.table.sheet import some, write_skipped
 
 if TYPE_CHECKING:
     from edgesea.tasks.folds import FoldTask
