@@ -169,6 +169,9 @@ def test_the_page_in_a_browser(explored, chromium):
     errors = [float(text) for text in page.locator("#worst small").all_inner_texts()]
     assert len(errors) > 10
     assert errors == sorted(errors, reverse=True)
+    page.locator("#student button").nth(1).focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.closest('ol').id") == "student"
     page.locator("#worst button").first.click()
     assert page.inner_text("#said").startswith(
         f"Error of the student: {page.locator('#worst small').first.inner_text()}"
@@ -187,6 +190,10 @@ def test_the_page_in_a_browser(explored, chromium):
     page.fill("#find", "")
     for name in page.locator("#colour option").all_inner_texts():
         page.select_option("#colour", name)
+    for hidden in ("true", "false"):  # as when a window is made very small, and large again
+        page.locator("#map").evaluate(f"map => {{ map.parentElement.hidden = {hidden}; }}")
+        page.wait_for_timeout(100)
+    assert len(page.evaluate(coloured)) > 100
 
     page.locator("#map").focus()
     before = page.inner_text("#name")

@@ -120,33 +120,41 @@ class AudioFile:
                     reason = str(problem) if known else reason
             raise EdgeseaError(f"{self.path}: cannot be decoded: {reason}") from error
 
-    def chunks(self, begin: int = 0) -> Iterator[Float32]:
-        """Yield the channels' average in chunks of about a second, (samples,) float32.
+    def chunks(self, begin: int = 0, end: float = math.inf) -> Iterator[Float32]:
+        """Yield the channels' average, from sample `begin` up to `end`, in chunks of about a second, (n,) float32.
 
-        From sample `begin` on, or from the first if the decoder cannot go there.
-        EdgeseaError if the file is empty, truncated or damaged, has an implausible rate, or holds NaN or Inf.
+        EdgeseaError if the file is empty or ends before `begin`, is truncated or damaged, or holds NaN or Inf.
         """
-        total = 0
+        total = self._seek(begin - self.sample_rate) if begin > self.sample_rate else 0  # MP3 needs the frames before
         for place, stream in enumerate(self._streams):
             if place:
                 self._decoder.close()
-                self._decoder, begin = self._open(stream), 0
-            for mono in resample_stream(self._decode(stream, begin), self._decoder.samplerate, self.sample_rate):
+                self._decoder = self._open(stream)
+            decoded = self._decode(stream, 0 if place else total)
+            for mono in resample_stream(decoded, self._decoder.samplerate, self.sample_rate):
+                if total >= end:
+                    return
                 if first_invalid(mono) is not None:
                     raise EdgeseaError(f"{self.path}: holds NaN or Inf samples")
+                some = mono[max(0, begin - total) : int(min(len(mono), end - total))]
                 total += len(mono)
-                if len(mono):
-                    yield mono
-        if total == 0:
-            raise EdgeseaError(f"{self.path}: holds no samples")
+                if len(some):
+                    yield some
+        if total <= begin:
+            lasts = f"lasts {total / self.sample_rate:.3f} s, and {begin / self.sample_rate:.3f} s is behind its end"
+            raise EdgeseaError(f"{self.path}: {lasts if total else 'holds no samples'}")
 
-    def _decode(self, stream: container.Stream, begin: int) -> Iterator[Float32]:
-        """Decode one stream to its end, and hold what is there against what was announced."""
+    def _seek(self, begin: int) -> int:
+        """Go to a sample of the first stream, or to its first if the decoder cannot; returns where it is."""
         try:
-            decoded = self._decoder.seek(begin) if begin else 0
+            return self._decoder.seek(begin)
         except (soundfile.LibsndfileError, ValueError):
             self._decoder.close()
-            self._decoder, decoded = self._open(stream), 0
+            self._decoder = self._open(self._streams[0])
+            return 0
+
+    def _decode(self, stream: container.Stream, decoded: int) -> Iterator[Float32]:
+        """Decode one stream, of which some is passed over, to its end, and compare it with what was announced."""
         rate, problem = self._decoder.samplerate, ""
         size = round(CHUNK_SECONDS * rate)
         while True:

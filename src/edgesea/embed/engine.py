@@ -1,5 +1,6 @@
 """The one place that cuts audio, batches its windows, embeds them and checks the result: files, arrays, streams."""
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -166,10 +167,10 @@ class Recording:
     windows: int | None = None  # how many to cut; None: as the framing has it
     begin: int = 0  # samples before it, if it is a part of a stream
 
-    def chunks(self) -> Iterator[Float32]:
-        size = round(BLOCK_SECONDS * self.sample_rate)
-        for first in range(0, len(self.samples), size):
-            mono = io.to_mono(self.samples[first : first + size])
+    def chunks(self, begin: int = 0, end: float = math.inf) -> Iterator[Float32]:
+        size, last = round(BLOCK_SECONDS * self.sample_rate), int(min(len(self.samples), end))
+        for first in range(begin, last, size):
+            mono = io.to_mono(self.samples[first : min(first + size, last)])
             if (invalid := io.first_invalid(mono)) is not None:
                 seconds = (self.begin + first + invalid) / self.sample_rate
                 raise EdgeseaError(f"{self.name} holds NaN or Inf samples, the first at {seconds:.3f} s")
@@ -201,11 +202,12 @@ def embed_files(
     batch_size: int = 64,
     workers: int | None = None,
     truncated: io.Truncated = "skip",
+    span: tuple[float, float] = (0.0, math.inf),
 ) -> Iterator[AudioEmbedding[A]]:
     """Embed files, or recordings in memory, in order; one that cannot be used gives its error instead of embeddings.
 
     They are read in `workers` threads, in memory that their length does not set, and share batches of `batch_size`
-    windows.
+    windows. Of each, what lies in `span`, seconds, is embedded.
     """
     at_rate = framing.at(model.sample_rate)
 
@@ -213,7 +215,9 @@ def embed_files(
         found: list[str] = []  # warnings of all pieces, complete with the last
         cutter, silent = PieceCutter(at_rate, PIECE), True
         with nullcontext(item[1]) if isinstance(item[1], Recording) else io.AudioFile(item[1], truncated) as audio:
-            for chunk in resample_stream(audio.chunks(), audio.sample_rate, model.sample_rate, framing.resampler):
+            begin, end = (np.rint(second * audio.sample_rate) for second in span)
+            chunks = audio.chunks(int(begin), end)
+            for chunk in resample_stream(chunks, audio.sample_rate, model.sample_rate, framing.resampler):
                 silent = silent and not chunk.any()
                 for piece in cutter.feed(chunk):
                     yield found, cut_rows(model, piece, at_rate)

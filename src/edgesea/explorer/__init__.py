@@ -9,7 +9,7 @@ from edgesea.errors import EdgeseaError
 
 PARQUET, PAGE = "explore.parquet", "explore.html"
 # The numbers of windows on a page have 16 bits.
-LIMITS = {"max_windows": (2, 10**9), "max_shown": (2, 65_535), "neighbors": (1, 100), "seed": (0, 2**32 - 1)}
+LIMITS = {"max_windows": (3, 10**9), "max_shown": (3, 65_535), "neighbors": (1, 100), "seed": (0, 2**32 - 1)}
 
 
 def explore(

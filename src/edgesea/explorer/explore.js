@@ -14,11 +14,12 @@
   const error = columns.get("error")?.values;
 
   // What a window is called, and what is said of it.
+  const moment = (ms) => new Date(ms).toISOString().replace("T", " ");
   function text(name, i) {
     const column = columns.get(name), value = column?.values[i];
     if (!column || Number.isNaN(value)) return "";
     if (column.kind === "category") return column.names[value];
-    if (column.kind === "time") return new Date(value).toISOString().slice(0, 19).replace("T", " ");
+    if (column.kind === "time") return moment(value).slice(0, 19);
     return name === "start" ? value.toFixed(2) + " s" : name === "level" ? value.toFixed(1) : value.toPrecision(3);
   }
   const joined = (...parts) => parts.filter(Boolean).join(" · ");
@@ -32,7 +33,7 @@
   const lower = [...columns].filter(([, column]) => column.kind === "category")
     .map(([, column]) => ({ values: column.values, names: column.names.map((name) => name.toLowerCase()) }));
   function filter() {
-    const picked = [...only].filter(([, set]) => set.size).map(([name, set]) => [columns.get(name).values, set]);
+    const picked = [...only].map(([name, set]) => [columns.get(name).values, set]);
     const hits = words.map((word) => lower.map(({ values, names }) => ({ values, has: names.map((n) => n.includes(word)) })));
     visible = 0;
     for (let i = 0; i < count; i++) {
@@ -40,7 +41,7 @@
         && hits.every((any) => any.some(({ values, has }) => has[values[i]]));
       visible += shown[i];
     }
-    $("count").textContent = `${digits(visible)} of ${digits(count)} windows`;
+    $("count").textContent = [`${digits(visible)} of ${digits(count)} windows`, ...only.keys()].join(", by ");
     worst();
     draw();
   }
@@ -85,7 +86,7 @@
         chip.onclick = () => {
           const set = only.get(name) ?? new Set();
           if (!set.delete(v)) set.add(v);
-          only.set(name, set);
+          if (set.size) only.set(name, set); else only.delete(name);
           pressed();
           filter();
         };
@@ -106,11 +107,16 @@
       for (let k = 0; k < 254; k++) { pen.fillStyle = css3(scale[k]); pen.fillRect(k, 0, 1, 1); }
       bar.setAttribute("aria-hidden", "true");
       const unit = { level: " " + data.unit, start: " s" }[name] ?? "";
-      const end = (v) => column.kind === "time" ? new Date(v).toISOString().slice(0, 10) : Number(v.toPrecision(3)) + unit;
+      const end = (v) => column.kind === "time" ? moment(v).slice(0, 16) : Number(v.toPrecision(3)) + unit;
       legend.append(end(range[0]), bar, end(range[1]));
     }
+    dots();
     pressed();
     draw();
+  }
+  function dots() {
+    for (const button of document.querySelectorAll("ol button"))
+      button.firstChild.style.background = css3(palette[colour[button.dataset.window]]);
   }
   function pressed() {
     const set = only.get($("colour").value);
@@ -140,9 +146,9 @@
   function resize() {
     const before = whole;
     ratio = Math.min(window.devicePixelRatio || 1, 2);
-    [wide, high] = [map.clientWidth, map.clientHeight];
-    map.width = Math.max(1, Math.round(wide * ratio));
-    map.height = Math.max(1, Math.round(high * ratio));
+    [wide, high] = [map.clientWidth, map.clientHeight].map((size) => Math.max(1, size));  // 0 would lose the scale
+    map.width = Math.round(wide * ratio);
+    map.height = Math.round(high * ratio);
     image = pen.createImageData(map.width, map.height);
     pixels = new Uint32Array(image.data.buffer);
     whole = 0.93 * Math.min(wide / (right - left || 1), high / (top - low || 1));
@@ -446,16 +452,19 @@
       const item = document.createElement("li"), button = document.createElement("button");
       const dot = document.createElement("i"), name = document.createElement("span"), value = document.createElement("small");
       button.type = "button";
-      dot.style.background = css3(palette[colour[i]]);
       name.textContent = called(i);
       button.title = title(i);
       value.textContent = more(i);
       button.append(dot, name, value);
       button.dataset.window = i;
-      button.onclick = () => select(i, true);
+      button.onclick = () => {
+        select(i, true);
+        if (!button.isConnected) (box.querySelector("button") ?? map).focus();
+      };
       item.append(button);
       return item;
     }));
+    dots();
   }
   function worst() {
     if (!error) return;
@@ -464,9 +473,9 @@
   }
 
   // Begin.
-  const first = ["label", "sensor", "split", "clip"].find((name) => (columns.get(name)?.names.length ?? 0) > 1) ?? "level";
+  const first = ["label", "sensor", "split", "clip"].find((name) => (columns.get(name)?.names.length ?? 0) > 1) ?? "start";
   for (const name of columns.keys()) $("colour").append(new Option(name, name, name === first, name === first));
-  $("colour").onchange = () => { recolour(); worst(); };
+  $("colour").onchange = recolour;
   let typing;
   $("find").oninput = () => {
     clearTimeout(typing);

@@ -19,7 +19,7 @@ FILES = Path(__file__).parent
 def write(path: Path, found: Explored, title: str) -> None:
     """Write the page of what was explored."""
     table, model = found.parts.table, found.parts.model
-    frame = found.frame.iloc[found.shown].reset_index(drop=True)
+    frame = found.frame.iloc[found.shown].reset_index(drop=True).dropna(axis=1, how="all")
     none = len(frame)  # number of a neighbour that there is not
     files, places = list(found.blocks.files()), np.array(found.blocks.places)
     data = {
@@ -49,6 +49,7 @@ def write(path: Path, found: Explored, title: str) -> None:
         clips=frame["clip"].nunique(),
         teacher=table.info["teacher"]["id"],
         student=model and "/".join(Path(model.id).parts[-2:]),
+        apart=np.isinf(found.apart),
         layout={"umap": "UMAP", "pca": "PCA"}[found.layout],
         kbps=round(found.blocks.kbps),
         sounds=[base64.b64encode(file).decode() for file in files],

@@ -32,7 +32,7 @@ from edgesea.table.reader import Chunk, Table, arrow_file
 Int64 = NDArray[np.int64]
 BATCH = 256  # windows that the student embeds at once
 ROWS = 512  # windows that are compared with all others at once
-UMAP_NEEDS = 50  # windows
+LEAST, UMAP_NEEDS = 3, 50  # windows; two span no map
 ORDER = ("clip", "start", "time", "hour", "sensor", "label", "level", "split", "subset")
 NEIGHBORS = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))])
 
@@ -72,8 +72,8 @@ class Explored:
         self, parts: Parts, layout: str, most: int, most_shown: int, neighbors: int, seed: int, path: Path
     ) -> None:
         self.parts, self.seed, self.total = parts, seed, int(parts.table.info["windows"])
-        if self.total < 2:
-            raise EdgeseaError(f"{parts.table.path}: {self.total} windows; a map needs at least 2")
+        if self.total < LEAST:
+            raise EdgeseaError(f"{parts.table.path}: {self.total} windows; a map needs at least {LEAST}")
         rng = np.random.default_rng(seed)
         self.chosen = _drawn(self.total, most, rng)
         self.shown = _drawn(len(self.chosen), most_shown, rng)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from edgesea.artifact import atomic_path, check_file, read_json
-from edgesea.audio.io import AudioFile, checked_count, find_audio
+from edgesea.audio.io import checked_count, find_audio
 from edgesea.errors import EdgeseaError
 from edgesea.models import is_teacher, load_model
 from edgesea.models.base import EmbeddingModel, file_digest
@@ -19,7 +19,6 @@ from edgesea.models.student_files import CONFIG_FILE
 from edgesea.reduction.base import ARRAYS_FILE, Reduction
 
 if TYPE_CHECKING:
-    from edgesea.embed.engine import Recording
     from edgesea.table.reader import Chunk, Table
 
 log = logging.getLogger(__name__)
@@ -107,23 +106,15 @@ def search(
     embeddings = Index(source, Path(index or source.path / FOLDER), reduction, phi)
     read = lru_cache(64)(source.chunk)
     rows, failed = list[dict[str, Any]](), list[str]()
-    for path in paths:
-        try:
-            audio: Any = path if (start, end) == (0.0, None) else _excerpt(path, start, end)
-            (result,) = embed_files(network, [audio], source.framing)
-            if result.embedding is None:
-                raise EdgeseaError(f"{path}: {result.error}")
-            vectors = phi.transform(result.embedding) if phi and is_teacher(network.id) else result.embedding
+    span = start, np.inf if end is None else end
+    for path, vectors, error, warnings in embed_files(network, paths, source.framing, span=span):
+        if vectors is not None:
+            vectors = phi.transform(vectors) if phi and is_teacher(network.id) else vectors
             usable = np.flatnonzero(vectors.any(1))
-            if not len(usable):
-                raise EdgeseaError(f"{path}: all its embeddings are zero, which are near to nothing")
-        except (EdgeseaError, OSError) as error:
-            if len(paths) == 1:
-                raise
-            failed.append(str(error))
-            log.error("%s", error)
+        if vectors is None or not len(usable):
+            failed.append(f"{path}: {error or 'all its embeddings are zero, which are near to nothing'}")
             continue
-        for warning in result.warnings:
+        for warning in warnings:
             log.warning("%s: %s", path, warning)
         name = str(path).encode("utf-8", "backslashreplace").decode()
         framing = source.framing.at(network.sample_rate)
@@ -133,7 +124,9 @@ def search(
             part, group, first = embeddings.place(hit.row)
             rows.append({**found, **_describe(read(part, group), hit.row - first, source.sample_rate)})
     if len(failed) == len(paths):
-        raise EdgeseaError(f"none of {len(paths)} recordings can be used (first: {failed[0]})")
+        raise EdgeseaError(f"none of {len(paths)} recordings can be used: {'; '.join(failed[:3])}")
+    for problem in failed:
+        log.error("%s", problem)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     frame.attrs["failed"] = failed
     if out is not None:
@@ -179,23 +172,6 @@ def _load(
     if network.embedding_size != size:
         raise EdgeseaError(f"{network.id}: gives {network.embedding_size} dimensions, but {size} are searched")
     return network
-
-
-def _excerpt(path: Path, start: float, end: float | None) -> "Recording":
-    """A recording from `start` to `end`."""
-    from edgesea.embed.engine import Recording
-
-    with AudioFile(path) as audio:
-        rate, seen, chunks = audio.sample_rate, 0, []
-        first, last = round(start * rate), np.inf if end is None else round(end * rate)
-        for chunk in audio.chunks():
-            chunks.append(chunk[max(0, first - seen) : int(min(len(chunk), max(0, last - seen)))])
-            seen += len(chunk)
-            if seen >= last:
-                break
-    if not (samples := np.concatenate(chunks)).size:
-        raise EdgeseaError(f"{path}: lasts {seen / rate:.3f} s; choose an earlier start than {start}")
-    return Recording(str(path), samples, rate)
 
 
 def _describe(chunk: "Chunk", window: int, rate: int) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import io
 import logging
 from collections.abc import Mapping
 from contextlib import redirect_stderr, suppress
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -91,6 +90,5 @@ def _write_excerpts(entries: Manifest, folder: Path, seconds: float) -> None:
         (folder / split).mkdir(parents=True)
         for number, path in enumerate(map(Path, entries[:: -(-len(entries) // EXCERPTS)].files())):
             with suppress(EdgeseaError), AudioFile(path, "use") as file:
-                audio = np.concatenate([*islice(file.chunks(), 1 + round(seconds))])
-                excerpt = audio[: round(seconds * file.sample_rate)]
+                excerpt = np.concatenate([*file.chunks(0, round(seconds * file.sample_rate))])
                 soundfile.write(folder / split / f"{number}.wav", excerpt, file.sample_rate, "FLOAT")

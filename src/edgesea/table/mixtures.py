@@ -109,12 +109,8 @@ def _heard(
     """A clip, or an excerpt of a long one, at each rate."""
     with AudioFile(entry.path, truncated) as file:
         most = round(max(EXCERPT, 2 * framing.window) * file.sample_rate)
-        chunks, length = list[Float32](), 0
-        for chunk in file.chunks(int(rng.integers(max(0, file.frames - most) + 1))):
-            chunks.append(chunk)
-            if (length := length + len(chunk)) > most:
-                break
-        samples = np.concatenate(chunks)[:most]
+        begin = int(rng.integers(max(0, file.frames - most) + 1))
+        samples = np.concatenate([*file.chunks(begin, begin + most)])
         slowest, fastest = RECIPE["speed"]
         speed = 1.0 if rng.random() < 1 / 3 else slowest * (fastest / slowest) ** rng.random()
         played = round(file.sample_rate * speed)
