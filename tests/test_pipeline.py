@@ -365,6 +365,12 @@ def test_another_classifier_uses_the_same_embeddings(again, data, tmp_path):
         ("extract: {source: a}\nevaluate: {task: esc50, data: DATA, probe: {depth: 1}}", ["evaluate", "depth"]),
         ("extract: {teacher: spectral}", ["extract", "source"]),
         ("sample: {size: 3}", ["extract"]),
+        ("extract: {source: a}\nexport: {format: c, hop: 0.125}", ["multiple of 0.01 s", "0.12, not 0.125"]),
+        ("extract: {source: a}\nexport: {format: c, board: stm32h7x}", ["did you mean stm32h743"]),
+        (
+            "extract: {source: a}\ndistill: {student: sea-512}\nexport: {format: c, board: nrf52840}",
+            ["does not fit on nrf52840", "KiB of flash", "edge-10"],
+        ),
         ("extract: [a]", ["extract", "mapping"]),
         ("extract: {source: a}\nreduce: 0", ["reduce", "mapping"]),
         ("", ["bad.yaml", "mapping"]),

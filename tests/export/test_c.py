@@ -15,10 +15,11 @@ from export.test_tflite import CONFIGS, random_student
 
 from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
-from edgesea.export.c import c_library, fixed
+from edgesea.export.c import c_library, fixed, hop_of
 from edgesea.export.quantize import QuantizedStudent, quantize
 from edgesea.export.tflite import quantized_tflite
 from edgesea.models import tflite_student
+from edgesea.models.student_config import StudentConfig
 
 ENGINE = ("edgesea.c", "network.c", "frontend.c", "edgesea_model.c")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-O2", "-ffp-contract=off")
@@ -199,8 +200,12 @@ def test_factors_are_rounded_as_in_tensorflow_lite():
 def test_what_c_cannot_do_is_refused():
     config, arrays, log_mel = random_student(CONFIGS["edge"])
     student = quantize(config, arrays, [log_mel])
-    with pytest.raises(EdgeseaError, match=r"hop must be a multiple of 0\.01 s"):
+    with pytest.raises(EdgeseaError, match=r"hop must be a multiple of 0\.01 s.*, such as 0\.12, not 0\.125"):
         c_library(student, hop=0.125)
+    odd = StudentConfig.named("edge-3", sample_rate=22050)
+    with pytest.raises(EdgeseaError, match=r"such as 0\.997732426, not 1\.0"):
+        hop_of(odd, 1.0)
+    assert hop_of(odd, 0.997732426) == (220, 22000)
     with pytest.raises(EdgeseaError, match=r"3 tags on 12 dimensions cannot have weights \(3, 5\)"):
         c_library(student, ("abc", np.zeros((3, 5)), np.zeros(3)))
     config, arrays, log_mel = random_student({**CONFIGS["sea"], "n_fft": 1000})

@@ -42,6 +42,8 @@ def test_all_formats_embed_as_the_student_does(student, small_table, tmp_path):
     assert report["calibrated_on"] == 40
     assert report["checked_on"] == "20 windows: validate"
     assert report["agreement"]["least"] <= report["agreement"]["cosine"] <= 1
+    with pytest.raises(EdgeseaError, match=r"out: an export, not a student; name .*out/student\.tflite as the model"):
+        edgesea.load_model(tmp_path / "out")
     stream = edgesea.Stream(tmp_path / "out" / "student.tflite", center=False)
     np.testing.assert_array_equal(stream.feed(load_audio(path, 8000))[0][:3], found[:3])
 
@@ -62,6 +64,7 @@ def test_what_does_not_fit_is_refused(student, small_table, train_only_table, re
         ((), ["calibration: the table that the student was trained on"]),
         (("--format", "onnx", "--int8"), ["exclude each other", "tflite in either"]),
         (("--subset", "x"), ["calibration"]),
+        (("--calibration", small_table, "--windows", "1"), ["windows be at least 16", "not 0.99, 1 and 1.0"]),
         (("--calibration", tmp_path), ["no table here", "edgesea extract"]),
         (("--calibration", train_only_table), ["not a table that", "was trained on", "any_table"]),
         (("--calibration", train_only_table, "--any-table"), ["3 windows to calibrate", "16 are needed"]),

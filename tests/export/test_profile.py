@@ -134,7 +134,7 @@ def test_the_command_says_what_fits_instead(tmp_path, refuses):
     stored = read_json(tmp_path / "costs.json")
     assert [item["macs"] for item in stored["models"]] == [measure(name).macs for name in ("edge-3", "edge-10")]
     assert "| nrf52840 | Cortex-M4F | 64 MHz | 1024 KiB | 256 KiB | fits, 0.20 s | fits, 0.5" in both["text"]
-    refuses("profile", "edge-3", "--board", "z80", words=["z80", "stm32h743", "nrf52840"])
+    refuses("profile", "edge-3", "--board", "nrf-52840", words=["nrf-52840 (did you mean nrf52840?)", "stm32h743"])
     refuses("profile", "edge-3", "--board", "stm32", words=["stm32", "stm32h743"])
     refuses("profile", "spectral", words=["spectral", "openl3/"])
     refuses("profile", "openl3/env", words=["openl3/env", "env-mel256-512"])

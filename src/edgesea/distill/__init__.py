@@ -187,8 +187,9 @@ def distill(
         raise EdgeseaError(f"batch_size must be a multiple of {pieces}, not {batch_size}")
     source, folder = Table(table), Path(out)
     phi = load_reduction_of(reduction, source)
-    shape = {"embedding_size": phi.output_size, "head": head, "filters": filters and tuple(filters)}
-    rate = sample_rate or min(StudentConfig.named(student).sample_rate, source.sample_rate)
+    shape: dict[str, Any] = {"student": student, "sample_rate": sample_rate, "head": head, "filters": filters}
+    shape |= {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "fmax": fmax}
+    config = StudentConfig.trained(phi.output_size, source.framing.window, source.sample_rate, **shape)
     groups = [[source], *([Table(one)] for one in also or ())]
     for group in groups:
         if (mixtures := group[0].path / MIXTURES).exists():
@@ -199,12 +200,9 @@ def distill(
         if differ := [f"{key} {has[key]}, not {wanted[key]}" for key in wanted if has[key] != wanted[key]]:
             rule = "tables that train together have the same teacher and window"
             raise EdgeseaError(f"{one.path}: {', '.join(differ)} as {table}; {rule}")
-        if rate > one.sample_rate:
+        if (rate := config.sample_rate) > one.sample_rate:
             remedy = f"make it by extract with sample_rate={rate}"
             raise EdgeseaError(f"sample_rate={rate}: more than the {one.sample_rate} Hz that {one.path} has; {remedy}")
-    audio = {"sample_rate": rate, "window": source.framing.window}
-    mels = {"n_mels": n_mels, "n_fft": n_fft, "hop_length": hop_length, "fmax": fmax}
-    config = StudentConfig.named(student, **shape, **audio, **mels)
     settings = config.front_end()
     if gain and settings.levels != "absolute":
         raise EdgeseaError(f"gain={gain}: does nothing for {student}, whose spectrograms are relative to their maximum")

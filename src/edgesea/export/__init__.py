@@ -14,6 +14,7 @@ from edgesea.errors import EdgeseaError, missing_extra
 
 if TYPE_CHECKING:
     from edgesea.export.quantize import QuantizedStudent
+    from edgesea.models.student_config import StudentConfig
     from edgesea.models.student_files import StudentFile
 
 log = logging.getLogger(__name__)
@@ -90,21 +91,17 @@ def export(
     if subset is not None and calibration is None:
         raise EdgeseaError(f"subset={subset}: the table that it was chosen from is needed, too, as calibration")
     from edgesea.export.c import c_library
-    from edgesea.export.profile import check_room, of_student
+    from edgesea.export.profile import of_student
     from edgesea.export.tags import learn_tags
     from edgesea.export.tflite import others_than_int8
     from edgesea.models import student_model, tflite_student
     from edgesea.models.base import file_digest
-    from edgesea.models.student_config import Head
     from edgesea.models.student_files import read_student, without_folders
 
     folder = Path(out)
     _exported(folder)
     file = read_student(student)
-    if file.config.head not in get_args(Head):
-        raise EdgeseaError(f"{student}: head {file.config.head} cannot be exported; {', '.join(get_args(Head))} can")
-    if board is not None:
-        check_room(of_student(file.config, student), board)
+    check_student(file.config, student, format, hop, board)
     audio, source = _windows(file, calibration, subset, windows, any_table)
     about = {"student": without_folders(file.id), "weights_sha256": file_digest(file.path)}
     quantized = _quantized(file, audio["calibrate"]) if is_int8 else None
@@ -150,6 +147,8 @@ def check_options(
     **others: Any,
 ) -> bool:
     """Whether an export is in int8; EdgeseaError for options that exclude each other, and for a missing package."""
+    from edgesea.export.windows import LEAST
+
     is_int8 = format != "onnx" if int8 is None else int8
     if is_int8 == (format == "onnx") and format != "tflite":
         kinds = "onnx is in float32, c in int8, tflite in either"
@@ -158,12 +157,28 @@ def check_options(
         raise EdgeseaError("tags: need format=c, and their data set as data")
     if board is not None and format != "c":
         raise EdgeseaError(f"board={board}: needs format=c; of other formats, see: edgesea profile")
-    if not (0 < least <= 1 and windows > 0 and 0 < hop <= LONGEST_HOP):
-        found = f"hop in (0, {LONGEST_HOP}], not {least}, {windows} and {hop}"
-        raise EdgeseaError(f"least must lie in (0, 1], windows be positive, and {found}")
+    if not (0 < least <= 1 and windows >= LEAST and 0 < hop <= LONGEST_HOP):
+        found = f"at least {LEAST}, and hop in (0, {LONGEST_HOP}], not {least}, {windows} and {hop}"
+        raise EdgeseaError(f"least must lie in (0, 1], windows be {found}")
     if format != "onnx" and find_spec("ai_edge_litert") is None:
         raise missing_extra("ai-edge-litert", "export")
     return is_int8
+
+
+def check_student(
+    config: "StudentConfig", name: str, format: str, hop: float, board: str | None, **others: Any
+) -> None:
+    """Raise EdgeseaError if an architecture cannot be exported so, or does not fit on the board."""
+    from edgesea.export.c import hop_of
+    from edgesea.export.profile import check_room, of_student
+    from edgesea.models.student_config import Head
+
+    if config.head not in get_args(Head):
+        raise EdgeseaError(f"{name}: head {config.head} cannot be exported; {', '.join(get_args(Head))} can")
+    if format == "c":
+        hop_of(config, hop)
+    if board is not None:
+        check_room(of_student(config, name), board)
 
 
 def _exported(folder: Path) -> list[str]:

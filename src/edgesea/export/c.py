@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesea.audio.framing import exact_seconds
 from edgesea.audio.mel import DYNAMIC_RANGE, FLOOR
 from edgesea.errors import EdgeseaError
 from edgesea.export.quantize import Quantized, QuantizedConvolution, QuantizedStudent, Scale
 from edgesea.export.rows import buffers, front_end_bytes, network_bytes, ring_size
-from edgesea.models.student_config import feature_maps
+from edgesea.models.student_config import StudentConfig, feature_maps
 
 Tags = tuple[Sequence[str], NDArray[np.floating], NDArray[np.floating]]  # names, weights (K, D), bias (K,)
 DECADE = 10 * np.log10(2)  # dB of a factor of two in power
@@ -37,6 +36,21 @@ def fixed(factor: float) -> Fixed:
     if multiplier == 2**31:
         multiplier, exponent = 2**30, exponent + 1
     return Fixed(0, 0) if exponent < -31 else Fixed(multiplier, -exponent)
+
+
+def hop_of(config: StudentConfig, hop: float) -> tuple[int, int]:
+    """Samples of which a hop is a multiple, and of a hop in seconds; EdgeseaError if the C front end cannot do it."""
+    settings, rate = config.front_end(), config.sample_rate
+    if settings.n_fft < 8 or settings.n_fft & (settings.n_fft - 1):
+        raise EdgeseaError(f"the C front end needs frames of a power of two of samples, not n_fft={settings.n_fft}")
+    if settings.hop_length > settings.n_fft:
+        raise EdgeseaError(f"the C front end needs frames that overlap: hop_length={settings.hop_length} is too large")
+    unit, samples = 1 if settings.levels == "sea" else settings.hop_length, round(hop * rate)
+    if samples % unit or not samples:
+        near = max(1, round(samples / unit)) * unit / rate
+        rule = f"hop must be a multiple of {unit / rate:g} s, the hop of this student's frames, such as {near:.9g}"
+        raise EdgeseaError(f"{rule}, not {hop}")
+    return unit, samples
 
 
 def c_library(
@@ -115,16 +129,8 @@ def _macros(macros: dict[str, Any]) -> str:
 def _tables(student: QuantizedStudent, head: Tags | None, hop: float) -> tuple[Tables, int]:
     config, settings = student.config, student.config.front_end()
     samples, rate = round(config.window * config.sample_rate), config.sample_rate
-    if settings.n_fft < 8 or settings.n_fft & (settings.n_fft - 1):
-        raise EdgeseaError(f"the C front end needs frames of a power of two of samples, not n_fft={settings.n_fft}")
-    if settings.hop_length > settings.n_fft:
-        raise EdgeseaError(f"the C front end needs frames that overlap: hop_length={settings.hop_length} is too large")
+    unit, hop_samples = hop_of(config, hop)
     relative, frames = settings.levels == "sea", config.frames()
-    steps = exact_seconds(hop) * rate
-    unit = 1 if relative else settings.hop_length
-    if steps % unit or steps < unit:
-        raise EdgeseaError(f"hop must be a multiple of {unit / rate:g} s, the hop of this student's frames, not {hop}")
-    hop_samples = int(steps)
     layers, held = _layers(student)
     scale = 0.5 * DECADE if relative else DECADE  # of the sea students, levels are those of the root
     cosine = np.cos(2 * np.pi * np.arange(settings.n_fft) / settings.n_fft)

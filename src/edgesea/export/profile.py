@@ -15,6 +15,7 @@ import numpy as np
 
 from edgesea.artifact import write_json
 from edgesea.audio.mel import LogMelSettings
+from edgesea.config import nearest
 from edgesea.errors import EdgeseaError, needs
 from edgesea.export.rows import front_end_bytes, network_bytes
 from edgesea.models import TEACHERS, TFLITE, has_network, is_teacher
@@ -106,7 +107,7 @@ def find_board(name: str) -> Board:
     """A board by its name, or by how its name begins, if that of no other does."""
     found = [board for board in boards() if board.name.startswith(name.lower())]
     if len(found) != 1:
-        raise EdgeseaError(f"unknown board {name!r}; known: {', '.join(board.name for board in boards())}")
+        raise EdgeseaError(f"unknown board {nearest([name], [board.name for board in boards()])}")
     return found[0]
 
 

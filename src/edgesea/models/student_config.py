@@ -114,6 +114,16 @@ class StudentConfig:
         frames = {"n_fft": 2 ** round(0.032 * rate - 1).bit_length(), "hop_length": rate // 100}
         return cls(**{"filters": filters, "stages": stages, **frames, **changes})
 
+    @classmethod
+    def trained(
+        cls, size: int, window: float, rate: int, *, student: str, sample_rate: int | None, **options: Any
+    ) -> "StudentConfig":
+        """What `distill` trains with its options on a table with windows at a rate, for embeddings of a size."""
+        names = ("head", "filters", "n_mels", "n_fft", "hop_length", "fmax")
+        changes = {name: options[name] for name in names}
+        sample_rate = sample_rate or min(cls.named(student).sample_rate, rate)
+        return cls.named(student, embedding_size=size, window=window, sample_rate=sample_rate, **changes)
+
 
 class Convolution(NamedTuple):
     """A convolution of a student with its batch normalisation."""

@@ -114,6 +114,9 @@ def read_student(path_or_id: Path | str) -> StudentFile:
         file = _published_student(path)
     elif (path / CONFIG_FILE).is_file():
         file = _checkpoint_student(path, name)
+    elif (made := path if path.suffix == ".tflite" else path / "student.tflite").is_file():
+        remedy = f"name {made} as the model of embed or evaluate, or the folder of the student that it was made of"
+        raise EdgeseaError(f"{name}: an export, not a student; {remedy}")
     else:
         known = f"a published .h5 or .h5.gz file, {', '.join(PUBLISHED)}, or owner/name of the Hugging Face Hub"
         raise EdgeseaError(f"{name}: no student here; give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, {known}")

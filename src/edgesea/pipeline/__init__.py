@@ -14,7 +14,8 @@ from edgesea.audio.io import audio_suffixes
 from edgesea.cluster import Cluster, current, read_cluster, run_on_nodes, using
 from edgesea.config import changed, changed_sections, parsed, read_yaml, write_yaml
 from edgesea.errors import EdgeseaError
-from edgesea.export import TFLITE_FILE, check_options
+from edgesea.export import TFLITE_FILE, check_options, check_student
+from edgesea.models.student_config import StudentConfig
 from edgesea.pipeline import stages
 from edgesea.pipeline.draft import as_text, suggested, write_draft
 from edgesea.pipeline.estimate import forecast, log_left
@@ -209,6 +210,9 @@ def check_run(sections: Sections, out: Path, dry_run: bool = False) -> None:
     read_stamps(out)
     if "export" in sections:
         check_options(**sections["export"])
+        table, size = sections["extract"], sections["reduce"]["size"]
+        config = StudentConfig.trained(size, table["window"], table["sample_rate"], **sections["distill"])
+        check_student(config, "the student", **sections["export"])
     if evaluation := sections.get("evaluate"):
         check_seed(evaluation["seed"], evaluation["tagging"].members)
         task = load_task(*(evaluation[name] for name in ("task", "data", "probe", "tagging", "folds")))
