@@ -1,5 +1,6 @@
 """Hooks of the documentation site, called by mkdocs: what is generated when it is built, and what must not be in it."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -13,10 +14,14 @@ PICTURE = re.compile(r'<picture>\s*<source [^>]*srcset="([^"]+)">\s*<img alt="([
 FETCHED = re.compile(r'<(?:script|link|img|iframe|source|audio|video)\b[^>]*\b(?:src|srcset|href)="(?:https?:)?//')
 MERMAID = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)  # drawn by GitHub; its script is 3 MB
 COMMON = "**Options of every command**:"
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+TO_NOTEBOOK = re.compile(r"\]\((?:\.\./)?((?:notebooks/)?\w+)\.ipynb\)")
 
 
 def on_files(files, config, **_):
-    """Add the picture of the rooms, which stands for what GitHub draws from text."""
+    """Add the notebooks, and the picture of the rooms, which stands for what GitHub draws from text."""
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook(path)))
     drawn = runpy.run_path(str(Path(__file__).with_name("pictures.py")))
     for theme in drawn["THEMES"]:
         files.append(File.generated(config, f"rooms-{theme}.svg", content=str(drawn["rooms"](theme))))
@@ -30,6 +35,7 @@ def on_page_markdown(markdown, page, **_):
         root = Path(__file__).parents[1]
         markdown = (root / "CONTRIBUTING.md").read_text("utf-8").replace("](docs/", "](") + markdown
         markdown = markdown.replace("<!-- packages -->", (root / "benchmarks/results/packages.md").read_text("utf-8"))
+    markdown = TO_NOTEBOOK.sub(r"](\1.md)", markdown)
     markdown = MERMAID.sub("![The rooms](rooms-light.svg#only-light)![The rooms](rooms-dark.svg#only-dark)\n", markdown)
     return PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", markdown)
 
@@ -39,6 +45,28 @@ def on_post_page(output, page, **_):
     if found := FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri}: fetches something from elsewhere: {found.group()}")
     return output
+
+
+def notebook(path: Path) -> str:
+    """A notebook as Markdown: its texts, its code, and what the code shows."""
+    found = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        found.append(source.replace("](../docs/", "](../") if cell["cell_type"] == "markdown" else _code(source))
+        for output in cell.get("outputs", []):
+            given = output.get("data") or {"text/plain": output["text"]}
+            data = {kind: "".join(text) for kind, text in given.items()}
+            if table := re.search("<table[^>]*(>.*</table>)", data.get("text/html", ""), re.DOTALL):
+                found.append(f"<table{table[1]}")
+            elif image := data.get("image/png"):
+                found.append(f"![The plot](data:image/png;base64,{image.strip()})")
+            else:
+                found.append(_code(data["text/plain"], "text"))
+    return "\n\n".join(found)
+
+
+def _code(text: str, language: str = "python") -> str:
+    return f"```{language}\n{text.rstrip()}\n```"
 
 
 def commands() -> str:

@@ -124,10 +124,27 @@ def make_city(
 ) -> Path:
     """Make a small data set that looks like SONYC-UST v2, unless it is there already.
 
-    A share of the clips is `annotated`: by three volunteers (id > 0), and of the last third of the sensors, which have
-    split validate, also with the truth (id 0). The others stand for the unlabelled recordings of the same network: they
-    come from all sensors, one in ten for validation. The same arguments give the same bytes; more days or sensors leave
-    the other recordings as they are.
+    The same arguments give the same bytes; more days or sensors leave the other recordings as they are.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for manifest.csv, annotations.csv, the taxonomy and audio/ (mono, 16 kHz).
+    sensors, days, clips_per_day : int
+        How many; clips_per_day of each sensor.
+    seconds : float
+        Length of a clip.
+    annotated : float
+        Share of the clips that is annotated: by three volunteers (id > 0), and of the last third of the sensors, which
+        have split validate, also with the truth (id 0). The others stand for the unlabelled recordings of the same
+        network: they come from all sensors, one in ten for validation.
+    seed : int
+        Of all that is random.
+
+    Returns
+    -------
+    Path
+        The folder. EdgeseaError: it holds something else.
     """
     sizes: dict[str, float] = {"sensors": sensors, "days": days, "clips_per_day": clips_per_day, "seconds": seconds}
     plan = {**sizes, "annotated": annotated, "seed": seed}

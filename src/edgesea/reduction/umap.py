@@ -43,7 +43,8 @@ class Umap(Standardised):
         try:  # cuML's, on the GPU, where it is installed; both take the same arguments
             from cuml.manifold import UMAP
         except ImportError:
-            with needs("umap", "umap"):
+            with needs("umap", "umap"), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="IProgress")  # tqdm's, in a notebook without ipywidgets
                 from umap import UMAP
         batches = list(rows)
         self.measure(batches)
