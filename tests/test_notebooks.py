@@ -38,9 +38,3 @@ def test_a_notebook_runs_and_shows_what_is_stored(path: Path, folder: Path) -> N
     last = [output.text for cell in found.cells for output in cell.get("outputs", []) if "text" in output][-1]
     least, most = SCORES[path.stem]
     assert least < float(re.findall(r"0\.\d+", last)[0]) < most, last
-
-
-def test_links_of_the_notebooks_lead_somewhere() -> None:
-    for path in SCRIPT["NOTEBOOKS"]:
-        for link in re.findall(r"\]\(([^)#]+)", path.read_text("utf-8")):
-            assert (path.parent / link).is_file(), f"{path.name}: {link}"

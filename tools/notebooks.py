@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import matplotlib.font_manager  # noqa: F401  makes its cache here, because kernels would print that they make one
 import nbformat
 from nbclient import NotebookClient
 
