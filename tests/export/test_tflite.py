@@ -57,6 +57,12 @@ def test_integers_are_those_of_the_reference_kernels(student):
     assert set(others_than_int8(content)) == {"int32", "float32"}
 
 
+def test_silence_is_refused():
+    config, arrays, log_mel = random_student(CONFIGS["edge"])
+    with pytest.raises(EdgeseaError, match="all windows to calibrate on have the same embedding, as silence has"):
+        quantize(config, arrays, [np.full_like(log_mel, -100)])
+
+
 def test_float_is_the_student(student):
     config, arrays, log_mel = student
     exact = onnxruntime.InferenceSession(student_graph(config, arrays)).run(None, {"log_mel": log_mel})[0]

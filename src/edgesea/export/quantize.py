@@ -97,6 +97,8 @@ def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float
     layers: list[QuantizedConvolution] = []
     into: list[Scale] = []
     spread = embeddings.std(0)
+    if spread.max() < 1e-5 * np.abs(embeddings).max():
+        raise EdgeseaError("all windows to calibrate on have the same embedding, as silence has; give other recordings")
     units = np.maximum(spread, max(0.01 * spread.max(), 1e-6))  # so that one scale serves all dimensions
     for layer, kernel, bias in folded(config, arrays):
         into.append(now)
