@@ -1,5 +1,6 @@
 """`run` of recordings alone."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -87,6 +88,8 @@ def test_a_run_below_its_recordings_and_a_manifest(noise_folder, monkeypatch, ca
     shutil.copy(names[0], "other.wav")
     assert cli.main(["run", "list.csv", *options, "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["dry_run"] == "runs/list"
+    Path("list.csv.gz").write_bytes(gzip.compress(Path("list.csv").read_bytes()))
+    assert cli.main(["run", "list.csv.gz", *options, "--dry-run"]) == 0
     assert cli.main(["run", "list.csv", *options, "--stage", "extract"]) == 0
     written = yaml.safe_load(Path("runs/list/experiment.yaml").read_text())
     assert written["extract"]["columns"] == {"path": "file", "label": "kind"}
