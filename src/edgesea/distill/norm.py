@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, distributed, nn
 
 
@@ -53,19 +52,8 @@ class _SyncBatchNorm(nn.BatchNorm2d):
         return result.to(input.dtype)  # type: ignore[no-any-return]
 
 
-class SyncBatchNorm(LayerSync):
-    """Lightning's plugin that makes a model's batch normalisations those of all processes, and takes it back."""
-
-    def apply(self, model: nn.Module) -> nn.Module:
-        return _change(model, nn.BatchNorm2d, _SyncBatchNorm)
-
-    def revert(self, model: nn.Module) -> nn.Module:
-        return _change(model, _SyncBatchNorm, nn.BatchNorm2d)
-
-
-def _change(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> nn.Module:
-    """Give modules another class: the same weights, by the same names."""
+def synchronise(model: nn.Module) -> None:
+    """Make a model's batch normalisations those of all processes, with the same weights, by the same names."""
     for module in model.modules():
-        if type(module) is old:
-            module.__class__ = new
-    return model
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = _SyncBatchNorm

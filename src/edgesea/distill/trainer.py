@@ -26,7 +26,7 @@ from edgesea.artifact import atomic_path
 from edgesea.cluster import Stopped
 from edgesea.distill.data import ShuffledWindows, WindowSource, ordered_windows
 from edgesea.distill.module import Distiller, Training, target_scale
-from edgesea.distill.norm import SyncBatchNorm
+from edgesea.distill.norm import synchronise
 from edgesea.distill.ranks import Place
 from edgesea.errors import EdgeseaError
 from edgesea.models.student_torch import Student
@@ -200,8 +200,6 @@ class Hardware:
             found["plugins"] = [AtomicCheckpoints(), _Process(self.place)]
         if self.world > 1 and self.device != "mps":
             found["strategy"] = DDPStrategy(broadcast_buffers=False)  # they are equal
-            if self.device == "cpu":
-                found["plugins"].append(SyncBatchNorm())
         return {"accelerator": {"cuda": "gpu"}.get(self.device, self.device), **found}
 
 
@@ -248,6 +246,8 @@ def train_student(
         trainer = _trainer(options, folder, save_every, hardware)
         size = options.batch_size // hardware.world // options.accumulate
         windows = ordered_windows(validation, size, hardware.place.rank, hardware.world)
+        if hardware.world > 1 and hardware.device == "cpu":
+            synchronise(network)
         module = Distiller(network, options, train, windows, target_scale(train.tables[0].source, options))
         try:
             if checkpoint.get("edgesea", {}).get("stopped"):
