@@ -55,7 +55,7 @@ def test_extract_resumes(noise_folder, small_disk, tmp_path, refuses, part_clips
     assert content(small_disk / "table") == content(tmp_path / "table")
     remount(small_disk, "ro")
     assert main(command) == 0  # it is finished, so nothing is to be written or locked
-    refuses("extract", noise_folder, small_disk / "other", words=[small_disk / "other", "Read-only file system"])
+    refuses("extract", noise_folder, small_disk / "other", words=[small_disk / "other", "Read-only file system; write"])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from errno import EROFS
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -248,7 +249,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail("out of memory; choose smaller parts, batches or fewer workers")
     except OSError as error:
         text = f"{error.filename}: {error.strerror or error}" if error.filename else str(error.strerror or error)
-        return _fail(f"{text}; free some space, then {again}" if error.errno in FULL else text)
+        remedies = {EROFS: "; write to another folder", **dict.fromkeys(FULL, f"; free some space, then {again}")}
+        return _fail(text + remedies.get(error.errno or 0, ""))
 
 
 def _fail(message: str, code: int = 1) -> int:

@@ -59,7 +59,8 @@ def fetch(url: str, name: str, *, git_blob: str | None = None) -> Path:
         if problem and is_new:
             path.unlink()
     except requests.RequestException as error:
-        raise EdgeseaError(f"{url}: cannot be downloaded ({error}); {by_hand}") from error
+        reason = getattr(error.args[0] if error.args else error, "reason", error)  # the last of many attempts
+        raise EdgeseaError(f"{url}: cannot be downloaded ({str(reason).rpartition('): ')[2]}); {by_hand}") from error
     except OSError as error:
         reason = error.strerror or error
         raise EdgeseaError(f"{path}: cannot be used ({reason}); set EDGESEA_CACHE to a writable folder") from error
