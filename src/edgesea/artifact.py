@@ -22,13 +22,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from edgesea.errors import EdgeseaError, say
+from edgesea.errors import FULL, EdgeseaError, say
 
 log = logging.getLogger(__name__)
 PLAN_FILE = "plan.json"
 LOCK_FILE = ".lock"
 DIGESTS_FILE = "digests.json"  # what `Digests` remembers
-FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
 TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # errors of a lock that another process has
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of file systems without locks
 UNLOCKED: set[Path] = set()  # folders on such file systems

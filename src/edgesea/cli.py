@@ -18,12 +18,12 @@ from typing import Annotated, Any, get_type_hints
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from cyclopts.config import Dict
 
-from edgesea.artifact import FULL, WAIT, versions
+from edgesea.artifact import WAIT, versions
 from edgesea.cluster import Cluster, read_cluster, stop_in_order, using
 from edgesea.cluster.slurm import Attempt
 from edgesea.config import as_yaml, changed, changed_sections, nearest, read_yaml, tidy
 from edgesea.distill.ranks import check_alone, is_silent
-from edgesea.errors import EdgeseaError, missing_extra
+from edgesea.errors import FULL, EdgeseaError, missing_extra
 from edgesea.parallel import sleep_when_idle
 from edgesea.report import report_if_possible
 from edgesea.tracking import Track, read_track

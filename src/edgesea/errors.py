@@ -1,11 +1,13 @@
 """The one exception that means "the user can fix this", the one warning, and what is logged once."""
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
 log = logging.getLogger(__name__)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
 
 
 class EdgeseaError(ValueError):
@@ -36,10 +38,12 @@ def error_of(function: Callable[..., object], *arguments: object) -> str | None:
 
 @contextmanager
 def explained(problem: str) -> Iterator[None]:
-    """In this block, of others' code or files, any exception becomes an EdgeseaError that begins with `problem`."""
+    """In this block, of others' code or files, exceptions (but of a full disk) become EdgeseaErrors with `problem`."""
     try:
         yield
     except Exception as error:
+        if getattr(error, "errno", None) in FULL:
+            raise
         raise EdgeseaError(f"{problem} ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 

@@ -156,6 +156,8 @@ def test_what_is_not_the_published_data_is_refused(server, tmp_path, monkeypatch
     monkeypatch.setitem(SOURCES, "esc50", replace(SOURCES["esc50"], gigabytes=1e9))
     with pytest.raises(EdgeseaError, match=r"esc50 needs .* GB .* are free"):
         data("esc50", tmp_path / "room", mirror=server.url)
+    with pytest.raises(EdgeseaError, match=f"{name}: a file, where a folder is needed"):
+        data("esc50", server.folder / name)
 
 
 def test_archives_cannot_write_elsewhere(server, tmp_path, monkeypatch):

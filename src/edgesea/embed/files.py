@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from edgesea.artifact import FULL, atomic_path, check_file, differences, versions
+from edgesea.artifact import atomic_path, check_file, differences, versions
 from edgesea.audio.framing import Framing
 from edgesea.audio.io import Truncated, audio_suffixes, checked_count, checked_flag, find_audio
 from edgesea.audio.resampling import Resampling
 from edgesea.cluster import results
 from edgesea.embed.engine import DEFAULT_MODEL, Float32, Stream, embed_files, framing_of
-from edgesea.errors import EdgeseaError, EdgeseaWarning, explained
+from edgesea.errors import FULL, EdgeseaError, EdgeseaWarning, explained
 from edgesea.models import ModelOrName, is_teacher, load_model, shared_model
 from edgesea.models.base import EmbeddingModel
 from edgesea.models.engine import Engine, Precision

@@ -50,7 +50,8 @@ def explore(
     max_windows : int
         Windows in the Parquet file at most; of more, a random sample.
     max_shown : int
-        Windows on the page at most; of more, a random sample of these.
+        Windows on the page at most; of more, a random sample of these. Of windows longer than a second there are
+        fewer, so that a browser can open their sound.
     neighbors : int
         How many are listed of each window: the nearest by the cosine of their embeddings, in other clips, among the
         windows of the page.
@@ -72,15 +73,18 @@ def explore(
             raise EdgeseaError(f"{name} must lie in {least} ... {most}, not {options[name]}")
     from edgesea.explorer.page import write
     from edgesea.explorer.windows import Explored, open_parts
+    from edgesea.models.student_files import CONFIG_FILE
+    from edgesea.reduction.base import REDUCTION_FILE
 
     table, run = Path(source), Path(source)
     if (run / "table").is_dir() and not (run / "table.json").exists():
 
-        def made(name: str) -> Path | None:
-            return run / name if (run / name).exists() else None
+        def made(name: str, last: str = "") -> Path | None:
+            return run / name if (run / name / last).exists() else None
 
         table = run / "table"
-        student, reduction = student or made("student"), reduction or made("reduction")
+        student = student or made("student", CONFIG_FILE)  # not one that is being trained
+        reduction = reduction or made("reduction", REDUCTION_FILE)
         subset = subset or made("subset.parquet")
     out = table.resolve().parent / "explore" if out is None else Path(out)
     for name in (PARQUET, PAGE):

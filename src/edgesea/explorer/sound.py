@@ -17,6 +17,7 @@ BLOCK = 12.0  # seconds of a file: its header is little of it, and a browser dec
 GAP = 0.02  # seconds of silence, so that nothing is heard of the window before
 BYTES = 36_000_000  # of all files; noise takes an eighth more, and as text on the page all take a third more
 LEAST, MOST = 12.0, 48.0  # kbit/s
+LONGEST = BYTES * 8e-3 / LEAST  # seconds of a page
 
 
 def flac(pcm: NDArray[np.int16], rate: int) -> bytes:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from edgesea.artifact import atomic_path, versions
 from edgesea.embed.engine import embed_rows
 from edgesea.errors import EdgeseaError
-from edgesea.explorer.sound import Blocks, flac, page_rate
+from edgesea.explorer.sound import LONGEST, Blocks, flac, page_rate
 from edgesea.export.windows import open_table
 from edgesea.models import load_student
 from edgesea.models.base import EmbeddingModel
@@ -76,6 +76,8 @@ class Explored:
             raise EdgeseaError(f"{parts.table.path}: {self.total} windows; a map needs at least {LEAST}")
         rng = np.random.default_rng(seed)
         self.chosen = _drawn(self.total, most, rng)
+        if self._seconds(min(len(self.chosen), most_shown)) > LONGEST:
+            most_shown = min(most_shown, int(LONGEST / parts.table.framing.window))
         self.shown = _drawn(len(self.chosen), most_shown, rng)
         described = [_described(parts, *some) for some in _chunks(parts.table, self.chosen)]
         self.frame = pd.concat(described, ignore_index=True).dropna(axis=1, how="all")
@@ -93,12 +95,16 @@ class Explored:
             if rows is not None
         }
 
+    def _seconds(self, count: int) -> float:
+        """Of the sound of some windows: those of a sample hardly overlap."""
+        framing = self.parts.table.framing
+        return count * (framing.window if count < self.total else min(framing.window, framing.hop))
+
     def _write(self, path: Path, placing: Reduction, teacher: Float32, neighbors: int) -> Float32 | None:
         """Write the Parquet file, complete `frame` and `blocks`; returns the student's embeddings of the page."""
         table, model, phi, _ = self.parts
         rate, shown = page_rate(table.sample_rate), np.isin(np.arange(len(self.chosen)), self.shown)
-        length = table.framing.window if len(self.shown) < self.total else min(table.framing.window, table.framing.hop)
-        self.blocks = Blocks(rate, table.framing.at(rate).window, len(self.shown) * length)
+        self.blocks = Blocks(rate, table.framing.at(rate).window, self._seconds(len(self.shown)))
         numbers = ["x", "y", "error"] if model and phi else ["x", "y"]
         values, embedded, first = {name: np.empty(len(self.frame), np.float32) for name in numbers}, [], 0
         about = {"table": table.info["manifest_sha256"], "student": model and model.digest, "layout": self.layout}

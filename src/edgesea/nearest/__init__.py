@@ -165,7 +165,9 @@ def _load(
     elif reduction:
         size, config = phi.output_size if phi else size, Path(str(model), CONFIG_FILE)
         trained = (read_json(config).get("provenance") or {}).get("reduction") if config.is_file() else None
-        if trained and trained.get("sha256") != file_digest(Path(reduction, ARRAYS_FILE)):
+        if not trained:
+            log.warning("%s: does not say which reduction it was trained on; by another one, it finds chance", model)
+        elif trained.get("sha256") != file_digest(Path(reduction, ARRAYS_FILE)):
             raise EdgeseaError(f"{model}: was not trained on {reduction}; name the reduction that it was trained on")
     elif made is not None:
         raise EdgeseaError(f"{model}: a student, but no reduction is given; name the one that it was trained on")

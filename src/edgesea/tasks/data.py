@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from tqdm import tqdm
 
-from edgesea.artifact import locked, walk
+from edgesea.artifact import check_file, locked, walk
 from edgesea.errors import EdgeseaError, error_of, explained
 from edgesea.tasks.options import ProbeOptions, TaggingOptions
 
@@ -66,6 +66,7 @@ def data(
     EdgeseaError: no network, not enough room, or a file that is not the published one.
     """
     dest, source = Path(dest), SOURCES[task]
+    check_file(dest / source.layout.partition(",")[0])
     with locked(dest):
         if error_of(_clips, task, dest):
             there, need = sum(path.stat().st_size for path in walk(dest)), 2.5e9 * source.gigabytes
