@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgesea.audio import io
-from edgesea.audio.framing import Framing, Piece, PieceCutter, SampleFraming, piece_starts, piece_windows
+from edgesea.audio.framing import Float32, Framing, Piece, PieceCutter, SampleFraming, piece_starts, piece_windows
 from edgesea.audio.logmel_numpy import FrameMemory
 from edgesea.audio.resampling import Resampler, Resampling, checked_resampling, resample_stream
 from edgesea.errors import EdgeseaError, EdgeseaWarning
@@ -24,7 +24,6 @@ from edgesea.models import ModelOrName, load_model
 from edgesea.models.base import EmbeddingModel, LogMelModel, window_of
 from edgesea.parallel import prefetch
 
-Float32 = NDArray[np.float32]
 Embedded = tuple[Float32, NDArray[np.float64]]  # embedding (t, D), timestamps (t,) in seconds
 S = TypeVar("S")
 P = TypeVar("P")
@@ -397,6 +396,5 @@ class Stream:
             if not np.isfinite(embeddings[-1]).all():
                 raise EdgeseaError(f"{self.model.id} gave NaN or Inf after {piece.first * self._framing.hop:.1f} s")
         embedding, first = np.concatenate(embeddings), self._windows
-        self._windows += len(embedding)
-        self._ended = False
+        self._windows, self._ended = first + len(embedding), False
         return embedding, np.arange(first, self._windows, dtype=np.float64) * self._framing.hop

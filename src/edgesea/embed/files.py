@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from edgesea.artifact import atomic_path, check_file, differences, versions
-from edgesea.audio.framing import Framing
+from edgesea.audio.framing import Float32, Framing
 from edgesea.audio.io import Truncated, audio_suffixes, checked_count, checked_flag, find_audio
 from edgesea.audio.resampling import Resampling
 from edgesea.cluster import results
-from edgesea.embed.engine import DEFAULT_MODEL, Float32, Stream, embed_files, framing_of
+from edgesea.embed.engine import DEFAULT_MODEL, Stream, embed_files, framing_of
 from edgesea.errors import FULL, EdgeseaError, EdgeseaWarning, explained
 from edgesea.models import ModelOrName, is_teacher, load_model, shared_model
 from edgesea.models.base import EmbeddingModel
