@@ -24,7 +24,9 @@ def folder(tmp_path_factory):
 def shown(notebook: nbformat.NotebookNode) -> list[list[tuple[str, ...]]]:
     """The kinds of outputs of each cell."""
     outputs = [cell.get("outputs", []) for cell in notebook.cells]
-    return [[(each.output_type, each.get("name", ""), *each.get("data", {})) for each in cell] for cell in outputs]
+    return [
+        [(each.output_type, each.get("name", ""), *sorted(each.get("data", {}))) for each in cell] for cell in outputs
+    ]
 
 
 @pytest.mark.parametrize("path", SCRIPT["NOTEBOOKS"], ids=lambda path: path.stem)
