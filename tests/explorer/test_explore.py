@@ -103,7 +103,7 @@ def test_windows_are_found_again_in_the_sound_of_the_page():
         assert np.corrcoef(files[file][first : first + rate], clips[name][start : start + rate])[0, 1] > 0.9
 
 
-def test_of_a_large_table_there_are_samples(small_table, tmp_path):
+def test_of_a_large_table_there_are_samples(small_table, tmp_path, monkeypatch):
     shown = explore(small_table, tmp_path / "out", layout="pca", max_windows=60, max_shown=30, seed=3)
     frame, data = pd.read_parquet(tmp_path / "out" / "explore.parquet"), page_data(tmp_path / "out")
     assert (shown["windows"], shown["shown"], len(frame), data["count"]) == (60, 30, 60, 30)
@@ -127,6 +127,8 @@ def test_of_a_large_table_there_are_samples(small_table, tmp_path):
     assert rows == sorted(rows)
     near = unpacked(data["nearest"]["teacher"], "<u2").reshape(30, -1)
     np.testing.assert_array_equal(np.asarray(rows)[near[0]], frame["neighbors"][rows[0]]["ids"])
+    monkeypatch.setattr("edgesea.explorer.windows.LONGEST", 20.0)  # s of sound
+    assert explore(small_table, tmp_path / "less", layout="pca")["shown"] == 20
 
 
 def until(page: Any, condition: str, argument: object = None) -> None:

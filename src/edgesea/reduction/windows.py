@@ -29,7 +29,7 @@ def load_reduction_of(folder: Path | str, table: Table) -> Reduction:
     phi = load_reduction(folder)
     if phi.input_size != table.embedding_size:
         other = f"reduces {phi.input_size} dimensions, but {table.path} has {table.embedding_size}"
-        raise EdgeseaError(f"{folder}: {other}; give the reduction that was fitted on this table")
+        raise EdgeseaError(f"{folder}: {other}; give a reduction and the table that it was fitted on")
     return phi
 
 

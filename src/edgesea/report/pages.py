@@ -11,11 +11,11 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined
 
 from edgesea.artifact import atomic_path, read_json
-from edgesea.errors import EdgeseaError
 from edgesea.models.base import file_digest
 from edgesea.models.cost import sizes
 from edgesea.models.student_config import StudentConfig
 from edgesea.reduction.base import REDUCTION_FILE, load_reduction
+from edgesea.reduction.windows import load_reduction_of
 from edgesea.report import data, plots
 from edgesea.report.data import SELECTION, Counts, Metric, optional_csv, optional_json
 from edgesea.report.summary import SYSTEMS, interval, shown_scores, systems_of
@@ -85,9 +85,8 @@ def _reduction(folder: Path, table: Path | None) -> dict[str, Any]:
     if table is None and (beside / "table.json").is_file():
         table = beside
     source = None if table is None else Table(table)
-    if source is not None and (size := source.embedding_size) != info["input_size"]:
-        other = f"reduces {info['input_size']} dimensions, but {table} has {size}"
-        raise EdgeseaError(f"{folder}: {other}; give the table that it was fitted on")
+    if source is not None:
+        load_reduction_of(folder, source)  # raises EdgeseaError if it is of another size
     return _preserved(info, folder, data.summarise(source, None) if source else None)
 
 
