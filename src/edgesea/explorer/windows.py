@@ -32,6 +32,7 @@ from edgesea.table.reader import Chunk, Table, arrow_file
 Int64 = NDArray[np.int64]
 BATCH = 256  # windows that the student embeds at once
 ROWS = 512  # windows that are compared with all others at once
+HELD = 4000.0  # seconds of audio in memory at a time
 LEAST, UMAP_NEEDS = 3, 50  # windows; two span no map
 ORDER = ("clip", "start", "time", "hour", "sensor", "label", "level", "split", "subset")
 NEIGHBORS = pa.struct([("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))])
@@ -121,8 +122,7 @@ class Explored:
             pq.ParquetWriter(file, full) as writer,
             ThreadPoolExecutor(thread_count()) as pool,
         ):
-            pairs = zip(_chunks(table, self.chosen), _windows(table, self.chosen), strict=True)
-            for (chunk, rows), embeddings in pairs:
+            for chunk, rows, embeddings in _batches(table, self.chosen):
                 here = slice(first, first := first + len(rows))
                 values["x"][here], values["y"][here] = transform_all(placing, embeddings)[:, :2].T
                 if model:
@@ -171,6 +171,14 @@ def _windows(table: Table, chosen: Int64) -> Windows:
     """Their embeddings, a chunk at a time."""
     every = ((chunk, np.isin(np.arange(len(chunk.clip)), rows)) for chunk, rows in _chunks(table, chosen))
     return Windows(table, {(chunk.part, chunk.group): np.packbits(mask) for chunk, mask in every})
+
+
+def _batches(table: Table, chosen: Int64) -> Iterator[tuple[Chunk, Int64, Float32]]:
+    """Windows of a chunk and their embeddings, not too many at a time: their audio may overlap by far."""
+    step = max(1, int(HELD / table.framing.window))
+    for (chunk, rows), embeddings in zip(_chunks(table, chosen), _windows(table, chosen), strict=True):
+        for first in range(0, len(rows), step):
+            yield chunk, rows[first : first + step], embeddings[first : first + step]
 
 
 def _described(parts: Parts, chunk: Chunk, rows: Int64) -> pd.DataFrame:
