@@ -37,7 +37,7 @@ def explore(
     source : Path
         Folder of a table, or run directory of `edgesea run`, whose student, reduction and subset are shown, too.
     out : Path, optional
-        Folder for the two files; default: `explore` in the run, or beside the table.
+        Folder for the two files; default: `explore` in the run or table.
     student : path or str, optional
         Its nearest neighbours are shown beside the teacher's.
     reduction : Path, optional
@@ -86,7 +86,7 @@ def explore(
         student = student or made("student", CONFIG_FILE)  # not one that is being trained
         reduction = reduction or made("reduction", REDUCTION_FILE)
         subset = subset or made("subset.parquet")
-    out = table.resolve().parent / "explore" if out is None else Path(out)
+    out = run.resolve() / "explore" if out is None else Path(out)
     for name in (PARQUET, PAGE):
         check_file(out / name)
     parts = open_parts(table, student, reduction, subset, device)
