@@ -104,12 +104,12 @@ def test_a_run_below_its_recordings_and_a_manifest(noise_folder, monkeypatch, ca
         ((0.3, 0.2), (), ["2 recording(s)", "0.5 seconds", "64 windows"]),
         ((30,), (), ["1 recording(s)", "none validates", "ffmpeg"]),
         ((b"RIFF", b""), (), ["2 of 2", "0.wav"]),
-        ((30,), ("--distill.epoch=3",), ["distill", "epoch", "epochs"]),
-        ((30,), ("--teacher=spectrl",), ["spectrl"]),
-        ((30,), ("--weights=a/x.pt",), ["a/x.pt", "teacher"]),
-        ((30,), ("--extract.columns={a",), ["{a", "YAML"]),
-        ((30,), ("--out={here}",), ["not empty"]),
-        ((30,), ("--out={here}/0.wav/run",), ["0.wav"]),
+        ((30, 30), ("--distill.epoch=3",), ["distill", "epoch", "epochs"]),
+        ((30, 30), ("--teacher=spectrl",), ["spectrl"]),
+        ((30, 30), ("--weights=a/x.pt",), ["a/x.pt", "teacher"]),
+        ((30, 30), ("--extract.columns={a",), ["{a", "YAML"]),
+        ((30, 30), ("--out={here}",), ["not empty"]),
+        ((30, 30), ("--out={here}/0.wav/run",), ["0.wav"]),
     ],
 )
 def test_bad_input(tmp_path, refuses, monkeypatch, files, words, named):

@@ -242,6 +242,9 @@ def _run_missing(sections: Sections, out: Path, only: str | None) -> dict[str, A
                 result = _run_stage(name, sections[name], sections, out)
             files = {path.relative_to(out).as_posix(): path.stat().st_size for path in stages.files_of(step.artifact)}
             stamp |= {"finished": True, "files": files, "result": result}
+        except EdgeseaError as error:
+            error.args = (f"{name}: {error}",)
+            raise
         finally:
             stamps[name] = {**stamp, "seconds": round(before + time.perf_counter() - began, 1)}
             if former and old and not step.artifact.exists():  # nothing was made instead: an option was wrong

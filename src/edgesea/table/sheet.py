@@ -94,7 +94,7 @@ class Sheet:
         if (left_out := empty | again).any():
             rows = rows[~left_out]
         if rows.empty:
-            raise EdgeseaError(f"{path}: no rows below a header")
+            raise EdgeseaError(f"{path}: no rows below a header; give a table in CSV or Parquet")
         meant = {sheet.find(name): name for name in (*required, *known)}
         sheet = cls(path, rows.rename(columns={header: name for header, name in meant.items() if header}), sheet.unit)
         sheet.require(required)
