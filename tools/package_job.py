@@ -42,7 +42,7 @@ def edge(*words: str, code: int = 0) -> str:
         found = main(list(words))
     text = LOG.getvalue()[before:]
     assert found == code, f"edgesea {' '.join(words)}: {text}"
-    assert "not recorded there" not in text, text
+    assert "not recorded there" not in text, [line for line in text.splitlines() if "not recorded" in line]
     return text
 
 
