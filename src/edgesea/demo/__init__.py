@@ -36,7 +36,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> dict[str, Any]:
         "extract": {"source": city / "manifest.csv", "teacher": "spectral", "hop": 1.0, "part_clips": 64},
         "sample": {"size": 2000, "seed": seed},
         "reduce": {"method": "pca", "size": 32},
-        "distill": {"student": "edge-3", "epochs": 16, "lr": 5e-3, "mask": 0.0, "seed": seed},
+        "distill": {"student": "edge-3", "epochs": 16, "lr": 5e-3, "seed": seed},
         "evaluate": {"task": "sonyc_ust", "data": city, "hop": 1.0, "seed": seed, "tagging": TAGGING},
     }
     return run_stages(checked_sections(options, "demo"), Path(out))

@@ -41,7 +41,7 @@ def distill(
     loss: Literal["mse", "cosine", "both"] = "mse",
     standardize: bool = False,
     projector: int = 0,
-    mask: float = 0.1,
+    mask: float = 0.0,
     shift: float = 0.0,
     gain: float = 0.0,
     ema: float = 0.0,
@@ -114,7 +114,7 @@ def distill(
         part of the student; scores are those behind it. 0: none.
     mask : float
         Hide up to this share of the mel bands, and of the frames, of a training window behind each of two random masks
-        (SpecAugment), so that few recordings are not learned by heart. 0: none.
+        (SpecAugment), so that few recordings are not learned by heart; mixtures do that better. 0: none.
     shift : float
         Move the spectrogram of a training window by up to so many seconds; the frame at the edge is repeated.
     gain : float
