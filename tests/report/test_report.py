@@ -120,7 +120,7 @@ def test_bad_input(run, small_table, tmp_path, refuses):
     refuses("report", run / "student", words=[run / "student"])
     refuses("report", run / "reduction", f"--table={tmp_path}", words=[tmp_path])
     change(run / "reduction/reduction.json", lambda info: info.update(input_size=100))
-    refuses("report", run / "reduction", f"--table={small_table}", words=[run / "reduction", 100, small_table, 512])
+    refuses("report", run / "reduction", f"--table={small_table}", words=[run / "reduction", "do not match"])
     (run / "student/metrics.csv").write_text("epoch,lr\n1,x\n", "utf-8")
     refuses("report", run, words=[run / "student/metrics.csv", "x"])
     change(run / "stages.json", lambda stamps: stamps["stages"]["extract"]["result"].update(windows=1))
