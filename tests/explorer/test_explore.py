@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -246,7 +247,8 @@ def test_errors_name_what_is_wrong(small_run, small_table, small_reduction, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_writes_beside_a_table(small_run, capsys):
-    assert cli.main(["explore", str(small_run / "table"), "--layout", "pca"]) == 0
+def test_the_command_writes_into_a_table(small_table, tmp_path, capsys):
+    shutil.copytree(small_table, tmp_path / "table")
+    assert cli.main(["explore", str(tmp_path / "table"), "--layout", "pca"]) == 0
     assert "spotlight" in capsys.readouterr().out
-    assert (small_run / "explore" / "explore.html").is_file()
+    assert (tmp_path / "table" / "explore" / "explore.html").is_file()
