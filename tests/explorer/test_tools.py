@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,7 +42,7 @@ def serving(command: list[Any], needed: str = "") -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    process, begun = subprocess.Popen([*map(str, command), "--port", str(port)]), monotonic()
+    process, begun = subprocess.Popen([*map(str, command), "--port", str(port)], start_new_session=True), monotonic()
     try:
         while True:
             try:
@@ -52,7 +54,7 @@ def serving(command: list[Any], needed: str = "") -> Iterator[str]:
                 sleep(0.5)
         yield f"http://localhost:{port}"
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # Spotlight has processes of its own
         process.wait()
 
 
