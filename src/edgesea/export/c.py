@@ -46,7 +46,7 @@ def hop_of(config: StudentConfig, hop: float) -> tuple[int, int]:
     if settings.hop_length > settings.n_fft:
         raise EdgeseaError(f"the C front end needs frames that overlap: hop_length={settings.hop_length} is too large")
     unit, samples = 1 if settings.levels == "sea" else settings.hop_length, round(hop * rate)
-    if samples % unit or not samples:
+    if samples % unit or not samples or abs(hop * rate - samples) > 1e-8 * samples:  # nine digits, as shown
         near = max(1, round(samples / unit)) * unit / rate
         rule = f"hop must be a multiple of {unit / rate:g} s, the hop of this student's frames, such as {near:.9g}"
         raise EdgeseaError(f"{rule}, not {hop}")

@@ -14,7 +14,7 @@ from edgesea.artifact import atomic_path, read_json
 from edgesea.models.base import file_digest
 from edgesea.models.cost import sizes
 from edgesea.models.student_config import StudentConfig
-from edgesea.reduction.base import REDUCTION_FILE, load_reduction
+from edgesea.reduction.base import REDUCTION_FILE, Reduction, load_reduction
 from edgesea.reduction.windows import load_reduction_of
 from edgesea.report import data, plots
 from edgesea.report.data import SELECTION, Counts, Metric, optional_csv, optional_json
@@ -61,6 +61,8 @@ def _run(folder: Path) -> dict[str, Any]:
     weights = sorted(folder.glob("*/*.safetensors"))  # of the reduction and of the student
     listed = [optional_csv(folder / "evaluate" / f"{system}.skipped.csv", **TEXT) for system in SYSTEMS]
     reduction = {**(results.get("reduce") or {}), **optional_json(folder / "reduction" / REDUCTION_FILE)}
+    fitted = (folder / "reduction" / REDUCTION_FILE).is_file()
+    phi = load_reduction(folder / "reduction") if counts and fitted else None
     return {
         "results": results,
         "scores": scores,
@@ -74,7 +76,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "history": history,
         "keep": trained.get("keep", "best"),  # the rule by which the student's weights were chosen
         "epoch": epoch,
-        **_preserved(reduction, folder / "reduction", counts),
+        **_preserved(reduction, phi, counts),
         **data.details(scores),
         "digests": {str(path.relative_to(folder)): file_digest(path) for path in weights},
     }
@@ -84,15 +86,14 @@ def _reduction(folder: Path, table: Path | None) -> dict[str, Any]:
     info, beside = read_json(folder / REDUCTION_FILE), folder.resolve().parent / "table"
     if table is None and (beside / "table.json").is_file():
         table = beside
-    source = None if table is None else Table(table)
-    if source is not None:
-        load_reduction_of(folder, source)  # raises EdgeseaError if it is of another size
-    return _preserved(info, folder, data.summarise(source, None) if source else None)
+    if table is None:
+        return _preserved(info, None, None)
+    source = Table(table)
+    return _preserved(info, load_reduction_of(folder, source), data.summarise(source, None))
 
 
-def _preserved(info: dict[str, Any], folder: Path, counts: Counts | None) -> dict[str, Any]:
+def _preserved(info: dict[str, Any], phi: Reduction | None, counts: Counts | None) -> dict[str, Any]:
     """What a reduction preserves, and a sample of windows for the map."""
-    phi = load_reduction(folder) if counts and (folder / REDUCTION_FILE).is_file() else None
     total = np.cumsum(info.get("explained_variance_ratio") or [])
     needed = [(share, 1 + int(np.searchsorted(total, share - 1e-9))) for share in (0.5, 0.8, 0.9, 0.95, 0.99)]
     return {
