@@ -204,8 +204,8 @@ def test_lanes_leave_out_few_windows(many):
         (64, None, 4, [48, 16]),
         (64, [0.5], 4, [32, 32]),
         (64, [0.001], 4, [60, 4]),
-        (256, None, 256, "many.*0 of"),
-        (8, [0.95], 1, "many.*0 of"),
+        (256, None, 256, "many.*256 of"),
+        (8, [0.95], 1, [1, 7]),  # the first has some, whatever is rounded
         (189, [0.5], 1, "small.*94 .* 60"),
     ],
 )
