@@ -4,7 +4,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 
 log = logging.getLogger(__name__)
 FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a full disk
@@ -21,7 +21,7 @@ class EdgeseaWarning(UserWarning):
     """Audio that can be embedded, but probably is not what was meant."""
 
 
-@cache
+@lru_cache(10_000)
 def say(message: str, level: int = logging.INFO) -> None:
     """Log what is found out about a file; once, however often it is read."""
     log.log(level, message)

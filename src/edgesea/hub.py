@@ -83,13 +83,13 @@ def student_card(
     folder = Path(student)
     if folder.is_file():
         raise EdgeseaError(f"{folder}: a file, not the folder of a student, with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    config, provenance = read_student(folder).config, read_json(folder / CONFIG_FILE).get("provenance") or {}
-    results = _results(folder, provenance, run)
+    file = read_student(folder)
+    results = _results(folder, file.provenance, run)
     scores = _score_table(systems_of(results))
     source_path = (results.get("config") or {}).get("extract", {}).get("source")
     counts = [f"{count} {key}" for key, count in results.get("extract", {}).items() if key in ("clips", "windows")]
     domain = domain or ", ".join([f"`{Path(source_path).name}`", *counts] if source_path else counts)
-    return model_card(config, provenance, source=source, domain=domain, license=license, scores=scores)
+    return model_card(file.config, file.provenance, source=source, domain=domain, license=license, scores=scores)
 
 
 def _results(folder: Path, provenance: Mapping[str, Any], run: Path | str | None) -> dict[str, Any]:

@@ -138,6 +138,12 @@ def test_a_stream_has_the_embeddings_of_its_windows(exported, minute):
     assert exported.library.edgesea_missed() == 0
 
 
+def test_nothing_is_computed_before_somebody_wants_it(exported, minute):
+    assert exported.library.edgesea_init(0, None, None) == 0
+    exported.library.edgesea_push(pointer(minute), ctypes.c_size_t(len(minute)))
+    assert exported.library.edgesea_run() == 0
+
+
 def test_windows_that_were_overwritten_are_counted(exported, minute):
     config = exported.student.config
     window, hop = round(config.window * config.sample_rate), round(HOP * config.sample_rate)

@@ -45,6 +45,7 @@ def distill(
     shift: float = 0.0,
     gain: float = 0.0,
     ema: float = 0.0,
+    quantize: str | None = None,
     schedule: Literal["onecycle", "plateau"] = "onecycle",
     patience: int = 10,
     keep: Literal["auto", "best", "last"] = "auto",
@@ -121,6 +122,10 @@ def distill(
         Change the level of a training window by up to so many dB, of edge students (sea ignores levels).
     ema : float
         Decay of an exponential average of the weights over the steps, which becomes the student, e.g. 0.999; 0: none.
+    quantize : str, optional
+        A student of this reduction, which is trained further as int8 will compute it: weights and feature maps are
+        rounded. In single precision, on one device, at a tenth of `lr`; a few epochs do. The options of its
+        architecture must be given as they were.
     schedule : {"onecycle", "plateau"}
         onecycle: one rise and fall of the rate. plateau: a tenth of it after 5 epochs without improvement.
     patience : int
@@ -158,6 +163,7 @@ def distill(
     from edgesea.distill.data import ShuffledWindows, WindowSource, batch_sizes
     from edgesea.distill.module import Training
     from edgesea.distill.ranks import place
+    from edgesea.distill.rounding import keep_rounded, quantized_on, round_student, start_of
     from edgesea.distill.trainer import Hardware, resolve_precision, train_student
     from edgesea.models import resolve_device
     from edgesea.models.base import file_digest
@@ -180,8 +186,13 @@ def distill(
         if not 0 <= value <= most[name]:
             raise EdgeseaError(f"{name} must lie between 0 and {most[name]}, not {value}")
     target = resolve_device(device)
-    actual, here = resolve_precision(precision, target), place()
+    actual, here = "32-true" if quantize else resolve_precision(precision, target), place()
     hardware = Hardware(actual, target, devices, here)
+    if quantize and (
+        hardware.world > 1 or precision not in ("auto", "32-true")
+    ):  # whose normalisations are synchronised
+        found = f"precision={precision} on {hardware.world} devices"
+        raise EdgeseaError(f"{found}: quantize trains in single precision, on one device")
     if batch_size % (hardware.world * accumulate):
         pieces = f"{hardware.world} devices x {accumulate} pieces (accumulate)"
         raise EdgeseaError(f"batch_size must be a multiple of {pieces}, not {batch_size}")
@@ -210,9 +221,10 @@ def distill(
     training = [WindowSource(one, phi, "train", settings, target) for one in tables]
     parts = batch_sizes(training, batch_size, shares, [*map(len, groups)], hardware.world * accumulate)
     train = ShuffledWindows(training, parts, epoch_size, seed, here.rank, hardware.world, accumulate)
+    highest = lr / 10 if quantize else lr
     options = Training(
-        epochs, epoch_size, batch_size, lr, weight_decay, mask, schedule, patience, keep, precision, seed, accumulate,
-        loss, standardize, projector, shift, gain, ema,
+        epochs, epoch_size, batch_size, highest, weight_decay, mask, schedule, patience, keep, precision, seed,
+        accumulate, loss, standardize, projector, shift, gain, ema,
     )  # fmt: skip
     info = read_json(Path(reduction, REDUCTION_FILE))
     recorded = {key: info.get(key) for key in ("method", "output_size", "whiten", "windows", "provenance")}
@@ -223,6 +235,8 @@ def distill(
         "architecture": config.stored(),
         "training": asdict(options),
     }
+    start = start_of(quantize, config, plan["reduction"]["sha256"]) if quantize else None
+    plan |= {"quantize": file_digest(start.path)} if start else {}
     if len(tables) > 1:  # what they are, and how many windows a batch has of each
         infos = [{key: value for key, value in one.info.items() if key not in VERSIONS} for one in tables[1:]]
         plan["also"] = {"tables": [digest(info) for info in infos], "batch": parts}
@@ -245,11 +259,14 @@ def distill(
         run = stack.enter_context(recording("distill", {**facts, "save_every": save_every}, folder))
         seed_everything(seed, workers=True, verbose=False)
         network = Student(config)
+        if start:
+            round_student(network, start, quantized_on(start, source))
         scores, speed = train_student(network, options, train, validation, folder, save_every, hardware)
         result = {"student": str(out), **sizes(config), **scores, "origin": origin()}
         result |= {"projector": projector} if projector else {}
         if here.rank == 0:
             provenance = {**plan, "precision": actual, "scores": scores, "versions": versions()}
+            keep_rounded(network)
             save_student(network.float(), folder, provenance, model_card(config, provenance))
             write_json(folder / RESULTS_FILE, result)
             files = ("metrics.csv", RESULTS_FILE, CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)

@@ -203,12 +203,9 @@ def _windows(
         noise = loudness * rng.standard_normal((64, round(config.window * config.sample_rate)))
         return {"check": noise.astype(np.float32)}, {"checked_on": "noise"}
     from edgesea.export.windows import choose_windows, open_table
-    from edgesea.models.student_files import CONFIG_FILE
     from edgesea.reduction.windows import open_subset
 
-    stored = file.path.with_name(CONFIG_FILE)
-    provenance = read_json(stored).get("provenance") or {} if stored.is_file() else {}
-    table = open_table(Path(calibration), config, provenance, file.id, any_table)
+    table = open_table(Path(calibration), config, file.provenance, file.id, any_table)
     chosen = None if subset is None else open_subset(Path(subset), table)
     found = choose_windows(table, chosen, count, config.sample_rate)
     about: dict[str, Any] = {"calibrated_on": len(found.calibrate), "subset": None if chosen is None else chosen.info}

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -33,6 +33,7 @@ class StudentFile:
     config: StudentConfig
     arrays: Arrays  # with torch's names and axes
     path: Path  # the weight file
+    provenance: dict[str, Any] = field(default_factory=dict)  # what it learned from, where this is recorded
 
 
 def save_student(student: "Student", folder: Path, provenance: Mapping[str, Any], card: str) -> None:
@@ -144,7 +145,7 @@ def _checkpoint_student(folder: Path, id: str) -> StudentFile:
         given, right = asdict(architecture), asdict(trained)
         wrong = ", ".join(f"{key} is {given[key]} instead of {right[key]}" for key in right if given[key] != right[key])
         raise EdgeseaError(f"{path}: not what {WEIGHTS_FILE} was trained with: {wrong}")
-    return StudentFile(id, architecture, arrays, weights)
+    return StudentFile(id, architecture, arrays, weights, config.get("provenance") or {})
 
 
 def _published_student(path: Path) -> StudentFile:

@@ -68,7 +68,8 @@ def log_left(ahead: dict[str, float], name: str, taken: float) -> None:
 def _rates(options: Mapping[str, Any], training: Mapping[str, Any], entries: Manifest) -> dict[str, float]:
     """Windows a second of extract and distill, by running them in miniature, where nothing is shown."""
     small = {**options, "root": None, "columns": None, "validate": 0.0, "mixtures": 0, "max_skipped": 1.0}
-    short = {"also": None, "shares": None, "epochs": 1, "epoch_size": STEPS * training["batch_size"], "devices": 1}
+    short = {"also": None, "shares": None, "quantize": None, "epochs": 1, "devices": 1}
+    short["epoch_size"] = STEPS * training["batch_size"]
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -153,7 +153,7 @@ int edgesea_run(void)
     int8_t quantized[EDGESEA_DIMENSIONS];
     float embedding[EDGESEA_DIMENSIONS];
     for (;;) {
-        if (written - begin < NEEDED || written - begin > UINT32_MAX / 2) {
+        if (!callback || written - begin < NEEDED || written - begin > UINT32_MAX / 2) {
             return 0;
         }
         if (present(0) && compute()) {

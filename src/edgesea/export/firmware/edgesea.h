@@ -21,7 +21,7 @@ int edgesea_init(uint32_t hop, edgesea_callback callback, void *context);
 /* Take `n` samples (mono, EDGESEA_RATE Hz). May run in an interrupt: it never waits for edgesea_run. */
 void edgesea_push(const int16_t *pcm, size_t n);
 
-/* Compute the oldest window that is complete, and call back. Returns 0 where none is. */
+/* Compute the oldest window that is complete, and call back. Returns 0 where none is, or nobody to call. */
 int edgesea_run(void);
 
 /* Windows whose audio was overwritten before edgesea_run had read it. The rings hold a window and EDGESEA_HOP more. */
