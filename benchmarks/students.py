@@ -35,6 +35,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "students.json"
 DATA = Path(os.environ.get("EDGESEA_DATA", "data"))
 TEACHER = {"teacher": "efficientat/mn04", "weights": DATA / "efficientat" / "mn04_as_mAP_432.pt"}
 SIZE, HOP, MIXTURES, EPOCH = 64, 0.25, 40_000, 8192
+FURTHER = 3  # epochs of training with quantization
 Job = dict[str, Any]
 
 # What `distill` is given, besides the tables; `epochs` are of EPOCH windows.
@@ -137,20 +138,42 @@ def scored(job: Job, model: Path, cache: Path) -> dict[str, list[int]]:
     return {name: counted(evaluate(**given, probe=options(features=name))) for name in FEATURES}
 
 
-def quantize(job: Job, out: Path) -> Job:
-    """The same student in int8, calibrated on the windows that it was trained on."""
+def quantize(job: Job, out: Path, further: bool) -> Job:
+    """The same student in int8, calibrated on windows that it was trained on; or trained further for it."""
+    from edgesea.distill import distill
     from edgesea.export import export
 
-    folder = out / "students" / job["name"].replace(" ", "-")
-    done, table = folder / "int8.json", out / f"{job['domain']}-{job['fold']}" / "table"
+    folder, domain = out / "students" / job["name"].replace(" ", "-"), out / f"{job['domain']}-{job['fold']}"
+    name, student = ("further", folder / "further") if further else ("c", folder / "student")
+    done, table = folder / ("further.json" if further else "int8.json"), domain / "table"
     if done.exists():
         return dict(json.loads(done.read_text()))
-    made = export(str(folder / "student"), folder / "c", format="c", calibration=table, windows=512)
-    cosine = made["agreement"]["cosine"]
-    result = {"cosine": cosine, "correct": scored(job, folder / "c" / "student.tflite", folder)}
-    result |= {"flash": made["flash"], "ram": made["ram"]}
+    if further:
+        options: Job = {"student": job["options"]["student"], "quantize": str(folder / "student"), "device": "cpu"}
+        distill(table, domain / "pca", student, epochs=FURTHER, epoch_size=EPOCH, **options)
+    made = export(str(student), folder / f"{name}-c", format="c", calibration=table, windows=512)
+    model = folder / f"{name}-c" / "student.tflite"
+    result = {"cosine": made["agreement"]["cosine"], "r2": explained(domain, model)}
+    result |= {"correct": scored(job, model, folder), "flash": made["flash"], "ram": made["ram"]}
     done.write_text(json.dumps(result))
     return result
+
+
+def explained(domain: Path, path: Path) -> float:
+    """R2 of a model on the windows that validate."""
+    import edgesea
+    from edgesea.reduction import load_reduction
+    from edgesea.table.reader import Table
+
+    table, phi, model = Table(domain / "table"), load_reduction(domain / "pca"), edgesea.load_model(str(path))
+    found, targets = list[np.ndarray](), list[np.ndarray]()
+    for chunk in table.chunks():
+        rows = chunk.select("validate")
+        for some in np.array_split(rows, -(-len(rows) // 64)) if len(rows) else ():
+            found.append(model.embed(np.multiply(*table.audio(chunk, some, model.sample_rate))))
+            targets.append(phi.transform(table.embeddings(chunk.part, chunk.group)[some]))
+    y, t = np.concatenate(found).astype(float), np.concatenate(targets).astype(float)
+    return float(1 - np.square(t - y).sum() / np.square(t - t.mean(0)).sum())
 
 
 def references(domain: str, folds: list[int], out: Path) -> list[Job]:
@@ -230,12 +253,16 @@ def main() -> None:
     parser.add_argument("--longer", type=float, default=1.0, help="so many times as many epochs")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--int8", action="store_true", help="also in int8, which takes minutes for each student")
+    parser.add_argument("--further", action="store_true", help="and trained further for int8 (distill --quantize)")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
     out = given.out.resolve()
     if given.job:
         job = json.loads(given.job)
-        print(json.dumps({**train(job, out), **({"int8": quantize(job, out)} if given.int8 else {})}))
+        result = train(job, out)
+        wanted = {"int8": given.int8, "further": given.further}
+        result |= {key: quantize(job, out, key == "further") for key, asked in wanted.items() if asked}
+        print(json.dumps(result))
         return
     todo = [
         job
@@ -256,7 +283,7 @@ def main() -> None:
 
     def call(job: Job) -> Job:
         command = [sys.executable, __file__, *given.parts, "--out", str(out), "--job", json.dumps(job)]
-        command += ["--int8"] * given.int8
+        command += ["--int8"] * given.int8 + ["--further"] * given.further
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
         found: Job = json.loads(done.stdout.splitlines()[-1])
