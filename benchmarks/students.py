@@ -144,28 +144,28 @@ def quantize(job: Job, out: Path, further: bool) -> Job:
     from edgesea.export import export
 
     folder, domain = out / "students" / job["name"].replace(" ", "-"), out / f"{job['domain']}-{job['fold']}"
-    name, student = ("further", folder / "further") if further else ("c", folder / "student")
-    done, table = folder / ("further.json" if further else "int8.json"), domain / "table"
+    name, student = ("further", folder / "further") if further else ("int8", folder / "student")
+    done, table, reduction = folder / f"{name}.json", domain / "table", domain / job["options"].get("reduction", "pca")
     if done.exists():
         return dict(json.loads(done.read_text()))
     if further:
-        options: Job = {"student": job["options"]["student"], "quantize": str(folder / "student"), "device": "cpu"}
-        distill(table, domain / "pca", student, epochs=FURTHER, epoch_size=EPOCH, **options)
+        options: Job = {"student": job["options"]["student"], "quantize": folder / "student", "device": "cpu"}
+        distill(table, reduction, student, epochs=FURTHER, lr=1e-3, epoch_size=EPOCH, **options)
     made = export(str(student), folder / f"{name}-c", format="c", calibration=table, windows=512)
     model = folder / f"{name}-c" / "student.tflite"
-    result = {"cosine": made["agreement"]["cosine"], "r2": explained(domain, model)}
+    result = {"cosine": made["agreement"]["cosine"], "r2": explained(table, reduction, model)}
     result |= {"correct": scored(job, model, folder), "flash": made["flash"], "ram": made["ram"]}
     done.write_text(json.dumps(result))
     return result
 
 
-def explained(domain: Path, path: Path) -> float:
+def explained(source: Path, reduction: Path, path: Path) -> float:
     """R2 of a model on the windows that validate."""
     import edgesea
     from edgesea.reduction import load_reduction
     from edgesea.table.reader import Table
 
-    table, phi, model = Table(domain / "table"), load_reduction(domain / "pca"), edgesea.load_model(str(path))
+    table, phi, model = Table(source), load_reduction(reduction), edgesea.load_model(str(path))
     found, targets = list[np.ndarray](), list[np.ndarray]()
     for chunk in table.chunks():
         rows = chunk.select("validate")

@@ -45,7 +45,7 @@ def distill(
     shift: float = 0.0,
     gain: float = 0.0,
     ema: float = 0.0,
-    quantize: str | None = None,
+    quantize: Path | None = None,
     schedule: Literal["onecycle", "plateau"] = "onecycle",
     patience: int = 10,
     keep: Literal["auto", "best", "last"] = "auto",
@@ -76,7 +76,7 @@ def distill(
         too.
     shares : list of float, optional
         Share of each of `also`, with its mixtures, in every batch, to a multiple of devices and `accumulate`; default:
-        by the numbers of windows. `table` has the rest.
+        by the numbers of windows. `table` has the rest. Each has one window at least.
     student : {"edge-3", "edge-10", "edge-25", "sea-64", "sea-128", "sea-256", "sea-512"}
         Architecture: edge-N for microcontrollers, with N million multiplications for a window; or the paper's Student 3
         to 0, with 122 to 637 million.
@@ -122,10 +122,10 @@ def distill(
         Change the level of a training window by up to so many dB, of edge students (sea ignores levels).
     ema : float
         Decay of an exponential average of the weights over the steps, which becomes the student, e.g. 0.999; 0: none.
-    quantize : str, optional
-        A student of this reduction, which is trained further as int8 will compute it: weights and feature maps are
-        rounded. In single precision, on one device, at a tenth of `lr`; a few epochs do. The options of its
-        architecture must be given as they were.
+    quantize : Path, optional
+        Folder of a student of this reduction, which is trained further as int8 will compute it: weights and feature
+        maps are rounded, in training and for the scores. A few epochs at a low rate do, e.g. epochs=3 and lr=0.001, in
+        single precision, on one device. The options of its architecture must be given as they were.
     schedule : {"onecycle", "plateau"}
         onecycle: one rise and fall of the rate. plateau: a tenth of it after 5 epochs without improvement.
     patience : int
@@ -186,13 +186,13 @@ def distill(
         if not 0 <= value <= most[name]:
             raise EdgeseaError(f"{name} must lie between 0 and {most[name]}, not {value}")
     target = resolve_device(device)
-    actual, here = "32-true" if quantize else resolve_precision(precision, target), place()
+    target = "cpu" if quantize is not None and target == "mps" else target  # where torch cannot round
+    actual, here = "32-true" if quantize is not None else resolve_precision(precision, target), place()
     hardware = Hardware(actual, target, devices, here)
-    if quantize and (
-        hardware.world > 1 or precision not in ("auto", "32-true")
-    ):  # whose normalisations are synchronised
-        found = f"precision={precision} on {hardware.world} devices"
-        raise EdgeseaError(f"{found}: quantize trains in single precision, on one device")
+    single = precision in ("auto", "32-true") and hardware.world == 1
+    if quantize is not None and (projector or not single):
+        found = f"precision={precision}, projector={projector} and {hardware.world} devices"
+        raise EdgeseaError(f"{found}: quantize trains in single precision, without a projector, on one device")
     if batch_size % (hardware.world * accumulate):
         pieces = f"{hardware.world} devices x {accumulate} pieces (accumulate)"
         raise EdgeseaError(f"batch_size must be a multiple of {pieces}, not {batch_size}")
@@ -221,9 +221,8 @@ def distill(
     training = [WindowSource(one, phi, "train", settings, target) for one in tables]
     parts = batch_sizes(training, batch_size, shares, [*map(len, groups)], hardware.world * accumulate)
     train = ShuffledWindows(training, parts, epoch_size, seed, here.rank, hardware.world, accumulate)
-    highest = lr / 10 if quantize else lr
     options = Training(
-        epochs, epoch_size, batch_size, highest, weight_decay, mask, schedule, patience, keep, precision, seed,
+        epochs, epoch_size, batch_size, lr, weight_decay, mask, schedule, patience, keep, precision, seed,
         accumulate, loss, standardize, projector, shift, gain, ema,
     )  # fmt: skip
     info = read_json(Path(reduction, REDUCTION_FILE))
@@ -235,7 +234,7 @@ def distill(
         "architecture": config.stored(),
         "training": asdict(options),
     }
-    start = start_of(quantize, config, plan["reduction"]["sha256"]) if quantize else None
+    start = start_of(quantize, config, plan["reduction"]["sha256"]) if quantize is not None else None
     plan |= {"quantize": file_digest(start.path)} if start else {}
     if len(tables) > 1:  # what they are, and how many windows a batch has of each
         infos = [{key: value for key, value in one.info.items() if key not in VERSIONS} for one in tables[1:]]

@@ -258,9 +258,9 @@ def batch_sizes(
     wanted = (windows * np.repeat(given / of_group, groups))[1:].tolist()
     sizes = [pieces * max(1, round(share * batch / pieces)) for share in wanted]
     sizes = [batch - sum(sizes), *sizes]
-    if (missing := pieces - sizes[0]) > 0:  # of few recordings among many mixtures
-        sizes[int(np.argmax(sizes))] -= missing
-        sizes[0] = pieces
+    while sizes[0] < pieces:  # of few recordings among many mixtures
+        sizes[int(np.argmax(sizes))] -= pieces
+        sizes[0] += pieces
     for source, size in zip(sources, sizes, strict=True):
         if not pieces <= size <= source.windows:
             problem = f"a batch of {batch} would have {size} of its {source.windows} windows to train on"

@@ -3,6 +3,7 @@
 Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
+from edgesea.export import check_student
 from edgesea.export.quantize import Float32, QuantizedStudent, Scale, quantize
 from edgesea.export.windows import choose_windows
 from edgesea.models.graph import EPSILON, folded
@@ -40,7 +42,7 @@ class _Fixed(nn.BatchNorm2d):
         return super().train(False)
 
 
-def start_of(path: str, config: StudentConfig, reduction: str) -> StudentFile:
+def start_of(path: Path, config: StudentConfig, reduction: str) -> StudentFile:
     """The student that is trained further; EdgeseaError if it is none of this configuration and reduction (sha256)."""
     file = read_student(path)
     given, wanted = file.config.stored(), config.stored()
@@ -49,6 +51,9 @@ def start_of(path: str, config: StudentConfig, reduction: str) -> StudentFile:
         raise EdgeseaError(f"quantize={path}: {file.config.name()}, with {', '.join(differ)}; {remedy}")
     if (file.provenance.get("reduction") or {}).get("sha256") not in (None, reduction):
         raise EdgeseaError(f"quantize={path}: learned another reduction; give that one, or train a new student")
+    if (file.provenance.get("training") or {}).get("projector"):
+        raise EdgeseaError(f"quantize={path}: learned behind a projector, which is gone; train a student without one")
+    check_student(file.config, f"quantize={path}", "tflite", 1.0, None)
     return file
 
 
