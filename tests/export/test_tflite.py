@@ -8,7 +8,7 @@ from export.integers import embed
 
 import edgesea
 from edgesea.errors import EdgeseaError
-from edgesea.export.quantize import quantize
+from edgesea.export.quantize import equalized, quantize
 from edgesea.export.tflite import float_tflite, others_than_int8, quantized_tflite, reversed_axes
 from edgesea.models import tflite_student
 from edgesea.models.graph import student_graph
@@ -55,6 +55,27 @@ def test_integers_are_those_of_the_reference_kernels(student):
     assert len(np.unique(integers)) > 60
     np.testing.assert_array_equal(found, quantized.output.real(integers) * quantized.units)
     assert set(others_than_int8(content)) == {"int32", "float32"}
+
+
+def test_channels_are_made_equal_where_that_costs_nothing(monkeypatch):
+    config, arrays, log_mel = random_student({"name": "edge-3", "stages": [(8, 2, 1, 1, 3)], "filters": (8, 16)})
+    spread = np.geomspace(1, 1 / 60, 16).astype(np.float32)  # of the channels before the depthwise convolution
+    for name in ("features.1.block.0.1.weight", "features.1.block.0.1.bias"):
+        arrays[name] = arrays[name] * spread
+    arrays["features.1.block.1.0.weight"] = arrays["features.1.block.1.0.weight"] / spread[:, None, None, None]
+
+    def single(arrays):
+        return onnxruntime.InferenceSession(student_graph(config, arrays)).run(None, {"log_mel": log_mel})[0]
+
+    def error():
+        content = quantized_tflite(quantize(config, arrays, [log_mel]), {})
+        return np.square(tflite_student(content, "test", 1).embed_log_mel(log_mel) - exact).mean()
+
+    exact = single(arrays)
+    np.testing.assert_allclose(single(equalized(config, arrays, [log_mel])), exact, atol=1e-4 * exact.std())
+    equal = error()
+    monkeypatch.setattr("edgesea.export.quantize.equalized", lambda config, arrays, spectrograms: arrays)
+    assert equal < 0.5 * error()
 
 
 def test_silence_is_refused():

@@ -259,7 +259,7 @@ def distill(
         seed_everything(seed, workers=True, verbose=False)
         network = Student(config)
         if start:
-            round_student(network, start, quantized_on(start, source))
+            round_student(network, *quantized_on(start, source))
         scores, speed = train_student(network, options, train, validation, folder, save_every, hardware)
         result = {"student": str(out), **sizes(config), **scores, "origin": origin()}
         result |= {"projector": projector} if projector else {}

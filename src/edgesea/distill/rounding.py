@@ -3,6 +3,7 @@
 Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrize
 from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
 from edgesea.export import check_student
-from edgesea.export.quantize import Float32, QuantizedStudent, Scale, quantize
+from edgesea.export.quantize import Float32, QuantizedStudent, Scale, equalized, quantize
 from edgesea.export.windows import choose_windows
 from edgesea.models.graph import EPSILON, folded
 from edgesea.models.student_config import StudentConfig
@@ -57,11 +58,13 @@ def start_of(path: Path, config: StudentConfig, reduction: str) -> StudentFile:
     return file
 
 
-def quantized_on(file: StudentFile, table: Table) -> QuantizedStudent:
-    """A student in int8, with scales by training windows of a table."""
+def quantized_on(file: StudentFile, table: Table) -> tuple[StudentFile, QuantizedStudent]:
+    """A student with equalized channels, and the same in int8, with scales by training windows of a table."""
     audio = choose_windows(table, None, WINDOWS, file.config.sample_rate).calibrate
     levels = OverlappingLogMel(file.config.front_end())(audio)
-    return quantize(file.config, file.arrays, np.array_split(levels, -(-len(levels) // 32)))
+    batches = np.array_split(levels, -(-len(levels) // 32))
+    arrays = equalized(file.config, file.arrays, batches)
+    return replace(file, arrays=arrays), quantize(file.config, arrays, batches)
 
 
 def round_student(student: Student, file: StudentFile, quantized: QuantizedStudent) -> None:

@@ -19,6 +19,7 @@ Float32 = NDArray[np.float32]
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
 VALUES = 1 << 20  # of each feature map that its scale is chosen by
+LEAST_CHANNEL = 1 / 64  # of a map's largest one, to which smaller ones are not made equal
 CLIPS = np.geomspace(1.0, 0.2, 25)  # shares of the largest value at which to cut
 
 
@@ -90,7 +91,8 @@ class QuantizedStudent:
 
 def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]) -> QuantizedStudent:
     """Quantize a student, with scales by what it makes of batches of log-mel spectrograms (B, bands, frames) in dB."""
-    values, means, embeddings = _measure(config, arrays, spectrograms)
+    arrays = equalized(config, arrays, spectrograms)
+    values, means, embeddings, _ = _measure(config, arrays, spectrograms)
     gain, offset = (float(value[0]) for value in scale_and_shift(arrays, "input_norm"))
     measured = iter(values)
     first = now = best_scale(next(measured), False)
@@ -119,6 +121,26 @@ def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float
     made = best_scale((embeddings / units).ravel(), False)
     parts = _integers(weight / units[:, None], bias / units, now, made, False)
     return QuantizedStudent(config, gain, offset, first, tuple(layers), Quantized(**parts), units.astype(np.float32))
+
+
+def equalized(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]) -> Arrays:
+    """The same network, with channels of one size where they go into a depthwise convolution and nowhere else.
+
+    It divides the channels of the convolution before, and multiplies those of the depthwise one. Weights have a scale
+    for each channel on both sides, so they lose nothing, and the map, which has one for all, gains (cross-layer
+    equalization, Nagel et al., as below). Sizes are the largest values that batches of spectrograms give.
+    """
+    layers, largest, arrays = convolutions(config), _measure(config, arrays, spectrograms)[3], dict(arrays)
+    added = {place + 1 - layer.residual for place, layer in enumerate(layers) if layer.residual}
+    for place, layer in enumerate(layers):
+        before = layers[place - 1]
+        if layer.groups > 1 and before.relu and place not in added:
+            sizes = largest[place + sum(bool(one.residual) for one in layers[: place - 1])]
+            factor = np.maximum(sizes / sizes.max(), LEAST_CHANNEL) if sizes.max() > 0 else np.ones_like(sizes)
+            for name in (f"{before.norm}.weight", f"{before.norm}.bias"):
+                arrays[name] = arrays[name] / factor
+            arrays[f"{layer.name}.weight"] = arrays[f"{layer.name}.weight"] * factor[:, None, None, None]
+    return arrays
 
 
 def _integers(
@@ -155,22 +177,24 @@ def _integers(
 
 def _measure(
     config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]
-) -> tuple[list[Float32], list[Float32], Float32]:
-    """Of what `student_graph` gives with `every`: values of the maps, means by channel; and the embeddings."""
+) -> tuple[list[Float32], list[Float32], Float32, list[Float32]]:
+    """Of what `student_graph` gives with `every`: values, means by channel, embeddings, and the largest by channel."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(student_graph(config, arrays, every=True))
-    embeddings, found, means = [], list[list[Float32]](), []
+    embeddings, found, means, largest = [], list[list[Float32]](), [], []
     for batch in spectrograms:
         embedding, *maps = session.run(None, {INPUT: batch})
         embeddings.append(embedding)
         means.append(maps[-len(convolutions(config)) :])
         found = found or [[] for _ in maps[: -len(means[0])]]
+        largest.append([values.max((0, 2, 3)) for values in maps[: len(found)]])
         for values, some in zip(maps, found, strict=False):
             step = -(-values.size * len(spectrograms) // VALUES) | 1  # odd, so that it meets all bands and frames
             some += [values.ravel()[::step], np.array([values.min(), values.max()])]
     by_layer = [np.concatenate(batches).mean(0) for batches in zip(*means, strict=True)]
-    return [np.concatenate(some) for some in found], by_layer, np.concatenate(embeddings)
+    peaks = [np.maximum.reduce(batches) for batches in zip(*largest, strict=True)]
+    return [np.concatenate(some) for some in found], by_layer, np.concatenate(embeddings), peaks
 
 
 def best_scale(values: Float32, relu: bool) -> Scale:
