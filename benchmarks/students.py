@@ -150,7 +150,7 @@ def quantize(job: Job, out: Path, further: bool) -> Job:
         return dict(json.loads(done.read_text()))
     if further:
         options: Job = {"student": job["options"]["student"], "quantize": folder / "student", "device": "cpu"}
-        distill(table, reduction, student, epochs=FURTHER, lr=1e-3, epoch_size=EPOCH, **options)
+        distill(table, reduction, student, epochs=FURTHER, lr=1e-4, epoch_size=EPOCH, **options)
     made = export(str(student), folder / f"{name}-c", format="c", calibration=table, windows=512)
     model = folder / f"{name}-c" / "student.tflite"
     result = {"cosine": made["agreement"]["cosine"], "r2": explained(table, reduction, model)}

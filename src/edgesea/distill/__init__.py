@@ -124,7 +124,7 @@ def distill(
         Decay of an exponential average of the weights over the steps, which becomes the student, e.g. 0.999; 0: none.
     quantize : Path, optional
         Folder of a student of this reduction, which is trained further as int8 will compute it: weights and feature
-        maps are rounded, in training and for the scores. A few epochs at a low rate do, e.g. epochs=3 and lr=0.001, in
+        maps are rounded, in training and for the scores. A few epochs at a low rate do, e.g. epochs=3 and lr=0.0001, in
         single precision, on one device. The options of its architecture must be given as they were.
     schedule : {"onecycle", "plateau"}
         onecycle: one rise and fall of the rate. plateau: a tenth of it after 5 epochs without improvement.
