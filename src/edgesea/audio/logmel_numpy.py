@@ -181,27 +181,22 @@ def _power(spectra: NDArray[np.complexfloating[Any, Any]]) -> Floats:
 
 
 class _Filters:
-    """Filters (bands, bins) of neighbouring bins.
+    """Filters (bands, bins), of whose weights most are zero.
 
-    Most weights of a mel filter bank are zero, and a few filters at a time need few bins. And such small products start
-    no threads of numpy's, which would take the processor from those of the network.
+    Not by BLAS, which on some processors adds up in another order for other numbers of rows; nor does this start
+    threads, which would take the processor from those of the network.
     """
 
-    AT_ONCE = 8
-
     def __init__(self, filters: Floats) -> None:
-        self._bands, self._products = len(filters), []
-        for first in range(0, self._bands, self.AT_ONCE):
-            group = filters[first : first + self.AT_ONCE]
-            used = np.flatnonzero(group.any(0))  # narrow bands may have no bin
-            bins = slice(used[0] if len(used) else 0, used[-1] + 1 if len(used) else 0)
-            self._products.append((slice(first, first + len(group)), bins, group[:, bins].T.copy()))
+        used = [np.flatnonzero(weights) for weights in filters]
+        counts = np.array([len(bins) for bins in used])
+        self._bins, self._weights = np.concatenate(used), filters[filters != 0]
+        self._has, self._firsts = counts > 0, (np.cumsum(counts) - counts)[counts > 0]  # narrow bands may have no bin
 
     def __call__(self, spectra: Floats) -> Floats:
         """The bands (n, bands) of spectra (n, bins), each the same to the last bit whatever n is."""
-        if len(spectra) == 1:  # BLAS has another product for a vector, which adds up in another order
-            return self(spectra.repeat(2, 0))[:1]
-        result = np.empty((len(spectra), self._bands), spectra.dtype)
-        for bands, bins, weights in self._products:
-            result[:, bands] = spectra[:, bins] @ weights
+        result = np.zeros((len(spectra), len(self._has)), spectra.dtype)
+        terms = spectra.take(self._bins, 1)
+        terms *= self._weights
+        result[:, self._has] = np.add.reduceat(terms, self._firsts, 1)
         return result
