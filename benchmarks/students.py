@@ -397,7 +397,7 @@ def draw(rows: list[Job]) -> None:
         name: label for name, label in {"esc10": "ESC-10", "urbansound8k": "UrbanSound8K"}.items() if name in ready
     }
     shape: Job = {"figsize": (9.6, 0.4 + 2.8 * len(labels)), "squeeze": False, "layout": "constrained"}
-    figure, grid = plt.subplots(len(labels), 3, sharey="row", sharex="col", **shape)
+    figure, grid = plt.subplots(len(labels), 3, sharey="row", **shape)
     for axes, (domain, label) in zip(grid, labels.items(), strict=True):
         for axis, (name, cost) in zip(axes, on_device.items(), strict=True):
             panel(axis, domain, cost, True)
