@@ -13,23 +13,21 @@ import edgesea
 from edgesea.distill import distill
 from edgesea.distill.rounding import keep_rounded, round_student
 from edgesea.export import export
-from edgesea.export.quantize import equalized, quantize
+from edgesea.export.quantize import quantize
 from edgesea.models.graph import folded
-from edgesea.models.student_files import StudentFile, read_student
+from edgesea.models.student_files import read_student
 from edgesea.models.student_torch import Student
 from edgesea.reduction import load_reduction, reduce
 from edgesea.table.reader import Table
 
 
 @pytest.fixture
-def rounded(request, tmp_path):
+def rounded(request):
     """A student that rounds, its quantized form with weights that were rounded before, and spectrograms."""
     config, arrays, log_mel = random_student(request.param)
-    (path := tmp_path / "weights").write_bytes(b"")
     for _ in range(2):
-        arrays = equalized(config, arrays, [log_mel])
         quantized, student = quantize(config, arrays, [log_mel]), Student(config)
-        round_student(student, StudentFile("", config, arrays, path), quantized)
+        round_student(student, quantized)
         keep_rounded(student.train())
         arrays = {name: array.numpy() for name, array in student.state_dict().items()}
     return student, quantized, log_mel

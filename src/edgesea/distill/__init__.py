@@ -163,7 +163,7 @@ def distill(
     from edgesea.distill.data import ShuffledWindows, WindowSource, batch_sizes
     from edgesea.distill.module import Training
     from edgesea.distill.ranks import place
-    from edgesea.distill.rounding import keep_rounded, quantized_on, round_student, start_of
+    from edgesea.distill.rounding import keep_rounded, rounded_on, start_of
     from edgesea.distill.trainer import Hardware, resolve_precision, train_student
     from edgesea.models import resolve_device
     from edgesea.models.base import file_digest
@@ -259,7 +259,7 @@ def distill(
         seed_everything(seed, workers=True, verbose=False)
         network = Student(config)
         if start:
-            round_student(network, *quantized_on(start, source))
+            rounded_on(network, start, source)
         scores, speed = train_student(network, options, train, validation, folder, save_every, hardware)
         result = {"student": str(out), **sizes(config), **scores, "origin": origin()}
         result |= {"projector": projector} if projector else {}

@@ -3,7 +3,6 @@
 Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from edgesea.audio.logmel_numpy import OverlappingLogMel
 from edgesea.errors import EdgeseaError
-from edgesea.export import check_student
-from edgesea.export.quantize import Float32, QuantizedStudent, Scale, equalized, quantize
+from edgesea.export import check_student, quantized_on
+from edgesea.export.quantize import Float32, QuantizedStudent, Scale
 from edgesea.export.windows import choose_windows
 from edgesea.models.graph import EPSILON, folded
 from edgesea.models.student_config import StudentConfig
 from edgesea.models.student_files import StudentFile, read_student
 from edgesea.models.student_torch import Student
-from edgesea.models.torch_model import InvertedResidual, load_arrays
+from edgesea.models.torch_model import InvertedResidual
 from edgesea.table.reader import Table
 
 WINDOWS = 512  # whose feature maps tell the scales
@@ -58,27 +56,24 @@ def start_of(path: Path, config: StudentConfig, reduction: str) -> StudentFile:
     return file
 
 
-def quantized_on(file: StudentFile, table: Table) -> tuple[StudentFile, QuantizedStudent]:
-    """A student with equalized channels, and the same in int8, with scales by training windows of a table."""
+def rounded_on(student: Student, file: StudentFile, table: Table) -> None:
+    """Make a student that of a file, which rounds as it would in int8, with scales by training windows of a table."""
     audio = choose_windows(table, None, WINDOWS, file.config.sample_rate).calibrate
-    levels = OverlappingLogMel(file.config.front_end())(audio)
-    batches = np.array_split(levels, -(-len(levels) // 32))
-    arrays = equalized(file.config, file.arrays, batches)
-    return replace(file, arrays=arrays), quantize(file.config, arrays, batches)
+    round_student(student, quantized_on(file, audio))
 
 
-def round_student(student: Student, file: StudentFile, quantized: QuantizedStudent) -> None:
-    """Make a student that of a file, with folded normalisations, which rounds as its quantized form does.
+def round_student(student: Student, quantized: QuantizedStudent) -> None:
+    """Make a student that which was quantized, with folded normalisations, and let it round as its quantized form does.
 
     Scales of feature maps stay; those of weights follow the weights.
     """
-    start: dict[str, Any] = dict(file.arrays)
-    for layer, kernel, bias in folded(file.config, file.arrays):
+    start: dict[str, Any] = dict(quantized.arrays)
+    for layer, kernel, bias in folded(quantized.config, quantized.arrays):
         ones = np.ones_like(bias)
         norm = {"weight": ones, "bias": bias, "running_mean": 0 * ones, "running_var": (1 - EPSILON) * ones}
         start |= {f"{layer.norm}.{key}": value for key, value in norm.items()} | {f"{layer.name}.weight": kernel}
         start |= {f"{layer.name}.bias": 0 * bias} if layer.bias else {}
-    load_arrays(student, start, file.path)
+    student.load_state_dict({name: torch.as_tensor(value) for name, value in start.items()}, strict=False)
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = _Fixed

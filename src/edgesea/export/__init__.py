@@ -104,7 +104,7 @@ def export(
     check_student(file.config, student, format, hop, board)
     audio, source = _windows(file, calibration, subset, windows, any_table)
     about = {"student": without_folders(file.id), "weights_sha256": file_digest(file.path)}
-    quantized = _quantized(file, audio["calibrate"]) if is_int8 else None
+    quantized = quantized_on(file, audio["calibrate"]) if is_int8 else None
     content, found = _content(file, quantized, format, {**about, "edgesea": versions()["edgesea"]}, audio["check"])
     agreement = _agreement(student_model(file).embed(audio["check"]), found)
     if not agreement["cosine"] >= (wanted := least if is_int8 else max(least, ALIKE)):
@@ -213,7 +213,8 @@ def _windows(
     return {"calibrate": found.calibrate, "check": found.check}, about
 
 
-def _quantized(file: "StudentFile", audio: NDArray[np.float32]) -> "QuantizedStudent":
+def quantized_on(file: "StudentFile", audio: NDArray[np.float32]) -> "QuantizedStudent":
+    """A student in int8, with scales by windows of audio."""
     from edgesea.audio.logmel_numpy import OverlappingLogMel
     from edgesea.export.quantize import quantize
 

@@ -77,6 +77,7 @@ class QuantizedStudent:
     """
 
     config: StudentConfig
+    arrays: Arrays  # what was quantized: the student's, with equal channels
     gain: float
     offset: float
     input: Scale
@@ -102,6 +103,7 @@ def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float
     if spread.max() < 1e-5 * np.abs(embeddings).max():
         raise EdgeseaError("all windows to calibrate on have the same embedding, as silence has; give other recordings")
     units = np.maximum(spread, max(0.01 * spread.max(), 1e-6))  # so that one scale serves all dimensions
+    units = units.astype(np.float32)
     for layer, kernel, bias in folded(config, arrays):
         into.append(now)
         is_last = len(into) == len(convolutions(config))
@@ -116,11 +118,11 @@ def quantize(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float
         layers.append(QuantizedConvolution(**parts, layer=layer, total=total))
         now = total or made
     if config.head == "relu_max":
-        return QuantizedStudent(config, gain, offset, first, tuple(layers), None, units.astype(np.float32))
+        return QuantizedStudent(config, arrays, gain, offset, first, tuple(layers), None, units)
     weight, bias = (arrays[f"head.linear.{key}"] for key in ("weight", "bias"))
     made = best_scale((embeddings / units).ravel(), False)
     parts = _integers(weight / units[:, None], bias / units, now, made, False)
-    return QuantizedStudent(config, gain, offset, first, tuple(layers), Quantized(**parts), units.astype(np.float32))
+    return QuantizedStudent(config, arrays, gain, offset, first, tuple(layers), Quantized(**parts), units)
 
 
 def equalized(config: StudentConfig, arrays: Arrays, spectrograms: Sequence[Float32]) -> Arrays:
